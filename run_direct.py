@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Omega_m and S_8 of convergence maps, straight from a network with mean and log-sigma heads."""
+from wl import cli
+
+DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps by a network alone.
+
+  maps -> network with an uncertainty head -> posterior.h5 -> score.json
+
+The network returns a mean and a log sigma for each parameter and is trained by the Gaussian negative
+log-likelihood (the KL loss of the challenge's starting kit). No emulator, no chains: the posterior file
+is the same as that of run_mcmc.py, and run_score.py cannot tell them apart.
+
+examples:
+  python run_direct.py                                          the compact network; simulates maps if data/ has none
+  python run_direct.py --model simple_cnn --epochs 15           the published network
+  python run_direct.py --data data/public --target both --out data/runs/direct
+
+exit codes: 0 done, 1 failed, 2 wrong usage or input."""
+
+
+def parse():
+    from wl import pipeline
+    parser = cli.Parser(description=DESCRIPTION)
+    pipeline.add_data_options(parser)
+    pipeline.add_training_options(parser, model="compact", loss="kl")
+    pipeline.add_output_options(parser)
+    cli.add_common(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    args.threads = cli.thread_count(args.threads)
+    cli.prepare_process(args.threads, allocator=True)
+    from wl import inference, pipeline
+    from wl.checks import InputError
+    if args.loss == "mse":
+        raise InputError("--loss mse: has no error bars; expected kl here, or give run_mcmc.py the means")
+    run = pipeline.Run(args, "direct")
+    inference.refuse_early(run, {})
+    predictions = inference.predict(run)
+    inference.report_on(inference.infer_direct(run, predictions), args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Omega_m and S_8 of convergence maps by a network (or the power spectrum) and a Metropolis sampler."""
+from wl import cli
+
+DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
+
+  maps -> network -> predictions.h5 -> statistics.h5 -> emulator -> sampler -> posterior.h5 -> score.json
+
+A network compresses each map to two numbers. Maps it was not trained on give their mean and covariance
+at each cosmology of the design; between cosmologies both are interpolated on a Delaunay triangulation,
+which makes a Gaussian likelihood, and a Metropolis chain per map samples the posterior. Stages that were
+done before with the same settings are not repeated. All files land in --out.
+
+examples:
+  python run_mcmc.py --nstep 10000 --sigma 0.06                 the whole chain; simulates maps if data/ has none
+  python run_mcmc.py --data data/public --target both           the public release: test and hold-out maps
+  python run_mcmc.py --method spectrum --nstep 100000 --sigma 0.02       the organisers' baseline
+  python run_mcmc.py --sampler exact                            quadrature in place of chains, same file
+
+exit codes: 0 done, 1 failed, 2 wrong usage or input."""
+
+
+def parse():
+    from wl import pipeline
+    parser = cli.Parser(description=DESCRIPTION)
+    pipeline.add_data_options(parser)
+    parser.add_argument("--method", default="network", choices=("network", "spectrum"),
+                        help="what compresses a map: a network, or its power spectrum in 10 bins")
+    pipeline.add_training_options(parser, model="compact", loss="mse")
+    group = parser.add_argument_group("posterior")
+    group.add_argument("--smooth", default="auto", choices=("auto", "none", "always"),
+                       help="fit mean and covariance over the design by polynomials of cross-validated order; auto "
+                            "includes the raw values among the candidates")
+    group.add_argument("--prior", default="design", choices=("design", "flat"),
+                       help="density of the design, which the challenge's test maps follow, or flat in its hull")
+    group.add_argument("--sampler", default="metropolis", choices=("metropolis", "exact"),
+                       help="chains, or quadrature over the triangles of the design")
+    group.add_argument("--nstep", type=int, default=10000, metavar="N", help="steps of each chain")
+    group.add_argument("--sigma", type=float, default=0.06, metavar="X",
+                       help="width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5")
+    group.add_argument("--burn-in", type=float, default=0.2, metavar="F", help="fraction of the steps dropped")
+    group.add_argument("--chains", type=int, default=1, metavar="N", help="chains per map")
+    group.add_argument("--draws", type=int, default=0, metavar="N",
+                       help="maps, from the first, whose thinned chains are kept in the file")
+    group.add_argument("--thin", type=int, default=None, metavar="N",
+                       help="steps between kept draws (default: about 1000 draws a chain)")
+    pipeline.add_output_options(parser)
+    cli.add_common(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    args.threads = cli.thread_count(args.threads)
+    cli.prepare_process(args.threads, allocator=args.method == "network")
+    from wl import inference, pipeline
+    settings = inference.settings_of(args)                # wrong values end the run before any work
+    run = pipeline.Run(args, args.method)
+    inference.refuse_early(run, settings)
+    predictions = inference.predict(run)
+    inference.report_on(inference.infer(run, predictions, settings), args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Score posteriors against the truth that is known: table, coverage, score.json, submission zip."""
+import json
+import pathlib
+import sys
+
+from wl import cli, report
+from wl.checks import InputError, positive
+from wl.score import SCORE_FLOOR
+
+DESCRIPTION = """\
+Score one or more posterior.h5 files, whichever method made them.
+
+The truth of the test maps is label_test.npy of the data set, that of the hold-out maps label.npy. The
+public test set has no truth: its hold-out maps are scored instead. Printed are, best first, the
+challenge's score with its bootstrap error, the mean squared error in units of the labels' variance, R2,
+the share of truths within one and two error bars (68.3 and 95.4 % if the bars are right) and the mean
+error bars; then all figures of each posterior, cosmologies on and off the design apart. score.json is
+written beside each posterior. Exit code 0: done; 2: wrong usage or input.
+
+examples:
+  python run_score.py data/runs/*/posterior.h5
+      one line a run, best score first, then the details of each
+  python run_score.py data/runs/main/posterior.h5 --data data/public --submission data/main.zip
+      score with the labels in another folder and write the challenge's zip
+"""
+
+
+def parser():
+    parser = cli.Parser(description=DESCRIPTION)
+    parser.add_argument("posterior", nargs="+", metavar="POSTERIOR", help="posterior.h5 files")
+    parser.add_argument("--data", metavar="DIR", help="folder with the label files (default: the one that "
+                        "each posterior was made from)")
+    parser.add_argument("--submission", metavar="FILE.zip", help="write the challenge's zip from the test "
+                        "maps of the one posterior given")
+    parser.add_argument("--json", action="store_true", help="print the content of score.json as a list "
+                        "instead of the table")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N",
+                        help="resamples of the maps for the errors")
+    parser.add_argument("--floor", action="store_true", help=f"report no score below {SCORE_FLOOR:g}, as the "
+                        "organisers do")
+    return cli.add_common(parser, threads=False)
+
+
+def main():
+    options = parser().parse_args()
+    positive("--bootstrap", options.bootstrap, integer=True)
+    if options.seed < 0:
+        raise InputError(f"--seed: expected a whole number from 0 on, got {options.seed}")
+    if options.submission is not None:
+        if len(options.posterior) != 1:
+            raise InputError(f"--submission: expected one posterior, got {len(options.posterior)}; name the "
+                             "one to submit")
+        if pathlib.Path(options.submission).suffix != ".zip":
+            raise InputError(f"--submission: expected a name that ends in .zip, got {options.submission}")
+        count = report.write_submission(options.posterior[0], options.submission)
+        cli.say(f"{options.submission}: {count} test maps to submit", options.quiet)
+    results, failures = [], []
+    for path in dict.fromkeys(options.posterior):
+        try:
+            result = report.score_posterior(path, options.data, bootstrap=options.bootstrap,
+                                            seed=options.seed, floor=SCORE_FLOOR if options.floor else None)
+        except InputError as error:            # the others are still scored
+            failures.append(error)
+            continue
+        results.append(result)
+        try:
+            report.save(result)
+        except InputError as error:            # a colleague's folder: the table is still wanted
+            cli.say(f"{pathlib.Path(sys.argv[0]).name}: warning: no score.json, {error}")
+    if options.json:
+        print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
+    elif results:
+        print(report.table(results))
+        for result in results:
+            print("\n" + report.details(result))
+    for error in failures[:-1]:
+        cli.say(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+    if failures:
+        sys.stdout.flush()
+        raise failures[-1]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,72 @@
+"""One process's share of a simulated data set: maps of one cosmology, written at their places in a file.
+
+Every map's numbers come from SeedSequence(seed, spawn_key=(stream, cosmology, realisation)), so that no
+map depends on which process drew it, on how many there are, or on the maps drawn before it.
+"""
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+
+import numpy as np
+
+from .fields import Grid, log_normal_shift
+from .theory import Theory
+
+KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN = range(1, 7)   # streams of random numbers
+CHUNK = 16               # spectra made in one matrix product
+
+_worker = {}             # of a worker process: grid, seed, field
+
+
+def generator(seed, *key):
+    """NumPy Generator whose numbers depend on (seed, key) alone; key: whole numbers, the stream first."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy=seed, spawn_key=key)))
+
+
+def start_worker(mask, seed, field):
+    """Initialise a worker process; it ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker.update(grid=Grid(mask), seed=seed, field=field)
+
+
+def _end_with_parent():
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def write_maps(path, first_byte, places, labels, keys, noise):
+    """Draw maps of one cosmology and write them; returns their number.
+
+    path: file to write into, as float16 (any, n_observed) from first_byte on; places: int (n,) rows in it;
+    labels: float64 (n, 5), Omega_m and S_8 the same in all; keys: n tuples, the maps' stream and indices;
+    noise: standard deviation of the shape noise, 0 for none.
+    """
+    grid, seed = _worker["grid"], _worker["seed"]
+    size = 2 * len(grid.observed)
+    with open(path, "r+b", buffering=0) as file:
+        for place, kappa in zip(places, draw_maps(grid, labels, seed, keys, _worker["field"], noise)):
+            file.seek(first_byte + int(place) * size)
+            file.write(kappa.astype("<f2").tobytes())
+        os.fsync(file.fileno())              # the parent notes the task as done: it has to be
+    return len(places)
+
+
+def draw_maps(grid, labels, seed, keys, field, noise=0.0):
+    """Yield maps of one cosmology, float32 (n_observed,); arguments as write_maps()."""
+    omega_m, s_8 = labels[0, :2]
+    spectrum = Theory(omega_m, s_8).table(grid.ell)
+    lam = None if field == "gaussian" else float(log_normal_shift(omega_m, s_8))
+    for first in range(0, len(labels), CHUNK):
+        part = labels[first:first + CHUNK, 2:]
+        # always CHUNK rows: a matrix product of another shape may round otherwise in its last bit
+        full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), axis=0)])
+        power = grid.pixel_power(spectrum(*full.T))
+        for p, key in zip(power, keys[first:first + CHUNK]):
+            kappa = grid.draw(p, lam, generator(seed, *key))
+            if noise:
+                white = generator(seed, TEST_NOISE, *key).standard_normal(len(kappa), dtype=np.float32)
+                kappa += np.float32(noise) * white
+            yield kappa

@@ -1,0 +1,152 @@
+"""Where a point lies in the triangulation of the design, and barycentric interpolation there.
+
+Every triangle has one row of `coefficient` (t, 6 + 3 k) float64: corner 2 (x, y), the matrix T
+(row-major) that takes (point - corner 2) to the weights c0, c1 of corners 0 and 1, then for each of
+k quantities its value v2 at corner 2 and the differences v0 - v2, v1 - v2. Quantities are the
+log-prior, the d means and the packed lower triangle of the covariance.
+"""
+import numpy as np
+from numba import njit
+
+TOLERANCE = 1e-12      # how negative a barycentric weight may be by rounding
+
+
+@njit(cache=True, forceinline=True)
+def weights(x, y, coefficient, t):
+    """Barycentric weights c0, c1 of (x, y) in triangle t; the third is 1 - c0 - c1."""
+    u, v = x - coefficient[t, 0], y - coefficient[t, 1]
+    return (coefficient[t, 2] * u + coefficient[t, 3] * v,
+            coefficient[t, 4] * u + coefficient[t, 5] * v)
+
+
+@njit(cache=True, forceinline=True)
+def locate(x, y, coefficient, neighbours, t):
+    """The triangle that holds (x, y), found by walking from triangle t; -1 outside the hull.
+
+    neighbours: (t, 3) int32, the triangle across the edge opposite to each corner, -1 at the hull.
+    The walk crosses the edge of the most negative weight. The hull is convex, so a point beyond a
+    hull edge is outside; a walk that does not end (rounding) gives way to a search of all.
+    """
+    for _ in range(coefficient.shape[0]):
+        c0, c1 = weights(x, y, coefficient, t)
+        c2 = 1.0 - c0 - c1
+        corner, low = 0, c0
+        if c1 < low:
+            corner, low = 1, c1
+        if c2 < low:
+            corner, low = 2, c2
+        if low >= -TOLERANCE:
+            return np.int64(t)
+        across = np.int64(neighbours[t, corner])
+        if across < 0:
+            return np.int64(-1)
+        t = across
+    return search(x, y, coefficient)
+
+
+@njit(cache=True)
+def search(x, y, coefficient):
+    """The triangle that holds (x, y) by looking at all of them; -1 outside the hull."""
+    best, best_low = np.int64(-1), -TOLERANCE
+    for t in range(coefficient.shape[0]):
+        c0, c1 = weights(x, y, coefficient, t)
+        low = min(c0, c1, 1.0 - c0 - c1)
+        if low >= best_low:
+            best, best_low = np.int64(t), low
+    return best
+
+
+@njit(cache=True, forceinline=True)
+def cell(x, y, grid, box):
+    """The code of (x, y) in the look-up grid.
+
+    grid: (nx, ny) int32: t >= 0 the whole cell lies in triangle t, -1 the whole cell is outside,
+    -2 - t begin a walk at triangle t. The outermost cells are all -1, so that clamping is enough.
+    box: (4,) float64, corner (x, y) of the grid and cells per unit in x and y.
+    """
+    u = min(max((x - box[0]) * box[2], 0.0), grid.shape[0] - 1.0)
+    v = min(max((y - box[1]) * box[3], 0.0), grid.shape[1] - 1.0)
+    return np.int64(grid[np.int64(u), np.int64(v)])
+
+
+@njit(cache=True, forceinline=True)
+def find(x, y, coefficient, neighbours, grid, box):
+    """The triangle that holds (x, y) by the look-up grid and, near edges, a walk; -1 outside."""
+    code = cell(x, y, grid, box)
+    if code >= -1:
+        return code
+    return locate(x, y, coefficient, neighbours, -2 - code)
+
+
+@njit(cache=True)
+def find_all(theta, coefficient, neighbours, grid, box):
+    """find() for theta (m, 2) float64. Returns (m,) int64."""
+    out = np.empty(theta.shape[0], np.int64)
+    for i in range(theta.shape[0]):
+        out[i] = find(theta[i, 0], theta[i, 1], coefficient, neighbours, grid, box)
+    return out
+
+
+@njit(cache=True)
+def interpolate(theta, triangle, coefficient):
+    """All quantities at points whose triangle is known.
+
+    theta: (m, 2) float64; triangle: (m,) int64, -1 outside. Returns (m, k) float64, NaN outside.
+    """
+    quantities = (coefficient.shape[1] - 6) // 3
+    out = np.full((theta.shape[0], quantities), np.nan)
+    for i in range(theta.shape[0]):
+        t = triangle[i]
+        if t >= 0:
+            c0, c1 = weights(theta[i, 0], theta[i, 1], coefficient, t)
+            for q in range(quantities):
+                out[i, q] = (coefficient[t, 6 + 3 * q] + c0 * coefficient[t, 7 + 3 * q]
+                             + c1 * coefficient[t, 8 + 3 * q])
+    return out
+
+
+@njit(cache=True)
+def build_grid(coefficient, neighbours, nx, ny, box):
+    """The look-up grid of cell(): codes (nx, ny) int32; a cell is pure if its corners agree.
+
+    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is outside
+    for certain if all four corners lie beyond one and the same hull edge.
+    """
+    corner = np.empty((nx + 1, ny + 1), np.int64)
+    for i in range(nx + 1):
+        t = np.int64(0)
+        for j in range(ny + 1):
+            found = locate(box[0] + i / box[2], box[1] + j / box[3], coefficient, neighbours, t)
+            corner[i, j] = found
+            t = max(found, np.int64(0))
+    grid = np.full((nx, ny), -1, np.int32)
+    for i in range(1, nx - 1):
+        for j in range(1, ny - 1):
+            a, b, c, d = corner[i, j], corner[i + 1, j], corner[i, j + 1], corner[i + 1, j + 1]
+            t = max(a, b, c, d)
+            if t < 0 and _outside(i, j, coefficient, neighbours, box):
+                continue
+            if t >= 0 and a == b and a == c and a == d:
+                grid[i, j] = t
+            else:
+                grid[i, j] = -2 - max(t, np.int64(0))
+    return grid
+
+
+@njit(cache=True)
+def _outside(i, j, coefficient, neighbours, box):
+    """Whether all four corners of cell (i, j) lie beyond one hull edge."""
+    for t in range(coefficient.shape[0]):
+        for k in range(3):
+            if neighbours[t, k] >= 0:
+                continue
+            beyond = 0
+            for a in range(2):
+                for b in range(2):
+                    c0, c1 = weights(box[0] + (i + a) / box[2], box[1] + (j + b) / box[3],
+                                     coefficient, t)
+                    low = c0 if k == 0 else c1 if k == 1 else 1.0 - c0 - c1
+                    beyond += low < -TOLERANCE
+            if beyond == 4:
+                return True
+    return False

@@ -1,0 +1,279 @@
+"""The stages that the scripts share: find or make the maps, predict, and what each stage stands on.
+
+A stage whose file exists with the same settings and inputs is not repeated; other settings are
+refused, with both values named, unless --force.
+"""
+import hashlib
+import pathlib
+
+import numpy as np
+
+from . import maps, store
+from .checks import InputError, positive
+from .cli import Progress, say
+from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
+from .provenance import refuse_difference
+
+DEFAULT_DATA = "data"
+DEFAULT_TEST = 512
+DEFAULT_HOLDOUT = 0.2
+
+
+def add_data_options(parser):
+    """Options that say which maps to use and how to split them."""
+    group = parser.add_argument_group("maps")
+    group.add_argument("--data", default=DEFAULT_DATA, metavar="DIR",
+                       help="folder of the data set, or of folders with one; a set is simulated when it holds none, "
+                            "on the mask and labels found there if they are")
+    group.add_argument("--release", default="auto", choices=("auto", *maps.RELEASES),
+                       help="which of several releases in one folder")
+    group.add_argument("--realisations", type=int, default=32, metavar="N",
+                       help="realisations per cosmology of a set that has to be simulated")
+    group.add_argument("--statistics-fraction", type=float, default=0.2, metavar="F",
+                       help="realisations kept from training, for the mean and covariance of the predictions")
+    group.add_argument("--holdout-fraction", type=float, default=None, metavar="F",
+                       help="realisations kept from both, for a score (default: 0 where the test maps have a truth "
+                            f"and only they are asked for, else {DEFAULT_HOLDOUT})")
+    group.add_argument("--target", default=None, choices=("test", "holdout", "both"),
+                       help="maps to infer (default: test where they have a truth, else both)")
+
+
+def add_training_options(parser, model, loss):
+    """Options of the network and its training."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", default=model, help="compact, or simple_cnn as published")
+    group.add_argument("--loss", default=loss, choices=("mse", "kl"),
+                       help="mse: means; kl: means and error bars, the Gaussian negative log-likelihood")
+    group.add_argument("--epochs", type=int, default=24, metavar="N", help="passes over the training maps")
+    group.add_argument("--batch-size", type=int, default=32, metavar="N", help="maps per step")
+    group.add_argument("--lanes", type=int, default=4, metavar="N",
+                       help="parts of a batch trained side by side, one thread each; they set the result, "
+                            "the number of threads does not")
+    group.add_argument("--learning-rate", type=float, default=4e-3, metavar="X", help="peak of the one-cycle schedule")
+    group.add_argument("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
+    group.add_argument("--patience", type=int, default=12, metavar="N",
+                       help="epochs without a better validation loss before training ends; 0 never")
+    group.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
+                       help="of the convolutions (auto: bfloat16 where the CPU computes in it)")
+    group.add_argument("--views", type=int, default=4, choices=(1, 2, 4),
+                       help="symmetries of the frame that a prediction is averaged over")
+
+
+def add_output_options(parser):
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", default=None, metavar="DIR",
+                       help="folder of the results (default: data/runs/SET_MODEL)")
+    group.add_argument("--force", action="store_true",
+                       help="replace results that were made with other settings or inputs")
+
+
+def locate(args):
+    """The data set that --data means, simulated first if there is none.
+
+    Returns (MapSet, folder whose labels hold the truth). Raises InputError.
+    """
+    folder = pathlib.Path(args.data)
+    if not folder.is_dir() and args.data != DEFAULT_DATA:
+        raise InputError(f"--data {args.data}: no such folder; give one with a data set, or none to simulate one")
+    found = [p for p in maps.find_sets(folder) if p.name != "runs"]
+    if folder in found or len(found) == 1:
+        return maps.open_set(found[0], args.release)
+    if len(found) > 1:
+        raise InputError(f"--data {args.data}: expected one data set, found {', '.join(p.name for p in found)}; "
+                         f"give one of them, e.g. --data {found[0]}")
+    mask, label = folder / maps.MASK_FILE, folder / maps.RELEASES["public"][1]
+    given = mask.is_file() and label.is_file() and not (folder / maps.SIMULATION_FILE).is_file()
+    if not given and folder.is_dir() and any(folder.glob("*.npy")):
+        raise InputError(f"{folder}: expected {maps.RELEASES['public'][0]} among its files, found none; complete "
+                         "the set, or give --data another folder")
+    return _simulated(args, folder, mask if given else None, label if given else None)
+
+
+def _simulated(args, folder, mask, label):
+    from .simulate import simulate
+    realisations = positive("--realisations", args.realisations, integer=True)
+    test_path = folder / maps.TEST_FILE
+    if mask is None:
+        out, test = folder / "simulated", DEFAULT_TEST
+        say(f"no maps in {folder}: simulating a set into {out}", args.quiet)
+    else:
+        stamp = hashlib.sha256(mask.read_bytes() + label.read_bytes() + str((realisations, args.seed)).encode())
+        out, test = pathlib.Path(DEFAULT_DATA) / f"simulated_{stamp.hexdigest()[:8]}", 0
+        say(f"mask and labels but no maps in {folder}: simulating maps for them into {out}", args.quiet)
+    simulate(out, realisations=realisations, test=test, seed=args.seed, mask=mask, design=label,
+             processes=args.threads, quiet=args.quiet)
+    found = maps.open_set(out)
+    if mask is not None and test_path.is_file():
+        found.noisy_test = maps.read_test(test_path, found.mask, mask)
+        found.files["noisy_test"] = test_path
+    return found
+
+
+class Run:
+    """One run of a script: its settings, its maps, its folder, and the stages done so far."""
+
+    def __init__(self, args, method):
+        self.args, self.method = args, method
+        self.set = locate(args)
+        s = self.set
+        self.target = args.target or ("test" if s.has_truth and s.n_test else "both" if s.n_test else "holdout")
+        if self.target != "holdout" and s.n_test == 0:
+            raise InputError(f"--target {self.target}: {s.folder} has no test maps; give --target holdout")
+        holdout = args.holdout_fraction
+        if holdout is None:
+            holdout = 0.0 if self.target == "test" else DEFAULT_HOLDOUT
+        if self.target != "test" and holdout <= 0:
+            raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got {holdout}")
+        model = args.model if method != "spectrum" else "spectrum"
+        self.out = pathlib.Path(args.out or pathlib.Path(DEFAULT_DATA) / "runs" / f"{s.folder.resolve().name}_{model}")
+        self.split = self._split(args.statistics_fraction, holdout)
+        self.settings = {"data": str(s.folder.resolve()), "release": s.release, "method": method, "model": model,
+                         "holdout_fraction": holdout, "target": self.target}
+        self.inputs = None
+
+    def _split(self, statistics, holdout):
+        n = self.set.n_realisation
+        if self.method == "spectrum":              # nothing is trained: all but the hold-out feed the statistics
+            split = np.full(n, STATISTICS, np.int8)
+            if holdout > 0:
+                parts = maps.split_realisations(n, statistics, holdout, self.args.seed)
+                split[parts == HOLDOUT] = HOLDOUT
+            return split
+        return maps.split_realisations(n, statistics, holdout, self.args.seed)
+
+    def rows(self, code):
+        """Indices of the maps of one split, cosmology by cosmology, (n,) int64."""
+        chosen = np.flatnonzero(self.split == code)
+        return (np.arange(self.set.n_cosmology)[:, None] * self.set.n_realisation + chosen).ravel()
+
+    def digests(self):
+        """sha256 of the set's files, kept beside the results so that a second run need not read them."""
+        if self.inputs is None:
+            self.inputs = maps.digests(self.set.files, self.out / "inputs.json")
+        return self.inputs
+
+    def reuse(self, name, kind, settings, inputs):
+        """The file of a stage if it stands, None if the stage is to be done. Raises InputError."""
+        path = self.out / name
+        try:
+            found = store.reusable(path, kind, settings, inputs, seed=self.args.seed)
+        except InputError:
+            if not self.args.force:
+                raise
+            return None
+        if found is not None:
+            say(f"{path}: done before, not repeated", self.args.quiet)
+        return found
+
+    def compare_settings(self, path, kind, settings):
+        """Raise InputError if the file was made with other settings or another seed."""
+        file = store.read(path, kind)
+        start = f"{path}: was made with"
+        refuse_difference(start, file.settings, settings)
+        refuse_difference(start, {"seed": file.seed}, {"seed": self.args.seed})
+
+    def predictions(self, settings, predict):
+        """The stage maps -> predictions.
+
+        settings: what the predictions depend on; predict(run, settings): does the work and returns estimate
+        (n_map, d) for rows(STATISTICS), rows(HOLDOUT) and the test maps in that order, and sd (n_map, 2)
+        or None. Returns the store.File of predictions.h5.
+        """
+        settings = {**self.settings, **settings}
+        found = self.reuse("predictions.h5", "predictions", settings, self.digests())
+        if found is not None:
+            return found
+        progress = Progress(self.set.n_cosmology * self.set.n_realisation + self.set.n_test, "checking the maps",
+                            self.args.quiet)
+        self.set.check_maps(progress)
+        estimate, sd = predict(self, settings)
+        n_real = self.set.n_realisation
+        parts = [(STATISTICS, self.rows(STATISTICS)), (HOLDOUT, self.rows(HOLDOUT))]
+        n_test = self.n_test
+        cosmology = np.concatenate([r // n_real for _, r in parts] + [np.full(n_test, -1)])
+        realisation = np.concatenate([r % n_real for _, r in parts] + [np.arange(n_test)])
+        split = np.concatenate([np.full(len(r), c) for c, r in parts] + [np.full(n_test, TEST)])
+        var, d = store.Var, estimate.shape[1]
+        names = np.array(PARAMS if self.method != "spectrum" else [f"log10_C_ell_{i + 1}" for i in range(d)])
+        group = {"estimate": var(("map", "summary"), estimate), "split": var(("map",), split.astype(np.int8)),
+                 "cosmology": var(("map",), cosmology.astype(np.int32)),
+                 "realisation": var(("map",), realisation.astype(np.int32)),
+                 "design": var(("design", "param"), self.set.theta)}
+        if sd is not None:
+            group["sd"] = var(("map", "param"), sd)
+        coords = {"map": np.arange(len(split)), "summary": names, "param": np.array(PARAMS)}
+        store.write(self.out / "predictions.h5", "predictions", {"predictions": group}, coords=coords,
+                    settings=settings, seed=self.args.seed, inputs=self.digests())
+        return store.read(self.out / "predictions.h5", "predictions")
+
+    @property
+    def n_test(self):
+        return self.set.n_test if self.target != "holdout" else 0
+
+
+def training_settings(args):
+    """What a trained network depends on beyond the maps, checked. Raises InputError."""
+    for name in ("epochs", "batch_size", "lanes"):
+        positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
+    positive("--learning-rate", args.learning_rate)
+    if args.weight_decay < 0 or args.patience < 0:
+        raise InputError(f"--weight-decay and --patience: expected 0 or more, got {args.weight_decay} and {args.patience}")
+    if args.lanes > args.batch_size:
+        raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
+    from .train import pick_precision
+    return {name: getattr(args, name) for name in ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate",
+                                                   "weight_decay", "patience")} | {
+        "precision": pick_precision(args.precision)}
+
+
+def network_predictions(run, settings):
+    """Train the network (or load it) and predict; for Run.predictions."""
+    from . import batches, train
+    args, s = run.args, run.set
+    kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
+    frame = batches.Frame(s.mask, pack=settings["model"] != "simple_cnn")    # its dense head is the published one
+    scale = batches.rms(kappa, s.n_gal)
+    full = {**training_settings(args), "seed": args.seed, "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal,
+            "split": run.split.tolist(), "inputs": {k: run.digests()[k] for k in ("kappa", "label", "mask")},
+            "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
+    source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=args.seed)
+    path, checkpoint = run.out / "model.pt", run.out / "checkpoint.pt"
+    network = train.Network.load(path) if path.exists() else None
+    if network is None or network.settings != full:
+        rows = run.rows(TRAIN)
+        progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]), f"training {full['model']}",
+                            args.quiet)
+        network, history = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows,
+                                       run.rows(STATISTICS), full, checkpoint=checkpoint, threads=args.threads,
+                                       progress=progress)
+        progress.close()
+        network.save(path)
+        checkpoint.unlink(missing_ok=True)
+    rows = np.concatenate([run.rows(STATISTICS), run.rows(HOLDOUT)])
+    progress = Progress(len(rows) + run.n_test, "predicting", args.quiet)
+    options = dict(threads=args.threads, symmetries=args.views, progress=progress)
+    mean, sd = network.predict(source, rows, noise=batches.FIXED, **options)
+    if run.n_test:
+        test = batches.Batches(s.noisy_test, frame, scale=scale, n_gal=None)
+        more, more_sd = network.predict(test, np.arange(run.n_test), noise=batches.NO_NOISE, **options)
+        mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
+    progress.close()
+    return mean, sd
+
+
+def spectrum_predictions(run, settings):
+    """The 10-bin power spectrum of every map; for Run.predictions."""
+    from . import batches, summaries
+    args, s = run.args, run.set
+    frame = batches.Frame(s.mask, pack=False)
+    kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
+    spectrum = summaries.Spectrum(frame.shape, s.kappa.shape[-1])
+    rows = np.concatenate([run.rows(STATISTICS), run.rows(HOLDOUT)])
+    progress = Progress(len(rows) + run.n_test, "measuring spectra", args.quiet)
+    source = batches.Batches(kappa, frame, scale=1.0, n_gal=s.n_gal, seed=args.seed)
+    out = [summaries.measure(spectrum, source, rows, batches.FIXED, args.threads, progress)]
+    if run.n_test:
+        test = batches.Batches(s.noisy_test, frame, scale=1.0, n_gal=None)
+        out.append(summaries.measure(spectrum, test, np.arange(run.n_test), batches.NO_NOISE, args.threads, progress))
+    progress.close()
+    return np.concatenate(out), None

@@ -1,0 +1,326 @@
+"""From a posterior file to its scores: reads the truth (nothing else does), makes table and score.json."""
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+
+from . import maps, store
+from .checks import InputError, array
+from .params import HOLDOUT, LABELS, PARAMS, SPLITS, STATISTICS, TEST, TRAIN
+from .score import prior_score, summarise
+
+SCHEMA_VERSION = 1
+ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
+FLAGS = {1: "acceptance", 2: "ess", 4: "rhat", 8: "hull contact", 16: "p-value < 0.001"}
+TITLES = {"test": "test", "test_on_design": "test, on design", "test_off_design": "test, off design",
+          "holdout": "holdout", "statistics": "statistics (seen)", "train": "train (seen)"}
+INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
+SHOWN = ("method", "model", "loss", "sampler", "prior", "nstep", "sigma", "shard")
+FEW = 4                     # so many maps without truth are listed one by one
+
+
+# ---------------------------------------------------------------- scoring one posterior
+def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
+    """Score every map of a posterior file whose truth is known.
+
+    path: posterior.h5 of any method; data: folder with label.npy and label_test.npy, or None for the
+    one in the file's settings; bootstrap: resamples; seed: of the bootstrap; floor: None or the least
+    score to report. Returns the dict of score.json, with "path" added. The headline "score" is that of
+    the test maps, else of the hold-out ones, None where no truth is known. Raises InputError.
+    """
+    path = pathlib.Path(path)
+    file = store.read(path, "posterior", groups=("summary", "observed_data", "constant_data"))
+    split, cosmology, realisation, summary = _maps_of(file)
+    truth, design, cluster, digests, notes = _read_truth(file, data, split, cosmology, realisation)
+    known = np.isfinite(truth[:, 0])
+    result = {"schema_version": SCHEMA_VERSION, "posterior": path.name, "path": str(path),
+              "digest": file.digest, "settings": file.settings, "posterior_seed": file.seed,
+              "code_version": file.code_version, "versions": file.versions, "truth": digests,
+              "bootstrap": {"count": bootstrap, "seed": seed}, "floor": floor, "notes": notes,
+              "label_variance": design.var(axis=0).tolist(),
+              "prior_only_score": prior_score(design) if design.std(axis=0).all() else None,
+              "scored": None, "score": None, "score_error": None, "subsets": {}}
+    for name, pick in _subsets(split, known, truth, design).items():
+        intervals = {level: (summary[low][pick], summary[high][pick])
+                     for level, (low, high) in INTERVALS.items() if low in summary}
+        shared = None if cluster is None or name.startswith("test") else cluster[pick]
+        try:
+            result["subsets"][name] = summarise(
+                truth[pick], summary["mean"][pick], summary["sd"][pick], design.var(axis=0),
+                correlation=summary["correlation"][pick] if "correlation" in summary else None,
+                intervals=intervals, count=bootstrap, seed=seed, cluster=shared, floor=floor)
+        except InputError as error:
+            raise InputError(f"{path}: {name} maps: {error}") from None
+    if result["subsets"]:
+        best = next(iter(result["subsets"]))
+        result.update(scored=best, **{n: result["subsets"][best][n] for n in ("score", "score_error")})
+        if best in ("statistics", "train"):
+            notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a held-out "
+                         "score")
+    result["diagnostics"] = _diagnostics(summary)
+    result["without_truth"] = _without_truth(~known, summary, realisation)
+    return result
+
+
+def _maps_of(file):
+    """split, cosmology, realisation (n,) and the summary's arrays of a posterior file."""
+    try:
+        summary, observed = file.groups["summary"], file.groups["observed_data"]
+        split, cosmology, realisation = (observed[name].astype(np.int64)
+                                         for name in ("split", "cosmology", "realisation"))
+        for name in ("mean", "sd"):
+            array(f"{file.path}: summary/{name}", summary[name], (len(split), 2), finite=False)
+    except KeyError as error:
+        raise InputError(f"{file.path}: expected a posterior with {error} in it; repeat the run that made it"
+                         ) from None
+    return split, cosmology, realisation, summary
+
+
+def _read_truth(file, data, split, cosmology, realisation):
+    """The only place that reads held-out truth.
+
+    Returns truth (n, 2), NaN where nobody has it; the design (n_cosmology, 2); None or the number (n,) that
+    dependent hold-out maps share; {name: sha256} of the files read; notes, a list of str.
+    """
+    folder = pathlib.Path(data if data is not None else file.settings.get("data", ""))
+    if (data is None and "data" not in file.settings) or not folder.is_dir():
+        raise InputError(f"{file.path}: its data folder {str(folder)!r} is not there; give --data FOLDER "
+                         "with the label files of the maps it was made from")
+    truth, test, cluster = np.full((len(split), 2), np.nan), split == TEST, None
+    files, notes = {}, []
+    design = file.groups.get("constant_data", {}).get("design")
+    if design is not None:
+        array(f"{file.path}: constant_data/design", design, (None, 2), "f", advice="repeat the run of it")
+    if design is None or not test.all():
+        files["label"] = _label_path(file, folder)
+        label, c, r = maps.read_label(files["label"]), cosmology[~test], realisation[~test]
+        _in_range(file, files["label"], c, label.shape[0], "cosmologies")
+        _in_range(file, files["label"], r, label.shape[1], "realisations")
+        truth[~test] = label[c, r, :2]
+        design = label[:, 0, :2] if design is None else design
+        if c.size and (c.max() >= len(design) or np.abs(design[c] - truth[~test]).max() > ON_DESIGN):
+            raise InputError(f"{files['label']}: expected the cosmologies of {file.path}, got others; give "
+                             "the --data it was made from")
+        if c.size and _shared_seeds(label):
+            cluster = realisation
+            notes.append("the cosmologies share their seeds: errors of hold-out figures are a bootstrap over "
+                         "realisations")
+    if test.any() and (folder / maps.TRUTH_FILE).is_file():
+        files["label_test"] = folder / maps.TRUTH_FILE
+        label_test = array(files["label_test"], maps.load_npy(files["label_test"]), (None, len(LABELS)), "f",
+                           advice=f"the columns are {', '.join(LABELS)}")
+        _in_range(file, files["label_test"], realisation[test], len(label_test), "maps")
+        truth[test] = label_test[realisation[test], :2]
+    digests = {name: store.digest_file(path) for name, path in files.items()}
+    for name, now in digests.items():
+        then = file.inputs.get(name, file.inputs.get(files[name].name, now))
+        if then != now:
+            notes.append(f"{files[name].name} is not the file that was there when the posterior was made "
+                         f"(sha256 {then[:12]} then, {now[:12]} now)")
+    return truth, design, cluster, digests, notes
+
+
+def _label_path(file, folder):
+    release = file.settings.get("release", "auto")
+    names = [maps.RELEASES[r][1] for r in maps.RELEASES if release in ("auto", None, r)]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{file.path}: expected {' or '.join(names)} in {folder}, found none; give --data "
+                     "FOLDER with the label files of the maps it was made from")
+
+
+def _in_range(file, label_path, index, size, what):
+    if len(index) and (index.max() >= size or index.min() < 0):
+        raise InputError(f"{label_path}: holds {size} {what}, {file.path} refers to number {index.max()}; "
+                         "give the --data it was made from")
+
+
+def _shared_seeds(label):
+    """True if all cosmologies have the same rows of nuisances, so the same noise-free seeds."""
+    nuisances = label[:, :, 2:]
+    same, varied = (nuisances == nuisances[:1]).all(), (nuisances != nuisances[:, :1]).any()
+    return bool(same and varied and len(label) > 1)
+
+
+def _subsets(split, known, truth, design):
+    """{name: boolean (n,)} of the maps to score apart, the headline first."""
+    test = known & (split == TEST)
+    near = np.zeros(len(split), bool)
+    near[test] = (np.abs(truth[test][:, None] - design[None]).max(axis=2) <= ON_DESIGN).any(axis=1)
+    found = {"test": test}
+    if (test & ~near).any():
+        found.update(test_on_design=test & near, test_off_design=test & ~near)
+    for code in (HOLDOUT, STATISTICS, TRAIN):
+        found[SPLITS[code]] = known & (split == code)
+    return {name: pick for name, pick in found.items() if pick.any()}
+
+
+def _diagnostics(summary):
+    """What the sampler said of its own work, over all maps: {name: number or {meaning: count}}."""
+    out = {}
+    for name, how in (("acceptance", ("mean", "min", "max")), ("ess", ("median", "min")), ("rhat", ("max",))):
+        values = np.asarray(summary.get(name, np.nan), dtype=np.float64)
+        values = values[np.isfinite(values)]
+        if values.size:
+            out.update({f"{name}_{h}": float(getattr(np, h)(values)) for h in how})
+    if "flag" in summary:
+        flag = summary["flag"].astype(np.int64)
+        out["flagged"] = int((flag != 0).sum())
+        out["flags"] = {text: int(((flag & bit) != 0).sum()) for bit, text in FLAGS.items()
+                        if ((flag & bit) != 0).any()}
+    return out
+
+
+def _without_truth(pick, summary, realisation):
+    """Mean error bars of the maps whose truth nobody has, and, of a few, each posterior."""
+    if not pick.any():
+        return None
+    out = {"n": int(pick.sum()), "mean_sd": np.nanmean(summary["sd"][pick], axis=0).tolist()}
+    if pick.sum() <= FEW:
+        p_value = summary.get("p_value", np.full(len(pick), np.nan))
+        out["maps"] = [{"map": int(realisation[i]), "mean": summary["mean"][i].tolist(),
+                        "sd": summary["sd"][i].tolist(),
+                        "p_value": float(p_value[i]) if np.isfinite(p_value[i]) else None}
+                       for i in np.flatnonzero(pick)]
+    return out
+
+
+def save(result):
+    """Write score.json beside the posterior, atomically. Returns its path. Raises InputError."""
+    path = pathlib.Path(result["path"])
+    name = "score.json" if path.name == "posterior.h5" else f"{path.stem}.score.json"
+    content = {key: value for key, value in result.items() if key != "path"}
+    with store.atomic(path.with_name(name)) as part:
+        part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return path.with_name(name)
+
+
+# ---------------------------------------------------------------- text
+def table(results):
+    """The summary of several posteriors as aligned text: a line each, best score first."""
+    rows = [("run", "method", "maps", "n", "score", "MSE/var", "R2 " + PARAMS[0], PARAMS[1], "in 68 %",
+             "in 95 %", "sd " + PARAMS[0], PARAMS[1])]
+    for result in sorted(results, key=lambda r: -np.inf if r["score"] is None else r["score"], reverse=True):
+        path, settings = pathlib.Path(result["path"]), result["settings"]
+        run = str(path.parent) if path.name == "posterior.h5" else str(path)
+        start = (run, str(settings.get("method", "-")))
+        if result["scored"] is None:
+            lost = result["without_truth"]
+            rows.append((*start, "test", str(lost["n"]), "no truth", "-", "-", "-", "-", "-",
+                         *(f"{v:.4f}" for v in lost["mean_sd"])))
+            continue
+        part = result["subsets"][result["scored"]]
+        rows.append((*start, TITLES[result["scored"]], str(part["n"]), _pm(part, "score", 2),
+                     _pm(part, "mse_mean", 3), *("-" if v is None else f"{v:.3f}" for v in part["r2"]),
+                     _pm(part, "coverage_68_mean", 1, 100.0), _pm(part, "coverage_95_mean", 1, 100.0),
+                     *(f"{v:.4f}" for v in part["mean_sd"])))
+    return _align(rows, left=3)
+
+
+def details(result):
+    """All figures of one posterior as aligned text: a line a figure, a column a set of maps."""
+    settings = result["settings"]
+    shown = [f"{name} {settings[name]}" for name in SHOWN if settings.get(name) is not None]
+    lines = [", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"])]
+    parts = result["subsets"]
+    if parts:
+        rows = [("", *(TITLES[name] for name in parts)), ("maps", *(str(p["n"]) for p in parts.values()))]
+
+        def row(title, key, digits, scale=1.0, at=None):
+            if any(key in p for p in parts.values()):
+                rows.append((title, *(_pm(p, key, digits, scale, at) for p in parts.values())))
+
+        row("score", "score", 2)
+        row("MSE / label variance", "mse_mean", 4)
+        for i, param in enumerate(PARAMS):
+            row(f"{param}: MSE / label variance", "mse", 4, at=i)
+            row(f"{param}: R2", "r2", 3, at=i)
+            row(f"{param}: mean error", "bias", 5, at=i)
+            row(f"{param}: mean error bar", "mean_sd", 5, at=i)
+            row(f"{param}: mean (error / error bar)^2", "mean_pull2", 3, at=i)
+            row(f"{param}: truth within 1 sd, % (68.3)", "coverage_68", 1, 100.0, i)
+            row(f"{param}: truth within 2 sd, % (95.4)", "coverage_95", 1, 100.0, i)
+            row(f"{param}: truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100.0, i)
+            row(f"{param}: truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100.0, i)
+            row(f"{param}: p-value of uniform PIT", "pit_p_value", 3, at=i)
+        row("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100.0)
+        row("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100.0)
+        lines.append(_align(rows, left=1, indent="  "))
+        if result["prior_only_score"] is not None:
+            lines.append(f"  an answer that knows only the design scores {result['prior_only_score']:.2f}")
+    lost = result["without_truth"]
+    if lost:
+        lines.append(f"  no truth for {lost['n']} test map{'s' * (lost['n'] > 1)}: mean error bar "
+                     + ", ".join(f"{v:.4f} ({p})" for v, p in zip(lost["mean_sd"], PARAMS)))
+        for one in lost.get("maps", ()):
+            text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}" for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
+            p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
+            lines.append(f"  test map {one['map']}: {text}{p_value}")
+    found = result["diagnostics"]
+    said = [text.format(**found) for key, text in
+            (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
+                                 "{acceptance_max:.2f})"),
+             ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),
+             ("rhat_max", "R-hat at most {rhat_max:.3f}")) if key in found]
+    if found.get("flagged"):
+        said.append(f"{found['flagged']} map{'s' * (found['flagged'] > 1)} flagged ("
+                    + ", ".join(f"{n} {text}" for text, n in found["flags"].items()) + ")")
+    if said:
+        lines.append("  " + "; ".join(said))
+    return "\n".join(lines + [f"  note: {note}" for note in result["notes"]])
+
+
+def _pm(part, key, digits, scale=1.0, at=None):
+    """A figure with its error as text, "-" where it is not defined."""
+    value, error = part.get(key), part.get(f"{key}_error")
+    if at is not None:
+        value, error = value and value[at], error and error[at]
+    if value is None:
+        return "-"
+    text = f"{scale * value:.{digits}f}"
+    return text if error is None else f"{text} +- {scale * error:.{digits}f}"
+
+
+def _align(rows, left, indent=""):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join((indent + "  ".join(cell.ljust(w) if i < left else cell.rjust(w)
+                                         for i, (cell, w) in enumerate(zip(row, widths)))).rstrip()
+                     for row in rows)
+
+
+# ---------------------------------------------------------------- the challenge's zip
+def write_submission(path, out):
+    """Write the challenge's zip from the test maps of a posterior; equal posteriors give equal bytes.
+
+    path: posterior.h5; out: the zip, holding result.json = {"means": [[Omega_m, S_8], ...],
+    "errorbars": [[...], ...]} in the order of the test maps. Returns the number of maps. Raises
+    InputError without test maps, if one is missing or twice there, or if the file is a shard.
+    """
+    file = store.read(path, "posterior", groups=("summary", "observed_data"))
+    split, _, realisation, summary = _maps_of(file)
+    shard = file.settings.get("shard")
+    if shard is not None and list(shard)[-1] != 1:
+        raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test maps; "
+                         "merge the shards first")
+    test = np.flatnonzero(split == TEST)
+    if not test.size:
+        raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target test")
+    test = test[np.argsort(realisation[test], kind="stable")]
+    if not np.array_equal(realisation[test], np.arange(len(test))):
+        raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, got "
+                         f"{len(test)}; run with --target test on the whole set")
+    content = {}
+    for key, name in (("means", "mean"), ("errorbars", "sd")):
+        values = array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
+                       advice="the sampler failed for this map")
+        if name == "sd" and (values <= 0).any():
+            raise InputError(f"{path}: expected error bars above 0, got {values.min()}; the sampler failed")
+        content[key] = values.tolist()
+    with store.atomic(out) as part:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(info, json.dumps(content))
+    return len(test)

@@ -1,0 +1,78 @@
+"""Join the files that the shards of one run wrote (one file each: several writers cannot share one)."""
+import numpy as np
+
+from .checks import InputError
+from .provenance import refuse_difference
+from .store import Var, read, write
+
+
+def merge(paths, out):
+    """Join the shards of one run along the dimension `map` by copying, sorted by the map coordinate.
+
+    paths: one file per shard, in any order; out: the file to write. The settings of each hold
+    shard = [i, n] (i from 0 or from 1); all else must be equal, and variables without `map` identical.
+    Returns the digest of the result, whose settings hold no shard. Raises InputError.
+    """
+    files = [read(path) for path in paths]
+    if not files:
+        raise InputError("merge: expected the files of the shards, got none; give their paths")
+    first = files[0]
+    shards = {}
+    for file in files:
+        shard = file.settings.pop("shard", None)
+        if not (isinstance(shard, list) and len(shard) == 2):
+            raise InputError(f"{file.path}: is not a shard of a run; merge only what --shard i/n made")
+        if shard[0] in shards:
+            raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as {shards[shard[0]][0]} is; "
+                             "give each once")
+        shards[shard[0]] = (file.path, shard[1])
+        same = {"kind": first.kind, "count": shards[next(iter(shards))][1], "seed": first.seed,
+                "input": first.inputs, **first.settings}
+        this = {"kind": file.kind, "count": shard[1], "seed": file.seed, "input": file.inputs,
+                **file.settings}
+        refuse_difference(f"{first.path}: has", same, this, f"that is {file.path}; merge shards of one run")
+    count = shard[1]
+    if set(shards) not in (set(range(count)), set(range(1, count + 1))):
+        raise InputError(f"{out}: expected {count} shards, got {len(shards)} "
+                         f"({', '.join(str(i) for i in sorted(shards))}); run the missing ones first")
+    groups, coords = {}, {}
+    for group in dict.fromkeys(g for file in files for g in file.groups):
+        parts = [file for file in files if group in file.groups]
+        groups[group], joined = _join(group, parts)
+        coords.update({(group, dim): values for dim, values in joined.items()})
+    return write(out, first.kind, groups, coords=coords, settings=first.settings, seed=first.seed,
+                 inputs=first.inputs)
+
+
+def _join(group, files):
+    """One group of several files -> ({name: Var}, {dimension: values})."""
+    first = files[0]
+    dims, coords = first.dims[group], dict(first.coords[group])
+    order = None
+    if "map" in coords:
+        maps = np.concatenate([file.coords[group]["map"] for file in files])
+        order = np.argsort(maps, kind="stable")
+        coords["map"] = maps[order]
+        twice = coords["map"][1:][coords["map"][1:] == coords["map"][:-1]]
+        if twice.size:
+            raise InputError(f"{first.path}: map {twice[0]} of group {group} is in two shards; merge shards "
+                             "of one run")
+    variables = {}
+    for file in files:
+        if file.dims[group] != dims or any(not np.array_equal(file.coords[group][d], coords[d])
+                                           for d in coords if d != "map"):
+            raise InputError(f"{file.path}: group {group} is laid out otherwise than in {first.path}; merge "
+                             "shards of one run")
+    for name in dims:
+        arrays = [file.groups[group][name] for file in files]
+        if "map" in dims[name]:
+            axis = dims[name].index("map")
+            values = np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
+        else:
+            values = arrays[0]
+            for file, array in zip(files, arrays):
+                if not np.array_equal(array, values, equal_nan=array.dtype.kind == "f"):
+                    raise InputError(f"{file.path}: {group}/{name} differs from that of {first.path}; merge "
+                                     "shards of one run")
+        variables[name] = Var(dims[name], values, first.attrs[group][name])
+    return variables, coords

@@ -1,0 +1,59 @@
+"""Hand-made statistics of maps: the binned angular power spectrum."""
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import scipy.fft
+
+from .params import PIXEL_ARCMIN
+
+N_BIN, ELL_MIN, ELL_MAX = 10, 100.0, 10_000.0    # the organisers' baseline (Dai et al. 2026)
+
+
+class Spectrum:
+    """log10 C_ell in logarithmic bins of ell, of maps on a frame with zeros outside the mask.
+
+    shape: (rows, columns) of the frame; n_observed: pixels inside the mask; n_bin, ell_min, ell_max: bins.
+    edges: (n_bin + 1,); count: modes per bin; used: bins that have modes on this frame.
+    """
+
+    def __init__(self, shape, n_observed, n_bin=N_BIN, ell_min=ELL_MIN, ell_max=ELL_MAX, pixel_arcmin=PIXEL_ARCMIN):
+        side = np.radians(pixel_arcmin / 60.0)
+        rows, columns = shape
+        ell = 2.0 * np.pi / side * np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
+        self.edges = np.geomspace(ell_min, ell_max, n_bin + 1)
+        self.bin = np.where((ell >= ell_min) & (ell < ell_max), np.digitize(ell, self.edges) - 1, n_bin).ravel()
+        # a column of the half-spectrum stands for its mirror image too
+        weight = np.full(ell.shape, 2.0)
+        weight[:, 0] = 1.0
+        if columns % 2 == 0:
+            weight[:, -1] = 1.0
+        self.weight, self.n_bin = weight.ravel(), n_bin
+        self.count = np.bincount(self.bin, self.weight, n_bin + 1)[:n_bin]
+        self.norm = side**2 / n_observed               # pseudo-C_ell over the observed fraction of the frame
+        self.used = np.flatnonzero(self.count > 0)      # a small frame has no modes in the lowest bins
+
+    def __call__(self, kappa):
+        """kappa: (n, rows, columns) float32. Returns (n, bins used) float64, log10 of C_ell in steradian."""
+        modes = scipy.fft.rfft2(kappa, workers=1)
+        power = (modes.real**2 + modes.imag**2).reshape(len(kappa), -1).astype(np.float64)
+        binned = np.stack([np.bincount(self.bin, p * self.weight, self.n_bin + 1)[:self.n_bin] for p in power])
+        return np.log10(binned[:, self.used] / self.count[self.used] * self.norm)
+
+
+def measure(spectrum, batches, rows, noise, threads=1, progress=None, chunk=8):
+    """Spectra of many maps on several threads, the same for any number of them.
+
+    batches: Batches on an unpacked frame of the mask's shape, scale 1; rows: (n,) maps; noise: see
+    Batches.fetch. Returns (n, bins) float64.
+    """
+    out = np.empty((len(rows), len(spectrum.used)))
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(rows), chunk * threads):
+            part = rows[start:start + chunk * threads]
+            kappa = batches.fetch(part, noise=noise)[:, 0]
+            pieces = np.array_split(np.arange(len(part)), min(threads, len(part)))
+            out[start:start + len(part)] = np.concatenate(list(pool.map(
+                lambda piece: spectrum(kappa[piece[0]:piece[-1] + 1]), pieces)))
+            if progress is not None:
+                progress.update(len(part))
+    return out
