@@ -65,19 +65,19 @@ def test_transfer_goes_to_one_and_to_the_zero_baryon_form():
     log = np.log(2.0 * np.e + 1.8 * q)
     plain = log / (log + (14.2 + 731.0 / (1.0 + 62.5 * q)) * q * q)
     # the two forms of the paper differ by a few per cent themselves
-    assert np.allclose(transfer(k, 0.3, omega_b=1e-5), plain, rtol=0.05)
+    assert np.allclose(transfer(k, 0.3, omega_b=1e-5), plain, rtol=0.05, atol=0.0)
 
 
 @pytest.mark.parametrize("omega_m", EH98)
 def test_transfer_against_another_implementation(omega_m):
-    assert np.allclose(transfer(EH98_K, omega_m), EH98[omega_m], rtol=1e-5)
+    assert np.allclose(transfer(EH98_K, omega_m), EH98[omega_m], rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("cosmology", CAMB)
 def test_linear_power_against_a_boltzmann_code(cosmology):
     matter = Matter(*cosmology)
     ours = np.array([matter.linear_power(K) * growth(z, cosmology[0])**2 for z in Z])
-    assert np.allclose(ours, CAMB[cosmology]["linear"], rtol=0.05)       # the fit's own accuracy
+    assert np.allclose(ours, CAMB[cosmology]["linear"], rtol=0.05, atol=0.0)       # the fit's own accuracy
 
 
 def test_transfer_has_oscillations_at_the_sound_horizon():
@@ -99,7 +99,8 @@ def test_growth_solves_its_differential_equation(omega_m):
 
     start = np.log(1e-3)
     z = np.array([3.0, 1.0, 0.5, 0.0])
-    solution = integrate.solve_ivp(slope, (start, 0.0), [1e-3, 1e-3], t_eval=-np.log1p(z), rtol=1e-9, atol=1e-12)
+    solution = integrate.solve_ivp(slope, (start, 0.0), [1e-3, 1e-3], t_eval=-np.log1p(z), rtol=1e-9,
+                                   atol=1e-12)
     assert np.allclose(growth(z, omega_m), solution.y[0] / solution.y[0][-1], rtol=2e-6)
 
 
@@ -123,11 +124,11 @@ def test_sigma_8_by_integration_and_distance_by_quadrature(cosmology):
 def test_halofit_against_camb(cosmology):
     matter, reference = Matter(*cosmology), CAMB[cosmology]
     power = np.array([matter.nonlinear_power(K[:, None], np.array([z]))[:, 0] for z in Z])
-    assert np.allclose(power, reference["takahashi"], rtol=0.05)
+    assert np.allclose(power, reference["takahashi"], rtol=0.05, atol=0.0)
     # the boost over linear theory hardly knows that our linear power is a fit
     linear = np.array([matter.linear_power(K) * growth(z, cosmology[0])**2 for z in Z])
     boost = np.array(reference["takahashi"]) / reference["linear"]
-    assert np.allclose(power / linear, boost, rtol=0.035)
+    assert np.allclose(power / linear, boost, rtol=0.035, atol=0.0)
 
 
 def test_halofit_scale_by_direct_integration():
@@ -159,7 +160,8 @@ def test_feedback_without_baryons_is_none_and_f_b_is_capped(monkeypatch):
     matter = Matter(0.3, 0.8)
     monkeypatch.setattr(baryons, "F_B_MAX", 0.0)
     # no gas to lose and no stars: only the concentrations differ (B_0 = 4 at this temperature would do)
-    monkeypatch.setattr(baryons, "feedback_parameters", lambda t: (np.array([4.0]),) + tuple(np.zeros((4, 1))))
+    monkeypatch.setattr(baryons, "feedback_parameters",
+                        lambda t: (np.array([4.0]),) + tuple(np.zeros((4, 1))))
     assert np.allclose(baryons.response_grid(matter, Z, np.array([7.8]), np.array([0.01])), 1.0, atol=1e-12)
     monkeypatch.undo()
     low = Matter(0.0913, 0.72)
@@ -206,7 +208,7 @@ def test_c_ell_by_a_second_quadrature(cosmology):
     for value, l in zip(theory.c_ell(ell, shift), ell):
         power = theory.nonlinear_power(((l + 0.5) / chi[keep])[None, :], z[keep])[0]
         direct = integrate.trapezoid(q[keep]**2 / chi[keep]**2 * power, chi[keep])
-        assert value == pytest.approx(direct, rel=5e-3)
+        assert value / direct == pytest.approx(1.0, abs=5e-3)
 
 
 @pytest.mark.parametrize("cosmology", CORNERS)
@@ -219,8 +221,8 @@ def test_table_over_the_nuisances(cosmology):
     values = table(log_t, f_0, shift)
     for i in range(6):
         direct = theory.c_ell(ell, shift[i], log_t[i], f_0[i])
-        assert np.allclose(values[i], direct, rtol=5e-4)
-        assert np.allclose(table(log_t[i], f_0[i], shift[i]), values[i], rtol=1e-12)
+        assert np.allclose(values[i], direct, rtol=5e-4, atol=0.0)
+        assert np.allclose(table(log_t[i], f_0[i], shift[i]), values[i], rtol=1e-12, atol=0.0)
 
 
 def test_nuisances_move_the_spectrum_the_right_way():

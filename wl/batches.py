@@ -22,7 +22,7 @@ class Frame:
     def __init__(self, mask, pack=True, overlap=32):
         self.packed = False
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        self.origin = (rows[0], columns[0])
+        self.origin = (int(rows[0]), int(columns[0]))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
         place, first = np.full(box.shape, -1, np.int64), np.zeros((0, 2), np.int64)
         shape = tuple(-(-n // 8) * 8 for n in box.shape)
@@ -43,7 +43,7 @@ class Frame:
         else:
             y, x = np.nonzero(box)
             place[y, x] = y * shape[1] + x
-        self.shape = shape
+        self.shape = tuple(int(n) for n in shape)
         flat = place[box]
         self.targets = np.stack([self._turn(flat, s) for s in range(N_SYMMETRY)]).astype(np.int32)
         self.copies = np.stack([self._turn(first, s) for s in range(N_SYMMETRY)]).astype(np.int32)
@@ -84,7 +84,8 @@ class Batches:
 
     def __init__(self, maps, frame, *, scale, n_gal=30.0, seed=0):
         if maps.ndim != 2 or maps.shape[1] != frame.targets.shape[1]:
-            raise ValueError(f"maps of shape {maps.shape} do not fit a mask of {frame.targets.shape[1]} pixels")
+            raise ValueError(f"maps of shape {maps.shape} do not fit a mask of {frame.targets.shape[1]} "
+                             "pixels")
         self.maps, self.frame, self.seed = maps.view(np.uint16), frame, int(seed)
         bits = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -106,9 +107,10 @@ class Batches:
         if out is None:
             out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
         noise = NO_NOISE if self.noise == 0.0 else noise
-        fill_batch(out.reshape(len(rows), -1), self.maps, rows, self.frame.targets, self.frame.copies, symmetry,
-                   self.decode, self.quantiles if noise != NO_NOISE else self.quantiles[:0], self.noise,
-                   noise == FIXED, self.seed, TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)
+        fill_batch(out.reshape(len(rows), -1), self.maps, rows, self.frame.targets, self.frame.copies,
+                   symmetry, self.decode, self.quantiles if noise != NO_NOISE else self.quantiles[:0],
+                   self.noise, noise == FIXED, self.seed,
+                   TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)
         return out
 
 

@@ -1,5 +1,10 @@
 """Validation at the border: each function returns the clean value or raises InputError in one line."""
+import math
+
 import numpy as np
+
+# kinds of dtype as a user knows them
+KIND_WORDS = {"f": "float", "i": "int", "u": "unsigned int", "b": "bool", "c": "complex"}
 
 
 class InputError(Exception):
@@ -22,8 +27,8 @@ def array(name, value, shape=None, dtype=None, finite=True, advice="check the fi
         kinds = dtype if isinstance(dtype, tuple) else (dtype,)
         if not any(value.dtype.kind == k if isinstance(k, str) and len(k) == 1
                    else value.dtype == np.dtype(k) for k in kinds):
-            raise InputError(f"{name}: expected dtype {' or '.join(str(k) for k in kinds)}, "
-                             f"got {value.dtype}; {advice}")
+            words = [KIND_WORDS.get(k) or np.dtype(k).name for k in kinds]
+            raise InputError(f"{name}: expected dtype {' or '.join(words)}, got {value.dtype}; {advice}")
     if shape is not None:
         want = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
         if value.ndim != len(shape) or any(n is not None and n != m
@@ -40,24 +45,36 @@ def array(name, value, shape=None, dtype=None, finite=True, advice="check the fi
 
 def positive(name, value, integer=False):
     """A number above zero, returned as float (or int). Raises InputError."""
-    kind = int if integer else float
-    try:
-        number = kind(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: expected a positive {'whole ' if integer else ''}number, "
-                         f"got {value!r}") from None
-    if not np.isfinite(number) or number <= 0:
-        raise InputError(f"{name}: expected a positive {'whole ' if integer else ''}number, "
-                         f"got {value}; give a larger one")
-    return number
+    want, shown = f"{name}: expected a positive {'whole ' if integer else ''}number", _shown(value)
+    number = _number(value)
+    if number is None or not math.isfinite(number) or (integer and number != int(number)):
+        raise InputError(f"{want}, got {shown}; give another one")
+    if number <= 0:
+        raise InputError(f"{want}, got {shown}; give a larger one")
+    if not integer:
+        return number
+    return int(value) if isinstance(value, (int, np.integer)) else int(number)
 
 
 def within(name, value, low, high):
     """A number with low <= value <= high, returned as float. Raises InputError."""
-    number = float(value)
-    if not low <= number <= high:
-        raise InputError(f"{name}: expected a number between {low} and {high}, got {value}")
+    number = _number(value)
+    if number is None or not low <= number <= high:       # NaN fails every comparison
+        raise InputError(f"{name}: expected a number between {low} and {high}, got {_shown(value)}; "
+                         "give another one")
     return number
+
+
+def _number(value):
+    """value as a float, None if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _shown(value):
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def choice(name, value, options):

@@ -44,13 +44,24 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 def add_common(parser, *, threads=True):
     """The options that mean the same in every script."""
-    parser.add_argument("--seed", type=int, default=1, help="seed of everything random")
+    parser.add_argument("--seed", type=_seed, default=1, help="seed of everything random")
     if threads:
         parser.add_argument("--threads", type=int, default=None, metavar="N",
                             help="CPU threads (default: all that this process may use)")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the answer")
     parser.add_argument("--version", action="version", version=f"wl {__version__}")
     return parser
+
+
+def _seed(text):
+    """A seed that NumPy, torch and the kernels all take."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {text!r}")
+    return value
 
 
 def run(main):
@@ -102,7 +113,7 @@ def prepare_process(threads, allocator=False):
     if allocator and sys.platform == "linux" and any(k not in os.environ for k in ALLOCATOR):
         for key, value in ALLOCATOR.items():
             os.environ.setdefault(key, value)
-        os.execv(sys.executable, [sys.executable] + sys.argv)
+        os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])      # with the options of python itself
 
 
 class Progress:

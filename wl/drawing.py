@@ -17,7 +17,7 @@ from .theory import Theory
 KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN = range(1, 7)   # streams of random numbers
 CHUNK = 16               # spectra made in one matrix product
 
-_worker = {}             # of a worker process: grid, seed, field
+_worker = {}             # of a worker process: mask, seed, field, grid
 
 
 def generator(seed, *key):
@@ -29,7 +29,7 @@ def start_worker(mask, seed, field):
     """Initialise a worker process; it ends with its parent, however that ends, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker.update(grid=Grid(mask), seed=seed, field=field)
+    _worker.update(mask=mask, seed=seed, field=field)
 
 
 def _end_with_parent():
@@ -44,6 +44,8 @@ def write_maps(path, first_byte, places, labels, keys, noise):
     labels: float64 (n, 5), Omega_m and S_8 the same in all; keys: n tuples, the maps' stream and indices;
     noise: standard deviation of the shape noise, 0 for none.
     """
+    if "grid" not in _worker:                    # here and not at the start: an error has to reach the parent
+        _worker["grid"] = Grid(_worker["mask"])
     grid, seed = _worker["grid"], _worker["seed"]
     size = 2 * len(grid.observed)
     with open(path, "r+b", buffering=0) as file:

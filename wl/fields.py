@@ -19,7 +19,7 @@ from .theory import log_ell_grid
 ARCMIN = np.pi / 10800.0
 MARGIN = 80              # least number of pixels beyond the frame: 1440x192 is 15-18 % high below ell 20
 IMAGES = 3               # aliases, in sampling frequencies; those beyond are 0.01 % of sigma at (0.3, 0.8)
-MAX_CELLS = 1_200_000    # of a quarter grid: 0.8 GB of image matrix
+MAX_CELLS = 1_200_000    # of a quarter grid: 0.5 GB of image matrix
 
 
 def log_normal_shift(omega_m, s_8):
@@ -45,20 +45,23 @@ def grid_size(n):
         size += step
 
 
+def check_frame(shape):
+    """Refuse a frame whose image matrix would not fit into a process. Raises InputError."""
+    if np.prod([grid_size(n) // 2 + 1 for n in shape]) > MAX_CELLS:
+        raise InputError(f"mask: expected a frame up to about 2000 x 2000 pixels, got {tuple(shape)}; "
+                         "cut it into parts")
+
+
 class Grid:
     """The periodic grid of a mask, and everything about it that no cosmology changes.
 
-    mask: bool (rows, columns), True = observed; pixel_arcmin: side of a pixel. Raises InputError when the
-    frame is too large.
+    mask: bool (rows, columns), True = observed; pixel_arcmin: side of a pixel.
     """
 
     def __init__(self, mask, pixel_arcmin=PIXEL_ARCMIN):
-        self.frame = mask.shape
+        check_frame(mask.shape)
         self.rows, self.columns = (grid_size(n) for n in mask.shape)
         self.quarter = (self.rows // 2 + 1, self.columns // 2 + 1)
-        if self.quarter[0] * self.quarter[1] > MAX_CELLS:
-            raise InputError(f"mask: expected a frame up to about 2000 x 2000 pixels, got {mask.shape}; "
-                             "cut it into parts")
         x, y = np.nonzero(mask)
         self.observed = x * self.columns + y                 # places in the periodic map
         self.pixel = pixel_arcmin * ARCMIN

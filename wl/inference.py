@@ -55,10 +55,10 @@ def infer(run, predictions, settings):
     data = predictions.groups["predictions"]
     estimate, split, cosmology = data["estimate"], data["split"], data["cosmology"]
     settings = {**predictions.settings, **settings}
-    inputs = {"predictions": predictions.digest}
+    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
     if run.reuse("posterior.h5", "posterior", settings, inputs) is not None:
         return run.out / "posterior.h5"
-    theta, d = data["design"], estimate.shape[1]
+    theta, d = predictions.groups["constant_data"]["design"], estimate.shape[1]
     stat = split == STATISTICS
     per = estimate[stat][np.argsort(cosmology[stat], kind="stable")].reshape(len(theta), -1, d)
     mean, covariance, count, orders = statistics.smoothed(theta, per, settings["smooth"], args.seed)
@@ -84,28 +84,29 @@ def infer(run, predictions, settings):
         chains = sampler.metropolis(emulator, wanted, seed=args.seed, map_index=chosen, progress=progress, **options)
     progress.close()
     from . import posterior
-    summary = posterior.summarise(chains, emulator, wanted)
+    at_mean, spread, _ = emulator.interpolate(chains.mean)
+    summary = posterior.summarise(chains, wanted, at_mean, spread)
     for warning in posterior.warnings(summary):
         say(f"warning: {warning}", args.quiet)
     constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
-    return write_posterior(run, data, chosen, summary, settings, inputs, chains, constant)
+    return write_posterior(run, predictions, chosen, summary, settings, inputs, chains, constant)
 
 
 def infer_direct(run, predictions):
     """posterior.h5 from a network's own means and error bars. Returns its path."""
     data = predictions.groups["predictions"]
-    inputs = {"predictions": predictions.digest}
+    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
     if run.reuse("posterior.h5", "posterior", predictions.settings, inputs) is not None:
         return run.out / "posterior.h5"
     chosen = np.flatnonzero(np.isin(data["split"], (HOLDOUT, TEST)))
     from . import posterior
     summary = posterior.gaussian(data["estimate"][chosen], data["sd"][chosen])
-    return write_posterior(run, data, chosen, summary, predictions.settings, inputs)
+    return write_posterior(run, predictions, chosen, summary, predictions.settings, inputs)
 
 
-def write_posterior(run, data, chosen, summary, settings, inputs, chains=None, constant=None):
+def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=None, constant=None):
     """posterior.h5 in the layout of the README, the same whatever the method. Returns its path."""
-    var = store.Var
+    var, data = store.Var, predictions.groups["predictions"]
     per_param = {name for name, value in summary.items() if np.ndim(value) == 2}
     groups = {"summary": {name: var(("map", "param") if name in per_param else ("map",), value)
                           for name, value in summary.items()}}
@@ -117,7 +118,8 @@ def write_posterior(run, data, chosen, summary, settings, inputs, chains=None, c
     groups["observed_data"] = {
         "estimate": var(("map", "summary"), data["estimate"][chosen]),
         **{name: var(("map",), data[name][chosen]) for name in ("split", "cosmology", "realisation")}}
-    groups["constant_data"] = {"design": var(("cosmology", "param"), data["design"]), **(constant or {})}
+    groups["constant_data"] = {"design": var(("cosmology", "param"), predictions.groups["constant_data"]["design"]),
+                               **(constant or {})}
     path = run.out / "posterior.h5"
     coords = {"map": chosen, "param": np.array(PARAMS)}
     for group in ("posterior", "sample_stats"):

@@ -94,13 +94,20 @@ def load_npy(path, mmap=False):
     """A .npy array, in memory or as a read-only memory map. Raises InputError for anything else."""
     path = pathlib.Path(path)
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: file is missing; the README says what a data set consists of") from None
-    except (ValueError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: expected a complete .npy file, could not read it ({reason}); "
-                         "copy or download it again") from None
+    except Exception as error:            # a damaged header raises errors of half a dozen kinds
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{path}: expected a complete .npy file, could not read it ({reason}); copy or "
+                         "download it again") from None
+    if not isinstance(value, np.ndarray):
+        value.close()
+        raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array with numpy.save")
+    if mmap and not value.flags.c_contiguous:
+        raise InputError(f"{path}: expected an array in C order, got Fortran order, of which no map could be "
+                         "read without all others; save it again with numpy.ascontiguousarray")
+    return value
 
 
 def find_sets(folder):
@@ -132,7 +139,8 @@ def open_set(folder, release="auto"):
                              "found none; see the README for where the public files go")
         release = found[0]
     maps_name, label_name = RELEASES[release]
-    files = {"kappa": folder / maps_name, "label": folder / label_name, "mask": _with_prefix(folder, MASK_FILE, release)}
+    files = {"kappa": folder / maps_name, "label": folder / label_name,
+             "mask": _with_prefix(folder, MASK_FILE, release)}
     mask = read_mask(files["mask"])
     label = read_label(files["label"])
     kappa = load_npy(files["kappa"], mmap=True)
@@ -214,18 +222,25 @@ def split_realisations(n_realisation, statistics, holdout, seed):
 def digests(files, cache=None):
     """sha256 of each file; a cache file spares reading gigabytes again while size and time agree.
 
-    files: {name: Path}; cache: Path of a JSON file or None. Returns {name: hex}.
+    files: {name: Path}; cache: Path of a JSON file or None. Returns {name: hex}. Raises InputError for a
+    file that cannot be read.
     """
     known, fresh = {}, {}
     if cache is not None and pathlib.Path(cache).is_file():
         try:
-            known = dict(json.loads(pathlib.Path(cache).read_text()))
-        except ValueError:
-            pass
+            known = json.loads(pathlib.Path(cache).read_text())
+            known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
+                     for name, entry in known.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            known = {}                            # damaged: all is read again
     for name, path in files.items():
-        status = os.stat(path)
-        stamp = [str(pathlib.Path(path).resolve()), status.st_size, status.st_mtime_ns]
-        if known.get(name, {}).get("stamp") == stamp:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        # the change time too: archives and copies give other contents the same modification time
+        stamp = [str(pathlib.Path(path).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if name in known and known[name]["stamp"] == stamp:
             fresh[name] = known[name]
         else:
             fresh[name] = {"stamp": stamp, "sha256": digest_file(path)}

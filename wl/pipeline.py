@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from . import maps, store
-from .checks import InputError, positive
+from .checks import InputError, choice, positive
 from .cli import Progress, say
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
@@ -17,6 +17,7 @@ from .provenance import refuse_difference
 DEFAULT_DATA = "data"
 DEFAULT_TEST = 512
 DEFAULT_HOLDOUT = 0.2
+MODELS = ("compact", "simple_cnn")       # the keys of networks.NETWORKS, which takes torch to ask
 
 
 def add_data_options(parser):
@@ -41,10 +42,10 @@ def add_data_options(parser):
 def add_training_options(parser, model, loss):
     """Options of the network and its training."""
     group = parser.add_argument_group("network")
-    group.add_argument("--model", default=model, help="compact, or simple_cnn as published")
+    group.add_argument("--model", default=model, help="one of " + ", ".join(MODELS))
     group.add_argument("--loss", default=loss, choices=("mse", "kl"),
                        help="mse: means; kl: means and error bars, the Gaussian negative log-likelihood")
-    group.add_argument("--epochs", type=int, default=24, metavar="N", help="passes over the training maps")
+    group.add_argument("--epochs", type=int, default=16, metavar="N", help="passes over the training maps")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="maps per step")
     group.add_argument("--lanes", type=int, default=4, metavar="N",
                        help="parts of a batch trained side by side, one thread each; they set the result, "
@@ -62,7 +63,7 @@ def add_training_options(parser, model, loss):
 def add_output_options(parser):
     group = parser.add_argument_group("output")
     group.add_argument("--out", default=None, metavar="DIR",
-                       help="folder of the results (default: data/runs/SET_MODEL)")
+                       help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     group.add_argument("--force", action="store_true",
                        help="replace results that were made with other settings or inputs")
 
@@ -125,7 +126,8 @@ class Run:
         if self.target != "test" and holdout <= 0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got {holdout}")
         model = args.model if method != "spectrum" else "spectrum"
-        self.out = pathlib.Path(args.out or pathlib.Path(DEFAULT_DATA) / "runs" / f"{s.folder.resolve().name}_{model}")
+        name = f"{s.folder.resolve().name}_{'direct_' if method == 'direct' else ''}{model}"
+        self.out = pathlib.Path(args.out or pathlib.Path(DEFAULT_DATA) / "runs" / name)
         self.split = self._split(args.statistics_fraction, holdout)
         self.settings = {"data": str(s.folder.resolve()), "release": s.release, "method": method, "model": model,
                          "holdout_fraction": holdout, "target": self.target}
@@ -197,13 +199,13 @@ class Run:
         names = np.array(PARAMS if self.method != "spectrum" else [f"log10_C_ell_{i + 1}" for i in range(d)])
         group = {"estimate": var(("map", "summary"), estimate), "split": var(("map",), split.astype(np.int8)),
                  "cosmology": var(("map",), cosmology.astype(np.int32)),
-                 "realisation": var(("map",), realisation.astype(np.int32)),
-                 "design": var(("design", "param"), self.set.theta)}
+                 "realisation": var(("map",), realisation.astype(np.int32))}
         if sd is not None:
             group["sd"] = var(("map", "param"), sd)
         coords = {"map": np.arange(len(split)), "summary": names, "param": np.array(PARAMS)}
-        store.write(self.out / "predictions.h5", "predictions", {"predictions": group}, coords=coords,
-                    settings=settings, seed=self.args.seed, inputs=self.digests())
+        store.write(self.out / "predictions.h5", "predictions", {
+            "predictions": group, "constant_data": {"design": var(("cosmology", "param"), self.set.theta)}},
+                    coords=coords, settings=settings, seed=self.args.seed, inputs=self.digests())
         return store.read(self.out / "predictions.h5", "predictions")
 
     @property
@@ -216,14 +218,13 @@ def training_settings(args):
     for name in ("epochs", "batch_size", "lanes"):
         positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
     positive("--learning-rate", args.learning_rate)
+    choice("--model", args.model, MODELS)
     if args.weight_decay < 0 or args.patience < 0:
         raise InputError(f"--weight-decay and --patience: expected 0 or more, got {args.weight_decay} and {args.patience}")
     if args.lanes > args.batch_size:
         raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
-    from .train import pick_precision
     return {name: getattr(args, name) for name in ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate",
-                                                   "weight_decay", "patience")} | {
-        "precision": pick_precision(args.precision)}
+                                                   "weight_decay", "patience", "precision")}
 
 
 def network_predictions(run, settings):
@@ -233,7 +234,7 @@ def network_predictions(run, settings):
     kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
     frame = batches.Frame(s.mask, pack=settings["model"] != "simple_cnn")    # its dense head is the published one
     scale = batches.rms(kappa, s.n_gal)
-    full = {**training_settings(args), "seed": args.seed, "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal,
+    full = {**training_settings(args), "precision": train.pick_precision(args.precision), "seed": args.seed, "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal,
             "split": run.split.tolist(), "inputs": {k: run.digests()[k] for k in ("kappa", "label", "mask")},
             "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
     source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=args.seed)

@@ -3,6 +3,7 @@ import numpy as np
 
 from .checks import InputError, array, choice, positive, within
 from .drawing import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, generator
+from .fields import check_frame
 from .maps import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .matter import Matter
 from .params import F_0_RANGE, T_AGN_RANGE, noise_sigma
@@ -29,6 +30,7 @@ class Plan:
         self.field = choice("--field", field, FIELDS)
         self.n_gal = positive("--n-gal", n_gal)
         self.mask = procedural_mask() if mask is None else read_mask(mask)
+        check_frame(self.mask.shape)
         self.n_observed = int(self.mask.sum())
         wanted = None if realisations is None else whole("--realisations", realisations, 1)
         count = None if cosmologies is None else whole("--cosmologies", cosmologies, 1)

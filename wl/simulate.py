@@ -5,11 +5,14 @@
 Until it is complete a set lives in DIR/.unfinished; the same command goes on where a killed run stopped.
 """
 import concurrent.futures
+import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 
@@ -46,15 +49,31 @@ def simulate(out, *, cosmologies=None, realisations=None, test=512, unseen=0, se
     part = out / UNFINISHED
     try:
         part.mkdir(parents=True, exist_ok=True)
-        done = _prepare(part, plan, force)
-        tasks = [task for task in plan.tasks() if task[0] not in done]
-        if tasks:
-            _run(part, plan, tasks, processes, quiet)
-        _finish(out, part, plan)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); give another --out") from None
+    try:
+        with _lock(part):
+            done = _prepare(part, plan, force)
+            tasks = [task for task in plan.tasks() if task[0] not in done]
+            if tasks:
+                _run(part, plan, tasks, processes, quiet)
+            _finish(out, part, plan)
     except OSError as error:
         raise RunError(f"{error.filename or out}: {error.strerror}; the maps made so far are kept, run the "
                        "same command again to go on") from None
     return True
+
+
+@contextlib.contextmanager
+def _lock(part):
+    """Keep a second run out of the unfinished folder; a killed run's lock goes with it. Raises InputError."""
+    with open(part / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{part.parent}: another run is making this set; wait for it, or give another "
+                             "--out") from None
+        yield
 
 
 def _is_complete(out, plan, force):
@@ -70,6 +89,7 @@ def _is_complete(out, plan, force):
     needed = [name for name in FILES if len(plan.label_test) or name not in (TEST_FILE, TRUTH_FILE)]
     missing = [name for name in needed if not (out / name).is_file()]
     if same and not missing:
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)      # of a run that was killed at its last step
         return True
     if same and not force:
         raise InputError(f"{out}: {missing[0]} is gone from this simulated set; give --force to make it "
@@ -103,7 +123,8 @@ def _prepare(part, plan, force):
         for name in FILES:
             (part.parent / name).unlink(missing_ok=True)
     for old in part.iterdir():
-        old.unlink()
+        if old.name != "lock":
+            old.unlink()
     need, free = plan.bytes_needed(), shutil.disk_usage(part).free
     if need > 0.98 * free:
         raise InputError(f"{part.parent}: the set needs {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB "
@@ -143,8 +164,9 @@ def _run(part, plan, tasks, processes, quiet):
         (plan.mask, plan.seed, plan.field))
     try:
         with open(part / "done", "a") as done:
-            names = {pool.submit(write_maps, part / (file + ".part"), start[file], *rest): name
-                     for name, file, *rest in tasks}
+            with _no_main():
+                names = {pool.submit(write_maps, part / (file + ".part"), start[file], *rest): name
+                         for name, file, *rest in tasks}
             for future in concurrent.futures.as_completed(names):
                 bar.update(future.result())
                 done.write(names[future] + "\n")
@@ -159,6 +181,18 @@ def _run(part, plan, tasks, processes, quiet):
     bar.close()
 
 
+@contextlib.contextmanager
+def _no_main():
+    """Let the workers start without importing the main script again: they need nothing of it."""
+    main, empty = sys.modules["__main__"], type(sys)("__main__")
+    empty.__spec__ = None
+    sys.modules["__main__"] = empty
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _finish(out, part, plan):
     """Move everything into place, simulation.json last; taken up again if it is killed half-way."""
     if not (part / SIMULATION_FILE).is_file():
@@ -167,9 +201,8 @@ def _finish(out, part, plan):
         if len(plan.label_test):
             np.save(part / TRUTH_FILE, plan.label_test)
         _write_json(part / SIMULATION_FILE, {
-            "settings": plan.settings, "seed": plan.seed, "inputs": plan.inputs,
-            "origin": plan.origin, "versions": versions(),
-            "code_version": code_version()})
+            "settings": plan.settings, "seed": plan.seed, "inputs": plan.inputs, "origin": plan.origin,
+            "versions": versions(), "code_version": code_version()})
     for name in FILES:
         for source in (part / name, part / (name + ".part")):
             if source.is_file():

@@ -6,11 +6,12 @@ predicts realisations that were left out; with many realisations the choice fall
 """
 import numpy as np
 
-from .checks import InputError
+from .checks import InputError, array, choice
 
 ORDERS = (1, 2, 3, 4, 5)               # of the polynomials tried for the mean
 SPREAD_ORDERS = (0, 1, 2, 3)           # and for the covariance
 RAW = -1                               # no smoothing, in place of an order
+SINGULAR = 1e-10                       # least eigenvalue of a correlation matrix that counts as one
 
 
 def per_cosmology(estimate):
@@ -23,60 +24,81 @@ def per_cosmology(estimate):
     """
     n_cosmology, n, d = estimate.shape
     if n - d - 2 <= 0:
-        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per cosmology, got {n}; "
-                         "simulate more, raise --statistics-fraction, or leave --smooth on auto")
+        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per "
+                         f"cosmology, got {n}; simulate more, raise --statistics-fraction, or leave "
+                         "--smooth on auto")
     mean = estimate.mean(1)
     residual = estimate - mean[:, None]
-    return mean, np.einsum("cri,crj->cij", residual, residual) / (n - d - 2), np.full(n_cosmology, n, np.int64)
+    covariance = np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)
+    return mean, covariance, np.full(n_cosmology, n, np.int64)
 
 
 def smoothed(theta, estimate, smooth="auto", seed=0):
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 
     theta: (n_cosmology, 2); estimate: (n_cosmology, n_realisation, d); smooth: "auto", "none", or
-    "always" (never raw). Returns mean, covariance, count, and the orders chosen: dict with "mean" and
-    "covariance" (-1: raw) and "gain", the cross-validated log-likelihood per map over the raw one, or
-    over the lowest orders where raw is impossible. Raises InputError.
+    "always" (raw only where the design has too few cosmologies for a polynomial). Returns mean,
+    covariance, count, and the orders chosen: dict with "mean" and "covariance" (-1: raw) and "gain",
+    the cross-validated log-likelihood per map over the raw one, or over the lowest orders where raw
+    is impossible. Raises InputError for too few realisations, or summaries that do not vary.
     """
+    choice("--smooth", smooth, ("auto", "none", "always"))
+    estimate = array("estimate", estimate, (len(theta), None, None), "f", advice="make the predictions again")
     n_cosmology, n, d = estimate.shape
-    possible = n - d - 2 > 0
     if smooth == "none":
         return (*per_cosmology(estimate), {"mean": RAW, "covariance": RAW, "gain": 0.0})
     if n < 2:
-        raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; simulate more")
-    if n_cosmology < 4:
-        if not possible:
-            per_cosmology(estimate)
-        return (*per_cosmology(estimate), {"mean": RAW, "covariance": RAW, "gain": 0.0})
-    u = _whiten(theta)
-    folds = _folds(n, seed)
-    fewest = min(n - len(f) for f in folds)
-    raw = [RAW] if smooth == "auto" and fewest - d - 2 > 0 else []
-    orders = raw + [o for o in ORDERS if _terms(o) <= n_cosmology // 2]
-    spread_orders = raw + [o for o in SPREAD_ORDERS if _terms(o) <= n_cosmology // 2]
-    spread = next((o for o in (1, 0) if o in spread_orders), RAW)
+        raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
+                         "simulate more, or raise --statistics-fraction")
+    u, folds = _whiten(theta), _folds(n, seed)
+    fewest = n - max(len(f) for f in folds)
+    most_terms = max(n_cosmology // 2, 1)
+    polynomials = [o for o in ORDERS if _terms(o) <= most_terms]
+    orders = ([RAW] if smooth == "auto" or not polynomials else []) + polynomials
+    spreads = ([RAW] if smooth == "auto" else []) + [o for o in SPREAD_ORDERS if _terms(o) <= most_terms]
+    possible = {(o, s) for o in orders for s in spreads if _freedom(n_cosmology, fewest, d, o, s) > 0}
     scores = {}
-    for order in orders:
-        scores[order, spread] = _cross_validate(u, estimate, folds, order, spread)
-    order = max(orders, key=lambda o: scores[o, spread])
-    for other in spread_orders:
-        if (order, other) not in scores:
-            scores[order, other] = _cross_validate(u, estimate, folds, order, other)
-    best = max((k for k in scores if k[0] == order), key=scores.get)
-    start = (RAW, RAW) if (RAW, RAW) in scores else (orders[0], spread)
-    if raw and (RAW, RAW) not in scores:
-        scores[RAW, RAW] = _cross_validate(u, estimate, folds, RAW, RAW)
-        start = (RAW, RAW)
-    if scores[start] > scores[best]:
-        best = start
-    mean, covariance = _fit(u, estimate, *best)
+
+    def best(pairs):
+        """The pair of orders that predicts best; pairs that were tried before are not tried again."""
+        for pair in pairs:
+            if pair not in scores:
+                scores[pair] = _cross_validate(u, estimate, folds, *pair)
+        return max(pairs, key=scores.get)
+
+    # the mean first, with a plain covariance; then the covariance; and raw as a whole if it may be
+    for base in (1, 0, *spreads):
+        trials = [(o, base) for o in orders if (o, base) in possible]
+        if trials:
+            break
+    else:
+        raise InputError(f"covariance of {d} summaries: expected more than {n} realisations of {n_cosmology} "
+                         "cosmologies, even for a smooth one; simulate more, or raise --statistics-fraction")
+    order = best(trials)[0]
+    trials = [(order, s) for s in spreads if (order, s) in possible]
+    reference = (RAW, RAW) if (RAW, RAW) in possible else next(iter(scores))
+    chosen = best([reference, *trials])
+    if scores[chosen] == -np.inf:
+        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in its own "
+                         "way, got a singular covariance; a summary is constant, or follows from others")
+    mean, covariance = _fit(u, estimate, *chosen)
+    gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
     return mean, covariance, np.full(n_cosmology, n, np.int64), {
-        "mean": best[0], "covariance": best[1], "gain": float(scores[best] - scores[start])}
+        "mean": chosen[0], "covariance": chosen[1], "gain": float(gain)}
+
+
+def _freedom(n_cosmology, n, d, order, spread):
+    """Degrees of freedom that a fit of these orders leaves; it is impossible without any."""
+    lost = n_cosmology if order == RAW else _terms(order)
+    if spread == RAW:
+        return n - lost / n_cosmology - d - 1
+    return n_cosmology * n - lost - (d - 1) * _terms(min(spread, 1)) - _terms(spread)
 
 
 def _whiten(theta):
-    """Parameters centred and scaled to the design, (n, 2)."""
-    return (theta - theta.mean(0)) / theta.std(0)
+    """Parameters centred and scaled to the design, (n, 2), at most one in size."""
+    u = theta - theta.mean(0)
+    return u / np.maximum(np.abs(u).max(0), 1e-300)
 
 
 def _terms(order):
@@ -85,9 +107,9 @@ def _terms(order):
 
 def _polynomials(u, order):
     """Products of Legendre polynomials up to a total order, (n, terms); u: (n, 2)."""
-    x = u / np.abs(u).max(0)
-    powers = np.polynomial.legendre.legvander(x, order) if order > 0 else np.ones((*x.shape, 1))
-    return np.stack([powers[:, 0, i] * powers[:, 1, j] for i in range(order + 1) for j in range(order + 1 - i)], 1)
+    powers = np.polynomial.legendre.legvander(u, order)
+    return np.stack([powers[:, 0, i] * powers[:, 1, j]
+                     for i in range(order + 1) for j in range(order + 1 - i)], 1)
 
 
 def _folds(n, seed, count=4):
@@ -108,11 +130,11 @@ def _fit(u, estimate, order, spread):
             mean = np.stack([basis @ np.linalg.lstsq(basis * weight[:, k:k + 1], local[:, k] * weight[:, k],
                                                      rcond=None)[0] for k in range(d)], 1)
     residual = estimate - mean[:, None]
-    if spread == RAW:
-        if order == RAW:
-            return mean, per_cosmology(estimate)[1]
-        return mean, np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)
     lost = n_cosmology if order == RAW else basis.shape[1]
+    if spread == RAW:
+        # about a mean that took a share h of a degree of freedom, the scatter has n - h of them; its inverse
+        # is unbiased after division by n - h - d - 1, which is n - d - 2 where the mean is raw (h = 1)
+        return mean, np.einsum("cri,crj->cij", residual, residual) / (n - lost / n_cosmology - d - 1)
     return mean, _smooth_covariance(u, residual, spread, n_cosmology * n / (n_cosmology * n - lost))
 
 
@@ -125,33 +147,33 @@ def _variances(u, residual):
 def _smooth_covariance(u, residual, order, correction):
     """Covariance whose modified Cholesky factors are polynomials (Pourahmadi 1999, Biometrika 86, 677).
 
-    residual: (n_cosmology, n, d). Each summary is regressed on those before it with coefficients that
-    vary over the design, the variance left over follows a log-linear model; both are of the greatest
-    likelihood, and the result is positive definite whatever the coefficients. correction: for the degrees
-    of freedom that the mean took. Returns (n_cosmology, d, d).
+    residual: (n_cosmology, n, d). Each summary is divided by its own log-linear standard deviation (else a
+    slope must follow the ratio of two, which changes by a factor of ten over the design) and regressed on
+    those before it with coefficients that vary over the design; the variance left over is log-linear again.
+    All are of the greatest likelihood, and the result is positive definite whatever the coefficients.
+    correction: for the degrees of freedom that the mean took. Returns (n_cosmology, d, d).
     """
     n_cosmology, n, d = residual.shape
-    basis = _polynomials(u, order)
-    flat = residual.reshape(-1, d)
-    rows = np.repeat(basis, n, axis=0)
+    basis, slope_basis = _polynomials(u, order), _polynomials(u, min(order, 1))   # slopes vary more slowly
+    sd = np.sqrt(np.stack([_log_linear(basis, (residual[:, :, k]**2).mean(1)) for k in range(d)], 1))
+    flat = (residual / sd[:, None]).reshape(-1, d)
+    slope_rows = np.repeat(slope_basis, n, axis=0)
     lower, diagonal = np.broadcast_to(np.eye(d), (n_cosmology, d, d)).copy(), np.empty((n_cosmology, d))
     for k in range(d):
         left = flat[:, k]
-        terms = min(order, 1)                       # slopes vary more slowly than variances
-        slope_basis = _polynomials(u, terms)
-        slope_rows = np.repeat(slope_basis, n, axis=0)
         if k > 0:
             design = (flat[:, :k, None] * slope_rows[:, None, :]).reshape(len(flat), -1)
             for _ in range(2):
-                weight = 1.0 / np.sqrt(np.repeat(_log_linear(basis, (left**2).reshape(n_cosmology, n).mean(1)), n))
+                power = (left**2).reshape(n_cosmology, n).mean(1)
+                weight = 1.0 / np.sqrt(np.repeat(_log_linear(basis, power), n))
                 slopes = np.linalg.lstsq(design * weight[:, None], flat[:, k] * weight, rcond=None)[0]
                 left = flat[:, k] - design @ slopes
             lower[:, k, :k] = -np.einsum("ct,jt->cj", slope_basis, slopes.reshape(k, -1))
-        lost = k * slope_basis.shape[1] + rows.shape[1]
+        lost = k * slope_basis.shape[1] + basis.shape[1]
         diagonal[:, k] = _log_linear(basis, (left**2).reshape(n_cosmology, n).mean(1)) * correction \
-            * len(flat) / max(len(flat) - lost, 1)
-    inverse = np.linalg.inv(lower)
-    return np.einsum("cik,ck,cjk->cij", inverse, diagonal, inverse)
+            * len(flat) / (len(flat) - lost)
+    factor = sd[:, :, None] * np.linalg.inv(lower)
+    return np.einsum("cik,ck,cjk->cij", factor, diagonal, factor)
 
 
 def _log_linear(basis, power):
@@ -176,9 +198,13 @@ def _cross_validate(u, estimate, folds, order, spread):
     for fold in folds:
         mean, covariance = _fit(u, estimate[:, np.setdiff1d(everything, fold)], order, spread)
         residual = estimate[:, fold] - mean[:, None]
-        sign, log_det = np.linalg.slogdet(covariance)
-        if (sign <= 0).any():
+        sd = np.sqrt(np.einsum("cii->ci", covariance))
+        if (sd == 0.0).any():
             return -np.inf
+        correlation = covariance / sd[:, :, None] / sd[:, None]
+        if np.linalg.eigvalsh(correlation)[:, 0].min() < SINGULAR:
+            return -np.inf
+        log_det = np.linalg.slogdet(covariance)[1]
         chi2 = np.einsum("cri,cij,crj->cr", residual, np.linalg.inv(covariance), residual)
         total -= 0.5 * (chi2 + log_det[:, None]).sum()
     return total / (estimate.shape[0] * estimate.shape[1])

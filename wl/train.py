@@ -44,13 +44,10 @@ def compute_loss(out, target, loss):
 
 
 def pick_precision(asked="auto"):
-    """torch dtype of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
-    choice("--precision", asked, ("auto", "float32", "bfloat16", "float64"))
-    if asked == "auto":
-        able = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flags() & {
-            "avx512_bf16", "amx_bf16"}
-        return "bfloat16" if able else "float32"
-    return asked
+    """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
+    if asked != "auto":
+        return choice("--precision", asked, ("float32", "bfloat16", "float64"))
+    return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
 
 
 def _cpu_flags():

@@ -9,7 +9,8 @@ _SHIFT = np.uint64(16)
 
 
 @njit(cache=True, parallel=True)
-def fill_batch(out, maps, rows, targets, copies, symmetry, decode, quantiles, scale, exact, seed, stream, draws):
+def fill_batch(out, maps, rows, targets, copies, symmetry, decode, quantiles, scale, exact, seed, stream,
+               draws):
     """Write a batch of noisy standardised maps into their frames.
 
     out: (n, n_frame) float32, overwritten; maps: (n_all, n_observed) uint16, the bits of the float16

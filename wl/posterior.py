@@ -1,0 +1,70 @@
+"""One structure for every posterior, from chains, quadrature or a network: the arrays of /summary."""
+import numpy as np
+from scipy import special
+
+from .params import PARAMS
+
+FLAGS = {1: "acceptance outside 0.2-0.5", 2: "effective sample size below 100", 4: "R-hat above 1.05",
+         8: "posterior reaches the hull's edge", 16: "p-value below 0.001"}
+ACCEPTANCE = (0.2, 0.5)        # range in which a random walk in two dimensions mixes well
+LEAST_ESS, MOST_RHAT, LEAST_P, EDGE = 100.0, 1.05, 1e-3, -3.09   # the 95 % region of a Gaussian ends at -3.0
+LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
+
+
+def summarise(chains, estimate, mean, covariance):
+    """The summary of chains or of a quadrature.
+
+    chains: sampler.Chains of n maps; estimate: (n, d) their summaries; mean (n, d), covariance (n, d, d): of
+    the emulator at the posterior's mean. chi2 = r^T C^-1 r of what the emulator leaves of the summary there,
+    and p_value its probability with d degrees of freedom (conservative: the parameters were fitted).
+    Returns {name: array}: mean, sd, q2_5, q16, q50, q84, q97_5, ess, rhat (n, 2) and correlation,
+    acceptance, edge, chi2, p_value (n,) float64, flag (n,) int16, a sum of the keys of FLAGS.
+    """
+    residual = estimate - mean
+    chi2 = np.einsum("nd,nd->n", residual, np.linalg.solve(covariance, residual[..., None])[..., 0])
+    p_value = special.chdtrc(estimate.shape[1], chi2)
+    summary = {name: getattr(chains, name) for name in ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess",
+                                                        "rhat", "edge")}
+    summary |= {"chi2": chi2, "p_value": p_value}
+    low, high = ACCEPTANCE
+    with np.errstate(invalid="ignore"):            # NaN: the method has no such thing, no flag
+        raised = {1: (chains.acceptance < low) | (chains.acceptance > high),
+                  2: (chains.ess < LEAST_ESS).any(1), 4: (chains.rhat > MOST_RHAT).any(1),
+                  8: chains.edge > EDGE, 16: p_value < LEAST_P}
+    summary["flag"] = sum(bit * found for bit, found in raised.items()).astype(np.int16)
+    return summary
+
+
+def gaussian(mean, sd):
+    """The summary of a network's own means and error bars, (n, 2) each; NaN where it has no such thing."""
+    n = len(mean)
+    summary = {"mean": mean, "sd": sd, "correlation": np.zeros(n)}
+    summary |= {name: mean + sd * special.ndtri(level) for name, level in LEVELS.items()}
+    summary |= {name: np.full((n, 2), np.nan) for name in ("ess", "rhat")}
+    summary |= {name: np.full(n, np.nan) for name in ("acceptance", "edge", "chi2", "p_value")}
+    summary["flag"] = np.zeros(n, np.int16)
+    return summary
+
+
+def warnings(summary):
+    """What a user should know of the chains, one line each; [] if all is well."""
+    n, flag = len(summary["flag"]), summary["flag"]
+    lines = []
+    off = (flag & 1) > 0
+    if off.any():
+        rate = summary["acceptance"]
+        advice = "lower --sigma" if np.median(rate[off]) < ACCEPTANCE[0] else "raise --sigma"
+        lines.append(f"acceptance of {off.sum()} of {n} maps is outside {ACCEPTANCE[0]}-{ACCEPTANCE[1]} "
+                     f"({rate.min():.2f} to {rate.max():.2f}): {advice}")
+    few = (flag & 2) > 0
+    if few.any():
+        lines.append(f"effective sample size of {few.sum()} of {n} maps is below {LEAST_ESS:.0f} "
+                     f"(least {np.nanmin(summary['ess']):.0f}): raise --nstep")
+    wide = (flag & 4) > 0
+    if wide.any():
+        lines.append(f"R-hat of {wide.sum()} of {n} maps is above {MOST_RHAT} (most {np.nanmax(summary['rhat']):.3f}): "
+                     "raise --nstep")
+    stuck = (summary["sd"] <= 0).any(1)
+    if stuck.any():
+        lines.append(f"{stuck.sum()} of {n} chains never moved ({PARAMS[0]} or {PARAMS[1]} has no spread): lower --sigma")
+    return lines
