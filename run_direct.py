@@ -18,18 +18,18 @@ examples:
 exit codes: 0 done, 1 failed, 2 wrong usage or input."""
 
 
-def parse():
+def parser():
     from wl import pipeline
     parser = cli.Parser(description=DESCRIPTION)
     pipeline.add_data_options(parser)
     pipeline.add_training_options(parser, model="compact", loss="kl")
     pipeline.add_output_options(parser)
     cli.add_common(parser)
-    return parser.parse_args()
+    return parser
 
 
 def main():
-    args = parse()
+    args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=True)
     from wl import inference, pipeline

@@ -20,7 +20,7 @@ examples:
 exit codes: 0 done, 1 failed, 2 wrong usage or input."""
 
 
-def parse():
+def parser():
     from wl import pipeline
     parser = cli.Parser(description=DESCRIPTION)
     pipeline.add_data_options(parser)
@@ -46,11 +46,11 @@ def parse():
                        help="steps between kept draws (default: about 1000 draws a chain)")
     pipeline.add_output_options(parser)
     cli.add_common(parser)
-    return parser.parse_args()
+    return parser
 
 
 def main():
-    args = parse()
+    args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=args.method == "network")
     from wl import inference, pipeline

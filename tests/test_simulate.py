@@ -42,7 +42,10 @@ def small(mask_file, tmp_path_factory):
 
 
 def same_files(a, b):
-    return all((a / name).read_bytes() == (b / name).read_bytes() for name in FILES)
+    """The same bytes in all arrays, the same settings and digests."""
+    proof = [json.loads((folder / "simulation.json").read_text()) for folder in (a, b)]
+    return (all((a / name).read_bytes() == (b / name).read_bytes() for name in FILES if name.endswith(".npy"))
+            and all(proof[0][key] == proof[1][key] for key in ("settings", "inputs", "seed")))
 
 
 def test_layout_is_the_public_one(small, mask_file):
@@ -346,6 +349,16 @@ def test_a_dead_worker_is_one_line(mask_file, tmp_path, monkeypatch):
         simulate(tmp_path / "set", mask=mask_file, **SMALL)
     one_line(error, "worker", "again")
     assert not (tmp_path / "set" / KAPPA_FILE).exists()
+
+
+def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
+    plan = Plan(3, 2, 0, 0, 1, "lognormal", mask_file, None, 30.0)
+    assert module._prepare(tmp_path, plan, False) == set()
+    (tmp_path / "done").write_text("train 0\ntrain")               # the second line was cut off by a kill
+    assert module._prepare(tmp_path, plan, False) == {"train 0"}
+    monkeypatch.setattr(module, "_drawing_code", lambda: "another")
+    assert module._prepare(tmp_path, plan, False) == set()
+    assert (tmp_path / "done").read_text() == ""
 
 
 def test_two_runs_do_not_share_a_folder(mask_file, tmp_path):

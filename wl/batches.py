@@ -99,15 +99,18 @@ class Batches:
 
         rows: (n,) indices of maps; noise: NO_NOISE, FRESH (training: a new draw per index in draws)
         or FIXED (one exact draw per map, the same for ever); draws: (n,) int64 for FRESH, e.g. epoch
-        x n_map + row; symmetry: (n,) 0..3 or None; out: array to write to.
+        x n_map + row; symmetry: (n,) 0..3 or None; out: contiguous array to write to.
         """
         rows = np.ascontiguousarray(rows, np.int64)
         draws = rows if draws is None else np.ascontiguousarray(draws, np.int64)
         symmetry = np.zeros(len(rows), np.int64) if symmetry is None else np.asarray(symmetry, np.int64)
+        for name, index, count in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
+            if len(index) and not 0 <= index.min() <= index.max() < count:       # compiled code would not notice
+                raise IndexError(f"{name}: expected 0 to {count - 1}, got {index.min()} to {index.max()}")
         if out is None:
             out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
         noise = NO_NOISE if self.noise == 0.0 else noise
-        fill_batch(out.reshape(len(rows), -1), self.maps, rows, self.frame.targets, self.frame.copies,
+        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, rows, self.frame.targets, self.frame.copies,
                    symmetry, self.decode, self.quantiles if noise != NO_NOISE else self.quantiles[:0],
                    self.noise, noise == FIXED, self.seed,
                    TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)

@@ -75,7 +75,9 @@ class Emulator:
     def log_posterior(self, theta, estimate):
         """log_likelihood + log_prior, up to the evidence. Shapes as log_likelihood."""
         estimate = estimates(estimate, self.d)
-        return (likelihood.log_density_all(_points(theta), *self.arrays, estimate)
+        theta = _points(theta)
+        triangle = kernels.find_all(theta, *self.arrays)
+        return (likelihood.log_density_all(theta, triangle, self.coefficient, estimate)
                 - 0.5 * self.d * np.log(2.0 * np.pi))
 
 
@@ -167,6 +169,6 @@ def _coefficients(theta, triangles, prior, mean, covariance):
     corner = theta[triangles]
     edge = np.stack([corner[:, 0] - corner[:, 2], corner[:, 1] - corner[:, 2]], axis=2)
     at = value[triangles]
-    quantities = np.stack([at[:, 2], at[:, 0] - at[:, 2], at[:, 1] - at[:, 2]], axis=2)
     return np.ascontiguousarray(np.concatenate(
-        [corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), quantities.reshape(len(triangles), -1)], axis=1))
+        [corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2], at[:, 0] - at[:, 2], at[:, 1] - at[:, 2]],
+        axis=1))

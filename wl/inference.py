@@ -25,7 +25,13 @@ def settings_of(args):
 
 
 def refuse_early(run, settings):
-    """Raise InputError if the run's folder holds a posterior made with other settings, before any work."""
+    """Raise InputError, before any work, if the run cannot end well.
+
+    That is: the folder holds a posterior made with other settings, or raw covariances are asked for with too
+    few realisations.
+    """
+    if settings.get("smooth") == "none":
+        statistics.check_count(int((run.split == STATISTICS).sum()), 10 if run.method == "spectrum" else len(PARAMS))
     path = run.out / "posterior.h5"
     if path.exists() and not run.args.force:
         run.compare_settings(path, "posterior", {**run.settings, **prediction_settings(run), **settings})

@@ -82,7 +82,7 @@ def growth(z, omega_m):
 class Matter:
     """Background, growth and powers of one cosmology.
 
-    omega_m: matter density today, 0.05 to 1; s_8: sigma_8 sqrt(omega_m / 0.3). Raises InputError.
+    omega_m: matter density today, 0.051 to 1; s_8: sigma_8 sqrt(omega_m / 0.3). Raises InputError.
     """
 
     def __init__(self, omega_m, s_8):

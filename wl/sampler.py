@@ -7,16 +7,19 @@
 import dataclasses
 
 import numpy as np
+from scipy.special import roots_legendre
 
 from . import checks
 from .checks import InputError
 from .emulator import estimates
-from .kernels import likelihood, metropolis as _metropolis, quadrature as _quadrature
+from .kernels import metropolis as _metropolis, quadrature as _quadrature
 from .prior import quadrature_points
 
 BATCHES = 32           # of a chain, for ESS and R-hat; even, so that they split into halves
 BLOCK = 512            # maps between two reports of progress; no result depends on it
 STORED = 1000          # draws kept of each chain unless `thin` says otherwise
+LINES = 128            # of each marginal density
+MOST = 32              # points per side of any triangle
 DISPERSION = 0.5       # how far towards another cosmology of the design further chains start
 
 
@@ -76,7 +79,8 @@ def metropolis(emulator, estimate, *, nstep, sigma, burn_in=0.2, chains=1, seed=
     stored = min(max(int(draws), 0), n)
     batches = BATCHES if kept >= 2 * BATCHES else 1
     edges = burn + np.arange(batches + 1, dtype=np.int64) * kept // batches
-    begin = starts(emulator, estimate, chains, seed, index, start)
+    best, edge = survey(emulator, estimate)
+    begin = starts(emulator, best, chains, seed, index, start)
     limits = np.ascontiguousarray(emulator.limits)
 
     sums = np.empty((n, chains, batches, _metropolis.SUMS))
@@ -96,7 +100,7 @@ def metropolis(emulator, estimate, *, nstep, sigma, burn_in=0.2, chains=1, seed=
     sd, correlation = _spread(covariance)
     ess, rhat = diagnostics(sums, np.diff(edges), begin)
     return Chains(mean, sd, correlation, *np.moveaxis(quantiles, 2, 0), accepted.mean(axis=1) / kept, ess,
-                  rhat, edge_density(emulator, estimate), kept_draws, lp)
+                  rhat, edge, kept_draws, lp)
 
 
 def exact(emulator, estimate, order=8):
@@ -109,40 +113,146 @@ def exact(emulator, estimate, order=8):
     """
     estimate = estimates(estimate, emulator.d)
     order = checks.positive("order", order, integer=True)
-    points, weight, corners = quadrature_points(emulator.theta, emulator.triangles, order)
-    at = emulator.triangles
-    points = points.reshape(-1, 2)
-    mean = np.einsum("pc,tcd->tpd", corners, emulator.mean[at]).reshape(len(points), -1)
-    covariance = np.einsum("pc,tcde->tpde", corners, emulator.covariance[at])
-    log_weight = (np.log(weight) + emulator.vertex_log_prior[at] @ corners.T).ravel()
-    white, base = _quadrature.whiten(mean, covariance.reshape(len(points), emulator.d, emulator.d), log_weight)
-    theta = np.ascontiguousarray(points.T)
-    rank = np.argsort(theta, axis=1, kind="stable")
+    tables = _Quadrature(emulator, order)
     n = len(estimate)
     moments, quantiles = np.empty((n, 6)), np.empty((n, 2, len(_metropolis.LEVELS)))
-    _quadrature.quadrature(theta, white, base, rank, estimate, moments, quantiles)
-    sd = np.sqrt(moments[:, 2:4])
+    _quadrature.quadrature(*tables.arrays, np.ascontiguousarray(emulator.limits), estimate, moments, quantiles)
+    mean = moments[:, :2] + tables.centre
+    covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
+    sd, correlation = _spread(covariance)
     nan = np.full((n, 2), np.nan)
-    return Chains(moments[:, :2], sd, moments[:, 4] / (sd[:, 0] * sd[:, 1]), *np.moveaxis(quantiles, 2, 0),
-                  nan[:, 0], nan, nan, edge_density(emulator, estimate), np.empty((0, 1, 0, 2)),
-                  np.empty((0, 1, 0)))
+    return Chains(mean, sd, correlation, *np.moveaxis(quantiles, 2, 0), nan[:, 0], nan, nan,
+                  survey(emulator, estimate)[1], np.empty((0, 1, 0, 2)), np.empty((0, 1, 0)))
 
 
-def starts(emulator, estimate, chains, seed, index, start=None):
+class _Quadrature:
+    """What kernels.quadrature takes, for one emulator: points in triangles and on lines."""
+
+    def __init__(self, emulator, order):
+        theta, at = emulator.theta, emulator.triangles
+        side = sides(emulator, order)
+        self.centre = theta.mean(axis=0)
+        parts = []
+        for n in np.unique(side):
+            t = np.flatnonzero(side == n)
+            points, weight, corners = quadrature_points(theta, at[t], n)
+            parts.append((np.repeat(t, n * n), np.tile(corners, (len(t), 1)), weight.ravel(),
+                          points.reshape(-1, 2) - self.centre))
+        triangle, corners, weight, points = (np.concatenate(v) for v in zip(*parts))
+        lines = [line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
+        first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
+        line_triangle, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
+        self.arrays = (np.ascontiguousarray(points.T),
+                       *whitened(emulator, triangle, corners, np.log(weight)),
+                       *whitened(emulator, line_triangle, line_corners, np.log(line_weight)), first)
+
+
+def sides(emulator, order):
+    """Points per side that each triangle gets: `order` if its corners' summaries are 4 sigma apart.
+
+    A posterior narrower than the triangle needs more: the side grows with the distance, from 0.7 order
+    to MOST. Returns (t,) int.
+    """
+    at = emulator.triangles
+    inverse = np.linalg.inv(emulator.covariance)
+    distance = np.zeros(len(at))
+    for i in range(3):
+        step = emulator.mean[at[:, i]] - emulator.mean[at[:, i - 1]]
+        for k in range(3):
+            square = np.einsum("ta,tab,tb->t", step, inverse[at[:, k]], step)
+            distance = np.maximum(distance, np.sqrt(square))
+    return np.clip(np.ceil(order * np.maximum(0.7, 0.4 + 0.15 * distance)), 2, max(MOST, order)).astype(int)
+
+
+def line_points(theta, triangles, axis, lines, order):
+    """Gauss points along lines of constant parameter `axis`, the centres of equal cells of its range.
+
+    theta: (n, 2) float64; triangles: (t, 3) int; order: (t,) int, points where a line crosses a
+    triangle. Returns, sorted by line, triangle (m,) int, barycentric weights (m, 3), quadrature weights
+    (m,) and where each line begins (lines + 1,) int64.
+    """
+    low, high = theta[:, axis].min(), theta[:, axis].max()
+    at = low + (high - low) * (np.arange(lines) + 0.5) / lines
+    place = theta[triangles]                                     # (t, 3, 2)
+    sort = np.argsort(place[:, :, axis], axis=1)
+    a = np.take_along_axis(place[:, :, axis], sort, axis=1)
+    line, t = np.nonzero((a[:, 0] < at[:, None]) & (a[:, 2] > at[:, None]))
+    a, sort, c = a[t], sort[t], at[line]
+    row = np.arange(len(t))
+    ends = np.zeros((2, len(t), 3))                              # where the line enters and leaves
+    part = (c - a[:, 0]) / (a[:, 2] - a[:, 0])
+    ends[0, row, sort[:, 0]], ends[0, row, sort[:, 2]] = 1.0 - part, part
+    upper = (c >= a[:, 1]).astype(int)                           # the second end: edge 0-1 or edge 1-2
+    part = (c - a[row, upper]) / (a[row, upper + 1] - a[row, upper])
+    ends[1, row, sort[row, upper]], ends[1, row, sort[row, upper + 1]] = 1.0 - part, part
+    length = np.abs(np.subtract(*np.einsum("enc,nc->en", ends, place[t, :, 1 - axis])))
+    parts = []
+    for n in np.unique(order[t]):
+        k = np.flatnonzero(order[t] == n)
+        u, w = roots_legendre(n)
+        u, w = 0.5 * (u[:, None] + 1.0), 0.5 * w
+        corners = (1.0 - u) * ends[0, k, None] + u * ends[1, k, None]
+        parts.append((np.repeat(line[k], n), np.repeat(t[k], n), corners.reshape(-1, 3),
+                      (length[k, None] * w).ravel()))
+    line, t, corners, weight = (np.concatenate(v) for v in zip(*parts))
+    sort = np.argsort(line, kind="stable")
+    first = np.searchsorted(line[sort], np.arange(lines + 1)).astype(np.int64)
+    return t[sort], corners[sort], np.maximum(weight[sort], 1e-300), first
+
+
+def whitened(emulator, triangle, corners, log_weight):
+    """Cholesky factors for the kernels at points given by triangle (m,) and barycentric weights (m, 3)."""
+    at = emulator.triangles[triangle]
+    mean = np.einsum("pc,pcd->pd", corners, emulator.mean[at])
+    covariance = np.einsum("pc,pcde->pde", corners, emulator.covariance[at])
+    log_prior = np.einsum("pc,pc->p", corners, emulator.vertex_log_prior[at])
+    return _quadrature.whiten(mean, covariance, log_weight + log_prior)
+
+
+def survey(emulator, estimate, per_edge=8):
+    """A look at every posterior on the design's points, triangle centres and the hull's edge.
+
+    per_edge: points evaluated along each hull edge. Returns (n,) int, the cosmology of highest
+    posterior, and (n,) float64, ln of the highest density on the hull's edge relative to the highest
+    anywhere: 0 for a posterior that climbs to the edge, below -3.1 if the edge is outside of the 95 %
+    region.
+    """
+    theta, at = emulator.theta, emulator.triangles
+    n, t = len(theta), len(at)
+    on_hull = np.flatnonzero((emulator.neighbours < 0).any(axis=1))
+    edges = [(i, k) for i in on_hull for k in range(3) if emulator.neighbours[i, k] < 0]
+    part = np.arange(per_edge)[:, None] / per_edge
+    along = [part * np.eye(3)[(k + 1) % 3] + (1.0 - part) * np.eye(3)[(k + 2) % 3] for _, k in edges]
+    vertex = np.empty(n, int)
+    corner = np.empty(n, int)
+    for k in range(3):
+        vertex[at[:, k]], corner[at[:, k]] = np.arange(t), k
+    triangle = np.concatenate([vertex, np.arange(t), np.repeat([i for i, _ in edges], per_edge)])
+    corners = np.concatenate([np.eye(3)[corner], np.full((t, 3), 1.0 / 3.0), *along])
+    white, base = whitened(emulator, triangle, corners, np.zeros(len(triangle)))
+    best, edge = np.empty(len(estimate), int), np.empty(len(estimate))
+    for first in range(0, len(estimate), BLOCK):
+        part = slice(first, first + BLOCK)
+        log_posterior = _quadrature.log_posteriors(white, base, estimate[part])
+        best[part] = log_posterior[:, :n].argmax(axis=1)
+        edge[part] = log_posterior[:, n + t:].max(axis=1) - log_posterior.max(axis=1)
+    return best, edge
+
+
+def starts(emulator, best, chains, seed, index, start=None):
     """Where each chain begins, inside the hull.
 
-    The first chain begins at the design's point of highest posterior (drawn a thousandth towards the
-    design's centre: a corner of the hull is on its edge), or at start (n, 2). Further ones begin
-    DISPERSION of the way from there to a random cosmology of the design, which the convex hull holds.
+    The first chain of a map begins at the design's point best (n,) int, drawn a thousandth towards the
+    centre (a corner of the hull is on its edge), or at start (n, 2). Further ones begin DISPERSION of
+    the way from there to a random cosmology of the design, which the convex hull holds.
     Returns (n, chains, 2) float64.
     """
     centre = emulator.theta.mean(axis=0)
     inner = emulator.theta + 1e-3 * (centre - emulator.theta)
     if start is None:
-        best = np.argmax(likelihood.log_density_all(inner, *emulator.arrays, estimate), axis=1)
         start = inner[best]
     else:
-        start = checks.array("start", np.asarray(start, dtype=np.float64), (len(estimate), 2))
+        start = checks.array("start", np.asarray(start, dtype=np.float64), (len(best), 2))
         outside = np.flatnonzero(~emulator.contains(start))
         if outside.size:
             raise InputError(f"start: map {outside[0]} begins at {start[outside[0]]}, outside of the "
@@ -154,25 +264,6 @@ def starts(emulator, estimate, chains, seed, index, start=None):
             other = inner[rng.integers(len(inner), size=chains - 1)]
             begin[i, 1:] += DISPERSION * (other - begin[i, 1:])
     return np.ascontiguousarray(begin)
-
-
-def edge_density(emulator, estimate, points=8):
-    """How high the posterior is on the hull's edge.
-
-    points: evaluated along each hull edge. Returns (n,) float64, ln of the highest posterior density
-    on the edge relative to the highest on edge, vertices and triangle centres: 0 for a posterior that
-    climbs to the edge, below -3.1 where the edge is outside of the 95 % region.
-    """
-    corner = emulator.theta[emulator.hull]
-    part = np.arange(points)[:, None, None] / points
-    inward = 1.0 - 1e-9
-    edge = (corner + part * (np.roll(corner, -1, axis=0) - corner)).reshape(-1, 2)
-    centre = emulator.theta.mean(axis=0)
-    inner = np.concatenate([emulator.theta, quadrature_points(emulator.theta, emulator.triangles, 2)[0]
-                            .reshape(-1, 2)])
-    on, inside = (likelihood.log_density_all(centre + inward * (p - centre), *emulator.arrays, estimate)
-                  .max(axis=1) for p in (edge, inner))
-    return on - np.maximum(on, inside)
 
 
 def diagnostics(sums, size, begin):

@@ -7,6 +7,7 @@ Until it is complete a set lives in DIR/.unfinished; the same command goes on wh
 import concurrent.futures
 import contextlib
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -113,7 +114,7 @@ def _compare(folder, before, plan, force):
 def _prepare(part, plan, force):
     """Set up or take up the unfinished folder; returns the names of the tasks that are done."""
     state = part / "state.json"
-    now = {"settings": plan.settings, "inputs": plan.inputs, "code": code_version().split()[0]}
+    now = {"settings": plan.settings, "inputs": plan.inputs, "code": _drawing_code()}
     if state.is_file():
         before = _read_json(state)
         if _compare(part.parent, before, plan, force) and before.get("code") == now["code"]:
@@ -135,6 +136,15 @@ def _prepare(part, plan, force):
             _allocate(part / (name + ".part"), (*shape, plan.n_observed))
     _write_json(state, now)
     return set()
+
+
+def _drawing_code():
+    """Digest of the sources that decide what a map is made of."""
+    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for name in ("params", "interpolate", "matter", "baryons", "theory", "fields", "survey", "plan",
+                 "drawing"):
+        digest.update((here / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _allocate(path, shape):

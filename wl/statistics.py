@@ -33,6 +33,13 @@ def per_cosmology(estimate):
     return mean, covariance, np.full(n_cosmology, n, np.int64)
 
 
+def check_count(n, d):
+    """Raise InputError if n realisations are too few for a raw covariance of d summaries."""
+    if n - d - 2 <= 0:
+        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per cosmology, got {n}; "
+                         "simulate more, raise --statistics-fraction, or leave --smooth on auto")
+
+
 def smoothed(theta, estimate, smooth="auto", seed=0):
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 

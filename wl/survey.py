@@ -17,7 +17,7 @@ DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design
 DESIGN_CENTRE = np.array([0.28, 0.822])      # where the design is densest
 GOLDEN = 0.6180339887498949
 
-# holes of the mask: number and drawing size; y weight near the edges of the strip
+# holes of the mask by kind; together with what lies outside the survey about 860 regions
 DISCS, BLOBS, STREAKS, TRIPLES, PAIRS, SINGLES = 61, 333, 117, 38, 86, 222
 
 
@@ -35,7 +35,8 @@ def design(n):
     the same design. Raises InputError below 3 points.
     """
     if n < 3:
-        raise InputError(f"cosmologies: expected at least 3 to span a region, got {n}")
+        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a --design file "
+                         "for fewer")
     edge = (_region() - DESIGN_CENTRE) / DESIGN_SCALE
     angle = np.arctan2(edge[:, 1], edge[:, 0])
     first = angle[np.argmax(edge[:, 0])]                    # a boundary point sits on the largest Omega_m

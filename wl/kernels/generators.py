@@ -59,7 +59,7 @@ _EXPONENTIAL_W, _EXPONENTIAL_K, _EXPONENTIAL_F = _tables(
     (_EXPONENTIAL_R + 1.0) * math.exp(-_EXPONENTIAL_R), 2.0**53)
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def _mix(z):
     """The output function of splitmix64 (Steele, Lea & Flood 2014), a bijection of 64 bits."""
     z = (z ^ (z >> _U30)) * _MIX_1
@@ -67,7 +67,7 @@ def _mix(z):
     return z ^ (z >> _U31)
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def seed_state(state, seed, stream, index):
     """Fill a generator's state from three integers.
 
@@ -82,7 +82,7 @@ def seed_state(state, seed, stream, index):
         state[k] = _mix(z)
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def next_uint64(state):
     """The next 64 random bits of xoshiro256++ (Blackman & Vigna 2021).
 
@@ -101,13 +101,13 @@ def next_uint64(state):
     return r
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def uniform(state):
     """A uniform number in [0, 1) with 53 random bits. state: (4,) uint64, advanced."""
     return np.int64(next_uint64(state) >> _U11) * _TO_UNIT
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def normal(state):
     """A standard normal number by the ziggurat (Marsaglia & Tsang 2000), with the exact tail.
 
@@ -121,7 +121,7 @@ def normal(state):
     return _normal_rest(state, layer, j)
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def _normal_rest(state, layer, j):
     """What the quick test of normal() leaves: the tail, the layers' edges, and new attempts."""
     while True:
@@ -142,7 +142,7 @@ def _normal_rest(state, layer, j):
         j = np.int64(bits >> _U11) - _HALF
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def exponential(state):
     """A standard exponential number by the ziggurat; -exponential is the logarithm of a uniform.
 

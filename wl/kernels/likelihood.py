@@ -2,20 +2,23 @@
 
 log L = -1/2 (r^T C^-1 r + ln det C) with r = estimate - mean, for any dimension d; d = 2 is written
 out. The constant -d/2 ln 2 pi is left to the callers. Coefficients are those of triangles.py.
+error_model="numpy": Python's, which checks each division for zero, keeps loops from being vectorised.
 """
 import math
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
-from .triangles import find, weights
+from .triangles import interpolate_one
 
 _SQRT_HALF_BITS = np.int64(0x3FE6A09E667F3BCD)
 _EXPONENT = np.int64(52)
+_BIAS = np.int64(1023)
 _LN2_HI, _LN2_LO = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_INV_LN2 = 1.44269504088896338700
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def log(x):
     """Natural logarithm of a positive normal number, within one unit in the last place.
 
@@ -35,40 +38,49 @@ def log(x):
     return k * _LN2_HI - ((half - (s * (half + (t1 + t2)) + k * _LN2_LO)) - f)
 
 
-@njit(cache=True, forceinline=True)
-def log_density_2(c0, c1, coefficient, t, e0, e1):
-    """Log-prior + log-likelihood for d = 2 at barycentric weights c0, c1 of triangle t.
+@njit(error_model="numpy", cache=True, forceinline=True)
+def exp(x):
+    """Exponential of a number from -700 (taken for all below) to 700, within one unit in the last place.
 
-    e0, e1: the summary. Returns float64.
+    fdlibm's rational form, for the same reasons as log().
     """
-    prior = coefficient[t, 6] + c0 * coefficient[t, 7] + c1 * coefficient[t, 8]
-    r0 = e0 - (coefficient[t, 9] + c0 * coefficient[t, 10] + c1 * coefficient[t, 11])
-    r1 = e1 - (coefficient[t, 12] + c0 * coefficient[t, 13] + c1 * coefficient[t, 14])
-    c00 = coefficient[t, 15] + c0 * coefficient[t, 16] + c1 * coefficient[t, 17]
-    c10 = coefficient[t, 18] + c0 * coefficient[t, 19] + c1 * coefficient[t, 20]
-    c11 = coefficient[t, 21] + c0 * coefficient[t, 22] + c1 * coefficient[t, 23]
+    x = max(x, -700.0)
+    k = np.int64(math.floor(x * _INV_LN2 + 0.5))
+    high = x - k * _LN2_HI
+    low = k * _LN2_LO
+    r = high - low
+    z = r * r
+    c = r - z * (1.66666666666666019037e-01 + z * (-2.77777777770155933842e-03 + z * (
+        6.61375632143793436117e-05 + z * (-1.65339022054652515390e-06 + z * 4.13813679705723846039e-08))))
+    y = 1.0 - ((low - (r * c) / (2.0 - c)) - high)
+    return y * np.int64((k + _BIAS) << _EXPONENT).view(np.float64)
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def log_gaussian_2(r0, r1, c00, c10, c11):
+    """-1/2 (r^T C^-1 r + ln det C) for a residual (r0, r1) and a covariance c00, c10, c11."""
     det = c00 * c11 - c10 * c10
     quadratic = (c11 * r0 * r0 - 2.0 * c10 * r0 * r1 + c00 * r1 * r1) / det
-    return prior - 0.5 * (quadratic + log(det))
+    return -0.5 * (quadratic + log(det))
 
 
-@njit(cache=True, forceinline=True)
-def log_density_d(c0, c1, coefficient, t, estimate, i, work):
-    """log_density_2 for any d, by Cholesky.
+@njit(error_model="numpy", cache=True, forceinline=True)
+def log_gaussian_d(value, estimate, i, work):
+    """log_gaussian_2 for any d, by Cholesky.
 
-    estimate: (n, d) float64, of which row i; work: (d + 1, d) float64, overwritten.
+    value: (1 + d + d (d + 1) / 2,) float64, log-prior (unused), mean, packed lower triangle of the
+    covariance; estimate: (n, d) float64, of which row i; work: (d + 1, d) float64, overwritten.
     Returns float64, -inf if the covariance is not positive definite.
     """
     d = estimate.shape[1]
     quadratic, log_det = 0.0, 0.0
-    q = 9 + 3 * d                                    # the packed covariance begins here
+    q = 1 + d
     for a in range(d):
-        z = estimate[i, a] - (coefficient[t, 9 + 3 * a] + c0 * coefficient[t, 10 + 3 * a]
-                              + c1 * coefficient[t, 11 + 3 * a])
+        z = estimate[i, a] - value[1 + a]
         pivot = 0.0
         for b in range(a + 1):
-            s = coefficient[t, q] + c0 * coefficient[t, q + 1] + c1 * coefficient[t, q + 2]
-            q += 3
+            s = value[q]
+            q += 1
             for k in range(b):
                 s -= work[a, k] * work[b, k]
             if b < a:
@@ -85,32 +97,36 @@ def log_density_d(c0, c1, coefficient, t, estimate, i, work):
         work[d, a] = z
         quadratic += z * z
         log_det += log(pivot)
-    return (coefficient[t, 6] + c0 * coefficient[t, 7] + c1 * coefficient[t, 8]
-            - 0.5 * (quadratic + log_det))
+    return -0.5 * (quadratic + log_det)
 
 
-@njit(cache=True, forceinline=True)
-def log_density(x, y, coefficient, neighbours, grid, box, estimate, i, work):
-    """Log-posterior (without constants) of summary i at (x, y); -inf outside the hull."""
-    t = find(x, y, coefficient, neighbours, grid, box)
+@njit(error_model="numpy", cache=True, forceinline=True)
+def log_density(x, y, t, coefficient, estimate, i, value, work):
+    """Log-posterior (without constants) of summary i at (x, y) in triangle t; -inf if t is -1.
+
+    value, work: overwritten, see log_gaussian_d. Returns float64.
+    """
     if t < 0:
         return -math.inf
-    c0, c1 = weights(x, y, coefficient, t)
+    interpolate_one(x, y, t, coefficient, value)
     if estimate.shape[1] == 2:
-        return log_density_2(c0, c1, coefficient, t, estimate[i, 0], estimate[i, 1])
-    return log_density_d(c0, c1, coefficient, t, estimate, i, work)
+        return value[0] + log_gaussian_2(estimate[i, 0] - value[1], estimate[i, 1] - value[2],
+                                         value[3], value[4], value[5])
+    return value[0] + log_gaussian_d(value, estimate, i, work)
 
 
-@njit(cache=True)
-def log_density_all(theta, coefficient, neighbours, grid, box, estimate):
+@njit(error_model="numpy", cache=True, parallel=True)
+def log_density_all(theta, triangle, coefficient, estimate):
     """log_density of every summary at every point.
 
-    theta: (m, 2) float64; estimate: (k, d) float64. Returns (k, m) float64.
+    theta: (m, 2) float64; triangle: (m,) int64, -1 outside; estimate: (k, d) float64.
+    Returns (k, m) float64.
     """
-    work = np.empty((estimate.shape[1] + 1, estimate.shape[1]))
     out = np.empty((estimate.shape[0], theta.shape[0]))
-    for i in range(estimate.shape[0]):
+    for i in prange(estimate.shape[0]):
+        work = np.empty((estimate.shape[1] + 1, estimate.shape[1]))
+        value = np.empty((coefficient.shape[1] - 6) // 3)
         for j in range(theta.shape[0]):
-            out[i, j] = log_density(theta[j, 0], theta[j, 1], coefficient, neighbours, grid, box,
-                                    estimate, i, work)
+            out[i, j] = log_density(theta[j, 0], theta[j, 1], triangle[j], coefficient, estimate, i,
+                                    value, work)
     return out

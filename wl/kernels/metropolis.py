@@ -1,9 +1,9 @@
 """Random-walk Metropolis (Metropolis et al. 1953) over many maps at once, several chains a map.
 
-A group of chains walks in step. Each step is a few loops over the chains without a branch that
-depends on the data, so that the processor overlaps the chains; only a cell of the grid that several
-triangles share needs one. A chain's numbers come from a generator of its own, seeded by (seed,
-stream + 256 chain, global map index): results depend on neither groups, blocks, shards nor threads.
+LANES chains walk in step. A step is a few loops over the lanes that the compiler turns into vector
+instructions, around one scalar loop that looks up each lane's triangle. A chain's numbers come from a
+generator of its own, seeded by (seed, stream + 256 chain, global map index): results depend on neither
+lanes, blocks, shards nor threads.
 """
 import math
 
@@ -11,17 +11,28 @@ import numpy as np
 from numba import njit, prange
 
 from .generators import METROPOLIS, exponential, normal, seed_state
-from .likelihood import log_density, log_density_2, log_density_d
-from .triangles import cell, locate, weights
+from .likelihood import log_density, log_gaussian_2
+from .triangles import find, locate, weights
 
-LANES = 16             # chains that walk in step (more if one map has more chains)
+LANES = 16             # chains that walk in step
 AHEAD = 32             # steps whose random numbers are drawn at a time
 BINS = 1024            # of the marginal histograms, over the hull's bounding box
+EVERY = 4              # steps between two entries into them: they are correlated over more
 SUMS = 5               # x, y, x^2, y^2, x y, relative to the chain's start
 LEVELS = np.array([0.025, 0.16, 0.5, 0.84, 0.975])
 
+# rows of the lanes' table: one array with fixed strides, so that no loop has to fear overlaps
+X, Y, P = 0, 1, 2                      # where the chain is, and its log-posterior there
+NEW_X, NEW_Y, NEW_P = 3, 4, 5          # the proposal
+ORIGIN_X, ORIGIN_Y = 6, 7
+E0, E1 = 8, 9                          # the summary, for d = 2
+S0 = 10                                # five sums over the steps of a batch
+V0 = 15                                # log-prior, mean, covariance at the proposal, for d = 2
+COUNT = 21                             # accepted steps
+ROWS = 22
 
-@njit(cache=True, parallel=True)
+
+@njit(error_model="numpy", cache=True, parallel=True)
 def metropolis(coefficient, neighbours, grid, box, limits, estimate, start, index, seed, sigma, edges,
                stride, batches, accepted, quantiles, draws, lp):
     """Walk all chains of all maps.
@@ -39,106 +50,121 @@ def metropolis(coefficient, neighbours, grid, box, limits, estimate, start, inde
     size = max(LANES // chains, 1)
     for group in prange((n + size - 1) // size):
         first = group * size
-        _walk(first, min(first + size, n), coefficient, neighbours, grid, box, limits, estimate, start,
-              index, seed, sigma, edges, stride, batches, accepted, quantiles, draws, lp)
+        last = min(first + size, n)
+        histogram = np.zeros((last - first, 2, BINS), np.int32)
+        for item in range(first * chains, last * chains, LANES):
+            _walk(item, min(item + LANES, last * chains), first, coefficient, neighbours, grid, box, limits,
+                  estimate, start, index, seed, sigma, edges, stride, batches, accepted, histogram, draws, lp)
+        for m in range(first, last):
+            for p in range(2):
+                _quantiles(histogram[m - first, p], limits[0, p], limits[1, p], quantiles[m, p])
 
 
-@njit(cache=True)
-def _walk(first, last, coefficient, neighbours, grid, box, limits, estimate, start, index, seed, sigma,
-          edges, stride, batches, accepted, quantiles, draws, lp):
-    """metropolis() for maps first to last - 1; lane l is chain l % chains of map first + l // chains."""
-    chains, d = start.shape[1], estimate.shape[1]
-    lanes = (last - first) * chains
-    now = np.empty((3, lanes))                 # x, y, log-posterior
-    new = np.empty((3, lanes))
-    origin = np.empty((2, lanes))
-    given = np.empty((2, lanes))               # the summaries, for d = 2
-    triangle = np.empty(lanes, np.int64)
-    sums = np.zeros((SUMS, lanes))
-    count = np.zeros(lanes, np.int64)
-    histogram = np.zeros((lanes, 2, BINS), np.int32)
-    state = np.empty((lanes, 4), np.uint64)
-    noise = np.empty((AHEAD, 3, lanes))
+@njit(error_model="numpy", cache=True)
+def _walk(item, end, first, coefficient, neighbours, grid, box, limits, estimate, start, index, seed, sigma,
+          edges, stride, batches, accepted, histogram, draws, lp):
+    """The chains item to end - 1, where item = map * chains + chain; idle lanes repeat the last."""
+    chains, d, live = start.shape[1], estimate.shape[1], end - item
+    lane = np.zeros((ROWS, LANES))
+    noise = np.empty((AHEAD, 3, LANES))
+    place = np.empty((2, LANES), np.int64)
+    state = np.empty((LANES, 4), np.uint64)
     work = np.empty((d + 1, d))
+    value = np.empty((coefficient.shape[1] - 6) // 3)
     bins_x, bins_y = BINS / (limits[1, 0] - limits[0, 0]), BINS / (limits[1, 1] - limits[0, 1])
-    for l in range(lanes):
-        m, c = first + l // chains, l % chains
+    low_x, low_y = limits[0, 0], limits[0, 1]
+    box_x, box_y, per_x, per_y = box[0], box[1], box[2], box[3]
+    nx, ny = grid.shape
+    for l in range(LANES):
+        m, c = min(item + l, end - 1) // chains, min(item + l, end - 1) % chains
         seed_state(state[l], seed, METROPOLIS + 256 * c, index[m])
-        now[0, l], now[1, l] = start[m, c, 0], start[m, c, 1]
-        now[2, l] = log_density(now[0, l], now[1, l], coefficient, neighbours, grid, box, estimate, m,
-                                work)
-        origin[0, l], origin[1, l] = now[0, l], now[1, l]
-        given[0, l], given[1, l] = estimate[m, 0], estimate[m, 1]
+        lane[X, l], lane[Y, l] = start[m, c, 0], start[m, c, 1]
+        t = find(start[m, c, 0], start[m, c, 1], coefficient, neighbours, grid, box)
+        lane[P, l] = log_density(start[m, c, 0], start[m, c, 1], t, coefficient, estimate, m, value, work)
+        lane[ORIGIN_X, l], lane[ORIGIN_Y, l] = lane[X, l], lane[Y, l]
+        lane[E0, l], lane[E1, l] = estimate[m, 0], estimate[m, 1]
 
     burn, nstep, batch, stored = edges[0], edges[-1], 0, 0
     for step in range(nstep):
         k = step % AHEAD
         if k == 0:
-            for l in range(lanes):
-                _draw(state[l], sigma, noise, l, min(AHEAD, nstep - step))
-        for l in range(lanes):
-            new[0, l] = now[0, l] + noise[k, 0, l]
-            new[1, l] = now[1, l] + noise[k, 1, l]
-            triangle[l] = cell(new[0, l], new[1, l], grid, box)
-        for l in range(lanes):
-            if triangle[l] < -1:
-                triangle[l] = locate(new[0, l], new[1, l], coefficient, neighbours, -2 - triangle[l])
+            for l in range(LANES):
+                _draw(state[l], sigma, noise, l, AHEAD)
+        for l in range(LANES):
+            lane[NEW_X, l] = lane[X, l] + noise[k, 0, l]
+            lane[NEW_Y, l] = lane[Y, l] + noise[k, 1, l]
+            u = min(max((lane[NEW_X, l] - box_x) * per_x, 0.0), nx - 1.0)
+            v = min(max((lane[NEW_Y, l] - box_y) * per_y, 0.0), ny - 1.0)
+            place[0, l] = np.int64(u)
+            place[1, l] = np.int64(v)
+        for l in range(LANES):
+            t = np.int64(grid[place[0, l], place[1, l]])
+            x, y = lane[NEW_X, l], lane[NEW_Y, l]
+            if t < -1:
+                t = locate(x, y, coefficient, neighbours, -2 - t)
+            place[0, l] = t
+            if d == 2:
+                t = max(t, 0)
+                c0, c1 = weights(x, y, coefficient, t)
+                for q in range(6):
+                    lane[V0 + q, l] = (coefficient[t, 6 + q] + c0 * coefficient[t, 12 + q]
+                                       + c1 * coefficient[t, 18 + q])
+            else:
+                lane[NEW_P, l] = log_density(x, y, t, coefficient, estimate,
+                                             min(item + l, end - 1) // chains, value, work)
         if d == 2:
-            for l in range(lanes):
-                t = max(triangle[l], 0)
-                c0, c1 = weights(new[0, l], new[1, l], coefficient, t)
-                p = log_density_2(c0, c1, coefficient, t, given[0, l], given[1, l])
-                new[2, l] = p if triangle[l] >= 0 else -math.inf
-        else:
-            for l in range(lanes):
-                t = triangle[l]
-                new[2, l] = -math.inf
-                if t >= 0:
-                    c0, c1 = weights(new[0, l], new[1, l], coefficient, t)
-                    new[2, l] = log_density_d(c0, c1, coefficient, t, estimate, first + l // chains, work)
-        for l in range(lanes):
-            accept = new[2, l] > now[2, l] - noise[k, 2, l]
-            now[0, l] = new[0, l] if accept else now[0, l]
-            now[1, l] = new[1, l] if accept else now[1, l]
-            now[2, l] = new[2, l] if accept else now[2, l]
-            count[l] += accept
-            x, y = now[0, l] - origin[0, l], now[1, l] - origin[1, l]
-            sums[0, l] += x
-            sums[1, l] += y
-            sums[2, l] += x * x
-            sums[3, l] += y * y
-            sums[4, l] += x * y
+            for l in range(LANES):
+                p = lane[V0, l] + log_gaussian_2(
+                    lane[E0, l] - lane[V0 + 1, l], lane[E1, l] - lane[V0 + 2, l], lane[V0 + 3, l],
+                    lane[V0 + 4, l], lane[V0 + 5, l])
+                lane[NEW_P, l] = p if place[0, l] >= 0 else -math.inf
+        for l in range(LANES):
+            accept = lane[NEW_P, l] > lane[P, l] - noise[k, 2, l]
+            lane[X, l] = lane[NEW_X, l] if accept else lane[X, l]
+            lane[Y, l] = lane[NEW_Y, l] if accept else lane[Y, l]
+            lane[P, l] = lane[NEW_P, l] if accept else lane[P, l]
+            lane[COUNT, l] += 1.0 if accept else 0.0
+            x, y = lane[X, l] - lane[ORIGIN_X, l], lane[Y, l] - lane[ORIGIN_Y, l]
+            lane[S0, l] += x
+            lane[S0 + 1, l] += y
+            lane[S0 + 2, l] += x * x
+            lane[S0 + 3, l] += y * y
+            lane[S0 + 4, l] += x * y
         if step < burn:
             if step == burn - 1:
-                count[:] = 0
-                sums[:] = 0.0
+                for l in range(LANES):
+                    lane[COUNT, l] = 0.0
+                    for s in range(SUMS):
+                        lane[S0 + s, l] = 0.0
             continue
-        for l in range(lanes):
-            i = np.int64((now[0, l] - limits[0, 0]) * bins_x)
-            j = np.int64((now[1, l] - limits[0, 1]) * bins_y)
-            histogram[l, 0, min(max(i, 0), BINS - 1)] += 1
-            histogram[l, 1, min(max(j, 0), BINS - 1)] += 1
+        if (step - burn) % EVERY == 0:
+            for l in range(LANES):
+                place[0, l] = np.int64(min(max((lane[X, l] - low_x) * bins_x, 0.0), BINS - 1.0))
+                place[1, l] = np.int64(min(max((lane[Y, l] - low_y) * bins_y, 0.0), BINS - 1.0))
+            for l in range(live):
+                m = (item + l) // chains - first
+                histogram[m, 0, place[0, l]] += 1
+                histogram[m, 1, place[1, l]] += 1
         if step == edges[batch + 1] - 1:
-            for l in range(lanes):
+            for l in range(live):
                 for s in range(SUMS):
-                    batches[first + l // chains, l % chains, batch, s] = sums[s, l]
-                    sums[s, l] = 0.0
+                    batches[(item + l) // chains, (item + l) % chains, batch, s] = lane[S0 + s, l]
+            for l in range(LANES):
+                for s in range(SUMS):
+                    lane[S0 + s, l] = 0.0
             batch += 1
         if first < draws.shape[0] and (step - burn + 1) % stride == 0 and stored < draws.shape[2]:
-            for l in range(min(lanes, (draws.shape[0] - first) * chains)):
-                m, c = first + l // chains, l % chains
-                draws[m, c, stored, 0], draws[m, c, stored, 1] = now[0, l], now[1, l]
-                lp[m, c, stored] = now[2, l]
+            for l in range(live):
+                m, c = (item + l) // chains, (item + l) % chains
+                if m < draws.shape[0]:
+                    draws[m, c, stored, 0], draws[m, c, stored, 1] = lane[X, l], lane[Y, l]
+                    lp[m, c, stored] = lane[P, l]
             stored += 1
-    for l in range(lanes):
-        accepted[first + l // chains, l % chains] = count[l]
-    for m in range(first, last):
-        for p in range(2):
-            _quantiles(histogram[(m - first) * chains:(m - first + 1) * chains, p], limits[0, p],
-                       limits[1, p], quantiles[m, p])
+    for l in range(live):
+        accepted[(item + l) // chains, (item + l) % chains] = np.int64(lane[COUNT, l])
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def _draw(state, sigma, noise, lane, steps):
     """A chain's proposals and acceptance thresholds (-ln of a uniform) for some steps ahead."""
     for k in range(steps):
@@ -147,21 +173,17 @@ def _draw(state, sigma, noise, lane, steps):
         noise[k, 2, lane] = exponential(state)
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def _quantiles(histogram, low, high, out):
-    """LEVELS of the summed histograms (chains, bins), linear inside a bin, into out (5,)."""
+    """LEVELS of a histogram (bins,), linear inside a bin, into out (5,)."""
     total = 0
-    for c in range(histogram.shape[0]):
-        for b in range(BINS):
-            total += histogram[c, b]
+    for b in range(BINS):
+        total += histogram[b]
     width = (high - low) / BINS
     level, below = 0, 0
     for b in range(BINS):
-        here = 0
-        for c in range(histogram.shape[0]):
-            here += histogram[c, b]
-        while level < LEVELS.size and below + here > 0 and below + here >= LEVELS[level] * total:
-            inside = (LEVELS[level] * total - below) / here if here > 0 else 0.0
-            out[level] = low + width * (b + min(max(inside, 0.0), 1.0))
+        here = histogram[b]
+        while level < LEVELS.size and here > 0 and below + here >= LEVELS[level] * total:
+            out[level] = low + width * (b + (LEVELS[level] * total - below) / here)
             level += 1
         below += here

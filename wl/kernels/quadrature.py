@@ -1,17 +1,20 @@
-"""Posterior moments and marginal quantiles by quadrature over the triangles of the design."""
+"""Posterior moments and marginal quantiles by quadrature over the triangles of the design.
+
+Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; the sums stay
+in one order, which no compiler may change.
+"""
 import math
 
 import numpy as np
 from numba import njit, prange
 
-from .likelihood import log
+from .likelihood import exp
 from .metropolis import LEVELS
 
-FAINT = 60.0           # points this far (in ln) below the highest weigh nothing in double precision
-POINTS = 512           # points per pass: their log-posteriors stay in the first-level cache
+POINTS = 512           # points per pass for d > 2: what a pass needs stays in the first-level cache
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def whiten(mean, covariance, log_weight):
     """Cholesky factors at the quadrature points, laid out for quadrature().
 
@@ -49,85 +52,131 @@ def whiten(mean, covariance, log_weight):
     return white, base
 
 
-@njit(cache=True, parallel=True)
-def quadrature(theta, white, base, rank, estimate, moments, quantiles):
+@njit(error_model="numpy", cache=True, parallel=True)
+def log_posteriors(white, base, estimate):
+    """base - 1/2 |L^-1 (estimate - mean)|^2 of every map at every point. Returns (n, m) float64."""
+    out = np.empty((estimate.shape[0], base.size))
+    for i in prange(estimate.shape[0]):
+        _log_posterior(white, base, estimate[i], out[i])
+    return out
+
+
+@njit(error_model="numpy", cache=True, parallel=True)
+def quadrature(theta, white, base, line_white, line_base, line_first, limits, estimate, moments,
+               quantiles):
     """Posterior moments and quantiles of every map.
 
-    theta: (2, m) float64, the points; white, base: of whiten(); rank: (2, m) int64, the order of the
-    points in Omega_m and in S_8; estimate: (n, d) float64.
+    theta: (2, m) float64, points relative to any fixed one; white, base: of
+    whiten(); line_white, line_base: the same for points on lines of constant Omega_m, then of constant
+    S_8; line_first: (2, lines + 1) int64, where each line's points begin; limits: (2, 2) float64, lowest
+    and highest Omega_m, S_8 (the lines are the centres of equal cells between them); estimate: (n, d).
     Filled: moments (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence
     up to the likelihood's constant; quantiles (n, 2, 5) float64.
     """
     for i in prange(estimate.shape[0]):
-        _one(theta, white, base, rank, estimate[i], moments[i], quantiles[i])
+        weight = np.empty(base.size)
+        _log_posterior(white, base, estimate[i], weight)
+        highest = -math.inf
+        for p in range(weight.size):
+            highest = max(highest, weight[p])
+        _exponentials(weight, highest)
+        _moments(theta[0], theta[1], weight, moments[i])
+        moments[i, 5] += highest
+        line_weight = np.empty(line_base.size)
+        _log_posterior(line_white, line_base, estimate[i], line_weight)
+        _exponentials(line_weight, highest)
+        for k in range(2):
+            _line_quantiles(line_weight, line_first[k], limits[0, k], limits[1, k], quantiles[i, k])
 
 
-@njit(cache=True)
-def _one(theta, white, base, rank, estimate, moments, quantiles):
-    m, d = theta.shape[1], estimate.size
-    weight = np.empty(m)
-    z = np.empty(POINTS)
-    for first in range(0, m, POINTS):
-        size = min(POINTS, m - first)
-        part = weight[first:first + size]
-        for p in range(size):
-            part[p] = 0.0
+@njit(error_model="numpy", cache=True)
+def _log_posterior(white, base, estimate, out):
+    """Into out (m,) base - 1/2 |L^-1 (estimate - mean)|^2."""
+    if estimate.size == 2:
+        e0, e1 = estimate[0], estimate[1]
+        m0, l00, m1, l10, l11 = white[0], white[1], white[2], white[3], white[4]
+        for p in range(base.size):
+            z0 = l00[p] * e0 - m0[p]
+            z1 = l10[p] * e0 + l11[p] * e1 - m1[p]
+            out[p] = base[p] - 0.5 * (z0 * z0 + z1 * z1)
+        return
+    z_all, square_all = np.empty(POINTS), np.empty(POINTS)
+    for first in range(0, base.size, POINTS):
+        last = min(first + POINTS, base.size)
+        z, square = z_all[:last - first], square_all[:last - first]
+        square[:] = 0.0
         q = 0
-        for a in range(d):
-            for p in range(size):
-                z[p] = -white[q, first + p]
+        for a in range(estimate.size):
+            z[:] = 0.0
             for b in range(a + 1):
-                e = estimate[b]
-                for p in range(size):
-                    z[p] += white[q + 1 + b, first + p] * e
-            for p in range(size):
-                part[p] += z[p] * z[p]
+                _add(z, white[q + 1 + b, first:last], estimate[b])
+            _add_square(square, z, white[q, first:last])
             q += a + 2
-    highest = -math.inf
-    for p in range(m):
-        weight[p] = base[p] - 0.5 * weight[p]
-        highest = max(highest, weight[p])
-    total, sx, sy = 0.0, 0.0, 0.0
-    for p in range(m):
-        w = weight[p] - highest
-        w = math.exp(w) if w > -FAINT else 0.0
-        weight[p] = w
-        if w > 0.0:
-            total += w
-            sx += w * theta[0, p]
-            sy += w * theta[1, p]
-    sx /= total
-    sy /= total
-    vx, vy, cov = 0.0, 0.0, 0.0
-    for p in range(m):
+        out_part, base_part = out[first:last], base[first:last]
+        for p in range(square.size):
+            out_part[p] = base_part[p] - 0.5 * square[p]
+
+
+@njit(error_model="numpy", cache=True)
+def _add(z, row, e):
+    for p in range(z.size):
+        z[p] += row[p] * e
+
+
+@njit(error_model="numpy", cache=True)
+def _add_square(square, z, row):
+    for p in range(z.size):
+        square[p] += (z[p] - row[p]) * (z[p] - row[p])
+
+
+@njit(error_model="numpy", cache=True)
+def _exponentials(weight, highest):
+    """exp(weight - highest) in place."""
+    for p in range(weight.size):
+        weight[p] = exp(weight[p] - highest)
+
+
+@njit(error_model="numpy", cache=True)
+def _moments(x, y, weight, out):
+    """Mean, variance, covariance and ln of the total weight of points x, y (m,) into out (6,)."""
+    total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for p in range(weight.size):
         w = weight[p]
-        if w > 0.0:
-            x, y = theta[0, p] - sx, theta[1, p] - sy
-            vx += w * x * x
-            vy += w * y * y
-            cov += w * x * y
-    moments[0], moments[1] = sx, sy
-    moments[2], moments[3], moments[4] = vx / total, vy / total, cov / total
-    moments[5] = highest + math.log(total)
-    for k in range(2):
-        _weighted_quantiles(theta[k], weight, rank[k], total, quantiles[k])
+        wx, wy = w * x[p], w * y[p]
+        total += w
+        sx += wx
+        sy += wy
+        sxx += wx * x[p]
+        syy += wy * y[p]
+        sxy += wx * y[p]
+    sx, sy = sx / total, sy / total
+    out[0], out[1] = sx, sy
+    out[2], out[3], out[4] = sxx / total - sx * sx, syy / total - sy * sy, sxy / total - sx * sy
+    out[5] = math.log(total)
 
 
-@njit(cache=True)
-def _weighted_quantiles(x, weight, rank, total, out):
-    """Quantiles LEVELS of weighted points: the cumulative weight at a point counts half of its own."""
-    level, below, last_x, last_c = 0, 0.0, x[rank[0]], 0.0
-    for p in range(x.size):
-        w = weight[rank[p]]
-        if w == 0.0:
-            continue
-        here, c = x[rank[p]], (below + 0.5 * w) / total
-        while level < LEVELS.size and c >= LEVELS[level]:
-            part = (LEVELS[level] - last_c) / (c - last_c) if below > 0.0 else 1.0
-            out[level] = last_x + part * (here - last_x)
+@njit(error_model="numpy", cache=True)
+def _line_quantiles(weight, first, low, high, out):
+    """Quantiles LEVELS of a marginal density known on lines; linear in the density inside a cell."""
+    lines = first.size - 1
+    density = np.zeros(lines + 2)                 # with an empty cell at either end
+    total = 0.0
+    for j in range(lines):
+        s = 0.0
+        for p in range(first[j], first[j + 1]):
+            s += weight[p]
+        density[j + 1] = s
+        total += s
+    level, below, width = 0, 0.0, (high - low) / lines
+    for j in range(lines):
+        here = density[j + 1]
+        while level < LEVELS.size and here > 0.0 and below + here >= LEVELS[level] * total:
+            slope = min(max((density[j + 2] - density[j]) / (4.0 * here), -0.99), 0.99)
+            part = max(LEVELS[level] * total - below, 0.0) / here
+            root = math.sqrt((1.0 - slope) * (1.0 - slope) + 4.0 * slope * part)
+            out[level] = low + width * (j + 2.0 * part / (1.0 - slope + root))
             level += 1
-        below += w
-        last_x, last_c = here, c
-    while level < LEVELS.size:
-        out[level] = last_x
+        below += here
+    while level < LEVELS.size:                    # only by rounding of the sum
+        out[level] = high
         level += 1

@@ -1,9 +1,9 @@
 """Where a point lies in the triangulation of the design, and barycentric interpolation there.
 
 Every triangle has one row of `coefficient` (t, 6 + 3 k) float64: corner 2 (x, y), the matrix T
-(row-major) that takes (point - corner 2) to the weights c0, c1 of corners 0 and 1, then for each of
-k quantities its value v2 at corner 2 and the differences v0 - v2, v1 - v2. Quantities are the
-log-prior, the d means and the packed lower triangle of the covariance.
+(row-major) that takes (point - corner 2) to the weights c0, c1 of corners 0 and 1, then for k
+quantities their values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
+Quantities are the log-prior, the d means and the packed lower triangle of the covariance.
 """
 import numpy as np
 from numba import njit
@@ -11,7 +11,7 @@ from numba import njit
 TOLERANCE = 1e-12      # how negative a barycentric weight may be by rounding
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def weights(x, y, coefficient, t):
     """Barycentric weights c0, c1 of (x, y) in triangle t; the third is 1 - c0 - c1."""
     u, v = x - coefficient[t, 0], y - coefficient[t, 1]
@@ -19,7 +19,7 @@ def weights(x, y, coefficient, t):
             coefficient[t, 4] * u + coefficient[t, 5] * v)
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def locate(x, y, coefficient, neighbours, t):
     """The triangle that holds (x, y), found by walking from triangle t; -1 outside the hull.
 
@@ -44,7 +44,7 @@ def locate(x, y, coefficient, neighbours, t):
     return search(x, y, coefficient)
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def search(x, y, coefficient):
     """The triangle that holds (x, y) by looking at all of them; -1 outside the hull."""
     best, best_low = np.int64(-1), -TOLERANCE
@@ -56,7 +56,7 @@ def search(x, y, coefficient):
     return best
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def cell(x, y, grid, box):
     """The code of (x, y) in the look-up grid.
 
@@ -69,7 +69,7 @@ def cell(x, y, grid, box):
     return np.int64(grid[np.int64(u), np.int64(v)])
 
 
-@njit(cache=True, forceinline=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
 def find(x, y, coefficient, neighbours, grid, box):
     """The triangle that holds (x, y) by the look-up grid and, near edges, a walk; -1 outside."""
     code = cell(x, y, grid, box)
@@ -78,7 +78,7 @@ def find(x, y, coefficient, neighbours, grid, box):
     return locate(x, y, coefficient, neighbours, -2 - code)
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def find_all(theta, coefficient, neighbours, grid, box):
     """find() for theta (m, 2) float64. Returns (m,) int64."""
     out = np.empty(theta.shape[0], np.int64)
@@ -87,25 +87,30 @@ def find_all(theta, coefficient, neighbours, grid, box):
     return out
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True, forceinline=True)
+def interpolate_one(x, y, t, coefficient, value):
+    """All quantities at (x, y) in triangle t, into value (k,) float64."""
+    k = value.size
+    c0, c1 = weights(x, y, coefficient, t)
+    for q in range(k):
+        value[q] = (coefficient[t, 6 + q] + c0 * coefficient[t, 6 + k + q]
+                    + c1 * coefficient[t, 6 + 2 * k + q])
+
+
+@njit(error_model="numpy", cache=True)
 def interpolate(theta, triangle, coefficient):
     """All quantities at points whose triangle is known.
 
     theta: (m, 2) float64; triangle: (m,) int64, -1 outside. Returns (m, k) float64, NaN outside.
     """
-    quantities = (coefficient.shape[1] - 6) // 3
-    out = np.full((theta.shape[0], quantities), np.nan)
+    out = np.full((theta.shape[0], (coefficient.shape[1] - 6) // 3), np.nan)
     for i in range(theta.shape[0]):
-        t = triangle[i]
-        if t >= 0:
-            c0, c1 = weights(theta[i, 0], theta[i, 1], coefficient, t)
-            for q in range(quantities):
-                out[i, q] = (coefficient[t, 6 + 3 * q] + c0 * coefficient[t, 7 + 3 * q]
-                             + c1 * coefficient[t, 8 + 3 * q])
+        if triangle[i] >= 0:
+            interpolate_one(theta[i, 0], theta[i, 1], triangle[i], coefficient, out[i])
     return out
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def build_grid(coefficient, neighbours, nx, ny, box):
     """The look-up grid of cell(): codes (nx, ny) int32; a cell is pure if its corners agree.
 
@@ -133,7 +138,7 @@ def build_grid(coefficient, neighbours, nx, ny, box):
     return grid
 
 
-@njit(cache=True)
+@njit(error_model="numpy", cache=True)
 def _outside(i, j, coefficient, neighbours, box):
     """Whether all four corners of cell (i, j) lie beyond one hull edge."""
     for t in range(coefficient.shape[0]):

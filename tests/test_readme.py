@@ -1,0 +1,61 @@
+"""What the README says: every command parses, every file and option it names is there."""
+import re
+import shlex
+import subprocess
+
+import pytest
+
+import run_direct
+import run_mcmc
+import run_score
+from conftest import ROOT
+from wl import pipeline, simulate
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [c.replace(".venv/bin/", "") for c in COMMANDS if re.match(r"(\.venv/bin/)?python (run_|-m wl)", c)]
+PARSERS = {"run_mcmc.py": run_mcmc.parser, "run_direct.py": run_direct.parser, "run_score.py": run_score.parser,
+           "-m wl.simulate": simulate.parser}
+
+
+def test_commands_were_found():
+    assert len(COMMANDS) >= 8 and {c.split()[1] for c in COMMANDS} == {"run_mcmc.py", "run_direct.py", "run_score.py", "-m"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_parses(command):
+    name = next(n for n in PARSERS if command.startswith(f"python {n}"))
+    PARSERS[name]().parse_args(shlex.split(command)[len(name.split()) + 1:])
+
+
+@pytest.mark.parametrize("module", [run_mcmc, run_direct, run_score])
+def test_examples_of_help_parse(module):
+    found = re.findall(r"^  python (run_\w+\.py)(.*?)(?:   .*)?$", module.DESCRIPTION, re.M)
+    assert found
+    for name, rest in found:
+        PARSERS[name]().parse_args(shlex.split(rest))
+
+
+def test_options_named_in_prose_exist():
+    known = " ".join(p().format_help() for p in PARSERS.values())
+    for option in set(re.findall(r"`(--[a-z-]+)", TEXT)):
+        assert option in known, option
+
+
+def test_relative_links_and_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_main_and_test_commands_are_the_ones_ci_runs():
+    for marker in ("main", "test"):
+        assert re.search(rf"<!-- {marker} command -->\n```sh\npython3 -m venv \.venv\n", TEXT), marker
+    run = (ROOT / ".ci" / "run").read_text()
+    assert "<!-- test command -->" in run
+    subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+
+
+def test_models_of_the_help_are_those_of_the_code():
+    from wl.networks import NETWORKS
+    assert tuple(NETWORKS) == pipeline.MODELS
