@@ -37,9 +37,10 @@ def main():
     if args.loss == "mse":
         raise InputError("--loss mse: has no error bars; expected kl here, or give run_mcmc.py the means")
     run = pipeline.Run(args, "direct")
-    inference.refuse_early(run, {})
+    settings = {"recalibrate": args.recalibrate}
+    inference.refuse_early(run, settings)
     predictions = inference.predict(run)
-    inference.report_on(inference.infer_direct(run, predictions), args)
+    inference.report_on(inference.infer_direct(run, predictions, settings), args)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ def odd_masks():
     split = np.zeros((600, 90), bool)                # two blocks: all between them is folded as well
     split[:, :35], split[10:40], split[140:160] = True, True, True
     return {"one pixel": one, "one row": row, "one column": column, "everything": np.ones((16, 24), bool),
-            "empty rows and columns": gaps, "random": rng.random((37, 101)) < 0.3, "L": step, "block on top": top,
-            "block below": bottom, "two blocks": split, "wide": np.ascontiguousarray(step.T),
-            "narrow": rng.random((400, 5)) < 0.8}
+            "empty rows and columns": gaps, "random": rng.random((37, 101)) < 0.3, "L": step,
+            "block on top": top, "block below": bottom, "two blocks": split,
+            "wide": np.ascontiguousarray(step.T), "narrow": rng.random((400, 5)) < 0.8}
 
 
 MASKS = odd_masks()
@@ -61,7 +61,7 @@ def check_unpacked(mask):
 
 
 def check_packed(mask, must_fold, overlap=32):
-    """No pixel is lost, all that is folded is moved as one block, and neighbours stay neighbours somewhere."""
+    """No pixel is lost, what is folded is moved as one block, and neighbours stay neighbours somewhere."""
     frame = Frame(mask)
     assert frame.packed == must_fold
     found = numbers(mask, frame)
@@ -198,7 +198,8 @@ def test_fixed_noise_is_the_same_for_ever(silent):
     index = numbers(MASKS["L"], plain.frame)
     by_number = np.zeros(number.max() + 1, np.float32)
     by_number[index] = plain.fetch([2], noise=FIXED)[0, 0]
-    assert np.array_equal(packed.fetch([2], noise=FIXED)[0, 0], by_number[number])     # copies carry one noise
+    # copies carry the noise of their pixel
+    assert np.array_equal(packed.fetch([2], noise=FIXED)[0, 0], by_number[number])
 
 
 def test_fresh_noise_follows_from_seed_and_draw_alone(silent):

@@ -352,7 +352,7 @@ def test_a_dead_worker_is_one_line(mask_file, tmp_path, monkeypatch):
 
 
 def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
-    plan = Plan(3, 2, 0, 0, 1, "lognormal", mask_file, None, 30.0)
+    plan = Plan(cosmologies=3, realisations=2, test=0, mask=mask_file)
     assert module._prepare(tmp_path, plan, False) == set()
     (tmp_path / "done").write_text("train 0\ntrain")               # the second line was cut off by a kill
     assert module._prepare(tmp_path, plan, False) == {"train 0"}
@@ -414,10 +414,10 @@ def rms_of_the_pixels(plan):
 
 def test_rms_over_the_design():
     """0.01137 +- 2 % over the challenge's cosmologies and nuisances (real maps)."""
-    plan = Plan(101, 2, 0, 0, 1, "lognormal", None, None, 30.0)
+    plan = Plan(realisations=2, test=0)
     assert rms_of_the_pixels(plan) == pytest.approx(0.01137, rel=0.02)
 
 
 def test_rms_over_the_real_design(real):
-    plan = Plan(None, 4, 0, 0, 1, "lognormal", real / MASK_FILE, real / LABEL_FILE, 30.0)
+    plan = Plan(realisations=4, test=0, mask=real / MASK_FILE, design=real / LABEL_FILE)
     assert rms_of_the_pixels(plan) == pytest.approx(0.01137, rel=0.02)

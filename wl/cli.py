@@ -113,7 +113,7 @@ def prepare_process(threads, allocator=False):
     if allocator and sys.platform == "linux" and any(k not in os.environ for k in ALLOCATOR):
         for key, value in ALLOCATOR.items():
             os.environ.setdefault(key, value)
-        os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])      # with the options of python itself
+        os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])     # with the options of python itself
 
 
 class Progress:
@@ -155,11 +155,11 @@ class Progress:
             self._write(text, last=True)
 
     def _show(self, now):
-        done = self.done - self.first
-        eta = (now - self.start) / done * (self.total - self.done) if done > 0 else 0.0
-        head = f"{self.label}: {100.0 * self.done / self.total:3.0f} %"
+        done, share = self.done - self.first, min(self.done / self.total, 1.0)
+        eta = (now - self.start) / done * max(self.total - self.done, 0) if done > 0 else 0.0
+        head = f"{self.label}: {100.0 * share:3.0f} %"
         if self.terminal:
-            filled = int(24 * self.done / self.total)
+            filled = int(24 * share)
             head += " [" + "#" * filled + "." * (24 - filled) + "]"
         self._write(f"{head} {self.done}/{self.total}, {_duration(now - self.start)} gone, "
                     f"{_duration(eta)} to go" + (f", {self.note}" if self.note else ""))

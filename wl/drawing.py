@@ -8,14 +8,22 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections import namedtuple
 
 import numpy as np
 
-from .fields import Grid, log_normal_shift
+from .fields import GAUSSIAN_SHARE, Grid, log_normal_shift
 from .theory import Theory
 
-KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN = range(1, 7)   # streams of random numbers
+KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)   # streams of random numbers
 CHUNK = 16               # spectra made in one matrix product
+
+Field = namedtuple("Field", "field gaussian_share lambda_factor lambda_scatter pixel_scatter periodic",
+                   defaults=("lognormal", GAUSSIAN_SHARE, 1.0, 0.0, 0.0, False))
+Field.__doc__ = """What maps are made of beyond their spectrum; the options of python -m wl.simulate, where
+they are explained. field: "lognormal" or "gaussian"; gaussian_share: part of the variance; lambda_factor:
+of every shift; lambda_scatter: standard deviation of ln lambda; pixel_scatter: largest variance of the white
+scatter; periodic: the frame is the periodic grid."""
 
 _worker = {}             # of a worker process: mask, seed, field, grid
 
@@ -45,7 +53,7 @@ def write_maps(path, first_byte, places, labels, keys, noise):
     noise: standard deviation of the shape noise, 0 for none.
     """
     if "grid" not in _worker:                    # here and not at the start: an error has to reach the parent
-        _worker["grid"] = Grid(_worker["mask"])
+        _worker["grid"] = Grid(_worker["mask"], periodic=_worker["field"].periodic)
     grid, seed = _worker["grid"], _worker["seed"]
     size = 2 * len(grid.observed)
     with open(path, "r+b", buffering=0) as file:
@@ -57,17 +65,22 @@ def write_maps(path, first_byte, places, labels, keys, noise):
 
 
 def draw_maps(grid, labels, seed, keys, field, noise=0.0):
-    """Yield maps of one cosmology, float32 (n_observed,); arguments as write_maps()."""
+    """Yield maps of one cosmology, float32 (n_observed,); field: Field; other arguments as write_maps()."""
     omega_m, s_8 = labels[0, :2]
     spectrum = Theory(omega_m, s_8).table(grid.ell)
-    lam = None if field == "gaussian" else float(log_normal_shift(omega_m, s_8))
+    shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
     for first in range(0, len(labels), CHUNK):
         part = labels[first:first + CHUNK, 2:]
         # always CHUNK rows: a matrix product of another shape may round otherwise in its last bit
         full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), axis=0)])
         power = grid.pixel_power(spectrum(*full.T))
         for p, key in zip(power, keys[first:first + CHUNK]):
-            kappa = grid.draw(p, lam, generator(seed, *key))
+            own = generator(seed, SCATTER, *key)
+            lam = None if field.field == "gaussian" else shift * np.exp(field.lambda_scatter * own.normal())
+            kappa = grid.draw(p, lam, generator(seed, *key), field.gaussian_share)
+            if field.pixel_scatter:
+                sigma = np.sqrt(field.pixel_scatter * own.random())
+                kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)
             if noise:
                 white = generator(seed, TEST_NOISE, *key).standard_normal(len(kappa), dtype=np.float32)
                 kappa += np.float32(noise) * white

@@ -4,7 +4,7 @@
     mean, covariance, inside = emulator.interpolate(np.array([[0.3, 0.8]]))
 """
 import numpy as np
-from scipy.spatial import ConvexHull, Delaunay, QhullError
+from scipy.spatial import Delaunay, QhullError
 
 from . import checks
 from .checks import InputError
@@ -20,14 +20,14 @@ class Emulator:
 
     theta (n, 2) Omega_m, S_8 of the design; triangles (t, 3) int32 corners; neighbours (t, 3) int32,
     -1 at the hull; coefficient (t, 6 + 3 k) float64, grid (nx, ny) int32, box (4,): see
-    kernels/triangles.py; limits (2, 2) lowest and highest theta; hull: corners of the hull, int;
-    vertex_log_prior (n,); d: dimension of the summary.
+    kernels/triangles.py; limits (2, 2) lowest and highest theta; mean (n, d), covariance (n, d, d) and
+    vertex_log_prior (n,) at the design's points; d: dimension of the summary.
     """
 
-    def __init__(self, theta, triangles, neighbours, mean, covariance, vertex_log_prior, hull):
+    def __init__(self, theta, triangles, neighbours, mean, covariance, vertex_log_prior):
         self.theta, self.triangles, self.neighbours = theta, triangles, neighbours
         self.mean, self.covariance, self.vertex_log_prior = mean, covariance, vertex_log_prior
-        self.hull, self.d = hull, mean.shape[1]
+        self.d = mean.shape[1]
         self.limits = np.stack([theta.min(axis=0), theta.max(axis=0)])
         self.coefficient = _coefficients(theta, triangles, vertex_log_prior, mean, covariance)
         step = (self.limits[1] - self.limits[0]) / GRID
@@ -99,8 +99,7 @@ def build(theta, mean, covariance, prior="design"):
     triangulation = _triangulate(theta)
     triangles = np.ascontiguousarray(triangulation.simplices, dtype=np.int32)
     neighbours = np.ascontiguousarray(triangulation.neighbors, dtype=np.int32)
-    return Emulator(theta, triangles, neighbours, mean, covariance, log_prior(prior, theta, triangles),
-                    ConvexHull(theta).vertices)
+    return Emulator(theta, triangles, neighbours, mean, covariance, log_prior(prior, theta, triangles))
 
 
 def estimates(value, d):

@@ -20,6 +20,7 @@ ARCMIN = np.pi / 10800.0
 MARGIN = 80              # least number of pixels beyond the frame: 1440x192 is 15-18 % high below ell 20
 IMAGES = 3               # aliases, in sampling frequencies; those beyond are 0.01 % of sigma at (0.3, 0.8)
 MAX_CELLS = 1_200_000    # of a quarter grid: 0.5 GB of image matrix
+GAUSSIAN_SHARE = 0.15    # of the variance of a log-normal map, see Grid.draw()
 
 
 def log_normal_shift(omega_m, s_8):
@@ -28,6 +29,19 @@ def log_normal_shift(omega_m, s_8):
     A fit (0.8 % rms over the design) to the skewness of hyper-extended perturbation theory.
     """
     return 0.0154 * (np.asarray(omega_m) / 0.3)**0.55 * (np.asarray(s_8) / 0.8)**0.37
+
+
+def component_shift(lam, variance, share):
+    """lambda of a log-normal with (1 - share) of the variance and the third moment of the whole.
+
+    lam, variance: of the single shifted log-normal it stands for; share: 0 to 1, Gaussian. Skewness of a
+    log-normal is x^3 + 3 x with x^2 = variance / lambda^2, and x = 2 sinh(asinh(skewness / 2) / 3).
+    """
+    if share == 0.0:
+        return lam
+    x = np.sqrt(variance) / lam
+    skewness = (x**3 + 3.0 * x) / (1.0 - share)**1.5
+    return float(np.sqrt(variance * (1.0 - share)) / (2.0 * np.sinh(np.arcsinh(0.5 * skewness) / 3.0)))
 
 
 def grid_size(n):
@@ -45,8 +59,11 @@ def grid_size(n):
         size += step
 
 
-def check_frame(shape):
+def check_frame(shape, periodic=False):
     """Refuse a frame whose image matrix would not fit into a process. Raises InputError."""
+    if periodic and any(n % 2 or n < 4 for n in shape):
+        raise InputError(f"--periodic: expected a frame with even sides of at least 4 pixels, got {tuple(shape)}; "
+                         "give another --mask")
     if np.prod([grid_size(n) // 2 + 1 for n in shape]) > MAX_CELLS:
         raise InputError(f"mask: expected a frame up to about 2000 x 2000 pixels, got {tuple(shape)}; "
                          "cut it into parts")
@@ -55,12 +72,13 @@ def check_frame(shape):
 class Grid:
     """The periodic grid of a mask, and everything about it that no cosmology changes.
 
-    mask: bool (rows, columns), True = observed; pixel_arcmin: side of a pixel.
+    mask: bool (rows, columns), True = observed; pixel_arcmin: side of a pixel; periodic: the frame itself is
+    the periodic grid, for what needs independent modes (wl/limit.py).
     """
 
-    def __init__(self, mask, pixel_arcmin=PIXEL_ARCMIN):
-        check_frame(mask.shape)
-        self.rows, self.columns = (grid_size(n) for n in mask.shape)
+    def __init__(self, mask, pixel_arcmin=PIXEL_ARCMIN, periodic=False):
+        check_frame(mask.shape, periodic)
+        self.rows, self.columns = mask.shape if periodic else (grid_size(n) for n in mask.shape)
         self.quarter = (self.rows // 2 + 1, self.columns // 2 + 1)
         x, y = np.nonzero(mask)
         self.observed = x * self.columns + y                 # places in the periodic map
@@ -127,32 +145,46 @@ class Grid:
         out *= np.float32(self.pixel**2)
         return np.maximum(out, 0.0, out=out)
 
-    def draw(self, power, lam, rng, full=False):
+    def draw(self, power, lam, rng, share=0.0, full=False):
         """One map: float32 (n_observed,), the observed pixels in C order of the mask.
 
         power: float32 (quarter cells) of pixel_power(); lam: shift of the log-normal, None for a Gaussian
-        field; rng: numpy Generator, of which only the raw bits are used; full: return the whole periodic
-        map instead, float32 (rows, columns). Work space is kept: one Grid serves one thread.
+        field; rng: numpy Generator, of which only the raw bits are used; share: part of the variance, at
+        every multipole, that an independent Gaussian field brings, the log-normal one keeping the third
+        moment of the whole (component_shift); full: return the whole periodic map instead, float32 (rows,
+        columns). Work space is kept: one Grid serves one thread.
+
+        With a share of 0.15 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8) kurtosis/skewness^2
+        is 1.80 in place of 1.54, real maps 2.0 (all clipped to -0.02 ... 0.07, as the real ones were seen).
         """
-        spectrum = power.reshape(self.quarter) if lam is None else self.gaussian_power(power, lam)
+        if lam is None:
+            return self._gaussian(power, rng, full)
+        lam = component_shift(lam, self.variance(power), share) if share else lam
+        spectrum = self.gaussian_power(power * np.float32(1.0 - share) if share else power, lam)
+        field = self._gaussian(spectrum, rng, full)
+        # the variance of the drawn spectrum, not of the target's: clipping leaves the mean at zero
+        field -= np.float32(0.5 * self.variance(spectrum))
+        np.exp(field, out=field)               # expm1 in float32 takes 16 times as long
+        field -= np.float32(1.0)
+        field *= np.float32(lam)
+        if share:
+            other = self._gaussian(power, rng, full)
+            other *= np.float32(np.sqrt(share))
+            field += other
+        return field
+
+    def _gaussian(self, spectrum, rng, full):
+        """A Gaussian field with the spectrum (quarter cells), arguments as draw()."""
         # irfft2 divides by N, hence <|F|^2> = P N / pixel area. A cell of the first and last column meets
         # its conjugate in the same column and irfft2 averages the two: twice the power
         square = self._square
-        np.multiply(spectrum, np.float32(-self.rows * self.columns / self.pixel**2),
+        np.multiply(spectrum.reshape(self.quarter), np.float32(-self.rows * self.columns / self.pixel**2),
                     out=square[:self.quarter[0]])
         square[:self.quarter[0], [0, -1]] *= np.float32(2.0)
         square[self.quarter[0]:] = square[self.quarter[0] - 2:0:-1]
         modes = self._random_modes(square, rng)
         field = scipy.fft.irfft2(modes, s=(self.rows, self.columns), workers=1, overwrite_x=True)
-        if not full:
-            field = field.reshape(-1).take(self.observed)
-        if lam is not None:
-            # the variance of the drawn spectrum, not of the target's: clipping leaves the mean at zero
-            field -= np.float32(0.5 * self.variance(spectrum))
-            np.exp(field, out=field)           # expm1 in float32 takes 16 times as long
-            field -= np.float32(1.0)
-            field *= np.float32(lam)
-        return field
+        return field if full else field.reshape(-1).take(self.observed)
 
     def _random_modes(self, minus_square, rng):
         """Complex Gaussian modes F with <|F|^2> = -minus_square, complex64 of its shape.

@@ -2,15 +2,16 @@
 import numpy as np
 
 from . import report, statistics, store
-from .checks import InputError, choice, positive
+from .checks import InputError, positive
 from .cli import Progress, say
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST
+
+MOST_RECALIBRATED = 2000       # statistics maps whose posteriors set the temperature
 
 
 def settings_of(args):
     """What a posterior depends on beyond its predictions, checked. Raises InputError."""
-    settings = {"smooth": choice("--smooth", args.smooth, ("auto", "none", "always")), "prior": args.prior,
-                "sampler": args.sampler}
+    settings = {"smooth": args.smooth, "prior": args.prior, "sampler": args.sampler, "recalibrate": args.recalibrate}
     nstep, sigma = positive("--nstep", args.nstep, integer=True), positive("--sigma", args.sigma)
     chains, draws = positive("--chains", args.chains, integer=True), args.draws
     if not 0.0 <= args.burn_in < 1.0:
@@ -95,19 +96,51 @@ def infer(run, predictions, settings):
     for warning in posterior.warnings(summary):
         say(f"warning: {warning}", args.quiet)
     constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
+    if settings["recalibrate"] == "temperature":
+        factor = fit_temperature(theta, per, settings, args.seed)
+        summary["errorbar"] = summary["sd"] * factor
+        constant["temperature"] = var(("param",), factor)
+        say("error bars times " + ", ".join(f"{f:.3f} ({p})" for f, p in zip(factor, PARAMS)), args.quiet)
     return write_posterior(run, predictions, chosen, summary, settings, inputs, chains, constant)
 
 
-def infer_direct(run, predictions):
+def fit_temperature(theta, estimate, settings, seed, folds=4):
+    """Factor of the error bars, (2,), from posteriors of statistics maps that their own emulator has not seen.
+
+    theta: (n_cosmology, 2); estimate: (n_cosmology, n_realisation, d) of the statistics split. Each fold of
+    realisations gets exact posteriors with mean and covariance of the others.
+    """
+    from . import emulator, posterior, sampler
+    n, parts = estimate.shape[1], []
+    for k in range(min(folds, n)):
+        fold = np.arange(k, n, folds)
+        rest = np.setdiff1d(np.arange(n), fold)
+        smooth = settings["smooth"] if len(rest) > estimate.shape[2] + 2 else "always"     # a fold is smaller
+        mean, covariance = statistics.smoothed(theta, estimate[:, rest], smooth, seed)[:2]
+        some = fold[:max(1, MOST_RECALIBRATED // (folds * len(theta)))]
+        known = sampler.exact(emulator.build(theta, mean, covariance, prior=settings["prior"]),
+                              np.ascontiguousarray(estimate[:, some].reshape(-1, estimate.shape[2])))
+        parts.append((np.repeat(theta, len(some), axis=0), known.mean, known.sd))
+    return posterior.temperature(*(np.concatenate(p) for p in zip(*parts)))
+
+
+def infer_direct(run, predictions, settings):
     """posterior.h5 from a network's own means and error bars. Returns its path."""
-    data = predictions.groups["predictions"]
+    data, settings = predictions.groups["predictions"], {**predictions.settings, **settings}
     inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
-    if run.reuse("posterior.h5", "posterior", predictions.settings, inputs) is not None:
+    if run.reuse("posterior.h5", "posterior", settings, inputs) is not None:
         return run.out / "posterior.h5"
     chosen = np.flatnonzero(np.isin(data["split"], (HOLDOUT, TEST)))
     from . import posterior
     summary = posterior.gaussian(data["estimate"][chosen], data["sd"][chosen])
-    return write_posterior(run, predictions, chosen, summary, predictions.settings, inputs)
+    constant = {}
+    if settings["recalibrate"] == "temperature":
+        stat = data["split"] == STATISTICS
+        truth = predictions.groups["constant_data"]["design"][data["cosmology"][stat]]
+        factor = posterior.temperature(truth, data["estimate"][stat], data["sd"][stat])
+        summary["errorbar"] = summary["sd"] * factor
+        constant["temperature"] = store.Var(("param",), factor)
+    return write_posterior(run, predictions, chosen, summary, settings, inputs, constant=constant)
 
 
 def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=None, constant=None):

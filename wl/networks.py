@@ -30,12 +30,36 @@ def conv_block(c_in, c_out, kernel=3, stride=1, pool=1):
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
+class BatchRenorm2d(nn.BatchNorm2d):
+    """Batch norm whose training step normalises by the running statistics (Ioffe 2017, arXiv:1702.03275).
+
+    A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm in a lane
+    of 8 maps blurs it in training, and its evaluation lags behind (validation losses of 0.2 and 2.4 in turn at
+    the peak learning rate). Gradients still flow through the batch's statistics. The correction comes in over
+    steps 60 to 180, when the running statistics mean something.
+    """
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        y, mean, inverse_sd = torch.native_batch_norm(x, None, None, self.running_mean, self.running_var, True,
+                                                      self.momentum, self.eps)
+        self.num_batches_tracked += 1
+        share = min(max((int(self.num_batches_tracked) - 60) / 120.0, 0.0), 1.0)
+        with torch.no_grad():
+            running = (self.running_var + self.eps).rsqrt()
+            ratio = (running / inverse_sd).clamp(1.0 / (1.0 + 2.0 * share), 1.0 + 2.0 * share)
+            shift = ((mean - self.running_mean) * running).clamp(-5.0 * share, 5.0 * share)
+        scale, offset = self.weight * ratio, self.weight * shift + self.bias
+        return torch.addcmul(offset.to(y.dtype)[:, None, None], y, scale.to(y.dtype)[:, None, None])
+
+
 def lean_block(c_in, c_out, kernel=3, stride=1, pool=1):
-    """Convolution, max-pooling, batch norm, ReLU: the norm sees a quarter of the numbers."""
+    """Convolution, max-pooling, batch renorm, ReLU: the norm sees a quarter of the numbers."""
     layers = [nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)]
     if pool > 1:
         layers.append(nn.MaxPool2d(pool))
-    return nn.Sequential(*layers, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+    return nn.Sequential(*layers, BatchRenorm2d(c_out), nn.ReLU(inplace=True))
 
 
 class SimpleCNN(nn.Module):

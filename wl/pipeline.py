@@ -15,7 +15,7 @@ from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
 
 DEFAULT_DATA = "data"
-DEFAULT_TEST = 512
+DEFAULT_TEST = 1024
 DEFAULT_HOLDOUT = 0.2
 MODELS = ("compact", "simple_cnn")       # the keys of networks.NETWORKS, which takes torch to ask
 
@@ -30,7 +30,7 @@ def add_data_options(parser):
                        help="which of several releases in one folder")
     group.add_argument("--realisations", type=int, default=32, metavar="N",
                        help="realisations per cosmology of a set that has to be simulated")
-    group.add_argument("--statistics-fraction", type=float, default=0.2, metavar="F",
+    group.add_argument("--statistics-fraction", type=float, default=0.3, metavar="F",
                        help="realisations kept from training, for the mean and covariance of the predictions")
     group.add_argument("--holdout-fraction", type=float, default=None, metavar="F",
                        help="realisations kept from both, for a score (default: 0 where the test maps have a truth "
@@ -45,7 +45,7 @@ def add_training_options(parser, model, loss):
     group.add_argument("--model", default=model, help="one of " + ", ".join(MODELS))
     group.add_argument("--loss", default=loss, choices=("mse", "kl"),
                        help="mse: means; kl: means and error bars, the Gaussian negative log-likelihood")
-    group.add_argument("--epochs", type=int, default=16, metavar="N", help="passes over the training maps")
+    group.add_argument("--epochs", type=int, default=12, metavar="N", help="passes over the training maps")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="maps per step")
     group.add_argument("--lanes", type=int, default=4, metavar="N",
                        help="parts of a batch trained side by side, one thread each; they set the result, "
@@ -62,6 +62,9 @@ def add_training_options(parser, model, loss):
 
 def add_output_options(parser):
     group = parser.add_argument_group("output")
+    group.add_argument("--recalibrate", default="temperature", choices=("temperature", "none"),
+                       help="scale the error bars that are scored by one factor per parameter, from the statistics "
+                            "split; the posterior itself stays as it is")
     group.add_argument("--out", default=None, metavar="DIR",
                        help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     group.add_argument("--force", action="store_true",

@@ -2,17 +2,18 @@
 import numpy as np
 
 from .checks import InputError, array, choice, positive, within
-from .drawing import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, generator
-from .fields import check_frame
+from .drawing import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, Field, generator
+from .fields import GAUSSIAN_SHARE, check_frame
 from .maps import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .matter import Matter
-from .params import F_0_RANGE, T_AGN_RANGE, noise_sigma
+from .params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from .provenance import digest_array
 from .survey import design as procedural_design
-from .survey import draw_nuisances, draw_unseen, procedural_mask
+from .survey import FIXED_NUISANCES, draw_nuisances, draw_unseen, procedural_mask, wide_design
 from .theory import DELTA_Z_MAX
 
 FIELDS = ("lognormal", "gaussian")
+NUISANCE_WAYS = ("drawn", "fixed", "design")
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 
 
@@ -20,39 +21,67 @@ class Plan:
     """Settings, labels, mask and tasks of one data set.
 
     Arguments as simulate.simulate(). settings, inputs (digests), origin: dicts; label: float64
-    (n_cosmology, n_realisation, 5); label_test: float64 (n_test, 5); mask: bool (rows, columns).
-    Raises InputError.
+    (n_cosmology, n_realisation, 5); label_test: float64 (n_test, 5); mask: bool (rows, columns); field:
+    drawing.Field. Raises InputError.
     """
 
-    def __init__(self, cosmologies, realisations, test, unseen, seed, field, mask, design, n_gal):
+    def __init__(self, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
+                 mask=None, periodic=False, design=None, wide=False, nuisances=None, shared_seeds=False,
+                 gaussian_share=GAUSSIAN_SHARE, lambda_factor=1.0, lambda_scatter=0.0, pixel_scatter=0.0,
+                 n_gal=N_GAL):
         self.seed = whole("--seed", seed, 0)
         self.test, self.unseen = whole("--test", test, 0), whole("--unseen", unseen, 0)
-        self.field = choice("--field", field, FIELDS)
-        self.n_gal = positive("--n-gal", n_gal)
-        self.mask = procedural_mask() if mask is None else read_mask(mask)
-        check_frame(self.mask.shape)
+        self.field = Field(
+            choice("--field", field, FIELDS), within("--gaussian-share", gaussian_share, 0.0, 0.9),
+            positive("--lambda-factor", lambda_factor), within("--lambda-scatter", lambda_scatter, 0.0, 1.0),
+            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic))
+        self.n_gal, self.shared_seeds = positive("--n-gal", n_gal), bool(shared_seeds)
+        if mask is None:
+            self.mask = procedural_mask()
+        else:
+            self.mask = np.ones(FRAME, bool) if str(mask) == "none" else read_mask(mask)
+        check_frame(self.mask.shape, periodic)
         self.n_observed = int(self.mask.sum())
+        given = None if design is None else load_npy(design)
+        self.nuisances = self._way(nuisances, given)
         wanted = None if realisations is None else whole("--realisations", realisations, 1)
         count = None if cosmologies is None else whole("--cosmologies", cosmologies, 1)
-        self.label = self._labels(count, wanted, design)
+        if wide and design is not None:
+            raise InputError(f"--wide: expected no --design with it, got {design}; give one of the two")
+        self.label = self._labels(count, wanted, design, given, wide_design if wide else procedural_design)
         self.label_test = self._test_labels()
         self._check()
         self.settings = {
             "cosmologies": self.label.shape[0], "realisations": self.label.shape[1], "test": self.test,
-            "unseen": self.unseen, "seed": self.seed, "field": self.field, "n_gal": self.n_gal}
-        self.origin = {name: "procedural" if file is None else str(file)
-                       for name, file in (("mask", mask), ("design", design))}
+            "unseen": self.unseen, "seed": self.seed, "n_gal": self.n_gal, "wide": bool(wide),
+            "nuisances": self.nuisances, "shared_seeds": self.shared_seeds, **self.field._asdict()}
+        if field == "gaussian":                   # what only the log-normal field has must not tell two sets apart
+            self.settings.update(gaussian_share=None, lambda_factor=None, lambda_scatter=None)
+        self.origin = {"mask": "procedural" if mask is None else str(mask),
+                       "design": ("wide" if wide else "procedural") if design is None else str(design)}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
 
-    def _labels(self, cosmologies, realisations, design):
-        given = None if design is None else load_npy(design)
+    @staticmethod
+    def _way(nuisances, given):
+        """How nuisances are settled; the design file's, if it has any, unless asked otherwise."""
+        has = given is not None and given.ndim == 3
+        if nuisances is None:
+            return "design" if has else "drawn"
+        if choice("--nuisances", nuisances, NUISANCE_WAYS) == "design" and not has:
+            raise InputError("--nuisances design: expected a --design file with labels (n_cosmology, n_realisation, "
+                             "5), got none; give one, or --nuisances drawn")
+        return nuisances
+
+    def _labels(self, cosmologies, realisations, design, given, procedural):
         if given is not None and given.ndim == 3:
             label = read_label(design)
             label = label[:_at_most("--cosmologies", cosmologies, label.shape[0], design)]
-            n = _at_most("--realisations", realisations or min(32, label.shape[1]), label.shape[1], design)
-            return np.ascontiguousarray(label[:, :n])
-        if given is None:
-            theta = procedural_design(101 if cosmologies is None else cosmologies)
+            if self.nuisances == "design":
+                n = _at_most("--realisations", realisations or min(32, label.shape[1]), label.shape[1], design)
+                return np.ascontiguousarray(label[:, :n])
+            theta = label[:, 0, :2]
+        elif given is None:
+            theta = procedural(101 if cosmologies is None else cosmologies)
         else:
             theta = array(design, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
                           "n_realisation, 5)").astype(float)
@@ -60,8 +89,12 @@ class Plan:
         label = np.empty((len(theta), realisations or 32, 5))
         label[:, :, :2] = theta[:, None]
         for c, r in np.ndindex(label.shape[:2]):
-            label[c, r, 2:] = draw_nuisances(1, generator(self.seed, NUISANCE, c, r))[0]
+            c_seed = 0 if self.shared_seeds else c         # the first release repeats the nuisances as well
+            label[c, r, 2:] = self._nuisances(1, generator(self.seed, NUISANCE, c_seed, r))[0]
         return label
+
+    def _nuisances(self, n, rng):
+        return np.tile(FIXED_NUISANCES, (n, 1)) if self.nuisances == "fixed" else draw_nuisances(n, rng)
 
     def _test_labels(self):
         theta = self.label[:, 0, :2]
@@ -71,11 +104,11 @@ class Plan:
             rng = generator(self.seed, TEST_LABEL, i)
             self.cosmology_test[i] = rng.integers(len(theta))
             label[i, :2] = theta[self.cosmology_test[i]]
-            label[i, 2:] = draw_nuisances(1, rng)[0]
+            label[i, 2:] = self._nuisances(1, rng)[0]
         if self.unseen:
             rng = generator(self.seed, UNSEEN)
             label[self.test:, :2] = draw_unseen(theta, self.unseen, rng)
-            label[self.test:, 2:] = draw_nuisances(self.unseen, rng)
+            label[self.test:, 2:] = self._nuisances(self.unseen, rng)
         return label
 
     def _check(self):
@@ -97,7 +130,7 @@ class Plan:
         n = self.label.shape[1]
         for c, label in enumerate(self.label):
             yield (f"train {c}", KAPPA_FILE, np.arange(c * n, (c + 1) * n), label,
-                   [(KAPPA, c, r) for r in range(n)], 0.0)
+                   [(KAPPA, 0 if self.shared_seeds else c, r) for r in range(n)], 0.0)
             rows = np.flatnonzero(self.cosmology_test == c)
             if len(rows):
                 keys = [(TEST_KAPPA, int(row)) for row in rows]

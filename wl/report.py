@@ -47,7 +47,7 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
         shared = None if cluster is None or name.startswith("test") else cluster[pick]
         try:
             result["subsets"][name] = summarise(
-                truth[pick], summary["mean"][pick], summary["sd"][pick], design.var(axis=0),
+                truth[pick], summary["mean"][pick], summary[_bars(summary)][pick], design.var(axis=0),
                 correlation=summary["correlation"][pick] if "correlation" in summary else None,
                 intervals=intervals, count=bootstrap, seed=seed, cluster=shared, floor=floor)
         except InputError as error:
@@ -69,7 +69,7 @@ def _maps_of(file):
         summary, observed = file.groups["summary"], file.groups["observed_data"]
         split, cosmology, realisation = (observed[name].astype(np.int64)
                                          for name in ("split", "cosmology", "realisation"))
-        for name in ("mean", "sd"):
+        for name in {"mean", "sd", _bars(summary)}:
             array(f"{file.path}: summary/{name}", summary[name], (len(split), 2), finite=False)
     except KeyError as error:
         raise InputError(f"{file.path}: expected a posterior with {error} in it; repeat the run that made it"
@@ -119,6 +119,11 @@ def _read_truth(file, data, split, cosmology, realisation):
             notes.append(f"{files[name].name} is not the file that was there when the posterior was made "
                          f"(sha256 {then[:12]} then, {now[:12]} now)")
     return truth, design, cluster, digests, notes
+
+
+def _bars(summary):
+    """The variable to score as error bars: recalibrated ones if the file has them, else the posterior's sd."""
+    return "errorbar" if "errorbar" in summary else "sd"
 
 
 def _label_path(file, folder):
@@ -177,11 +182,11 @@ def _without_truth(pick, summary, realisation):
     """Mean error bars of the maps whose truth nobody has, and, of a few, each posterior."""
     if not pick.any():
         return None
-    out = {"n": int(pick.sum()), "mean_sd": np.nanmean(summary["sd"][pick], axis=0).tolist()}
+    out = {"n": int(pick.sum()), "mean_sd": np.nanmean(summary[_bars(summary)][pick], axis=0).tolist()}
     if pick.sum() <= FEW:
         p_value = summary.get("p_value", np.full(len(pick), np.nan))
         out["maps"] = [{"map": int(realisation[i]), "mean": summary["mean"][i].tolist(),
-                        "sd": summary["sd"][i].tolist(),
+                        "sd": summary[_bars(summary)][i].tolist(),
                         "p_value": float(p_value[i]) if np.isfinite(p_value[i]) else None}
                        for i in np.flatnonzero(pick)]
     return out
@@ -312,10 +317,10 @@ def write_submission(path, out):
         raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, got "
                          f"{len(test)}; run with --target test on the whole set")
     content = {}
-    for key, name in (("means", "mean"), ("errorbars", "sd")):
+    for key, name in (("means", "mean"), ("errorbars", _bars(summary))):
         values = array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
                        advice="the sampler failed for this map")
-        if name == "sd" and (values <= 0).any():
+        if key == "errorbars" and (values <= 0).any():
             raise InputError(f"{path}: expected error bars above 0, got {values.min()}; the sampler failed")
         content[key] = values.tolist()
     with store.atomic(out) as part:

@@ -20,30 +20,35 @@ import numpy as np
 from . import cli
 from .checks import InputError, RunError
 from .drawing import start_worker, write_maps
+from .fields import GAUSSIAN_SHARE
 from .maps import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE
 from .params import FRAME, N_GAL
-from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, Plan, whole
+from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, NUISANCE_WAYS, Plan, whole
 from .provenance import code_version, first_difference, to_json, versions
+from .survey import WIDE_BOX
 
 UNFINISHED = ".unfinished"
 # in the order they are moved into place: what a reader looks for comes late, the proof of completeness last
 FILES = (MASK_FILE, TRUTH_FILE, TEST_FILE, LABEL_FILE, KAPPA_FILE, SIMULATION_FILE)
 
 
-def simulate(out, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
-             mask=None, design=None, processes=None, n_gal=N_GAL, quiet=False, force=False):
+def simulate(out, *, processes=None, quiet=False, force=False, **options):
     """Write a data set; do nothing if it is there already.
 
-    out: folder; cosmologies: how many (default 101, or all of the design file); realisations: noiseless
-    maps of each (default 32); test: noisy test maps at cosmologies of the design; unseen: further ones off
-    the design; seed: of everything random; field: "lognormal" or "gaussian"; mask: .npy file, bool (rows,
-    columns), or None for the procedural one; design: .npy file, (n_cosmology, n_realisation, 5) labels or
-    (n_cosmology, 2) Omega_m and S_8, or None for the procedural one; processes: default all CPUs; n_gal:
-    source galaxies per square arcminute; force: overwrite a simulated set made with other settings.
+    out: folder; processes: default all CPUs; force: overwrite a simulated set made with other settings;
+    options, all stored with the set:
+    cosmologies: how many (default 101, or all of the design file); realisations: noiseless maps of each
+    (default 32); test: noisy test maps at cosmologies of the design (512); unseen: further ones off the design;
+    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, lambda_factor,
+    lambda_scatter, pixel_scatter: see drawing.Field; mask: .npy file, bool (rows, columns), "none" for the
+    whole frame, or None for the procedural one; periodic: the frame is the periodic grid; design: .npy file,
+    (n_cosmology, n_realisation, 5) labels or (n_cosmology, 2) Omega_m and S_8, or None for the procedural
+    one; wide: a procedural one over a wider box; nuisances: "drawn", "fixed", "design", or None for the
+    design file's if it has any, else drawn; shared_seeds: realisation i has the same random numbers in
+    every cosmology; n_gal: source galaxies per square arcminute.
     Returns True if maps were made. Raises InputError, RunError.
     """
-    out = pathlib.Path(out)
-    plan = Plan(cosmologies, realisations, test, unseen, seed, field, mask, design, n_gal)
+    out, plan = pathlib.Path(out), Plan(**options)
     processes = cli.available_cpus() if processes is None else whole("--processes", processes, 1)
     if _is_complete(out, plan, force):
         return False
@@ -238,8 +243,8 @@ def _read_json(path):
                          "--out") from None
 
 
-def main(argv=None):
-    """The command line: python -m wl.simulate."""
+def parser():
+    """The options of python -m wl.simulate."""
     parser = cli.Parser(prog="python -m wl.simulate", description=__doc__ + f"""
 Writes into DIR, in the layout of the public release:
   {KAPPA_FILE}  (cosmology, realisation, pixel) float16, noiseless
@@ -252,6 +257,7 @@ Writes into DIR, in the layout of the public release:
 Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="folder of the set")
+    add = parser.add_argument_group("size").add_argument
     add("--cosmologies", type=int, metavar="N",
         help="cosmologies (default: 101, or all of the --design file)")
     add("--realisations", type=int, metavar="N",
@@ -260,22 +266,50 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
         help="noisy test maps at cosmologies of the design, each as likely as the others")
     add("--unseen", type=int, default=0, metavar="N",
         help="further noisy test maps at cosmologies off the design, drawn from its density")
-    add("--field", default="lognormal", choices=FIELDS,
-        help="shifted log-normal, or Gaussian with the same spectrum")
-    add("--mask", metavar="FILE",
-        help=f".npy bool (rows, columns), True = observed (default: a formula of {FRAME[0]} x {FRAME[1]} "
-        "pixels of 2 arcmin that imitates HSC Y3's wide 12-hour field)")
+    add = parser.add_argument_group("cosmologies and nuisances").add_argument
     add("--design", metavar="FILE",
         help=".npy labels (cosmology, realisation, 5), whose cosmologies and nuisances are used, or "
-        "(cosmology, 2) Omega_m, S_8 (default: points spread like the challenge's). Nuisances that no file "
-        "gives are drawn from the published priors for every map")
+        "(cosmology, 2) Omega_m, S_8 (default: points spread like the challenge's)")
+    add("--wide", action="store_true",
+        help="spread the cosmologies evenly over a box wider than the challenge's region, for pretraining: "
+        f"Omega_m {WIDE_BOX[0][0]} to {WIDE_BOX[1][0]}, S_8 {WIDE_BOX[0][1]} to {WIDE_BOX[1][1]}")
+    add("--nuisances", choices=NUISANCE_WAYS,
+        help="log10 T_AGN, f_0 and Delta_z of each map: drawn from the published priors; fixed at their "
+        "centres; or those of the --design file (default: design if the file has them, else drawn). Test maps "
+        "take them from the priors unless they are fixed")
+    add("--shared-seeds", action="store_true",
+        help="give realisation i the same random field and nuisances in every cosmology: the flaw of the first "
+        "public release, for tests of what it does")
+    add = parser.add_argument_group("sky").add_argument
+    add("--field", default="lognormal", choices=FIELDS,
+        help="shifted log-normal, or Gaussian with the same spectrum")
+    add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X",
+        help="part of a log-normal map's variance that an independent Gaussian field brings at every scale; the "
+        "map keeps its third moment, its tails come nearer to real ones. 0: a pure shifted log-normal")
+    add("--lambda-factor", type=float, default=1.0, metavar="X",
+        help="multiply the shift lambda of every log-normal (kappa > -lambda): above 1 less skewed")
+    add("--lambda-scatter", type=float, default=0.0, metavar="X",
+        help="scatter of ln lambda from map to map, so that skewness is no exact function of the cosmology")
+    add("--pixel-scatter", type=float, default=0.0, metavar="V",
+        help="white scatter on top of each map with a variance per pixel between 0 and V (real maps: up to 3e-5)")
     add("--n-gal", type=float, default=N_GAL, metavar="X",
         help="source galaxies per square arcminute, which set the noise of the test maps")
+    add("--mask", metavar="FILE|none",
+        help=f".npy bool (rows, columns), True = observed; none: all of {FRAME[0]} x {FRAME[1]} pixels (default: "
+        "a formula that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)")
+    add("--periodic", action="store_true",
+        help="no margin: the frame itself is the periodic grid. With --mask none and --field gaussian every map "
+        "has an exact likelihood (python -m wl.limit)")
+    add = parser.add_argument_group("run").add_argument
     add("--processes", type=int, metavar="N",
         help="processes; their number changes no byte (default: all CPUs)")
     add("--force", action="store_true", help="replace a simulated set that was made with other settings")
-    cli.add_common(parser, threads=False)
-    options = vars(parser.parse_args(argv))
+    return cli.add_common(parser, threads=False)
+
+
+def main(argv=None):
+    """The command line: python -m wl.simulate."""
+    options = vars(parser().parse_args(argv))
     made = simulate(**options)
     print(f"{options['out']}: {'complete' if made else 'complete already, nothing to do'}")
 

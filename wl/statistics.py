@@ -36,8 +36,8 @@ def per_cosmology(estimate):
 def check_count(n, d):
     """Raise InputError if n realisations are too few for a raw covariance of d summaries."""
     if n - d - 2 <= 0:
-        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per cosmology, got {n}; "
-                         "simulate more, raise --statistics-fraction, or leave --smooth on auto")
+        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per cosmology, "
+                         f"got {n}; simulate more, raise --statistics-fraction, or leave --smooth on auto")
 
 
 def smoothed(theta, estimate, smooth="auto", seed=0):
@@ -57,6 +57,8 @@ def smoothed(theta, estimate, smooth="auto", seed=0):
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
                          "simulate more, or raise --statistics-fraction")
+    centre, unit = estimate.mean((0, 1)), _units(estimate)
+    given, estimate = estimate, (estimate - centre) / unit
     u, folds = _whiten(theta), _folds(n, seed)
     fewest = n - max(len(f) for f in folds)
     most_terms = max(n_cosmology // 2, 1)
@@ -85,13 +87,28 @@ def smoothed(theta, estimate, smooth="auto", seed=0):
     trials = [(order, s) for s in spreads if (order, s) in possible]
     reference = (RAW, RAW) if (RAW, RAW) in possible else next(iter(scores))
     chosen = best([reference, *trials])
-    if scores[chosen] == -np.inf:
+    gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
+    found = {"mean": chosen[0], "covariance": chosen[1], "gain": float(gain)}
+    if chosen == (RAW, RAW):
+        return (*per_cosmology(given), found)
+    mean, covariance = _fit(u, estimate, *chosen)
+    mean, covariance = centre + unit * mean, covariance * np.outer(unit, unit)
+    return mean, covariance, np.full(n_cosmology, n, np.int64), found
+
+
+def _units(estimate):
+    """Scatter of each summary about its cosmology's mean, (d,). Raises InputError if any does not vary."""
+    n_cosmology, n, d = estimate.shape
+    residual = (estimate - estimate.mean(1, keepdims=True)).reshape(-1, d)
+    unit = np.sqrt((residual**2).mean(0))
+    dead = unit <= 1e-10 * np.abs(estimate).max((0, 1))
+    if not dead.any() and len(residual) - n_cosmology > d:
+        residual /= unit
+        dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < SINGULAR
+    if dead.any():
         raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in its own "
                          "way, got a singular covariance; a summary is constant, or follows from others")
-    mean, covariance = _fit(u, estimate, *chosen)
-    gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
-    return mean, covariance, np.full(n_cosmology, n, np.int64), {
-        "mean": chosen[0], "covariance": chosen[1], "gain": float(gain)}
+    return unit
 
 
 def _freedom(n_cosmology, n, d, order, spread):
@@ -186,17 +203,27 @@ def _smooth_covariance(u, residual, order, correction):
 def _log_linear(basis, power):
     """Variance exp(basis @ c) of the greatest Gaussian likelihood, by Fisher scoring.
 
-    basis: (n, terms); power: (n,) mean squares. Returns (n,).
+    basis: (n, terms), the first term one; power: (n,) mean squares. Returns (n,).
     """
-    floor = 1e-12 * power.mean() + 1e-300
-    c = np.linalg.lstsq(basis, np.log(np.maximum(power, floor)), rcond=None)[0]
-    c[0] += np.log(np.mean(power / np.exp(basis @ c)))          # basis[:, 0] is one
-    for _ in range(30):
-        step = np.linalg.lstsq(basis, power / np.exp(basis @ c) - 1.0, rcond=None)[0]
-        c = c + step * min(1.0, 2.0 / (np.abs(basis @ step).max() + 1e-300))
+    inverse = np.linalg.pinv(basis)
+    log_variance = basis @ (inverse @ np.log(np.maximum(power, 1e-12 * power.mean() + 1e-300)))
+    log_variance += np.log(np.mean(power * np.exp(-log_variance)))
+    cost = np.sum(log_variance + power * np.exp(-log_variance))
+    for _ in range(100):
+        step = basis @ (inverse @ (power * np.exp(-log_variance) - 1.0))
+        size = min(1.0, 2.0 / (np.abs(step).max() + 1e-300))
+        while size > 1e-6:                 # full steps swing about the maximum where the powers are uneven
+            trial = log_variance + size * step
+            new = np.sum(trial + power * np.exp(-trial))
+            if new <= cost:
+                break
+            size *= 0.5
+        else:
+            break
+        log_variance, cost = trial, new
         if np.abs(step).max() < 1e-8:
             break
-    return np.exp(basis @ c)
+    return np.exp(log_variance)
 
 
 def _cross_validate(u, estimate, folds, order, spread):
@@ -205,13 +232,9 @@ def _cross_validate(u, estimate, folds, order, spread):
     for fold in folds:
         mean, covariance = _fit(u, estimate[:, np.setdiff1d(everything, fold)], order, spread)
         residual = estimate[:, fold] - mean[:, None]
-        sd = np.sqrt(np.einsum("cii->ci", covariance))
-        if (sd == 0.0).any():
+        sign, log_det = np.linalg.slogdet(covariance)
+        if (sign <= 0).any():
             return -np.inf
-        correlation = covariance / sd[:, :, None] / sd[:, None]
-        if np.linalg.eigvalsh(correlation)[:, 0].min() < SINGULAR:
-            return -np.inf
-        log_det = np.linalg.slogdet(covariance)[1]
         chi2 = np.einsum("cri,cij,crj->cr", residual, np.linalg.inv(covariance), residual)
         total -= 0.5 * (chi2 + log_det[:, None]).sum()
     return total / (estimate.shape[0] * estimate.shape[1])

@@ -1,13 +1,17 @@
-"""Hand-made statistics of maps: the binned angular power spectrum."""
+"""Hand-made statistics of maps: the binned angular power spectrum, and what lies beyond it."""
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.fft
 
 from .checks import InputError
-from .params import PIXEL_ARCMIN
+from .kernels.peaks import describe
+from .params import N_GAL, PIXEL_ARCMIN, noise_sigma
 
 N_BIN, ELL_MIN, ELL_MAX = 10, 100.0, 10_000.0    # the organisers' baseline (Dai et al. 2026)
+PDF_BINS = (-3.0, 0.5, 16)              # lowest edge, width, number, in units of Shapes.unit
+PEAK_BINS = (0.0, 0.5, 12)
+SIGNAL = 0.0114                         # standard deviation of kappa in a pixel, typical of the survey
 
 
 class Spectrum:
@@ -49,6 +53,62 @@ class Spectrum:
             row[:] = np.bincount(self.bin, power, self.n_bin + 1)[:self.n_bin]
         with np.errstate(divide="ignore"):
             return np.log10(binned[:, self.used] / self.count[self.used] * self.norm)
+
+
+class Shapes:
+    """Moments, one-point PDF and peak counts of maps smoothed by a Gaussian, at several scales.
+
+    mask: (rows, columns) bool; scales: standard deviations of the Gaussian in arcminutes, 0 for none;
+    pdf, peak: (lowest edge, width, number) of the bins in units of a typical noisy map's standard deviation
+    at that scale, the first and last of which take what lies beyond; n_gal: galaxies per square arcminute.
+    Smoothing knows the mask: the smoothed map is divided by the smoothed mask, and a pixel counts where it
+    is observed and at least COVERAGE of its Gaussian is. noise, unit: (n_scale,) standard deviations of
+    smoothed noise and of a typical noisy map; valid: (n_scale, rows, columns).
+    """
+
+    COVERAGE = 0.6
+
+    def __init__(self, mask, scales=(2.0, 4.0, 8.0), pdf=PDF_BINS, peak=PEAK_BINS, n_gal=N_GAL,
+                 pixel_arcmin=PIXEL_ARCMIN):
+        self.scales, self.bins = tuple(map(float, scales)), (np.array(pdf, float), np.array(peak, float))
+        width = np.array(self.scales) / pixel_arcmin
+        # four standard deviations of empty sky keep opposite edges apart on the periodic transform
+        self.frame, margin = mask.shape, int(np.ceil(4.0 * width.max()))
+        self.shape = tuple(scipy.fft.next_fast_len(n + margin, real=True) for n in mask.shape)
+        k2 = np.fft.fftfreq(self.shape[0])[:, None]**2 + np.fft.rfftfreq(self.shape[1])**2
+        self.filters = [np.exp(-2.0 * np.pi**2 * w * w * k2).astype(np.float32) for w in width]
+        fine = [np.fft.irfft2(f.astype(float), s=self.shape) for f in self.filters]
+        self.noise = noise_sigma(n_gal, pixel_arcmin) * np.array([np.sqrt(np.sum(f * f)) for f in fine])
+        self.unit = np.hypot(self.noise, SIGNAL / np.sqrt(1.0 + np.array(self.scales) / 2.0))
+        cover = list(self._smooth(np.asarray(mask, np.float32)))
+        self.valid = np.stack([mask & (c >= self.COVERAGE) for c in cover])
+        self.weight = [np.where(v, 1.0 / np.maximum(c, 0.5), 0.0).astype(np.float32)
+                       for v, c in zip(self.valid, cover)]
+
+    def _smooth(self, kappa):
+        modes = scipy.fft.rfft2(kappa, s=self.shape, workers=1)
+        for one in self.filters:
+            yield scipy.fft.irfft2(modes * one, s=self.shape, workers=1)[:self.frame[0], :self.frame[1]]
+
+    def smooth(self, kappa):
+        """kappa: (rows, columns) float32, zero outside the mask. Returns (n_scale, rows, columns) float32,
+        zero where no pixel counts."""
+        return np.stack([weight * field for weight, field in zip(self.weight, self._smooth(kappa))])
+
+    def __call__(self, kappa):
+        """kappa: (n, rows, columns) float32, zero outside the mask.
+
+        Returns moments (n, n_scale, 3), the variance, third and fourth central moment; pdf (n, n_scale,
+        n_bin), shares of the pixels; peaks (n, n_scale, n_bin), numbers: float64.
+        """
+        out = [np.empty((len(kappa), len(self.scales), n)) for n in (3, *(int(b[2]) for b in self.bins))]
+        for i, one in enumerate(kappa):
+            for j, field in enumerate(self.smooth(one)):
+                bins = (b * (self.unit[j], self.unit[j], 1.0) for b in self.bins)
+                for array, value in zip(out, describe(field, self.valid[j], *bins)):
+                    array[i, j] = value
+        out[1] /= self.valid.sum((1, 2))[:, None]
+        return tuple(out)
 
 
 def measure(spectrum, batches, rows, noise, threads=1, progress=None, chunk=8):

@@ -15,6 +15,8 @@ from .params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_OBSERVED, T_AGN_RANGE
 OMEGA_M_RANGE, S_8_RANGE = (0.0913, 0.619), (0.680, 0.9552)   # of the challenge's design
 DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design: the metric of distances
 DESIGN_CENTRE = np.array([0.28, 0.822])      # where the design is densest
+WIDE_BOX = ((0.08, 0.60), (0.70, 1.05))      # lowest and highest (Omega_m, S_8) of --wide
+FIXED_NUISANCES = (7.85, 0.01325, 0.0)       # the centres of the priors
 GOLDEN = 0.6180339887498949
 
 # holes of the mask by kind; together with what lies outside the survey about 860 regions
@@ -53,6 +55,20 @@ def design(n):
                          first + 2.0 * np.pi * np.arange(outer) / outer])
     radius = np.concatenate([radius, np.ones(outer)]) * np.interp(at, grid, border)
     return DESIGN_CENTRE + DESIGN_SCALE * radius[:, None] * np.column_stack([np.cos(at), np.sin(at)])
+
+
+def wide_design(n):
+    """n cosmologies spread evenly over WIDE_BOX: float64 (n, 2), Omega_m and S_8.
+
+    The additive sequence of the plastic number (Roberts 2018): the first n points of it, whatever n.
+    Raises InputError below 3 points.
+    """
+    if n < 3:
+        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}")
+    plastic = 1.32471795724474602596
+    place = (0.5 + np.arange(1, n + 1)[:, None] * np.array([1.0 / plastic, 1.0 / plastic**2])) % 1.0
+    low, high = np.array(WIDE_BOX)
+    return low + (high - low) * place
 
 
 def _region():
