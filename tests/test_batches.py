@@ -162,6 +162,14 @@ def test_noise_has_the_right_law(kind, n_gal, scale):
     assert (4.0 if kind == FRESH else 4.1) < np.abs(x).max() < (4.4 if kind == FRESH else 6.0)
 
 
+def test_the_table_of_normals_is_exact_in_its_first_moments(silent):
+    z = silent.quantiles.astype(float) / noise_sigma()
+    assert z.shape == (65536,) and abs(z.mean()) < 1e-6 and z.std() == pytest.approx(1.0, abs=2e-7)
+    assert (np.diff(z) > 0).all() and np.allclose(z, -z[::-1], atol=1e-6)
+    assert z.max() == pytest.approx(4.325, abs=2e-3)
+    assert -1e-3 < stats.kurtosis(z) < 0                       # what the cap at 4.3 sigma takes
+
+
 @pytest.mark.parametrize("kind", [FRESH, FIXED])
 def test_noise_is_independent(silent, kind):
     x = silent.fetch(np.arange(64), noise=kind).reshape(64, -1)

@@ -110,7 +110,7 @@ def test_thread_count():
 
 
 def test_process_is_prepared_before_anything_loads(tmp_path):
-    """Thread limits reach numba; one re-execution sets the allocator, keeps arguments and python's options."""
+    """Thread limits reach numba; one re-execution sets the allocator, keeps arguments and options."""
     code = ("import os, sys\n"
             "from wl import cli\n"
             "assert not {'numba', 'torch', 'h5py'} & set(sys.modules)\n"
@@ -208,8 +208,8 @@ def test_quiet_progress_and_odd_totals(clock):
     assert "-" not in re.sub(r"\d{4}-\d\d-\d\d", "", stream.getvalue())     # no negative time to go
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (90061, "25 h 01 min"),
-                                           (3599, "59 min 59 s"), (3600, "1 h 00 min")])
+@pytest.mark.parametrize("seconds, text", [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
+                                           (3599, "59 min 59 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min")])
 def test_duration(seconds, text):
     assert cli._duration(seconds) == text
 

@@ -42,7 +42,6 @@ def test_output_shapes(name, frame, n_out):
 
 @pytest.mark.parametrize("name", ["compact", "simple_cnn"])
 @pytest.mark.parametrize("frame", [(8, 8), (16, 176), (1424, 16)])
-@pytest.mark.xfail(strict=True, reason="build() does not yet refuse frames that its pooling empties")
 def test_frames_too_small_are_refused(name, frame):
     with pytest.raises(InputError) as error:
         build(name, frame, 2)

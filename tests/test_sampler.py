@@ -138,7 +138,7 @@ def test_quadrature_against_a_grid(d):
     emulator = synthetic.emulator(60, d)
     estimate = places(emulator)
     exact = sampler.exact(emulator, estimate)
-    assert exact.edge[0] < -3.0 and (exact.edge[2:] > -0.5).all()
+    assert exact.edge[0] < -1.5 and (exact.edge[2:] > -0.5).all()
     wrong = []
     for i, e in enumerate(estimate):
         mean, sd, correlation, q = synthetic.grid_posterior(emulator, e)
@@ -162,8 +162,14 @@ def test_chain_at_the_edge_and_outside():
     assert emulator.contains(chains.draws.reshape(-1, 2)).all()
     assert (np.abs(chains.mean - exact.mean) / exact.sd < 0.15).all()
     assert (np.abs(chains.sd / exact.sd - 1.0) < 0.15).all()
-    far = sampler.exact(emulator, np.array([[50.0, -30.0]]))
-    assert np.isfinite(far.mean).all() and (far.sd > 0.0).all()
+    far = estimate[:1] + [[0.1, -0.05], [0.3, -0.15], [0.8, -0.4]]      # up to some thirty sigma outside
+    exact = sampler.exact(emulator, far)
+    chains = sampler.metropolis(emulator, far, nstep=200000, sigma=0.008, seed=1)
+    assert (0.0 < exact.sd).all() and (exact.sd[2] < 0.01).all()
+    assert (np.abs(chains.mean - exact.mean) / exact.sd < 0.3).all()
+    assert (np.abs(chains.sd / exact.sd - 1.0) < 0.3).all()
+    hopeless = sampler.exact(emulator, np.array([[50.0, -30.0]]))
+    assert np.isfinite(hopeless.mean).all() and emulator.contains(hopeless.mean).all()
 
 
 def test_known_posterior():
@@ -320,7 +326,7 @@ def test_memory_does_not_grow_with_steps(emulator, maps):
         tracemalloc.stop()
         return size
     peak(100)
-    assert peak(50000) < 1.05 * peak(500)
+    assert peak(50000) < peak(500) + 1e6            # the chains themselves would take 51 MB
 
 
 def autoregressive(rho, n, chains, steps, rng):
@@ -376,7 +382,7 @@ def test_starts(emulator, maps):
     """The first chain begins at the design's point of highest posterior, all begin inside, further ones
     apart; points of one's own are taken, and refused outside."""
     estimate = maps[1][:40]
-    best, _ = sampler.survey(emulator, estimate)
+    best, _, _ = sampler.survey(emulator, estimate)
     assert np.array_equal(best, np.argmax(emulator.log_posterior(emulator.theta, estimate), axis=1))
     begin = sampler.starts(emulator, best, 4, 0, np.arange(40))
     assert emulator.contains(begin.reshape(-1, 2)).all()

@@ -263,7 +263,8 @@ def test_wrong_settings_are_refused(copied, script, option, value, word):
 
 
 def test_too_few_realisations_for_raw_covariances(copied, script):
-    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, "--smooth", "none", cwd=copied))
+    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, "--smooth", "none", "--statistics-fraction", "0.2",
+                           cwd=copied))
     assert "realisations" in line
 
 

@@ -176,7 +176,7 @@ def test_labels_of_a_design_file_are_used(mask_file, tmp_path):
     with pytest.raises(InputError, match="at most 5"):
         simulate(tmp_path / "x", cosmologies=6, **options)
     np.save(tmp_path / "theta.npy", design(5))
-    plan = Plan(None, 3, 0, 0, 1, "lognormal", mask_file, tmp_path / "theta.npy", 30.0)
+    plan = Plan(realisations=3, test=0, mask=mask_file, design=tmp_path / "theta.npy")
     assert np.array_equal(plan.label[:, 0, :2], design(5)) and len(np.unique(plan.label[..., 2])) == 15
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from . import report, statistics, store
 from .checks import InputError, positive
 from .cli import Progress, say
-from .params import HOLDOUT, PARAMS, STATISTICS, TEST
+from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 
 MOST_RECALIBRATED = 2000       # statistics maps whose posteriors set the temperature
 
@@ -42,8 +42,10 @@ def prediction_settings(run):
     """What predictions.h5 depends on beyond the maps and their split, checked. Raises InputError."""
     from . import pipeline
     if run.method == "spectrum":
-        return {"n_bin": 10, "ell_min": 100.0, "ell_max": 10000.0}
-    return {**pipeline.training_settings(run.args), "views": run.args.views,
+        # the fraction does not feed the statistics here, but decides which realisations are held out
+        return {"n_bin": 10, "ell_min": 100.0, "ell_max": 10000.0,
+                "statistics_fraction": run.args.statistics_fraction}
+    return {**pipeline.training_settings(run.args, len(run.rows(TRAIN))), "views": run.args.views,
             "statistics_fraction": run.args.statistics_fraction}
 
 

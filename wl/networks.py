@@ -5,7 +5,7 @@
 import torch
 from torch import nn
 
-from .checks import choice
+from .checks import InputError, choice
 
 
 class Dropout(nn.Module):
@@ -35,8 +35,9 @@ class BatchRenorm2d(nn.BatchNorm2d):
 
     A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm in a lane
     of 8 maps blurs it in training, and its evaluation lags behind (validation losses of 0.2 and 2.4 in turn at
-    the peak learning rate). Gradients still flow through the batch's statistics. The correction comes in over
-    steps 60 to 180, when the running statistics mean something.
+    the peak learning rate). Gradients still flow through the batch's statistics. The running statistics include
+    the batch (the paper takes those before it), so that a training step gives exactly what evaluation gives. The
+    correction comes in over steps 60 to 180, when the running statistics mean something.
     """
 
     def forward(self, x):
@@ -73,8 +74,8 @@ class SimpleCNN(nn.Module):
     def __init__(self, frame, n_out, widths=(16, 32, 64, 128), dropout=(0.2, 0.1)):
         super().__init__()
         c = (1, *widths)
-        self.convolutions = nn.Sequential(*(conv_block(c[i], c[i + 1], 5 if i == 0 else 3, 2 if i == 0 else 1, 2)
-                                            for i in range(4)))
+        self.convolutions = nn.Sequential(conv_block(c[0], c[1], 5, 2, 2),
+                                          *(conv_block(c[i], c[i + 1], pool=2) for i in range(1, 4)))
         rows, columns = (-(-n // 2) // 16 for n in frame)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * rows * columns, 512), nn.ReLU(),
                                   Dropout(dropout[0]), nn.Linear(512, 128), nn.ReLU(),
@@ -95,21 +96,26 @@ class Compact(nn.Module):
     def __init__(self, frame, n_out, widths=(24, 32, 48, 64), hidden=128):
         super().__init__()
         c1, c2, c3, c4 = widths
-        self.features = nn.Sequential(lean_block(1, c1, 7, 3, 2), lean_block(c1, c2), lean_block(c2, c3, pool=2),
-                                      lean_block(c3, c4, pool=2))
-        self.head = nn.Sequential(nn.Linear(2 * c4, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, n_out))
+        self.features = nn.Sequential(lean_block(1, c1, 7, 3, 2), lean_block(c1, c2),
+                                      lean_block(c2, c3, pool=2), lean_block(c3, c4, pool=2))
+        self.head = nn.Sequential(nn.Linear(2 * c4, hidden), nn.ReLU(inplace=True),
+                                  nn.Linear(hidden, n_out))
 
     def forward(self, x):
         x = self.features(x)                                    # (n, 1, H, W) -> (n, c4, H/24, W/24)
         return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
 
+SMALLEST = {"compact": 24, "simple_cnn": 32}
 NETWORKS = {"compact": Compact, "simple_cnn": SimpleCNN}
 
 
 def build(name, frame, n_out, **options):
     """A network by name. frame: (rows, columns); n_out: numbers it returns. Raises InputError."""
     choice("--model", name, tuple(NETWORKS))
+    if min(frame) < SMALLEST.get(name, 1):
+        raise InputError(f"--model {name}: expected a frame of at least {SMALLEST[name]} pixels each way, got "
+                         f"{frame[0]} x {frame[1]}; give maps of a larger mask")
     return NETWORKS[name](frame, n_out, **options)
 
 

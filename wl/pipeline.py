@@ -16,7 +16,8 @@ from .provenance import refuse_difference
 
 DEFAULT_DATA = "data"
 DEFAULT_TEST = 1024
-DEFAULT_HOLDOUT = 0.2
+DEFAULT_HOLDOUT = 0.15
+EPOCHS, PRESENTATIONS = (12, 60), 30_000       # least and most epochs, maps that a network wants to see
 MODELS = ("compact", "simple_cnn")       # the keys of networks.NETWORKS, which takes torch to ask
 
 
@@ -30,7 +31,7 @@ def add_data_options(parser):
                        help="which of several releases in one folder")
     group.add_argument("--realisations", type=int, default=32, metavar="N",
                        help="realisations per cosmology of a set that has to be simulated")
-    group.add_argument("--statistics-fraction", type=float, default=0.3, metavar="F",
+    group.add_argument("--statistics-fraction", type=float, default=0.25, metavar="F",
                        help="realisations kept from training, for the mean and covariance of the predictions")
     group.add_argument("--holdout-fraction", type=float, default=None, metavar="F",
                        help="realisations kept from both, for a score (default: 0 where the test maps have a truth "
@@ -45,7 +46,9 @@ def add_training_options(parser, model, loss):
     group.add_argument("--model", default=model, help="one of " + ", ".join(MODELS))
     group.add_argument("--loss", default=loss, choices=("mse", "kl"),
                        help="mse: means; kl: means and error bars, the Gaussian negative log-likelihood")
-    group.add_argument("--epochs", type=int, default=12, metavar="N", help="passes over the training maps")
+    group.add_argument("--epochs", type=int, default=None, metavar="N",
+                       help=f"passes over the training maps (default: {EPOCHS[0]}, or as many as make "
+                            f"{PRESENTATIONS} maps, at most {EPOCHS[1]})")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="maps per step")
     group.add_argument("--lanes", type=int, default=4, metavar="N",
                        help="parts of a batch trained side by side, one thread each; they set the result, "
@@ -102,7 +105,7 @@ def _simulated(args, folder, mask, label):
         say(f"no maps in {folder}: simulating a set into {out}", args.quiet)
     else:
         stamp = hashlib.sha256(mask.read_bytes() + label.read_bytes() + str((realisations, args.seed)).encode())
-        out, test = pathlib.Path(DEFAULT_DATA) / f"simulated_{stamp.hexdigest()[:8]}", 0
+        out, test = pathlib.Path(DEFAULT_DATA) / "simulations" / stamp.hexdigest()[:12], 0
         say(f"mask and labels but no maps in {folder}: simulating maps for them into {out}", args.quiet)
     simulate(out, realisations=realisations, test=test, seed=args.seed, mask=mask, design=label,
              processes=args.threads, quiet=args.quiet)
@@ -120,6 +123,7 @@ class Run:
         self.args, self.method = args, method
         self.set = locate(args)
         s = self.set
+        maps.check_design(s.files["label"], s.theta)
         self.target = args.target or ("test" if s.has_truth and s.n_test else "both" if s.n_test else "holdout")
         if self.target != "holdout" and s.n_test == 0:
             raise InputError(f"--target {self.target}: {s.folder} has no test maps; give --target holdout")
@@ -191,6 +195,7 @@ class Run:
         progress = Progress(self.set.n_cosmology * self.set.n_realisation + self.set.n_test, "checking the maps",
                             self.args.quiet)
         self.set.check_maps(progress)
+        progress.close()
         estimate, sd = predict(self, settings)
         n_real = self.set.n_realisation
         parts = [(STATISTICS, self.rows(STATISTICS)), (HOLDOUT, self.rows(HOLDOUT))]
@@ -216,8 +221,10 @@ class Run:
         return self.set.n_test if self.target != "holdout" else 0
 
 
-def training_settings(args):
-    """What a trained network depends on beyond the maps, checked. Raises InputError."""
+def training_settings(args, n_train):
+    """What a trained network depends on beyond the maps, checked. n_train: training maps. Raises InputError."""
+    if args.epochs is None:
+        args.epochs = min(max(EPOCHS[0], -(-PRESENTATIONS // n_train)), EPOCHS[1])
     for name in ("epochs", "batch_size", "lanes"):
         positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
     positive("--learning-rate", args.learning_rate)
@@ -237,12 +244,18 @@ def network_predictions(run, settings):
     kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
     frame = batches.Frame(s.mask, pack=settings["model"] != "simple_cnn")    # its dense head is the published one
     scale = batches.rms(kappa, s.n_gal)
-    full = {**training_settings(args), "precision": train.pick_precision(args.precision), "seed": args.seed, "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal,
+    full = {**training_settings(args, len(run.rows(TRAIN))), "precision": train.pick_precision(args.precision), "seed": args.seed, "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal,
             "split": run.split.tolist(), "inputs": {k: run.digests()[k] for k in ("kappa", "label", "mask")},
             "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
     source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=args.seed)
     path, checkpoint = run.out / "model.pt", run.out / "checkpoint.pt"
-    network = train.Network.load(path) if path.exists() else None
+    network = None
+    if path.exists():
+        try:
+            network = train.Network.load(path)
+        except InputError:
+            if not args.force:
+                raise
     if network is None or network.settings != full:
         rows = run.rows(TRAIN)
         progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]), f"training {full['model']}",

@@ -2,12 +2,14 @@
 import numpy as np
 from scipy import special
 
+from .checks import InputError
 from .params import PARAMS
 
 FLAGS = {1: "acceptance outside 0.2-0.5", 2: "effective sample size below 100", 4: "R-hat above 1.05",
-         8: "posterior reaches the hull's edge", 16: "p-value below 0.001"}
+         8: "the hull's edge cuts the one-sigma region", 16: "p-value below 0.001"}
 ACCEPTANCE = (0.2, 0.5)        # range in which a random walk in two dimensions mixes well
-LEAST_ESS, MOST_RHAT, LEAST_P, EDGE = 100.0, 1.05, 1e-3, -3.09   # the 95 % region of a Gaussian ends at -3.0
+LEAST_ESS, MOST_RHAT, LEAST_P = 100.0, 1.05, 1e-3
+EDGE = -0.5                    # ln density, relative to the highest, where one standard deviation ends
 LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
 
 
@@ -48,8 +50,15 @@ def temperature(truth, mean, sd):
 
 
 def gaussian(mean, sd):
-    """The summary of a network's own means and error bars, (n, 2) each; NaN where it has no such thing."""
+    """The summary of a network's own means and error bars, (n, 2) each; NaN where it has no such thing.
+
+    Raises InputError for means that are not finite and error bars that are not positive.
+    """
     n = len(mean)
+    bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(sd) & (np.asarray(sd) > 0.0)).all(axis=1))
+    if bad.size:
+        raise InputError(f"posterior: expected finite means and error bars above zero, got {mean[bad[0]]} and "
+                         f"{sd[bad[0]]} for map {bad[0]} ({bad.size} such maps); look at the training")
     summary = {"mean": mean, "sd": sd, "correlation": np.zeros(n)}
     summary |= {name: mean + sd * special.ndtri(level) for name, level in LEVELS.items()}
     summary |= {name: np.full((n, 2), np.nan) for name in ("ess", "rhat")}

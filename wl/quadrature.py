@@ -133,10 +133,10 @@ def whitened(emulator, triangle, corners, log_weight):
 def survey(emulator, estimate, per_edge=8):
     """A look at every posterior on the design's points, triangle centres and the hull's edge.
 
-    per_edge: points evaluated along each hull edge. Returns (n,) int, the cosmology of highest
-    posterior, and (n,) float64, ln of the highest density on the hull's edge relative to the highest
+    per_edge: points evaluated along each hull edge. Returns best (n,) int, the cosmology of highest
+    posterior; edge (n,) float64, ln of the highest density on the hull's edge relative to the highest
     anywhere: 0 for a posterior that climbs to the edge, below -3.1 if the edge is outside of the 95 %
-    region.
+    region; chi2 (n,) float64, of the summary at cosmology best.
     """
     theta, at = emulator.theta, emulator.triangles
     n, t = len(theta), len(at)
@@ -151,10 +151,11 @@ def survey(emulator, estimate, per_edge=8):
     triangle = np.concatenate([vertex, np.arange(t), np.repeat([i for i, _ in edges], per_edge)])
     corners = np.concatenate([np.eye(3)[corner], np.full((t, 3), 1.0 / 3.0), *along])
     white, base = whitened(emulator, triangle, corners, np.zeros(len(triangle)))
-    best, edge = np.empty(len(estimate), int), np.empty(len(estimate))
+    best, edge, chi2 = np.empty(len(estimate), int), np.empty(len(estimate)), np.empty(len(estimate))
     for first in range(0, len(estimate), BLOCK):
         part = slice(first, first + BLOCK)
         log_posterior = kernels.log_posteriors(white, base, estimate[part])
         best[part] = log_posterior[:, :n].argmax(axis=1)
         edge[part] = log_posterior[:, n + t:].max(axis=1) - log_posterior.max(axis=1)
-    return best, edge
+        chi2[part] = 2.0 * (base[best[part]] - log_posterior[:, :n].max(axis=1))
+    return best, edge, chi2

@@ -107,9 +107,7 @@ def _read_truth(file, data, split, cosmology, realisation):
             notes.append("the cosmologies share their seeds: errors of hold-out figures are a bootstrap over "
                          "realisations")
     if test.any() and (folder / maps.TRUTH_FILE).is_file():
-        files["label_test"] = folder / maps.TRUTH_FILE
-        label_test = array(files["label_test"], maps.load_npy(files["label_test"]), (None, len(LABELS)), "f",
-                           advice=f"the columns are {', '.join(LABELS)}")
+        files["label_test"], label_test = folder / maps.TRUTH_FILE, read_test_truth(folder)
         _in_range(file, files["label_test"], realisation[test], len(label_test), "maps")
         truth[test] = label_test[realisation[test], :2]
     digests = {name: store.digest_file(path) for name, path in files.items()}
@@ -124,6 +122,12 @@ def _read_truth(file, data, split, cosmology, realisation):
 def _bars(summary):
     """The variable to score as error bars: recalibrated ones if the file has them, else the posterior's sd."""
     return "errorbar" if "errorbar" in summary else "sd"
+
+
+def read_test_truth(folder):
+    """Labels of a simulated set's test maps, (n, 5): for scores, and for wl.limit's forecast of them."""
+    path = pathlib.Path(folder) / maps.TRUTH_FILE
+    return array(path, maps.load_npy(path), (None, len(LABELS)), "f", advice=f"the columns are {', '.join(LABELS)}")
 
 
 def _label_path(file, folder):

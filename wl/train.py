@@ -75,12 +75,12 @@ class Lanes:
         self.pool.shutdown()
 
     def seed_dropout(self, seed, step):
-        """Dropout masks follow from (seed, step, lane) alone, so that a resumed run repeats them."""
+        """Dropout masks follow from (seed, step, lane, layer) alone, so that a resumed run repeats them."""
         for lane, net in enumerate(self.copies):
-            for module in net.modules():
-                if isinstance(module, Dropout):
-                    spawn = np.random.SeedSequence(seed, spawn_key=(DROPOUT_STREAM, step, lane))
-                    module.generator.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
+            layers = (module for module in net.modules() if isinstance(module, Dropout))
+            for layer, module in enumerate(layers):
+                spawn = np.random.SeedSequence(seed, spawn_key=(DROPOUT_STREAM, step, lane, layer))
+                module.generator.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
 
     def share_buffers(self):
         """Batch-norm statistics: every copy takes the mean over the copies."""
@@ -145,8 +145,14 @@ class Network:
         if not isinstance(content, dict) or not {"settings", "weights"} <= set(content):
             raise InputError(f"{path}: expected a network written by this suite; remove it and train again")
         s = content["settings"]
-        net = build(s["model"], tuple(s["frame"]), outputs_of(s["loss"]))
-        net.load_state_dict(content["weights"])
+        try:
+            net = build(s["model"], tuple(s["frame"]), outputs_of(s["loss"]))
+            net = as_computed(net, s["precision"])
+            net.load_state_dict(content["weights"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise InputError(f"{path}: holds no network of this version ({reason}); remove it and train "
+                             "again") from None
         return cls(net, s)
 
     def predict(self, batches, rows, *, noise=FIXED, threads=1, symmetries=N_SYMMETRY, batch_size=32, progress=None):
@@ -179,6 +185,12 @@ class Network:
         return centre + width * mean, sd
 
 
+def as_computed(net, precision):
+    """A network in the number type and memory order it computes in: the same bits trained or loaded."""
+    net = net.double() if precision == "float64" else net
+    return net.to(memory_format=torch.channels_last)
+
+
 def load_torch(path):
     """torch.load of tensors and plain values only. Raises InputError for a damaged file."""
     try:
@@ -192,7 +204,7 @@ def learning_rate(step, steps, peak, warm_up=0.15):
     """One cycle: linear warm-up, then a cosine to zero (Smith & Topin 2018, arXiv:1708.07120)."""
     begin = max(1.0, warm_up * steps)
     if step < begin:
-        return peak * (step + 1) / begin
+        return peak * min((step + 1) / begin, 1.0)
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - begin) / max(1.0, steps - begin)))
 
 
@@ -210,8 +222,7 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
         net = build(s["model"], tuple(s["frame"]), outputs_of(s["loss"]))
-    net = net.double() if s["precision"] == "float64" else net
-    net = net.to(memory_format=torch.channels_last)
+    net = as_computed(net, s["precision"])
     optimiser = torch.optim.AdamW(net.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], fused=True)
     history, best, best_weights, first = [], math.inf, None, 0
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -272,6 +283,9 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     finally:
         lanes.close()
         torch.set_num_threads(torch_threads)
+    if best_weights is None:
+        raise RunError(f"the validation loss was never finite in {len(history)} epochs; lower --learning-rate "
+                       f"(now {s['learning_rate']})")
     net.load_state_dict(best_weights)
     return Network(net, s), history
 

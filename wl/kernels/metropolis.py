@@ -173,6 +173,26 @@ def _draw(state, sigma, noise, lane, steps):
         noise[k, 2, lane] = exponential(state)
 
 
+@njit(error_model="numpy", cache=True, parallel=True)
+def random_numbers(chains, nstep, sigma, seed):
+    """What metropolis() draws for so many chains and steps, and nothing else: to time it.
+
+    Returns (chains,) float64, one of the last numbers of each.
+    """
+    out = np.empty(chains)
+    for group in prange((chains + LANES - 1) // LANES):
+        noise = np.empty((AHEAD, 3, LANES))
+        state = np.empty((LANES, 4), np.uint64)
+        for l in range(LANES):
+            seed_state(state[l], seed, METROPOLIS, group * LANES + l)
+        for _ in range(0, nstep, AHEAD):
+            for l in range(LANES):
+                _draw(state[l], sigma, noise, l, AHEAD)
+        for l in range(min(LANES, chains - group * LANES)):
+            out[group * LANES + l] = noise[AHEAD - 1, 0, l]
+    return out
+
+
 @njit(error_model="numpy", cache=True)
 def _quantiles(histogram, low, high, out):
     """LEVELS of a histogram (bins,), linear inside a bin, into out (5,)."""
