@@ -20,13 +20,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=4000, help="maps, one chain each (default 4000)")
     parser.add_argument("--nstep", type=int, default=10000, help="steps of ours (default 10000)")
     parser.add_argument("--sigma", type=float, default=0.06, help="proposal width (default 0.06)")
     parser.add_argument("--summaries", type=int, default=2, metavar="D",
                         help="dimension of the summary (default 2)")
-    parser.add_argument("--reference-steps", type=int, default=200, help="steps of the reference (default 200)")
+    parser.add_argument("--reference-steps", type=int, default=200,
+                        help="steps of the reference (default 200)")
     parser.add_argument("--repeats", type=int, default=5, help="alternations (default 5)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)),
                         help="threads of ours (default all)")
@@ -109,25 +111,27 @@ def main():
         seconds, states = timed(reference, np, theta, mean, covariance, estimate, args.reference_steps,
                                 args.sigma, k)
         theirs.append(args.maps * args.reference_steps / seconds)
-        seconds, chains = timed(sampler.metropolis, emulator, estimate, nstep=args.nstep, sigma=args.sigma, seed=k)
+        seconds, chains = timed(sampler.metropolis, emulator, estimate, nstep=args.nstep, sigma=args.sigma,
+                                seed=k)
         ours.append(args.maps * args.nstep / seconds)
         seconds, _ = timed(random_numbers, args.maps, args.nstep, args.sigma, np.uint64(k))
         random.append(args.maps * args.nstep / seconds)
         seconds, truth = timed(sampler.exact, emulator, estimate)
         exact.append(seconds)
-        print(f"run {k + 1}: ours {ours[-1] / 1e6:.1f} M chain-steps/s, reference {theirs[-1] / 1e6:.3f}, ratio "
-              f"{ours[-1] / theirs[-1]:.1f}, whole step / random numbers {random[-1] / ours[-1]:.2f}, "
+        print(f"run {k + 1}: ours {ours[-1] / 1e6:.1f} M chain-steps/s, reference {theirs[-1] / 1e6:.3f}, "
+              f"ratio {ours[-1] / theirs[-1]:.1f}, whole step / random numbers {random[-1] / ours[-1]:.2f}, "
               f"exact {exact[-1]:.3f} s", flush=True)
     moved = (np.diff(states, axis=0) != 0.0).any(axis=2).mean()
     z = np.abs(chains.mean - truth.mean) / truth.sd
-    print(f"{args.maps} maps x {args.nstep} steps, sigma {args.sigma}, d = {args.summaries}, {args.threads} threads; "
-          f"first calls with compilation or its cache {first:.2f} s and {exact_first:.2f} s")
-    print(f"acceptance ours {chains.acceptance.mean():.3f}, reference {moved:.3f}; mean within 0.15 sd of the exact "
-          f"for {100 * (z < 0.15).all(axis=1).mean():.1f} % of the maps")
-    print(f"random numbers take {100 * statistics.median(o / r for o, r in zip(ours, random)):.0f} % of our time")
+    share = statistics.median(o / r for o, r in zip(ours, random))
     ratio = statistics.median(o / r for o, r in zip(ours, theirs))
-    print(f"sampler ratio={ratio:.1f} ours={statistics.median(ours):.4g} reference={statistics.median(theirs):.4g} "
-          f"n={args.repeats}")
+    print(f"{args.maps} maps x {args.nstep} steps, sigma {args.sigma}, d = {args.summaries}, "
+          f"{args.threads} threads; first calls (compilation or its cache) {first:.2f} s and {exact_first:.2f} s")
+    print(f"acceptance ours {chains.acceptance.mean():.3f}, reference {moved:.3f}; mean within 0.15 sd of the "
+          f"exact for {100 * (z < 0.15).all(axis=1).mean():.1f} % of the maps")
+    print(f"random numbers take {100 * share:.0f} % of our time")
+    print(f"sampler ratio={ratio:.1f} ours={statistics.median(ours):.4g} "
+          f"reference={statistics.median(theirs):.4g} n={args.repeats}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def test_equals_linear_nd_interpolator(d, rng):
     low, high = theta.min(axis=0) - 0.05, theta.max(axis=0) + 0.05
     points = rng.uniform(low, high, size=(20000, 2))
     ours, ours_c, inside = emulator.interpolate(points)
-    values = LinearNDInterpolator(theta, np.concatenate([mean, covariance.reshape(-1, d * d)], axis=1))(points)
+    values = np.concatenate([mean, covariance.reshape(-1, d * d)], axis=1)
+    values = LinearNDInterpolator(theta, values)(points)
     assert np.array_equal(inside, np.isfinite(values[:, 0])) and 5000 < inside.sum() < 15000
     assert np.abs(ours[inside] - values[inside, :d]).max() < 1e-12 * max(1.0, np.abs(mean).max())
     assert np.abs(ours_c[inside].reshape(-1, d * d) - values[inside, d:]).max() < 1e-12 * max(
@@ -49,7 +50,9 @@ def designs():
     side = np.linspace(0.0, 1.0, 6)
     lattice = np.stack(np.meshgrid(0.1 + 0.5 * side, 0.7 + 0.2 * side), axis=-1).reshape(-1, 2)
     sliver = np.concatenate([rng.uniform(size=(20, 2)), [[0.0, 1.2], [0.5, 1.2 + 1e-7], [1.0, 1.2]]])
-    return {"random": synthetic.design(40), "lattice": lattice, "sliver": sliver, "three": lattice[[0, 3, 20]]}
+    spike = np.array([[0.1, 0.7], [0.101, 0.7], [0.6, 0.9], [0.3, 0.7805]])   # thinner than a grid cell
+    return {"random": synthetic.design(40), "lattice": lattice, "sliver": sliver, "spike": spike,
+            "three": lattice[[0, 3, 20]]}
 
 
 @pytest.mark.parametrize("name", list(designs()))
@@ -59,6 +62,8 @@ def test_location(name, rng):
     emulator = build(theta, *synthetic.statistics(theta), prior="flat")
     low, high = emulator.limits
     points = rng.uniform(low - 0.1 * (high - low), high + 0.1 * (high - low), size=(4000, 2))
+    near = theta + 10.0 ** -rng.uniform(1, 6, size=(50, len(theta), 1)) * (theta.mean(axis=0) - theta)
+    points = np.concatenate([points, near.reshape(-1, 2)])                    # into every corner
     expected = Delaunay(theta).find_simplex(points) >= 0
     found = triangles.find_all(points, *emulator.arrays)
     assert np.array_equal(found >= 0, expected)

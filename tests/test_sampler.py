@@ -53,8 +53,8 @@ def test_equals_a_plain_loop(d):
     emulator = synthetic.emulator(40, d)
     estimate = synthetic.draw(emulator, 2)[1]
     nstep, sigma, seed = 300, 0.04, 3
-    chains = sampler.metropolis(emulator, estimate, nstep=nstep, sigma=sigma, burn_in=0.0, chains=2, seed=seed,
-                                map_index=[7, 5], draws=2, thin=1)
+    chains = sampler.metropolis(emulator, estimate, nstep=nstep, sigma=sigma, burn_in=0.0, chains=2,
+                                seed=seed, map_index=[7, 5], draws=2, thin=1)
     values = LinearNDInterpolator(emulator.theta, np.concatenate(
         [emulator.mean, emulator.covariance.reshape(-1, d * d), emulator.vertex_log_prior[:, None]], axis=1))
 
@@ -86,7 +86,8 @@ def test_equals_a_plain_loop(d):
 
 def test_moments_are_those_of_the_draws(emulator, maps):
     """Sums in the kernel equal NumPy's moments of every kept step; histogram quantiles the sorted ones."""
-    chains = sampler.metropolis(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5, thin=1)
+    chains = sampler.metropolis(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5,
+                                thin=1)
     x = chains.draws.reshape(5, -1, 2)
     assert x.shape[1] == 3 * 16000
     assert np.allclose(chains.mean, x.mean(axis=1), rtol=0, atol=1e-12)
@@ -175,7 +176,8 @@ def test_chain_at_the_edge_and_outside():
 def test_known_posterior():
     """Identity mean, constant covariance, flat prior, hull far away: N(estimate, C), by both samplers."""
     rng = np.random.default_rng(1)
-    theta = np.concatenate([rng.uniform(-1, 1, (40, 2)), 3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])])
+    corners = 3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    theta = np.concatenate([rng.uniform(-1, 1, (40, 2)), corners])
     covariance = np.array([[0.04, 0.018], [0.018, 0.02]])
     emulator = build(theta, theta, np.tile(covariance, (len(theta), 1, 1)), prior="flat")
     estimate = rng.uniform(-0.5, 0.5, (40, 2))
@@ -305,7 +307,8 @@ for d in (2, 3):
 def test_same_without_jit(python):
     folder = __file__.rsplit("/", 1)[0]
     on = python(JIT, folder)
-    off = python("import warnings; warnings.simplefilter('error')\n" + JIT, folder, env={"NUMBA_DISABLE_JIT": "1"})
+    strict = "import warnings; warnings.simplefilter('error')\n"
+    off = python(strict + JIT, folder, env={"NUMBA_DISABLE_JIT": "1"})
     assert on.returncode == 0 and off.returncode == 0, on.stderr + off.stderr
     assert len(on.stdout) > 200 and on.stdout == off.stdout
 
@@ -411,7 +414,8 @@ def test_progress_counts_maps(emulator, maps):
     ({"nstep": 0}, "nstep"), ({"nstep": -5}, "nstep"), ({"sigma": 0.0}, "sigma"), ({"sigma": -1.0}, "sigma"),
     ({"sigma": np.nan}, "sigma"), ({"burn_in": 1.0}, "burn"), ({"burn_in": -0.1}, "burn"),
     ({"burn_in": np.nan}, "burn"), ({"chains": 0}, "chains"), ({"thin": 0}, "thin"),
-    ({"nstep": 2**31}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"), ({"map_index": [0, 1]}, "map_index")])
+    ({"nstep": 2**31}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"),
+    ({"map_index": [0, 1]}, "map_index")])
 def test_refused_settings(emulator, maps, wrong, word):
     with pytest.raises(InputError) as error:
         sampler.metropolis(emulator, maps[1][:3], **{"nstep": 10, "sigma": 0.1, **wrong})

@@ -169,5 +169,5 @@ def _coefficients(theta, triangles, prior, mean, covariance):
     edge = np.stack([corner[:, 0] - corner[:, 2], corner[:, 1] - corner[:, 2]], axis=2)
     at = value[triangles]
     return np.ascontiguousarray(np.concatenate(
-        [corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2], at[:, 0] - at[:, 2], at[:, 1] - at[:, 2]],
-        axis=1))
+        [corner[:, 2], np.linalg.inv(edge).reshape(-1, 4),
+         at[:, 2], at[:, 0] - at[:, 2], at[:, 1] - at[:, 2]], axis=1))

@@ -25,8 +25,8 @@ def summarise(chains, estimate, mean, covariance):
     residual = estimate - mean
     chi2 = np.einsum("nd,nd->n", residual, np.linalg.solve(covariance, residual[..., None])[..., 0])
     p_value = special.chdtrc(estimate.shape[1], chi2)
-    summary = {name: getattr(chains, name) for name in ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess",
-                                                        "rhat", "edge")}
+    summary = {name: getattr(chains, name)
+               for name in ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "edge")}
     summary |= {"chi2": chi2, "p_value": p_value}
     low, high = ACCEPTANCE
     with np.errstate(invalid="ignore"):            # NaN: the method has no such thing, no flag
@@ -57,8 +57,8 @@ def gaussian(mean, sd):
     n = len(mean)
     bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(sd) & (np.asarray(sd) > 0.0)).all(axis=1))
     if bad.size:
-        raise InputError(f"posterior: expected finite means and error bars above zero, got {mean[bad[0]]} and "
-                         f"{sd[bad[0]]} for map {bad[0]} ({bad.size} such maps); look at the training")
+        raise InputError(f"posterior: expected finite means and error bars above zero, got {mean[bad[0]]} "
+                         f"and {sd[bad[0]]} for map {bad[0]} ({bad.size} such maps); look at the training")
     summary = {"mean": mean, "sd": sd, "correlation": np.zeros(n)}
     summary |= {name: mean + sd * special.ndtri(level) for name, level in LEVELS.items()}
     summary |= {name: np.full((n, 2), np.nan) for name in ("ess", "rhat")}
@@ -83,9 +83,10 @@ def warnings(summary):
                      f"(least {np.nanmin(summary['ess']):.0f}): raise --nstep")
     wide = (flag & 4) > 0
     if wide.any():
-        lines.append(f"R-hat of {wide.sum()} of {n} maps is above {MOST_RHAT} (most {np.nanmax(summary['rhat']):.3f}): "
-                     "raise --nstep")
+        lines.append(f"R-hat of {wide.sum()} of {n} maps is above {MOST_RHAT} "
+                     f"(most {np.nanmax(summary['rhat']):.3f}): raise --nstep")
     stuck = (summary["sd"] <= 0).any(1)
     if stuck.any():
-        lines.append(f"{stuck.sum()} of {n} chains never moved ({PARAMS[0]} or {PARAMS[1]} has no spread): lower --sigma")
+        lines.append(f"{stuck.sum()} of {n} chains never moved ({PARAMS[0]} or {PARAMS[1]} has no spread): "
+                     "lower --sigma")
     return lines

@@ -179,7 +179,8 @@ def diagnostics(sums, size, begin):
     var = np.einsum("nii->ni", covariance)
     between = (size[:, None] * (means - mean[:, None, None]) ** 2).sum(axis=(1, 2)) / (chains * batches - 1)
     moved = var > 1e-24
-    ess = np.where(moved, np.minimum(chains * total * var / np.where(moved, between, 1.0), chains * total), 0.0)
+    most = chains * total
+    ess = np.where(moved, np.minimum(most * var / np.where(moved, between, 1.0), most), 0.0)
 
     half = batches // 2
     length = np.array([size[:half].sum(), size[half:].sum()], dtype=np.float64)[:, None]

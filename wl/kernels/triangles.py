@@ -134,7 +134,9 @@ def build_grid(coefficient, neighbours, nx, ny, box):
             if t >= 0 and a == b and a == c and a == d:
                 grid[i, j] = t
             else:
-                grid[i, j] = -2 - max(t, np.int64(0))
+                middle = locate(box[0] + (i + 0.5) / box[2], box[1] + (j + 0.5) / box[3], coefficient,
+                                neighbours, max(t, np.int64(0)))
+                grid[i, j] = -2 - max(middle if middle >= 0 else t, np.int64(0))
     return grid
 
 
