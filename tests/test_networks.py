@@ -24,9 +24,9 @@ def test_parameters_of_the_published_network():
 
 
 def test_parameters_of_the_compact_network():
-    convolutions = 1 * 24 * 49 + 24 * 32 * 9 + 32 * 48 * 9 + 48 * 64 * 9
-    norms = 2 * (24 + 32 + 48 + 64)
-    head = (128 * 128 + 128) + (128 * 2 + 2)
+    convolutions = 1 * 32 * 49 + 32 * 48 * 9 + 48 * 64 * 9 + 64 * 96 * 9
+    norms = 2 * (32 + 48 + 64 + 96)
+    head = (192 * 128 + 128) + (128 * 2 + 2)
     assert count_parameters(build("compact", (1840, 104), 2)) == convolutions + norms + head
 
 
@@ -54,7 +54,7 @@ def test_unknown_network():
     one_line(error, "--model", "compact, simple_cnn", "huge")
 
 
-@pytest.mark.parametrize("name, size, jump, place", [("compact", 76, 24, (3, 3)),
+@pytest.mark.parametrize("name, size, jump, place", [("compact", 88, 24, (3, 3)),
                                                      ("simple_cnn", 91, 32, (2, 2))])
 def test_receptive_field(name, size, jump, place):
     """The pixels that one feature sees, from gradients of a copy without nonlinearities."""

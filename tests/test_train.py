@@ -87,6 +87,33 @@ def test_learning_rate_schedule(steps):
         assert np.abs(np.diff(rate)).max() < 0.004 * 8 / steps   # no jump where warm-up ends
 
 
+def test_momentum_falls_with_the_learning_rate():
+    momentum = np.array([train.norm_momentum(i, 400) for i in range(400)])
+    rate = np.array([train.learning_rate(i, 400, 1.0) for i in range(400)])
+    assert (momentum[:61] == 0.1).all() and (np.diff(momentum) <= 0).all() and (momentum >= 0.002).all()
+    falling = (np.arange(400) > 60) & (rate > 0.02)
+    assert np.allclose(momentum[falling], 0.1 * rate[falling]) and momentum[-1] == pytest.approx(0.002)
+
+
+def test_momentum_of_a_run(monkeypatch):
+    """The schedule reaches batch renorm in every lane, and leaves the published network's batch norm alone."""
+    seen = []
+
+    class Spy(train.Lanes):
+        def step(self, *args):
+            seen.append([[m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in self.copies])
+            return super().step(*args)
+
+    monkeypatch.setattr(train, "Lanes", Spy)
+    run(epochs=2)
+    steps = 2 * (len(ROWS) // 8)
+    assert [set(sum(one, [])) for one in seen] == [{train.norm_momentum(i, steps)} for i in range(steps)]
+    assert len(seen[0]) == 2 and len(seen[0][0]) == 4 and seen[-1][0][0] < 0.05
+    seen.clear()
+    run(epochs=2, model="simple_cnn")
+    assert {m for one in seen for m in sum(one, [])} == {0.1}
+
+
 def test_precision():
     assert train.pick_precision("float64") == "float64"
     assert train.pick_precision("auto") in ("float32", "bfloat16")

@@ -93,11 +93,11 @@ class Compact(nn.Module):
     average over the survey of a local function, and the weights independent of the frame.
     """
 
-    def __init__(self, frame, n_out, widths=(24, 32, 48, 64), hidden=128):
+    def __init__(self, frame, n_out, widths=(32, 48, 64, 96), hidden=128):
         super().__init__()
         c1, c2, c3, c4 = widths
-        self.features = nn.Sequential(lean_block(1, c1, 7, 3, 2), lean_block(c1, c2),
-                                      lean_block(c2, c3, pool=2), lean_block(c3, c4, pool=2))
+        self.features = nn.Sequential(lean_block(1, c1, 7, 3, 2), lean_block(c1, c2, pool=2),
+                                      lean_block(c2, c3), lean_block(c3, c4, pool=2))
         self.head = nn.Sequential(nn.Linear(2 * c4, hidden), nn.ReLU(inplace=True),
                                   nn.Linear(hidden, n_out))
 

@@ -17,7 +17,7 @@ from .provenance import refuse_difference
 DEFAULT_DATA = "data"
 DEFAULT_TEST = 1024
 DEFAULT_HOLDOUT = 0.15
-EPOCHS, PRESENTATIONS = (12, 60), 30_000       # least and most epochs, maps that a network wants to see
+EPOCHS, PRESENTATIONS = (12, 60), 50_000       # least and most epochs, maps that a network wants to see
 MODELS = ("compact", "simple_cnn")       # the keys of networks.NETWORKS, which takes torch to ask
 
 

@@ -71,8 +71,8 @@ def _mix(z):
 def seed_state(state, seed, stream, index):
     """Fill a generator's state from three integers.
 
-    state: (4,) uint64, overwritten; seed, stream, index: integers, taken modulo 2^64. Different
-    (stream, index) with one seed never give the same state.
+    state: (4,) uint64, overwritten; seed, stream, index: integers, taken modulo 2^64. Two indices of one
+    seed and stream never share a state, two other triples with a probability of 2^-64.
     """
     z = _mix(np.uint64(seed) + _GOLDEN)
     z = _mix((z ^ np.uint64(stream)) + _GOLDEN)
