@@ -9,6 +9,13 @@ included.
 import numpy as np
 import scipy.fft
 
+from .baryons import F_B_MAX
+from .interpolate import chebyshev_nodes, lagrange_weights
+from .matter import OMEGA_B
+
+NODES = (7, 6)               # Chebyshev points in ln Omega_m (on either side of the kink) and in S_8
+KINK = OMEGA_B / F_B_MAX     # the baryon response caps its baryon fraction there
+
 
 def mirror_weights(n):
     """How often each of n cells of a half axis stands in the whole axis, both ends once: float64 (n,)."""
@@ -70,3 +77,32 @@ def masked_window(grid, mask, spectrum):
         kernel[i] = folded.ravel() * scale / spectrum.count[b]
     images = grid.image_matrix()
     return np.stack([k @ images for k in kernel.astype(np.float32)]).astype(float)
+
+
+class CosmologyTable:
+    """Positive numbers as a smooth function of the cosmology, by Chebyshev interpolation of their logarithm.
+
+    low, high: (2,) Omega_m and S_8 of the box; function: (omega_m, s_8) -> (k,) numbers, called 84 times at
+    most. Spectra of the challenge's region come out to 2e-4.
+    """
+
+    def __init__(self, low, high, function):
+        edges = [low[0], *([KINK] if low[0] < KINK < high[0] else []), high[0]]
+        self.s_8 = chebyshev_nodes(low[1], high[1], NODES[1])
+        self.panels = []
+        for left, right in zip(edges[:-1], edges[1:]):
+            ln_om = chebyshev_nodes(np.log(left), np.log(right), NODES[0])
+            values = [np.ravel(function(np.exp(x), s)) for x in ln_om for s in self.s_8]
+            self.panels.append((right, ln_om, np.log(values)))
+
+    def __call__(self, theta):
+        """At theta (n, 2) inside the box: float64 (n, k)."""
+        out = np.empty((len(theta), self.panels[0][2].shape[1]))
+        todo = np.ones(len(theta), bool)
+        for right, ln_om, values in self.panels:
+            part = todo & ((theta[:, 0] <= right) | (right == self.panels[-1][0]))
+            weight = np.einsum("na,nb->nab", lagrange_weights(ln_om, np.log(theta[part, 0])),
+                               lagrange_weights(self.s_8, theta[part, 1]))
+            out[part] = np.exp(weight.reshape(-1, len(values)) @ values)
+            todo &= ~part
+        return out

@@ -15,23 +15,19 @@ from scipy.spatial import Delaunay
 from scipy.special import logsumexp, ndtri
 
 from . import cli, maps, posterior, report, store
-from .bandpowers import periodic_window
-from .baryons import F_B_MAX
+from .bandpowers import CosmologyTable, periodic_window
 from .checks import InputError, positive
 from .drawing import generator
 from .fields import ARCMIN, Grid
-from .interpolate import chebyshev_nodes, lagrange_weights
-from .matter import OMEGA_B
 from .params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
 from .prior import log_prior
 from .quadrature import quadrature_points
+from .reference import LIMIT_FILE, STAMPS
 from .survey import FIXED_NUISANCES
 from .theory import Theory
 
-PRIORS = {"design": "limit.h5", "flat": "limit_flat.h5"}
+PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
-NODES = (7, 6)           # Chebyshev points in ln Omega_m (on either side of the kink) and in S_8
-KINK = OMEGA_B / F_B_MAX     # the baryon response caps its baryon fraction there
 FORECAST = 1000          # hold-out maps of a set without a test truth
 STREAM = 8               # of random numbers: forecasts of spectra
 BLOCK = 256              # maps at a time
@@ -71,26 +67,12 @@ class BandPowers:
 
     def tabulate(self, nuisances):
         """Prepare signals() for nuisances (m, 3)."""
-        edges = [self.low[0], *([KINK] if self.low[0] < KINK < self.high[0] else []), self.high[0]]
-        s_8 = chebyshev_nodes(self.low[1], self.high[1], NODES[1])
-        self.panels = []
-        for low, high in zip(edges[:-1], edges[1:]):
-            ln_om = chebyshev_nodes(np.log(low), np.log(high), NODES[0])
-            values = np.log([[self.signal((np.exp(x), s), nuisances) for s in s_8] for x in ln_om])
-            self.panels.append((high, ln_om, values.reshape(len(ln_om) * len(s_8), -1)))
-        self.s_8, self.shape = s_8, (len(nuisances), len(self.count))
+        self.shape = len(nuisances), len(self.count)
+        self.table = CosmologyTable(self.low, self.high, lambda *theta: self.signal(theta, nuisances))
 
     def signals(self, theta):
         """Without noise, at theta (n, 2) for the nuisances of tabulate(): float64 (n, m, n_bin)."""
-        out = np.empty((len(theta), self.shape[0] * self.shape[1]))
-        done = np.zeros(len(theta), bool)
-        for high, ln_om, values in self.panels:
-            part = ~done & ((theta[:, 0] <= high) | (high == self.high[0]))
-            weight = np.einsum("na,nb->nab", lagrange_weights(ln_om, np.log(theta[part, 0])),
-                               lagrange_weights(self.s_8, theta[part, 1]))
-            out[part] = np.exp(weight.reshape(-1, len(values)) @ values)
-            done |= part
-        return out.reshape(len(theta), *self.shape)
+        return self.table(theta).reshape(len(theta), *self.shape)
 
 
 def sobol_nuisances(n, pixel_scatter=0.0):
@@ -99,6 +81,24 @@ def sobol_nuisances(n, pixel_scatter=0.0):
     u = qmc.Sobol(4, scramble=False).random(n) + 0.5 / n            # the middle of each cell
     return np.column_stack([T_AGN_RANGE[0] + np.ptp(T_AGN_RANGE) * u[:, 0], F_0_RANGE[0] + np.ptp(F_0_RANGE) * u[:, 1],
                             DELTA_Z_SIGMA * ndtri(u[:, 2]), pixel_scatter * u[:, 3]])
+
+
+def log_likelihoods(powers, theta, white, measured, count):
+    """ln L averaged over the nuisances of powers.tabulate(), up to a constant of each map: float64 (k, n).
+
+    theta: (n, 2); white: (m, n_bin) noise for each nuisance; measured: (k, n_bin); count: (n_bin,) modes.
+    """
+    expected = (powers.signals(theta) + white).reshape(-1, len(count))
+    constant = 0.5 * np.log(expected) @ count
+    inverse = np.ascontiguousarray((1.0 / expected).T)
+    out = np.empty((len(measured), len(theta)))
+    for first in range(0, len(measured), BLOCK):
+        part = slice(first, first + BLOCK)
+        value = -(0.5 * measured[part] * count @ inverse + constant).reshape(-1, len(theta), len(white))
+        highest = value.max(axis=2)
+        value -= highest[..., None]
+        out[part] = highest + np.log(np.exp(value, out=value).mean(axis=2))
+    return out
 
 
 def posteriors(powers, nuisances, design, priors, measured, count, order=8, progress=None):
@@ -113,29 +113,18 @@ def posteriors(powers, nuisances, design, priors, measured, count, order=8, prog
     points, weight, corners = quadrature_points(design, triangles, order)
     powers.tabulate(nuisances[:, :3])
     white = powers.white + nuisances[:, 3:] * powers.per_variance
-    half = 0.5 * measured * count
     log_l = np.empty((len(measured), *points.shape[:2]))
-    for t, at in enumerate(points):
-        expected = (powers.signals(at) + white).reshape(-1, len(count))
-        constant = 0.5 * np.log(expected) @ count
-        inverse = np.ascontiguousarray((1.0 / expected).T)
-        for first in range(0, len(measured), BLOCK):
-            part = slice(first, first + BLOCK)
-            value = -(half[part] @ inverse + constant).reshape(-1, len(at), len(nuisances))
-            highest = value.max(axis=2)
-            value -= highest[..., None]
-            log_l[part, t] = highest + np.log(np.exp(value, out=value).mean(axis=2))
+    for t, theta in enumerate(points):                              # a triangle at a time bounds the memory
+        log_l[:, t] = log_likelihoods(powers, theta, white, measured, count)
         if progress is not None:
             progress.update()
-    flat = points.reshape(-1, 2)
-    out = {}
+    flat, out = points.reshape(-1, 2), {}
     for name, log_density in priors.items():
         total = (log_l + np.log(weight) + log_density[triangles] @ corners.T).reshape(len(measured), -1)
         p = np.exp(total - logsumexp(total, axis=1)[:, None])
         mean = p @ flat
-        second = p @ (flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]])      # about the origin: six digits remain
-        variance = second[:, :2] - mean**2
-        sd = np.sqrt(variance)
+        second = p @ (flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]])      # about the origin: twelve digits remain
+        sd = np.sqrt(second[:, :2] - mean**2)
         out[name] = mean, sd, (second[:, 2] - mean[:, 0] * mean[:, 1]) / sd.prod(axis=1)
     return out
 
@@ -162,7 +151,8 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     nuisances = nuisances or ("fixed" if knobs.get("nuisances") == "fixed" else "drawn")
     scatter = float(knobs.get("pixel_scatter", 0.0))
     settings = {"data": str(data.folder), "method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
-                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter, "n_bin": N_BIN}
+                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter, "n_bin": N_BIN,
+                "field": knobs.get("field")}
     points = sobol_nuisances(sobol, scatter)
     if nuisances == "fixed":
         points[:, :3] = FIXED_NUISANCES
@@ -183,7 +173,7 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     bar = cli.Progress(len(triangles), f"limit of {len(measured)} maps", quiet)
     found = posteriors(powers, points, data.theta, priors, measured, modes, order, bar)
     bar.close()
-    inputs = {name: store.digest_file(data.files[name], quick=True) for name in ("label", "noisy_test") if name in data.files}
+    inputs = {name: store.digest_file(data.files[name], quick=True) for name in STAMPS if name in data.files}
     paths = []
     for name, (mean, sd, correlation) in found.items():
         paths.append(pathlib.Path(out or data.folder) / PRIORS[name])

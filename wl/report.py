@@ -8,6 +8,7 @@ import numpy as np
 from . import maps, store
 from .checks import InputError, array
 from .params import HOLDOUT, LABELS, PARAMS, SPLITS, STATISTICS, TEST, TRAIN
+from .reference import beside_limit, describe
 from .score import prior_score, summarise
 
 SCHEMA_VERSION = 1
@@ -58,6 +59,10 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
         if best in ("statistics", "train"):
             notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a held-out "
                          "score")
+    folder = data if data is not None else file.settings.get("data", "")
+    result["limit"], more = beside_limit(path, folder, np.stack([split, cosmology, realisation], axis=1), truth,
+                                         summary["mean"], summary[_bars(summary)], bootstrap, seed)
+    notes += more
     result["diagnostics"] = _diagnostics(summary)
     result["without_truth"] = _without_truth(~known, summary, realisation)
     return result
@@ -259,6 +264,8 @@ def details(result):
         lines.append(_align(rows, left=1, indent="  "))
         if result["prior_only_score"] is not None:
             lines.append(f"  an answer that knows only the design scores {result['prior_only_score']:.2f}")
+        if result["limit"] is not None:
+            lines.append(f"  {describe(result['limit'])}")
     lost = result["without_truth"]
     if lost:
         lines.append(f"  no truth for {lost['n']} test map{'s' * (lost['n'] > 1)}: mean error bar "

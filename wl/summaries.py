@@ -5,7 +5,7 @@ import numpy as np
 import scipy.fft
 
 from .checks import InputError
-from .kernels.peaks import describe
+from .kernels import peaks as kernels
 from .params import N_GAL, PIXEL_ARCMIN, noise_sigma
 
 N_BIN, ELL_MIN, ELL_MAX = 10, 100.0, 10_000.0    # the organisers' baseline (Dai et al. 2026)
@@ -40,6 +40,11 @@ class Spectrum:
         self.count = np.bincount(self.bin, self.weight, n_bin + 1)[:n_bin]
         self.norm = side**2 / n_observed               # pseudo-C_ell over the observed fraction of the frame
         self.used = np.flatnonzero(self.count > 0)      # a small frame has no modes in the lowest bins
+
+    @property
+    def width(self):
+        """Numbers per map."""
+        return len(self.used)
 
     def __call__(self, kappa):
         """kappa: (n, rows, columns) float32. Returns (n, bins used) float64, log10 of C_ell in steradian.
@@ -95,7 +100,7 @@ class Shapes:
         zero where no pixel counts."""
         return np.stack([weight * field for weight, field in zip(self.weight, self._smooth(kappa))])
 
-    def __call__(self, kappa):
+    def describe(self, kappa):
         """kappa: (n, rows, columns) float32, zero outside the mask.
 
         Returns moments (n, n_scale, 3), the variance, third and fourth central moment; pdf (n, n_scale,
@@ -105,26 +110,35 @@ class Shapes:
         for i, one in enumerate(kappa):
             for j, field in enumerate(self.smooth(one)):
                 bins = (b * (self.unit[j], self.unit[j], 1.0) for b in self.bins)
-                for array, value in zip(out, describe(field, self.valid[j], *bins)):
+                for array, value in zip(out, kernels.describe(field, self.valid[j], *bins)):
                     array[i, j] = value
         out[1] /= self.valid.sum((1, 2))[:, None]
         return tuple(out)
 
+    def __call__(self, kappa):
+        """All numbers of describe() in a row: (n, width) float64."""
+        return np.concatenate([part.reshape(len(kappa), -1) for part in self.describe(kappa)], axis=1)
 
-def measure(spectrum, batches, rows, noise, threads=1, progress=None, chunk=8):
-    """Spectra of many maps on several threads, the same for any number of them.
+    @property
+    def width(self):
+        """Numbers per map."""
+        return len(self.scales) * int(3 + self.bins[0][2] + self.bins[1][2])
+
+
+def measure(statistic, batches, rows, noise, threads=1, progress=None, chunk=8):
+    """A Spectrum or Shapes of many maps on several threads, the same for any number of them.
 
     batches: Batches on an unpacked frame, scale 1; rows: (n,) maps; noise: see Batches.fetch. Returns
-    (n, bins) float64. Raises InputError for a map of zeros, which has no spectrum.
+    (n, width) float64. Raises InputError for a map of zeros, which has no spectrum.
     """
-    out = np.empty((len(rows), len(spectrum.used)))
+    out = np.empty((len(rows), statistic.width))
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(rows), chunk * threads):
             part = rows[start:start + chunk * threads]
             kappa = batches.fetch(part, noise=noise)[:, 0]
             pieces = np.array_split(np.arange(len(part)), min(threads, len(part)))
             out[start:start + len(part)] = np.concatenate(list(pool.map(
-                lambda piece: spectrum(kappa[piece[0]:piece[-1] + 1]), pieces)))
+                lambda piece: statistic(kappa[piece[0]:piece[-1] + 1]), pieces)))
             if progress is not None:
                 progress.update(len(part))
     dead = ~np.isfinite(out).all(1)
