@@ -1,9 +1,9 @@
 """Time to draw a log-normal map of the survey, against plain NumPy code for the same map.
 
-    python benchmarks/simulate.py [--maps 32] [--rounds 4]
+    python benchmarks/simulate.py [--maps 32] [--rounds 4] [--gaussian-share 0.15]
 
 Both turn the C_ell of a cosmology and its nuisances into the observed pixels of a map: pixel window and
-aliases, log-normal transform of the spectrum, draw, mask, float16. The reference is the textbook's way:
+aliases, log-normal transform of the spectrum, draw of it and of the Gaussian share, mask, float16. The reference is the textbook's way:
 float64, numpy.fft, numpy.interp, no symmetry used, and only the 9 nearest aliases of the 49 that ours adds
 up; what does not change from map to map is prepared outside the clock. Ours has to pay for the table of
 spectra of its cosmology as well (once for 32 maps). Alternately in one process on one thread; the best
@@ -21,8 +21,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from wl.drawing import draw_maps, generator  # noqa: E402
-from wl.fields import Grid, log_normal_shift  # noqa: E402
+from wl.drawing import Field, draw_maps, generator  # noqa: E402
+from wl.fields import GAUSSIAN_SHARE, Grid, component_shift, log_normal_shift  # noqa: E402
 from wl.survey import draw_nuisances, procedural_mask  # noqa: E402
 from wl.theory import Theory  # noqa: E402
 
@@ -51,17 +51,23 @@ class Plain:
         power[0, 0] = 0.0
         return power
 
-    def draw(self, power, lam, rng):
+    def draw(self, power, lam, rng, share):
         """A map, float16 (n_observed,)."""
         xi = np.fft.irfft2(power, s=self.shape) / self.pixel**2
-        power_g = np.clip(np.fft.rfft2(np.log(1.0 + xi / lam**2)).real * self.pixel**2, 0.0, None)
-        noise = rng.standard_normal(power_g.shape) + 1j * rng.standard_normal(power_g.shape)
-        modes = noise * np.sqrt(0.5 * power_g * self.shape[0] * self.shape[1] / self.pixel**2)
-        modes[:, [0, -1]] *= np.sqrt(2.0)
-        g = np.fft.irfft2(modes, s=self.shape)
+        lam = component_shift(lam, xi[0, 0], share)
+        power_g = np.clip(np.fft.rfft2(np.log(1.0 + (1.0 - share) * xi / lam**2)).real * self.pixel**2, 0.0, None)
         variance = np.fft.irfft2(power_g, s=self.shape)[0, 0] / self.pixel**2
-        kappa = lam * (np.exp(g - 0.5 * variance) - 1.0)
+        kappa = lam * (np.exp(self.gaussian(power_g, rng) - 0.5 * variance) - 1.0)
+        if share:
+            kappa += np.sqrt(share) * self.gaussian(power, rng)
         return kappa[:self.mask.shape[0], :self.mask.shape[1]][self.mask].astype(np.float16)
+
+    def gaussian(self, power, rng):
+        """A Gaussian field on the whole grid."""
+        noise = rng.standard_normal(power.shape) + 1j * rng.standard_normal(power.shape)
+        modes = noise * np.sqrt(0.5 * power * self.shape[0] * self.shape[1] / self.pixel**2)
+        modes[:, [0, -1]] *= np.sqrt(2.0)
+        return np.fft.irfft2(modes, s=self.shape)
 
 
 def main():
@@ -69,7 +75,10 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=32, help="our maps a round (default 32)")
     parser.add_argument("--rounds", type=int, default=4, help="rounds (default 4)")
+    parser.add_argument("--gaussian-share", type=float, default=GAUSSIAN_SHARE,
+                        help=f"as in wl.simulate (default {GAUSSIAN_SHARE})")
     options = parser.parse_args()
+    share = options.gaussian_share
     mask = procedural_mask()
     grid = Grid(mask)
     rng = np.random.default_rng(1)
@@ -83,18 +92,18 @@ def main():
     draws = generator(1, 1)
 
     def all_ours():
-        return [m.astype(np.float16) for m in draw_maps(grid, labels, 1, keys, "lognormal")]
+        return [m.astype(np.float16) for m in draw_maps(grid, labels, 1, keys, Field(gaussian_share=share))]
 
     def all_plain():
-        return [plain.draw(plain.power(c), lam, rng) for c in spectra[:fewer]]
+        return [plain.draw(plain.power(c), lam, rng, share) for c in spectra[:fewer]]
 
     def draw_ours():
-        return [grid.draw(p, lam, draws).astype(np.float16) for p in power]
+        return [grid.draw(p, lam, draws, share).astype(np.float16) for p in power]
 
     plain_power = plain.power(spectra[0])
 
     def draw_plain():
-        return [plain.draw(plain_power, lam, rng) for _ in range(fewer)]
+        return [plain.draw(plain_power, lam, rng, share) for _ in range(fewer)]
 
     best, sigma = {}, {}
     for _ in range(options.rounds):

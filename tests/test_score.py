@@ -206,6 +206,13 @@ def test_summary(posterior):
                                   intervals={"68": (mean - 0.5 * sd, mean + 0.5 * sd)})
 
 
+def test_expected_score_is_the_mean_score_of_right_error_bars(rng):
+    sd = rng.uniform(0.005, 0.05, (200, 2))
+    draws = [score.challenge_score(np.zeros_like(sd), sd * rng.normal(size=sd.shape), sd) for _ in range(2000)]
+    np.testing.assert_allclose(score.expected_score(sd), np.mean(draws, axis=0), atol=0.5)
+    assert abs(score.expected_score(sd).mean() - np.mean(draws)) < 0.02
+
+
 def test_the_mean_of_the_labels_has_mse_one(posterior):
     truth = posterior[0]
     guess = np.broadcast_to(truth.mean(0), truth.shape)

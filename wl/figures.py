@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 
 from .checks import InputError
-from .params import PARAMS, PIXEL_ARCMIN
+from .params import PARAMS, PIXEL_ARCMIN, noise_sigma
 
 SUFFIXES = (".png", ".pdf", ".svg")
 REAL, SIMULATED = "#c1272d", "#0b4f8a"
@@ -49,7 +49,7 @@ def realism(path, comparison, kappa, result):
     low, high = np.nanpercentile(np.stack(pictures), (0.5, 99.7))
     degrees = [n * PIXEL_ARCMIN / 60.0 for n in comparison.mask.shape]
     titles = ("real, noisy", "simulated at " + ", ".join(
-        f"{name} = {value:.3f}" for name, value in zip(PARAMS, result["theta"])))
+        f"{name} = {value:.3f}" for name, value in zip(PARAMS, result["label"])))
     for row, (picture, title) in enumerate(zip(pictures, titles)):
         axes = figure.add_subplot(grid[row, :])
         image = axes.imshow(picture.T, origin="lower", cmap="magma", vmin=low, vmax=high, interpolation="nearest",
@@ -62,7 +62,9 @@ def realism(path, comparison, kappa, result):
     edges = comparison.spectrum.edges
     centre = np.sqrt(edges[:-1] * edges[1:])[comparison.spectrum.used]
     unit = 1e-4 / (centre**2 / (2.0 * np.pi))
-    _bars(figure.add_subplot(grid[2, 0]), centre, tests["spectrum"], unit, "power spectrum",
+    white = (noise_sigma(comparison.n_gal)**2 + result["scatter"]) * comparison.area
+    signal = {name: value - white if name in ("real", "mean") else value for name, value in tests["spectrum"].items()}
+    _bars(figure.add_subplot(grid[2, 0]), centre, signal, unit, "power spectrum without noise",
           r"$\ell$", r"$10^4\,\ell^2 C_\ell / 2\pi$", xscale="log", yscale="log")
     figure.axes[-1].set_xticks([200, 500, 1000, 2000], labels=["200", "500", "1000", "2000"])
     figure.axes[-1].minorticks_off()

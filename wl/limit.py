@@ -28,9 +28,10 @@ from .theory import Theory
 
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
-FORECAST = 1000          # hold-out maps of a set without a test truth
+FORECAST = 1000          # maps other than the test maps
 STREAM = 8               # of random numbers: forecasts of spectra
-BLOCK = 256              # maps at a time
+BLOCK = 16               # maps at a time, whose terms fit into a core's cache
+NEGLIGIBLE = 50.0        # terms of ln L this far below the best
 
 
 class BandPowers:
@@ -83,10 +84,11 @@ def sobol_nuisances(n, pixel_scatter=0.0):
                             DELTA_Z_SIGMA * ndtri(u[:, 2]), pixel_scatter * u[:, 3]])
 
 
-def log_likelihoods(powers, theta, white, measured, count):
+def log_likelihoods(powers, theta, white, measured, count, least=None):
     """ln L averaged over the nuisances of powers.tabulate(), up to a constant of each map: float64 (k, n).
 
-    theta: (n, 2); white: (m, n_bin) noise for each nuisance; measured: (k, n_bin); count: (n_bin,) modes.
+    theta: (n, 2); white: (m, n_bin) noise for each nuisance; measured: (k, n_bin); count: (n_bin,) modes;
+    least: (k,) or None, below which the largest term stands for the average, which is less.
     """
     expected = (powers.signals(theta) + white).reshape(-1, len(count))
     constant = 0.5 * np.log(expected) @ count
@@ -95,9 +97,9 @@ def log_likelihoods(powers, theta, white, measured, count):
     for first in range(0, len(measured), BLOCK):
         part = slice(first, first + BLOCK)
         value = -(0.5 * measured[part] * count @ inverse + constant).reshape(-1, len(theta), len(white))
-        highest = value.max(axis=2)
-        value -= highest[..., None]
-        out[part] = highest + np.log(np.exp(value, out=value).mean(axis=2))
+        out[part] = highest = value.max(axis=2)
+        near = np.ones(highest.shape, bool) if least is None else highest > least[part, None]
+        out[part][near] += np.log(np.exp(value[near] - highest[near][:, None]).mean(axis=1))
     return out
 
 
@@ -114,16 +116,23 @@ def posteriors(powers, nuisances, design, priors, measured, count, order=8, prog
     powers.tabulate(nuisances[:, :3])
     white = powers.white + nuisances[:, 3:] * powers.per_variance
     log_l = np.empty((len(measured), *points.shape[:2]))
+    best = np.full(len(measured), -np.inf)
     for t, theta in enumerate(points):                              # a triangle at a time bounds the memory
-        log_l[:, t] = log_likelihoods(powers, theta, white, measured, count)
+        log_l[:, t] = log_likelihoods(powers, theta, white, measured, count, best - NEGLIGIBLE)
+        best = np.maximum(best, log_l[:, t].max(axis=1))
         if progress is not None:
             progress.update()
     flat, out = points.reshape(-1, 2), {}
+    log_l = log_l.reshape(len(measured), -1)
     for name, log_density in priors.items():
-        total = (log_l + np.log(weight) + log_density[triangles] @ corners.T).reshape(len(measured), -1)
-        p = np.exp(total - logsumexp(total, axis=1)[:, None])
-        mean = p @ flat
-        second = p @ (flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]])      # about the origin: twelve digits remain
+        log_p = (np.log(weight) + log_density[triangles] @ corners.T).ravel()
+        moments = np.empty((len(measured), 5))
+        for first in range(0, len(measured), BLOCK):
+            p = log_l[first:first + BLOCK] + log_p
+            p = np.exp(p - logsumexp(p, axis=1)[:, None])
+            moments[first:first + BLOCK, :2] = p @ flat
+            moments[first:first + BLOCK, 2:] = p @ (flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]])   # twelve digits remain
+        mean, second = moments[:, :2], moments[:, 2:]
         sd = np.sqrt(second[:, :2] - mean**2)
         out[name] = mean, sd, (second[:, 2] - mean[:, 0] * mean[:, 1]) / sd.prod(axis=1)
     return out
@@ -183,15 +192,19 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
 
 
 def _truths(data, seed):
-    """Whose spectra a forecast draws: split, cosmology, realisation (n,) and labels (n, 5)."""
-    if data.has_truth and data.n_test:
-        label = report.read_test_truth(data.folder)
-        n = len(label)
-        return np.full(n, TEST), np.full(n, -1), np.arange(n), label
-    rng = generator(seed, STREAM)
-    row = np.sort(rng.permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
+    """Whose spectra a forecast draws: split, cosmology, realisation (n,) and labels (n, 5).
+
+    The test maps whose truth is known, and FORECAST of the others, of which a pipeline may hold out some.
+    """
+    row = np.sort(generator(seed, STREAM).permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
     cosmology, realisation = np.divmod(row, data.n_realisation)
-    return np.full(len(row), HOLDOUT), cosmology, realisation, data.label[cosmology, realisation]
+    label = data.label[cosmology, realisation]
+    n = 0
+    if data.has_truth and data.n_test:
+        tests = report.read_test_truth(data.folder)
+        n, label = len(tests), np.concatenate([tests, label])
+    return (np.repeat([TEST, HOLDOUT], [n, len(row)]), np.concatenate([np.full(n, -1), cosmology]),
+            np.concatenate([np.arange(n), realisation]), label)
 
 
 def _forecast(powers, label, modes, scatter, seed):
@@ -248,10 +261,11 @@ def main(argv=None):
         report.save(result)
     print(report.table(results))
     for result in results:
-        settings = result["settings"]
+        settings, part = result["settings"], result["subsets"][result["scored"]]
         how = "exact" if settings["count"] == "exact" else "by counting modes"
         print(f"information limit, {how}, nuisances {settings['nuisances']}, {settings['prior']} prior: "
-              f"{result['score']:.2f} +- {result['score_error']:.2f}")
+              f"{result['score']:.2f} +- {result['score_error']:.2f}, expected {part['expected_score']:.2f} +- "
+              f"{part['expected_score_error']:.2f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m wl.realism --map data/public/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy --row 0 --figure real.png
 
-Finds the cosmology whose spectrum fits the noisy map best, simulates maps there, and compares.
+Finds the cosmology and nuisances whose spectrum fits the noisy map best, simulates maps there, and compares.
 """
 import pathlib
 
@@ -15,9 +15,10 @@ from .bandpowers import CosmologyTable, masked_window
 from .checks import InputError, array, positive
 from .drawing import Field, draw_maps, generator
 from .fields import GAUSSIAN_SHARE, Grid
-from .params import N_GAL, PARAMS, noise_sigma
+from .interpolate import lagrange_weights
+from .params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from .summaries import Shapes, Spectrum
-from .survey import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, procedural_mask
+from .survey import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
 from .theory import Theory
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
@@ -39,13 +40,15 @@ class Comparison:
         self.grid = Grid(mask)
         self.spectrum = Spectrum(mask.shape, mask.sum(), N_BIN, *ELL_RANGE)
         self.beyond = Spectrum(mask.shape, mask.sum(), N_WHITE, *WHITE_RANGE)
-        # binned spectra of noiseless maps, nuisances at the centres of their priors
+        # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in (self.spectrum, self.beyond)])
-        log10_t_agn, f_0, delta_z = FIXED_NUISANCES
-        self.expected = CosmologyTable(*zip(OMEGA_M_RANGE, S_8_RANGE), lambda *theta: window @ Theory(*theta).c_ell(
-            self.grid.ell, delta_z, log10_t_agn, f_0))
+        self.nodes = Theory(0.3, 0.8).table(self.grid.ell).nodes
+        self.table = CosmologyTable(*zip(OMEGA_M_RANGE, S_8_RANGE),
+                                    lambda *theta: Theory(*theta).table(self.grid.ell).values @ window.T)
         self.shapes = Shapes(mask, n_gal=n_gal)
         self.area = self.grid.pixel**2
+        theta = design(101)
+        self.centre, self.spread = theta.mean(axis=0), np.cov(theta.T)
 
     def statistics(self, kappa):
         """Of one noisy map (n_observed,): dict of spectrum, beyond, moments, pdf, peaks."""
@@ -55,41 +58,54 @@ class Comparison:
         return {"spectrum": 10.0**self.spectrum(frame)[0], "beyond": 10.0**self.beyond(frame)[0],
                 "moments": moments[0], "pdf": pdf[0], "peaks": peaks[0]}
 
+    def expected(self, labels):
+        """Binned spectra of noiseless maps, bins of self.spectrum then of self.beyond: (n, bins) at labels (n, 5)."""
+        values = self.table(labels[:, :2]).reshape(len(labels), *map(len, self.nodes), -1)
+        weights = [lagrange_weights(nodes, labels[:, i]) for nodes, i in zip(self.nodes, (4, 2, 3))]
+        return np.einsum("na,nb,nc,nabck->nk", *weights, values, optimize=True)
+
     def fit(self, found, covariance=None):
-        """Cosmology and white scatter that fit a map's spectrum best.
+        """Cosmology, nuisances and white scatter that fit a map's spectrum best.
 
         found: statistics(); covariance: of the spectrum, or None for that of a Gaussian sky with as many modes
-        as the observed part of the frame has. Returns theta (2,), scatter (variance per pixel, 0 or more), chi2.
+        as the observed part of the frame has. The priors of the nuisances count, and as the spectrum alone leaves
+        Omega_m open by 0.1, so do mean and covariance of the design. Returns label (5,), scatter (variance per
+        pixel, 0 or more), chi2 with the priors'.
         """
         white = noise_sigma(self.n_gal)**2 * self.area
         modes = [s.count[s.used] * self.mask.mean() for s in (self.spectrum, self.beyond)]
 
-        def levels(theta):
-            """Expected spectrum (n, bins) and scatter (n, 1) at theta (n, 2)."""
-            both = self.expected(theta) + white
+        def levels(labels):
+            """Expected spectrum (n, bins) and scatter (n, 1) at labels (n, 5)."""
+            both = self.expected(labels) + white
             low, high = both[:, :self.spectrum.width], both[:, self.spectrum.width:]
             weight = modes[1] / high**2
             excess = np.sum(weight * (found["beyond"] - high), axis=1, keepdims=True)
             scatter = np.maximum(0.0, excess / weight.sum(axis=1, keepdims=True) / self.area)
             return low + self.area * scatter, scatter
 
-        def chi2(theta):
-            level, _ = levels(theta)
-            rest = found["spectrum"] - level
+        def chi2(labels):
+            level, _ = levels(labels)
+            rest, off = found["spectrum"] - level, labels[:, :2] - self.centre
+            prior = np.einsum("nd,nd->n", off, np.linalg.solve(self.spread, off.T).T)
+            prior += (labels[:, 4] / DELTA_Z_SIGMA)**2
             if covariance is None:
-                return np.sum(0.5 * modes[0] * (rest / level)**2, axis=1)
-            return np.einsum("nd,nd->n", rest, np.linalg.solve(covariance, rest.T).T)
+                return prior + np.sum(0.5 * modes[0] * (rest / level)**2, axis=1)
+            return prior + np.einsum("nd,nd->n", rest, np.linalg.solve(covariance, rest.T).T)
 
-        bounds = OMEGA_M_RANGE, S_8_RANGE
-        grid = np.stack(np.meshgrid(*(np.linspace(*b, 60) for b in bounds)), axis=-1).reshape(-1, 2)
+        low, high = np.array([OMEGA_M_RANGE, S_8_RANGE, T_AGN_RANGE, F_0_RANGE, (-0.1, 0.1)]).T
+        theta = np.stack(np.meshgrid(*(np.linspace(*b, 30) for b in (OMEGA_M_RANGE, S_8_RANGE))), axis=-1).reshape(-1, 2)
+        grid = np.column_stack([theta, np.tile(FIXED_NUISANCES, (len(theta), 1))])
         start = grid[np.argmin(chi2(grid))]
-        best = minimize(lambda x: float(chi2(x[None])[0]), start, method="Nelder-Mead", bounds=bounds,
-                        options={"xatol": 1e-4, "fatol": 1e-3})
-        return best.x, float(levels(best.x[None])[1][0, 0]), best.fun
+        best = minimize(lambda x: float(chi2((low + x * (high - low))[None])[0]), (start - low) / (high - low),
+                        method="Nelder-Mead", bounds=[(0.0, 1.0)] * 5,
+                        options={"xatol": 1e-3, "fatol": 1e-3, "maxiter": 2000, "adaptive": True})
+        label = low + best.x * (high - low)
+        return label, float(levels(label[None])[1][0, 0]), best.fun
 
-    def simulate(self, theta, scatter, n, seed, progress=None):
-        """n noisy maps (n_observed,) at theta, one after another."""
-        labels = np.tile([*theta, *FIXED_NUISANCES], (n, 1))
+    def simulate(self, label, scatter, n, seed, progress=None):
+        """n noisy maps (n_observed,) at label (5,), one after another."""
+        labels = np.tile(label, (n, 1))
         keys = [(STREAM, int(r)) for r in range(n)]
         sigma = np.sqrt(noise_sigma(self.n_gal)**2 + scatter)
         for kappa in draw_maps(self.grid, labels, seed, keys, self.field, sigma):
@@ -100,29 +116,32 @@ class Comparison:
     def compare(self, kappa, n=200, seed=1, progress=None):
         """Compare a real noisy map with n simulated ones at its best-fitting cosmology.
 
-        kappa: (n_observed,). Returns a dict: theta, scatter, n; tests, for each of spectrum, beyond (higher
-        multipoles), "pdf 2", "pdf 4", ..., "peaks 8" a dict with real, mean, sd (bins), chi2, bins, p_value; third
-        and skewness, for each scale a dict with real, mean, sd; example, a simulated map (n_observed,).
+        kappa: (n_observed,). Returns a dict: label (5,), scatter, n; tests, for each of spectrum, beyond (higher
+        multipoles), "pdf 2", "pdf 4", ..., "peaks 8" a dict with real, mean, sd (bins), chi2, bins, p_value;
+        third, skewness (with the noise's variance) and kurtosis (kurtosis / skewness^2 without it), for each scale
+        a dict with real, mean, sd; example, a simulated map (n_observed,).
         """
         found = self.statistics(kappa)
-        theta, scatter, _ = self.fit(found)
-        first = [self.statistics(k)["spectrum"] for k in self.simulate(theta, scatter, FIRST, seed + 1)]
-        theta, scatter, _ = self.fit(found, np.cov(np.array(first).T))
+        label, scatter, _ = self.fit(found)
+        first = [self.statistics(k)["spectrum"] for k in self.simulate(label, scatter, FIRST, seed + 1)]
+        label, scatter, _ = self.fit(found, np.cov(np.array(first).T))
         example, parts = None, []
-        for one in self.simulate(theta, scatter, n, seed, progress):
+        for one in self.simulate(label, scatter, n, seed, progress):
             example = one.copy() if example is None else example
             parts.append(self.statistics(one))
         drawn = {name: np.array([p[name] for p in parts]) for name in parts[0]}
-        out = {"theta": theta, "scatter": scatter, "n": n, "example": example, "tests": {}, "third": {}, "skewness": {}}
+        out = {"label": label, "scatter": scatter, "n": n, "example": example, "tests": {}}
+        white = self.shapes.noise**2 * (1.0 + scatter / noise_sigma(self.n_gal)**2)
+        for name, of in (("third", lambda k2, k3, m4: k3), ("skewness", lambda k2, k3, m4: k3 / k2**1.5),
+                         ("kurtosis", lambda k2, k3, m4: (m4 - 3.0 * k2**2) * (k2 - white) / k3**2)):
+            real, values = of(*found["moments"].T), of(*np.moveaxis(drawn["moments"], 2, 0))
+            out[name] = {scale: {"real": real[i], "mean": values[:, i].mean(), "sd": values[:, i].std(ddof=1)}
+                         for i, scale in enumerate(self.shapes.scales)}
         for name in ("spectrum", "beyond"):
             out["tests"][name] = goodness(found[name], drawn[name])
         for i, scale in enumerate(self.shapes.scales):
             pixels = self.shapes.valid[i].sum()
             out["tests"][f"pdf {scale:g}"] = goodness(found["pdf"][i] * pixels, drawn["pdf"][:, i] * pixels, total=True)
-            real, simulated = found["moments"][i], drawn["moments"][:, i]
-            for name, power in (("third", 0.0), ("skewness", 1.5)):
-                values = simulated[:, 1] / simulated[:, 0]**power
-                out[name][scale] = {"real": real[1] / real[0]**power, "mean": values.mean(), "sd": values.std(ddof=1)}
         for i, scale in enumerate(self.shapes.scales):
             out["tests"][f"peaks {scale:g}"] = goodness(found["peaks"][i], drawn["peaks"][:, i])
         return out
@@ -166,8 +185,8 @@ def join(mean):
 
 def table(result):
     """The comparison as aligned text."""
-    theta, lines = result["theta"], []
-    lines.append("best-fitting cosmology: " + ", ".join(f"{p} = {t:.4f}" for p, t in zip(PARAMS, theta))
+    lines = []
+    lines.append("best fit: " + ", ".join(f"{name} = {value:.4g}" for name, value in zip(LABELS, result["label"]))
                  + f"; white scatter {result['scatter']:.1e} (variance per pixel); {result['n']} simulated maps")
     lines.append(f"{'statistic':34s}{'bins':>5s}{'chi2':>8s}{'p-value':>9s}")
     titles = {"spectrum": f"spectrum, ell {ELL_RANGE[0]:g}-{ELL_RANGE[1]:g}",
@@ -176,11 +195,14 @@ def table(result):
     for name, test in result["tests"].items():
         kind, _, scale = name.partition(" ")
         lines.append(f"{titles[kind].format(scale):34s}{test['bins']:5d}{test['chi2']:8.1f}{test['p_value']:9.3f}")
+    lines.append(f"{'smoothed with':16s}{'third moment, real / sim.':>26s}{'skewness, real   simulated':>30s}"
+                 f"{'kurtosis / skewness^2, noise removed':>40s}")
     for scale, third in result["third"].items():
-        skewness = result["skewness"][scale]
-        lines.append(f"{f'third moment at {scale:g} arcmin':34s}real / simulated {third['real'] / third['mean']:.2f} +- "
-                     f"{third['sd'] / third['mean']:.2f}; skewness {skewness['real']:.3f}, simulated "
-                     f"{skewness['mean']:.3f} +- {skewness['sd']:.3f}")
+        skewness, kurtosis = result["skewness"][scale], result["kurtosis"][scale]
+        lines.append(f"{f'{scale:g} arcmin':16s}{third['real'] / third['mean']:18.2f} +- "
+                     f"{third['sd'] / third['mean']:.2f}"
+                     f"{skewness['real']:15.3f}  {skewness['mean']:.3f} +- {skewness['sd']:.3f}"
+                     f"{kurtosis['real']:24.2f}  {kurtosis['mean']:.2f} +- {kurtosis['sd']:.2f}")
     return "\n".join(lines)
 
 

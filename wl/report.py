@@ -41,8 +41,9 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
               "bootstrap": {"count": bootstrap, "seed": seed}, "floor": floor, "notes": notes,
               "label_variance": design.var(axis=0).tolist(),
               "prior_only_score": prior_score(design) if design.std(axis=0).all() else None,
-              "scored": None, "score": None, "score_error": None, "subsets": {}}
-    for name, pick in _subsets(split, known, truth, design).items():
+              "scored": None, "score": None, "score_error": None, "limit": None, "subsets": {}}
+    subsets = _subsets(split, known, truth, design)
+    for name, pick in subsets.items():
         intervals = {level: (summary[low][pick], summary[high][pick])
                      for level, (low, high) in INTERVALS.items() if low in summary}
         shared = None if cluster is None or name.startswith("test") else cluster[pick]
@@ -59,10 +60,11 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
         if best in ("statistics", "train"):
             notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a held-out "
                          "score")
-    folder = data if data is not None else file.settings.get("data", "")
-    result["limit"], more = beside_limit(path, folder, np.stack([split, cosmology, realisation], axis=1), truth,
-                                         summary["mean"], summary[_bars(summary)], bootstrap, seed)
-    notes += more
+        folder, pick = data if data is not None else file.settings.get("data", ""), subsets[best]
+        result["limit"], more = beside_limit(
+            path, folder, np.stack([split, cosmology, realisation], axis=1)[pick], truth[pick],
+            summary["mean"][pick], summary[_bars(summary)][pick], bootstrap, seed)
+        notes += more
     result["diagnostics"] = _diagnostics(summary)
     result["without_truth"] = _without_truth(~known, summary, realisation)
     return result
@@ -247,6 +249,7 @@ def details(result):
                 rows.append((title, *(_pm(p, key, digits, scale, at) for p in parts.values())))
 
         row("score", "score", 2)
+        row("score that the error bars promise", "expected_score", 2)
         row("MSE / label variance", "mse_mean", 4)
         for i, param in enumerate(PARAMS):
             row(f"{param}: MSE / label variance", "mse", 4, at=i)

@@ -33,6 +33,15 @@ def challenge_score(truth, mean, sd):
     return -score_terms(truth, mean, sd).sum(axis=(1, 2))
 
 
+def expected_score(sd):
+    """Score of each map that its error bars promise, <e^2> = sd^2: (n,) float64 for sd (n, 2).
+
+    An exact posterior has it as the expectation of its score; the score itself scatters about it from map to map.
+    """
+    sd = np.asarray(sd, dtype=np.float64)
+    return -(1.0 + 2.0 * np.log(sd) + SCORE_WEIGHT * sd**2).sum(axis=1)
+
+
 def prior_score(theta):
     """Score of an answer that knows only the design: its mean and sd for every map.
 
@@ -172,8 +181,9 @@ def summarise(truth, mean, sd, label_variance, *, correlation=None, intervals=No
     """
     truth, mean, sd = _checked(truth, mean, sd)
     offset, terms = mean - truth, score_terms(truth, mean, sd)
-    columns = {"score": -terms.sum(axis=(1, 2)), "mse": offset**2 / np.asarray(label_variance),
-               "bias": offset, "mean_sd": sd, "mean_pull2": terms[:, 0]}
+    columns = {"score": -terms.sum(axis=(1, 2)), "expected_score": expected_score(sd),
+               "mse": offset**2 / np.asarray(label_variance), "bias": offset,
+               "mean_sd": sd, "mean_pull2": terms[:, 0]}
     columns["mse_mean"] = columns["mse"].mean(axis=1)
     for name, (probability, width) in LEVELS.items():
         inside = np.abs(offset) <= width * sd
