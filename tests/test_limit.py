@@ -8,7 +8,7 @@ from conftest import one_line
 from scipy.spatial import Delaunay
 
 from wl import limit as module
-from wl import report, store
+from wl import bandpowers, report, store
 from wl.bandpowers import KINK, masked_window, periodic_window
 from wl.checks import InputError
 from wl.drawing import generator
@@ -239,7 +239,13 @@ def masked(tmp_path_factory):
     return folder / "set"
 
 
-def test_counting_modes_behind_a_mask(masked, tmp_path):
+@pytest.fixture()
+def coarse(monkeypatch):
+    """Few points in the cosmology: for what does not ask how exact the theory is, a tenth of the time."""
+    monkeypatch.setattr(bandpowers, "NODES", (2, 2))
+
+
+def test_counting_modes_behind_a_mask(masked, tmp_path, coarse):
     paths = limit(masked, out=tmp_path, sobol=64, quiet=True)
     file = store.read(paths[0], "posterior")
     assert file.settings["count"] == "modes" and file.settings["field"] == "lognormal"
@@ -252,7 +258,7 @@ def test_counting_modes_behind_a_mask(masked, tmp_path):
     one_line(error, "--count modes", "periodic")
 
 
-def test_modes_are_counted_by_the_observed_part(masked, tmp_path, monkeypatch):
+def test_modes_are_counted_by_the_observed_part(masked, tmp_path, monkeypatch, coarse):
     counted, forecast = [], module._forecast
     monkeypatch.setattr(module, "_forecast", lambda powers, label, modes, *rest: counted.append(modes) or
                         forecast(powers, label, modes, *rest))
@@ -270,14 +276,14 @@ def test_modes_are_counted_by_the_observed_part(masked, tmp_path, monkeypatch):
     assert np.allclose((drawn.var(0) * counted[0] / 2 / expected**2)[many], 1.0, atol=0.4)
 
 
-def test_a_set_without_truth_forecasts_its_holdout_maps(masked, tmp_path):
+def test_a_set_without_truth_forecasts_its_holdout_maps(masked, tmp_path, coarse):
     shutil.copytree(masked, tmp_path / "set")
     (tmp_path / "set" / TRUTH_FILE).unlink()
     result = report.score_posterior(limit(tmp_path / "set", sobol=32, quiet=True)[0])
     assert result["scored"] == "holdout" and result["subsets"]["holdout"]["n"] == 36 and "test" not in result["subsets"]
 
 
-def test_the_limit_stands_beside_another_score(masked, tmp_path):
+def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
     shutil.copytree(masked, tmp_path / "set")
     limit(tmp_path / "set", sobol=32, quiet=True)
     other = tmp_path / "other.h5"
@@ -303,7 +309,7 @@ def test_a_score_above_the_exact_limit_is_called_a_leak():
     assert "below" in describe({**base, "difference": -0.5})
 
 
-def test_command_line(masked, tmp_path, capsys):
+def test_command_line(masked, tmp_path, capsys, coarse):
     module.main(["--data", str(masked), "--out", str(tmp_path), "--sobol", "32", "--quiet"])
     out = capsys.readouterr().out
     assert "by counting modes, nuisances drawn, design prior" in out and "flat prior" in out and "expected" in out

@@ -52,7 +52,7 @@ class BandPowers:
         self.window, self.white, self.count = window[used], white[used], count[used]
         self.per_variance = self.white / noise * grid.pixel**2      # of white scatter with a variance of one
         self.cell = np.where(which < 0, len(used), np.searchsorted(used, which)).ravel()
-        self.low, self.high = theta.min(axis=0), theta.max(axis=0)
+        self.low, self.high, self.nuisances = theta.min(axis=0), theta.max(axis=0), None
 
     def measure(self, kappa):
         """Mean power of the bins in one map, float64 (n_bin,). kappa: (rows, columns), all of the grid."""
@@ -67,7 +67,10 @@ class BandPowers:
         return Theory(*theta).table(self.grid.ell)(*nuisances.T) @ self.window.T
 
     def tabulate(self, nuisances):
-        """Prepare signals() for nuisances (m, 3)."""
+        """Prepare signals() for nuisances (m, 3); nothing to do if it was for them already."""
+        if np.array_equal(nuisances, self.nuisances):
+            return
+        self.nuisances = nuisances
         self.shape = len(nuisances), len(self.count)
         self.table = CosmologyTable(self.low, self.high, lambda *theta: self.signal(theta, nuisances))
 
