@@ -29,7 +29,8 @@ def binned(values, bins):
     return np.histogram(values, edges)[0]
 
 
-@pytest.mark.parametrize("shape, part", [((40, 33), 0.9), ((7, 60), 1.0), ((3, 3), 1.0), ((1, 9), 1.0), ((20, 20), 0.0)])
+@pytest.mark.parametrize("shape, part", [((40, 33), 0.9), ((7, 60), 1.0), ((3, 3), 1.0), ((1, 9), 1.0),
+                                         ((20, 20), 0.0)])
 def test_against_numpy_and_scipy(shape, part, rng):
     field = ndimage.gaussian_filter(rng.normal(size=shape), 0.7).astype(np.float32) * 2
     valid = rng.random(shape) < part
@@ -108,7 +109,8 @@ def test_white_noise_has_the_variance_it_should(rng):
 def test_flips_change_nothing(rng):
     mask = rng.random((50, 36)) < 0.9
     kappa = np.where(mask, rng.normal(0, 0.02, mask.shape), 0).astype(np.float32)
-    straight, flipped = Shapes(mask)(kappa[None]), Shapes(mask[::-1, ::-1])(np.ascontiguousarray(kappa[::-1, ::-1])[None])
+    straight = Shapes(mask)(kappa[None])
+    flipped = Shapes(mask[::-1, ::-1])(np.ascontiguousarray(kappa[::-1, ::-1])[None])
     assert np.allclose(straight, flipped, rtol=1e-4, atol=1e-9)
 
 

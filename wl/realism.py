@@ -12,7 +12,7 @@ from scipy.stats import f as f_distribution
 
 from . import cli, maps
 from .bandpowers import CosmologyTable, masked_window
-from .checks import InputError, array, positive
+from .checks import InputError, array, positive, within
 from .drawing import Field, draw_maps, generator
 from .fields import GAUSSIAN_SHARE, Grid
 from .interpolate import lagrange_weights
@@ -94,8 +94,8 @@ class Comparison:
             return prior + np.einsum("nd,nd->n", rest, np.linalg.solve(covariance, rest.T).T)
 
         low, high = np.array([OMEGA_M_RANGE, S_8_RANGE, T_AGN_RANGE, F_0_RANGE, (-0.1, 0.1)]).T
-        theta = np.stack(np.meshgrid(*(np.linspace(*b, 30) for b in (OMEGA_M_RANGE, S_8_RANGE))), axis=-1).reshape(-1, 2)
-        grid = np.column_stack([theta, np.tile(FIXED_NUISANCES, (len(theta), 1))])
+        theta = np.meshgrid(*(np.linspace(*b, 30) for b in (OMEGA_M_RANGE, S_8_RANGE)))
+        grid = np.column_stack([*map(np.ravel, theta), np.tile(FIXED_NUISANCES, (900, 1))])
         start = grid[np.argmin(chi2(grid))]
         best = minimize(lambda x: float(chi2((low + x * (high - low))[None])[0]), (start - low) / (high - low),
                         method="Nelder-Mead", bounds=[(0.0, 1.0)] * 5,
@@ -242,7 +242,8 @@ def main(argv=None):
     """The command line: python -m wl.realism."""
     options = parser().parse_args(argv)
     kappa, mask = read_map(options.map, options.row, options.mask)
-    field = Field(options.field, options.gaussian_share, positive("--lambda-factor", options.lambda_factor))
+    field = Field(options.field, within("--gaussian-share", options.gaussian_share, 0.0, 0.9),
+                  positive("--lambda-factor", options.lambda_factor))
     n = positive("--maps", options.maps, integer=True)
     if options.figure:
         from . import figures

@@ -54,7 +54,8 @@ def describe(limit):
     """One line on the dict of beside_limit()."""
     how = "exact, Gaussian sky" if limit["count"] == "exact" else "forecast for a Gaussian sky by counting modes"
     text = (f"information limit of these maps ({how}, {limit['prior']} prior): {limit['score']:.2f} +- "
-            f"{limit['score_error']:.2f}, expected {limit['expected_score']:.2f}; this run {abs(limit['difference']):.2f} +- {limit['difference_error']:.2f} "
+            f"{limit['score_error']:.2f}, expected {limit['expected_score']:.2f}; this run "
+            f"{abs(limit['difference']):.2f} +- {limit['difference_error']:.2f} "
             f"{'below' if limit['difference'] <= 0 else 'above'}")
     if limit["count"] == "exact" and limit["difference"] > 3.0 * limit["difference_error"]:
         text += ", which cannot be: look for truth that leaks into the posterior"
