@@ -5,9 +5,10 @@
 Both turn the C_ell of a cosmology and its nuisances into the observed pixels of a map: pixel window and
 aliases, log-normal transform of the spectrum, draw of it and of the Gaussian share, mask, float16. The
 reference is the textbook's way: float64, numpy.fft, numpy.interp, no symmetry used, and only the 9 nearest
-aliases of the 49 that ours adds up; what does not change from map to map is prepared outside the clock. Ours has to pay for the table of
-spectra of its cosmology as well (once for 32 maps). Alternately in one process on one thread; the best
-round of each counts. The last line compares all of it, the line before only what follows the pixel spectrum.
+aliases of the 49 that ours adds up; what does not change from map to map is prepared outside the clock. Ours
+has to pay for the table of spectra of its cosmology as well (once for 32 maps). Alternately in one process on
+one thread; the best round of each counts. The last line compares all of it, the line before only what follows
+the pixel spectrum.
 """
 import argparse
 import os
