@@ -320,13 +320,23 @@ def test_command_line(masked, tmp_path, capsys, coarse):
 
 
 @pytest.mark.parametrize("options, word", [(["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"),
-                                           (["--sobol", "1.5"], "--sobol"), (["--nuisances", "known"], "--nuisances"),
+                                           (["--sobol", "1.5"], "--sobol"), (["--sobol", "100"], "power of two"), (["--nuisances", "known"], "--nuisances"),
                                            (["--data", "absent"], "absent"),
                                            (["--seed", "-1"], "--seed")])
 def test_faults_are_one_line(masked, python, options, word, tmp_path):
     command = ["--data", masked, "--quiet", *options]
     run = python("import sys; from wl import cli, limit; cli.run(limit.main)", *command)
     assert run.returncode == 2 and run.stdout == "" and run.stderr.count("\n") == 1 and word in run.stderr, run.stderr
+
+
+def test_a_design_without_area_is_one_line(masked, tmp_path, coarse):
+    shutil.copytree(masked, tmp_path / "set")
+    label = np.load(tmp_path / "set" / "label.npy")
+    label[:, :, 1] = label[:, :, 0]
+    np.save(tmp_path / "set" / "label.npy", label)
+    with pytest.raises(InputError) as error:
+        limit(tmp_path / "set", quiet=True)
+    one_line(error, "label.npy", "line")
 
 
 def test_no_pipeline_beats_the_exact_limit(tmp_path, script):

@@ -155,6 +155,12 @@ def test_maps_that_cannot_be_read(tmp_path, small):
         one_line(error, word)
 
 
+def test_a_survey_too_small_is_one_line():
+    with pytest.raises(InputError) as error:
+        Comparison(np.ones((64, 64), bool))
+    one_line(error, "--mask", "10000")
+
+
 def test_command_and_picture(tmp_path, small, capsys, monkeypatch):
     np.save(tmp_path / "mask.npy", small.mask)
     np.save(tmp_path / "map.npy", next(small.simulate(LABEL, 0.0, 1, 1))[None])

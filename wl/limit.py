@@ -152,6 +152,7 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     where it holds; seed: of the forecast. Raises InputError.
     """
     data = maps.open_set(data)
+    maps.check_design(data.files["label"], data.theta)
     knobs = data.simulation
     exact = bool(knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all() and data.n_test)
     if count == "exact" and not exact:
@@ -160,6 +161,8 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     exact = exact and count != "modes"
     n_gal = data.n_gal if n_gal is None else positive("--n-gal", n_gal)
     sobol, order = positive("--sobol", sobol, integer=True), positive("--order", order, integer=True)
+    if sobol & (sobol - 1):
+        raise InputError(f"--sobol: expected a power of two, for which the points are even, got {sobol}")
     nuisances = nuisances or ("fixed" if knobs.get("nuisances") == "fixed" else "drawn")
     scatter = float(knobs.get("pixel_scatter", 0.0))
     settings = {"data": str(data.folder), "method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
@@ -247,7 +250,7 @@ Gaussian sky; of a log-normal one a method can learn more.""")
     add("--out", metavar="DIR", help="folder of the results (default: that of the set)")
     add("--count", default="auto", choices=("auto", "exact", "modes"),
         help="exact: the modes measured in each noisy test map; modes: a forecast; auto: exact where it holds")
-    add("--sobol", type=int, default=256, metavar="N", help="points that average over the nuisances")
+    add("--sobol", type=int, default=256, metavar="N", help="points that average over the nuisances, a power of two")
     add("--order", type=int, default=8, metavar="N", help="quadrature points per side of a triangle of the design")
     add("--nuisances", choices=("drawn", "fixed"),
         help="fixed: as if they were known to be at their centres (default: as the set was made)")

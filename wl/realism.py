@@ -25,6 +25,7 @@ ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
 STREAM = 9                                   # of random numbers
 LEAST = 5.0                                  # expected peaks in a bin; emptier bins join their neighbour
+PIXELS = 10_000                              # least number whose histograms have a covariance
 FIRST = 100                                  # maps that give the fit its covariance
 
 
@@ -40,12 +41,16 @@ class Comparison:
         self.grid = Grid(mask)
         self.spectrum = Spectrum(mask.shape, mask.sum(), N_BIN, *ELL_RANGE)
         self.beyond = Spectrum(mask.shape, mask.sum(), N_WHITE, *WHITE_RANGE)
+        self.shapes = Shapes(mask, n_gal=n_gal)
+        least = int(self.shapes.valid.sum(axis=(1, 2)).min())
+        if least < PIXELS:
+            raise InputError(f"--mask: expected a survey with {PIXELS} pixels to smooth to 8 arcmin, got {least}; its "
+                             "histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in (self.spectrum, self.beyond)])
         self.nodes = Theory(0.3, 0.8).table(self.grid.ell).nodes
         self.table = CosmologyTable(*zip(OMEGA_M_RANGE, S_8_RANGE),
                                     lambda *theta: Theory(*theta).table(self.grid.ell).values @ window.T)
-        self.shapes = Shapes(mask, n_gal=n_gal)
         self.area = self.grid.pixel**2
         theta = design(101)
         self.centre, self.spread = theta.mean(axis=0), np.cov(theta.T)
