@@ -14,6 +14,7 @@ from wl.checks import InputError
 from wl.drawing import generator
 from wl.fields import Grid
 from wl.limit import BandPowers, limit, log_likelihoods, sobol_nuisances
+from wl.maps import TEST_FILE
 from wl.params import HOLDOUT, TEST, noise_sigma
 from wl.prior import log_prior
 from wl.quadrature import quadrature_points
@@ -228,6 +229,20 @@ def test_wrong_assumptions_fall_far_below(gaussian, tmp_path):
     noise = scored(limit(gaussian / "fixed", out=tmp_path / "a", order=6, n_gal=27.0, quiet=True))
     ignored = scored(limit(gaussian / "drawn", out=tmp_path / "b", order=6, nuisances="fixed", quiet=True))
     assert noise["design"][0] < 0.0 and ignored["design"][0] < 4.0
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"control_limit.h5", "control_limit_flat.h5"}
+
+
+def test_a_spoilt_map_is_one_line(gaussian, tmp_path):
+    for path in (gaussian / "fixed").iterdir():
+        if path.is_file():
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / TEST_FILE).unlink()
+    noisy = np.load(gaussian / "fixed" / TEST_FILE)[:20]
+    noisy[7, 5] = np.nan
+    np.save(tmp_path / TEST_FILE, noisy)
+    with pytest.raises(InputError) as error:
+        limit(tmp_path, quiet=True)
+    one_line(error, TEST_FILE, "map 7", "finite")
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +335,8 @@ def test_command_line(masked, tmp_path, capsys, coarse):
 
 
 @pytest.mark.parametrize("options, word", [(["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"),
-                                           (["--sobol", "1.5"], "--sobol"), (["--sobol", "100"], "power of two"), (["--nuisances", "known"], "--nuisances"),
+                                           (["--sobol", "1.5"], "--sobol"), (["--sobol", "100"], "power of two"),
+                                           (["--nuisances", "known"], "--nuisances"),
                                            (["--data", "absent"], "absent"),
                                            (["--seed", "-1"], "--seed")])
 def test_faults_are_one_line(masked, python, options, word, tmp_path):

@@ -16,7 +16,7 @@ from scipy.special import logsumexp, ndtri
 
 from . import cli, maps, posterior, report, store
 from .bandpowers import CosmologyTable, periodic_window
-from .checks import InputError, positive
+from .checks import InputError, array, positive
 from .drawing import generator
 from .fields import ARCMIN, Grid
 from .params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
@@ -146,7 +146,8 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
 
     data: folder of a set; out: folder to write to (None: data); sobol: points that average over the nuisances;
     order: quadrature points per side of a triangle of the design; n_gal, nuisances: None for the set's own;
-    other values are negative controls ("fixed": as if the nuisances were known); count: "exact" for the
+    other values are negative controls ("fixed": as if the nuisances were known), whose files are named
+    control_limit.h5 and control_limit_flat.h5; count: "exact" for the
     measured modes of a Gaussian field on a periodic frame, "modes" for a forecast by counting (as many modes
     as the observed part of the grid has, spectra drawn at the maps' true parameters), "auto" the first
     where it holds; seed: of the forecast. Raises InputError.
@@ -163,7 +164,10 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     sobol, order = positive("--sobol", sobol, integer=True), positive("--order", order, integer=True)
     if sobol & (sobol - 1):
         raise InputError(f"--sobol: expected a power of two, for which the points are even, got {sobol}")
-    nuisances = nuisances or ("fixed" if knobs.get("nuisances") == "fixed" else "drawn")
+    known = "fixed" if knobs.get("nuisances") == "fixed" else "drawn"
+    nuisances = nuisances or known
+    # what assumes too much or too little must not stand beside scores as their limit
+    prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
     scatter = float(knobs.get("pixel_scatter", 0.0))
     settings = {"data": str(data.folder), "method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
                 "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter, "n_bin": N_BIN,
@@ -176,7 +180,9 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     powers = BandPowers(grid, data.theta, data.n_gal)
     if exact:
         where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
-        measured = np.stack([powers.measure(k.astype(np.float32).reshape(data.mask.shape)) for k in data.noisy_test])
+        measured = np.stack([
+            powers.measure(array(f"{data.files['noisy_test']}, map {i}", k.astype(np.float32)).reshape(data.mask.shape))
+            for i, k in enumerate(data.noisy_test)])
         modes = powers.count
     else:
         *where, label = _truths(data, seed)
@@ -191,7 +197,7 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     inputs = {name: store.digest_file(data.files[name], quick=True) for name in STAMPS if name in data.files}
     paths = []
     for name, (mean, sd, correlation) in found.items():
-        paths.append(pathlib.Path(out or data.folder) / PRIORS[name])
+        paths.append(pathlib.Path(out or data.folder) / (prefix + PRIORS[name]))
         _write(paths[-1], data, where, measured, {**posterior.gaussian(mean, sd), "correlation": correlation},
                {**settings, "prior": name}, seed, inputs)
     return paths
@@ -254,7 +260,8 @@ Gaussian sky; of a log-normal one a method can learn more.""")
     add("--order", type=int, default=8, metavar="N", help="quadrature points per side of a triangle of the design")
     add("--nuisances", choices=("drawn", "fixed"),
         help="fixed: as if they were known to be at their centres (default: as the set was made)")
-    add("--n-gal", type=float, metavar="X", help="noise level to assume (default: the set's)")
+    add("--n-gal", type=float, metavar="X", help="noise level to assume (default: the set's). Another one than the "
+        "set's, or other nuisances, are a negative control, written to control_limit.h5")
     return cli.add_common(parser, threads=False)
 
 
