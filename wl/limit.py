@@ -23,14 +23,16 @@ from .params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST
 from .prior import log_prior
 from .quadrature import quadrature_points
 from .reference import LIMIT_FILE, STAMPS
-from .survey import FIXED_NUISANCES
+from .survey import DESIGN_SCALE, FIXED_NUISANCES
 from .theory import Theory
 
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
 FORECAST = 1000          # maps other than the test maps
 STREAM = 8               # of random numbers: forecasts of spectra
-BLOCK = 16               # maps at a time, whose terms fit into a core's cache
+BLOCK = 16               # maps whose terms fit into a core's cache
+SIDE, MOST = 0.4, 48     # of a triangle in sd of the challenge's design: posteriors are as narrow as 0.15
+MAPS = 2000              # maps whose ln L is held at a time, 0.3 GB
 NEGLIGIBLE = 50.0        # terms of ln L this far below the best
 
 
@@ -106,29 +108,29 @@ def log_likelihoods(powers, theta, white, measured, count, least=None):
     return out
 
 
-def posteriors(powers, nuisances, design, priors, measured, count, order=8, progress=None):
+def posteriors(powers, nuisances, design, priors, measured, count, order=6, progress=None):
     """Exact posteriors of (Omega_m, S_8) from measured band powers, nuisances averaged over.
 
     powers: BandPowers; nuisances: (m, 4) equally likely ones; design: (n, 2), whose hull and triangles the
     priors live on; priors: {name: log densities (n,)}; measured: (k, n_bin); count: (n_bin,) effective
-    modes; order: quadrature points per side of a triangle. Returns {name: (mean (k, 2), sd (k, 2),
+    modes; order: quadrature points per side of a small triangle. Returns {name: (mean (k, 2), sd (k, 2),
     correlation (k,))}.
     """
     triangles = Delaunay(design).simplices
-    points, weight, corners = quadrature_points(design, triangles, order)
+    rules = [quadrature_points(design, one[None], n) for one, n in zip(triangles, _sides(design, triangles, order))]
+    flat = np.concatenate([points[0] for points, _, _ in rules])
     powers.tabulate(nuisances[:, :3])
     white = powers.white + nuisances[:, 3:] * powers.per_variance
-    log_l = np.empty((len(measured), *points.shape[:2]))
-    best = np.full(len(measured), -np.inf)
-    for t, theta in enumerate(points):                              # a triangle at a time bounds the memory
-        log_l[:, t] = log_likelihoods(powers, theta, white, measured, count, best - NEGLIGIBLE)
-        best = np.maximum(best, log_l[:, t].max(axis=1))
+    log_l, best, at, out = np.empty((len(measured), len(flat))), np.full(len(measured), -np.inf), 0, {}
+    for points, _, _ in rules:                                      # a triangle at a time bounds the memory
+        one = log_likelihoods(powers, points[0], white, measured, count, best - NEGLIGIBLE)
+        log_l[:, at:at + one.shape[1]] = one
+        at, best = at + one.shape[1], np.maximum(best, one.max(axis=1))
         if progress is not None:
             progress.update()
-    flat, out = points.reshape(-1, 2), {}
-    log_l = log_l.reshape(len(measured), -1)
     for name, log_density in priors.items():
-        log_p = (np.log(weight) + log_density[triangles] @ corners.T).ravel()
+        log_p = np.concatenate([np.log(weight[0]) + corners @ log_density[one]
+                                for one, (_, weight, corners) in zip(triangles, rules)])
         moments = np.empty((len(measured), 5))
         for first in range(0, len(measured), BLOCK):
             p = log_l[first:first + BLOCK] + log_p
@@ -141,11 +143,18 @@ def posteriors(powers, nuisances, design, priors, measured, count, order=8, prog
     return out
 
 
-def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, count="auto", seed=1, quiet=False):
+def _sides(design, triangles, order):
+    """Quadrature points per side of each triangle: `order`, more in triangles longer than SIDE, at most MOST."""
+    corner = design[triangles] / DESIGN_SCALE
+    longest = np.linalg.norm(corner - np.roll(corner, 1, axis=1), axis=2).max(axis=1)
+    return np.clip(np.ceil(order * longest / SIDE), order, max(order, MOST)).astype(int)
+
+
+def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, count="auto", seed=1, quiet=False):
     """Write DIR/limit.h5 (design prior) and DIR/limit_flat.h5 of a data set; returns their paths.
 
     data: folder of a set; out: folder to write to (None: data); sobol: points that average over the nuisances;
-    order: quadrature points per side of a triangle of the design; n_gal, nuisances: None for the set's own;
+    order: quadrature points per side of a small triangle of the design; n_gal, nuisances: None for the set's own;
     other values are negative controls ("fixed": as if the nuisances were known), whose files are named
     control_limit.h5 and control_limit_flat.h5; count: "exact" for the
     measured modes of a Gaussian field on a periodic frame, "modes" for a forecast by counting (as many modes
@@ -191,9 +200,11 @@ def limit(data, *, out=None, sobol=256, order=8, n_gal=None, nuisances=None, cou
     powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
     triangles = Delaunay(data.theta).simplices
     priors = {name: log_prior(name, data.theta, triangles) for name in PRIORS}
-    bar = cli.Progress(len(triangles), f"limit of {len(measured)} maps", quiet)
-    found = posteriors(powers, points, data.theta, priors, measured, modes, order, bar)
+    starts = range(0, len(measured), MAPS)
+    bar = cli.Progress(len(triangles) * len(starts), f"limit of {len(measured)} maps", quiet)
+    parts = [posteriors(powers, points, data.theta, priors, measured[i:i + MAPS], modes, order, bar) for i in starts]
     bar.close()
+    found = {name: tuple(map(np.concatenate, zip(*(part[name] for part in parts)))) for name in PRIORS}
     inputs = {name: store.digest_file(data.files[name], quick=True) for name in STAMPS if name in data.files}
     paths = []
     for name, (mean, sd, correlation) in found.items():
@@ -257,7 +268,8 @@ Gaussian sky; of a log-normal one a method can learn more.""")
     add("--count", default="auto", choices=("auto", "exact", "modes"),
         help="exact: the modes measured in each noisy test map; modes: a forecast; auto: exact where it holds")
     add("--sobol", type=int, default=256, metavar="N", help="points that average over the nuisances, a power of two")
-    add("--order", type=int, default=8, metavar="N", help="quadrature points per side of a triangle of the design")
+    add("--order", type=int, default=6, metavar="N",
+        help="quadrature points per side of a small triangle of the design, more in larger ones")
     add("--nuisances", choices=("drawn", "fixed"),
         help="fixed: as if they were known to be at their centres (default: as the set was made)")
     add("--n-gal", type=float, metavar="X", help="noise level to assume (default: the set's). Another one than the "

@@ -2,7 +2,9 @@
 
     python -m wl.realism --map data/public/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy --row 0 --figure real.png
 
-Finds the cosmology and nuisances whose spectrum fits the noisy map best, simulates maps there, and compares.
+Finds the cosmology and nuisances whose spectrum fits the noisy map best, and the white scatter beyond the shape
+noise that its highest multipoles ask for, simulates maps there, and prints for each statistic chi2 against their
+mean and covariance and the p-value of it: small ones are where simulated maps are not like the real one.
 """
 import pathlib
 
