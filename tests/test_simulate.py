@@ -267,12 +267,17 @@ def test_command_line(mask_file, tmp_path):
         assert word in help_text
 
 
+def listen():
+    """Hear SIGINT, which children of a job in the background are born deaf to."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_leaves_nothing_complete_and_goes_on(mask_file, tmp_path, how):
     size = ("--cosmologies", 24, "--realisations", 32, "--test", 20, "--quiet")
     out = tmp_path / "set"
     process = subprocess.Popen(command(out, mask_file, *size), env=environment(), stderr=subprocess.PIPE,
-                               text=True, stdin=subprocess.DEVNULL)
+                               text=True, stdin=subprocess.DEVNULL, preexec_fn=listen)
     done = out / ".unfinished" / "done"
     limit = time.monotonic() + 60
     while not (done.exists() and done.read_text().count("\n") >= 3) and time.monotonic() < limit:
