@@ -390,11 +390,11 @@ def test_damaged_model_files(tmp_path, learnt, damage):
     elif damage in ("empty", "truncated", "text"):
         path.write_bytes({"empty": b"", "truncated": content[:len(content) // 2], "text": b"hello"}[damage])
     elif damage == "other content":
-        torch.save([1, 2], path)
+        train.save_torch(path, [1, 2])
     elif damage == "no settings":
-        torch.save({"settings": {}, "weights": network.net.state_dict()}, path)
+        train.save_torch(path, {"settings": {}, "weights": network.net.state_dict()})
     else:
-        torch.save({"settings": network.settings, "weights": {"first.weight": torch.zeros(3)}}, path)
+        train.save_torch(path, {"settings": network.settings, "weights": {"first.weight": torch.zeros(3)}})
     with pytest.raises(InputError) as error:
         train.Network.load(path)
     one_line(error, "model.pt", "remove it" if damage != "missing" else "model.pt")

@@ -33,6 +33,12 @@ def refuse_early(run, settings):
     """
     if settings.get("smooth") == "none":
         statistics.check_count(int((run.split == STATISTICS).sum()), 10 if run.method == "spectrum" else len(PARAMS))
+    if run.method != "direct" and settings["recalibrate"] != "none":
+        n = int((run.split == STATISTICS).sum())
+        if n < 3:
+            raise InputError(f"--recalibrate {settings['recalibrate']}: expected at least 3 realisations of the "
+                             f"statistics split, to leave some out in turn, got {n}; raise --statistics-fraction or "
+                             "give --recalibrate none")
     path = run.out / "posterior.h5"
     if path.exists() and not run.args.force:
         run.compare_settings(path, "posterior", {**run.settings, **prediction_settings(run), **settings})
@@ -47,6 +53,11 @@ def prediction_settings(run):
                 "statistics_fraction": run.args.statistics_fraction}
     return {**pipeline.training_settings(run.args, len(run.rows(TRAIN))), "views": run.args.views,
             "statistics_fraction": run.args.statistics_fraction}
+
+
+def wanted_maps(run, split):
+    """Indices of the maps that --target asks for, (n,)."""
+    return np.flatnonzero(((split == TEST) & (run.target != "holdout")) | ((split == HOLDOUT) & (run.target != "test")))
 
 
 def predict(run):
@@ -83,7 +94,7 @@ def infer(run, predictions, settings):
 
     from . import emulator as emulate, sampler
     emulator = emulate.build(theta, mean, covariance, prior=settings["prior"])
-    chosen = np.flatnonzero(((split == TEST) & (run.target != "holdout")) | ((split == HOLDOUT) & (run.target != "test")))
+    chosen = wanted_maps(run, split)
     wanted = np.ascontiguousarray(estimate[chosen])
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", args.quiet)
     if settings["sampler"] == "exact":
@@ -132,7 +143,7 @@ def infer_direct(run, predictions, settings):
     inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
     if run.reuse("posterior.h5", "posterior", settings, inputs) is not None:
         return run.out / "posterior.h5"
-    chosen = np.flatnonzero(np.isin(data["split"], (HOLDOUT, TEST)))
+    chosen = wanted_maps(run, data["split"])
     from . import posterior
     summary = posterior.gaussian(data["estimate"][chosen], data["sd"][chosen])
     constant = {}
@@ -173,6 +184,9 @@ def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=
 def report_on(path, args):
     """Score a posterior, save score.json, print the table."""
     result = report.score_posterior(path, seed=args.seed)
-    report.save(result)
     print(report.table([result]))
     print(report.details(result))
+    try:
+        report.save(result)
+    except InputError as error:                     # a finished run on a disk that is only read from now on
+        say(f"warning: {error}")

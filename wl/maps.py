@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from .checks import InputError, array
+from .checks import InputError, array, positive
 from .params import FILE_PREFIX, HOLDOUT, LABELS, N_GAL, STATISTICS, TRAIN
 from .provenance import digest_file
 from .store import atomic
@@ -84,10 +84,12 @@ def read_simulation(folder):
         return {}
     try:
         content = json.loads(path.read_text())
-        return dict(content.get("settings", content))
+        settings = dict(content.get("settings", content))
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: expected the simulator's JSON, could not read it ({error}); "
                          "simulate the set again") from None
+    positive(f"{path}: n_gal", settings.get("n_gal", N_GAL))
+    return settings
 
 
 def load_npy(path, mmap=False):

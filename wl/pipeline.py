@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from . import maps, store
-from .checks import InputError, choice, positive
+from .checks import InputError, choice, positive, within
 from .cli import Progress, say
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
@@ -108,7 +108,7 @@ def _simulated(args, folder, mask, label):
         out, test = pathlib.Path(DEFAULT_DATA) / "simulations" / stamp.hexdigest()[:12], 0
         say(f"mask and labels but no maps in {folder}: simulating maps for them into {out}", args.quiet)
     simulate(out, realisations=realisations, test=test, seed=args.seed, mask=mask, design=label,
-             processes=args.threads, quiet=args.quiet)
+             processes=args.threads, quiet=args.quiet, force=args.force)
     found = maps.open_set(out)
     if mask is not None and test_path.is_file():
         found.noisy_test = maps.read_test(test_path, found.mask, mask)
@@ -130,6 +130,8 @@ class Run:
         holdout = args.holdout_fraction
         if holdout is None:
             holdout = 0.0 if self.target == "test" else DEFAULT_HOLDOUT
+        for name, value in (("--statistics-fraction", args.statistics_fraction), ("--holdout-fraction", holdout)):
+            within(name, value, 0.0, 1.0)
         if self.target != "test" and holdout <= 0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got {holdout}")
         model = args.model if method != "spectrum" else "spectrum"
@@ -229,8 +231,9 @@ def training_settings(args, n_train):
         positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
     positive("--learning-rate", args.learning_rate)
     choice("--model", args.model, MODELS)
-    if args.weight_decay < 0 or args.patience < 0:
-        raise InputError(f"--weight-decay and --patience: expected 0 or more, got {args.weight_decay} and {args.patience}")
+    within("--weight-decay", args.weight_decay, 0.0, 1e6)
+    if args.patience < 0:
+        raise InputError(f"--patience: expected 0 or more epochs, got {args.patience}")
     if args.lanes > args.batch_size:
         raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
     return {name: getattr(args, name) for name in ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate",
