@@ -16,8 +16,9 @@ examples:
   python run_mcmc.py --data data/public --target both           the public release: test and hold-out maps
   python run_mcmc.py --method spectrum --nstep 100000 --sigma 0.02       the organisers' baseline
   python run_mcmc.py --sampler exact                            quadrature in place of chains, same file
+  python run_mcmc.py --shard 2/4                                a quarter of the maps, as one job of four
 
-exit codes: 0 done, 1 failed, 2 wrong usage or input."""
+exit codes: 0 done, 1 failed or not converged, 2 wrong usage or input."""
 
 
 def parser():
@@ -31,8 +32,12 @@ def parser():
     group.add_argument("--smooth", default="auto", choices=("auto", "none", "always"),
                        help="fit mean and covariance over the design by polynomials of cross-validated order; auto "
                             "includes the raw values among the candidates")
-    group.add_argument("--prior", default="design", choices=("design", "flat"),
-                       help="density of the design, which the challenge's test maps follow, or flat in its hull")
+    group.add_argument("--prior", default="design", metavar="design|flat|FILE",
+                       help="density of the design, which the challenge's test maps follow, flat in its hull, or a "
+                            "file (.npy or text) with rows of Omega_m, S_8, density")
+    group.add_argument("--likelihood", default="gaussian", choices=("gaussian", "t"),
+                       help="of a summary: Gaussian with the covariance divided by N - d - 2 (Hartlap et al. 2007), or "
+                            "the t-distribution of Sellentin & Heavens (2016) for a covariance from N realisations")
     group.add_argument("--sampler", default="metropolis", choices=("metropolis", "exact"),
                        help="chains, or quadrature over the triangles of the design")
     group.add_argument("--nstep", type=int, default=10000, metavar="N", help="steps of each chain")
@@ -40,10 +45,18 @@ def parser():
                        help="width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5")
     group.add_argument("--burn-in", type=float, default=0.2, metavar="F", help="fraction of the steps dropped")
     group.add_argument("--chains", type=int, default=1, metavar="N", help="chains per map")
+    group.add_argument("--adapt", action="store_true",
+                       help="learn each chain's proposal in its burn-in, beginning with --sigma")
+    group.add_argument("--allow-unconverged", action="store_true",
+                       help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 or an "
+                            "R-hat above 1.05")
+    group.add_argument("--shard", default=None, metavar="I/N",
+                       help="infer only every N-th map from the I-th; join the files with run_score.py --merge")
     group.add_argument("--draws", type=int, default=0, metavar="N",
                        help="maps, from the first, whose thinned chains are kept in the file")
     group.add_argument("--thin", type=int, default=None, metavar="N",
-                       help="steps between kept draws (default: about 1000 draws a chain)")
+                       help="steps between the draws that R-hat and effective sample size are made of, and that "
+                            "are kept (default: 500 draws a chain or a few more)")
     pipeline.add_output_options(parser)
     cli.add_common(parser)
     return parser
@@ -53,12 +66,17 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=args.method == "network")
-    from wl import inference, pipeline
-    settings = inference.settings_of(args)                # wrong values end the run before any work
+    from wl import inference, pipeline, shards
+    settings, shard = inference.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
     run = pipeline.Run(args, args.method)
-    inference.refuse_early(run, settings)
+    inference.refuse_early(run, settings, shard)
     predictions = inference.predict(run)
-    inference.report_on(inference.infer(run, predictions, settings), args)
+    path = inference.infer(run, predictions, settings, shard)
+    if shard is None:
+        inference.report_on(path, args)
+    else:
+        print(f"{path}: join it with the other shards by run_score.py --merge")
+    inference.check_convergence(path, args)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 
-from wl import cli, report
+from wl import cli, report, shards
 from wl.checks import InputError, positive
 from wl.score import SCORE_FLOOR
 
@@ -21,6 +21,10 @@ written beside each posterior. Exit code 0: done; 2: wrong usage or input.
 examples:
   python run_score.py data/runs/*/posterior.h5
       one line a run, best score first, then the details of each
+  python run_score.py data/runs/main/posterior.shard-*-of-4.h5 --merge data/runs/main/posterior.h5
+      join the shards of one run, then score it
+  python run_score.py data/runs/main/posterior.h5 --ood data/runs/other/posterior.h5
+      how well chi2 tells the other maps from these: mean true-positive rate at false-positive rates 0.001-0.05
   python run_score.py data/runs/main/posterior.h5 --data data/public --submission data/main.zip
       score with the labels in another folder and write the challenge's zip
 """
@@ -33,6 +37,10 @@ def parser():
                         "each posterior was made from)")
     parser.add_argument("--submission", metavar="FILE.zip", help="write the challenge's zip from the test "
                         "maps of the one posterior given")
+    parser.add_argument("--merge", metavar="FILE", help="join the shards given (of run_mcmc.py --shard) into FILE "
+                        "first, bit for bit what a run without shards writes, and score that")
+    parser.add_argument("--ood", metavar="FILE", help="out-of-distribution maps: a posterior.h5 of such, or .npy with "
+                        "a bool per test map of the one posterior given")
     parser.add_argument("--json", action="store_true", help="print the content of score.json as a list "
                         "instead of the table")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N",
@@ -47,6 +55,12 @@ def main():
     positive("--bootstrap", options.bootstrap, integer=True)
     if options.seed < 0:
         raise InputError(f"--seed: expected a whole number from 0 on, got {options.seed}")
+    if options.merge is not None:
+        shards.merge(options.posterior, options.merge)
+        cli.say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
+        options.posterior = [options.merge]
+    if options.ood is not None and len(options.posterior) != 1:
+        raise InputError(f"--ood: expected one posterior to compare with, got {len(options.posterior)}; name one")
     if options.submission is not None:
         if len(options.posterior) != 1:
             raise InputError(f"--submission: expected one posterior, got {len(options.posterior)}; name the "
@@ -63,6 +77,8 @@ def main():
         except InputError as error:            # the others are still scored
             failures.append(error)
             continue
+        if options.ood is not None:
+            result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
         results.append(result)
         try:
             report.save(result)

@@ -114,10 +114,10 @@ def test_two_dimensions_equal_the_general_case(rng):
         a = rng.normal(size=(2, 2))
         c, r = a @ a.T + 0.1 * np.eye(2), rng.normal(size=2)
         value = np.array([0.0, 0.0, 0.0, c[0, 0], c[1, 0], c[1, 1]])
-        general = likelihood.log_gaussian_d(value, r[None], 0, np.empty((3, 2)))
+        general = likelihood.log_density_d(value, r[None], 0, 0.0, np.empty((3, 2)))
         assert np.isclose(likelihood.log_gaussian_2(*r, c[0, 0], c[1, 0], c[1, 1]), general, rtol=1e-11)
     bad = np.array([0.0, 0.0, 0.0, 1.0, 2.0, 1.0])
-    assert likelihood.log_gaussian_d(bad, np.zeros((1, 2)), 0, np.empty((3, 2))) == -np.inf
+    assert likelihood.log_density_d(bad, np.zeros((1, 2)), 0, 0.0, np.empty((3, 2))) == -np.inf
 
 
 def test_logarithm_and_exponential(rng):
@@ -201,6 +201,48 @@ def test_users_own_prior():
     assert np.ptp(difference) < 1e-12
     assert np.allclose(build(theta, *synthetic.statistics(theta), prior=own).vertex_log_prior,
                        emulator.vertex_log_prior, atol=1e-12)
+
+
+def test_prior_files(tmp_path):
+    """The same density as numbers per cosmology, and as a table in .npy, text and CSV, any normalisation."""
+    theta = synthetic.design(40)
+
+    def own(x):
+        return -((x[..., 0] - 0.3) / 0.1) ** 2 - ((x[..., 1] - 0.8) / 0.08) ** 2
+
+    side = np.stack(np.meshgrid(np.linspace(0.05, 0.8, 60), np.linspace(0.6, 1.05, 45)), axis=-1).reshape(-1, 2)
+    table = np.column_stack([side, 7.0 * np.exp(own(side))])
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    np.save(tmp_path / "each.npy", own(theta))
+    np.savetxt(tmp_path / "each.txt", own(theta))
+    np.save(tmp_path / "table.npy", table)
+    np.savetxt(tmp_path / "table.txt", table, header="Omega_m S_8 density")
+    np.savetxt(tmp_path / "table.csv", table, delimiter=",")
+    for name in ("each.npy", "each.txt", "table.npy", "table.txt", "table.csv"):
+        values, lost = priors.read_prior(tmp_path / name, theta)
+        difference = values - own(theta)
+        assert np.ptp(difference) < (1e-9 if name.startswith("each") else 0.05), name
+        assert lost == 0.0 if name.startswith("each") else 0.0 < lost < 0.3
+    sharp = table.copy()
+    sharp[:, 2] = np.exp(-0.5 * ((sharp[:, 0] - 0.3) / 0.004) ** 2) + 1e-30
+    np.save(tmp_path / "sharp.npy", sharp)
+    assert priors.read_prior(tmp_path / "sharp.npy", theta)[1] > 1.0          # finer than the design: said
+
+
+def test_prior_file_refusals(tmp_path):
+    theta = synthetic.design(30)
+    square = np.array([[0, 0.5, 1], [1, 0.5, 1], [0, 1.1, 1], [1, 1.1, 1.0]])
+    wrong = {"short.npy": np.zeros(7), "nan.npy": np.where(np.arange(30) == 4, np.nan, 0.0),
+             "columns.npy": square[:, :2], "zero.npy": square * [1, 1, 0], "line.npy": np.repeat(square[:1], 9, axis=0),
+             "cover.npy": square * [0.3, 1, 1], "pickle.npy": np.array([{}, None], dtype=object), "bool.npy": np.ones(30, bool)}
+    for name, value in wrong.items():
+        np.save(tmp_path / name, value, allow_pickle=True)
+    (tmp_path / "words.txt").write_text("flat please\n")
+    (tmp_path / "empty.txt").write_text("")
+    for name in [*wrong, "words.txt", "missing.txt", "empty.txt"]:
+        with pytest.raises(InputError) as error:
+            priors.read_prior(tmp_path / name, theta)
+        one_line(error, "--prior", name)
 
 
 def test_order_of_the_design_does_not_matter(rng):

@@ -71,6 +71,24 @@ def test_warnings(emulator):
     assert all("\n" not in line for line in lines)
 
 
+def test_unconverged_runs_say_so(emulator):
+    """1 % of the maps may miss a threshold by chance; more, a map alone, or a chain that never moved may not."""
+    estimate = np.repeat(emulator.interpolate(np.array([[0.28, 0.81]]))[0], 250, axis=0)
+    chains = sampler.metropolis(emulator, estimate, nstep=20000, sigma=0.05)
+    assert posterior.unconverged(summary_of(emulator, estimate, chains)) is None
+    assert posterior.unconverged(summary_of(emulator, estimate[:5], sampler.exact(emulator, estimate[:5]))) is None
+    chains.ess[:2, 0], chains.rhat[2, 1] = 60.0, 1.2
+    reason = posterior.unconverged(summary_of(emulator, estimate, chains))
+    assert one_line(reason, "2 have an effective", "1 an R-hat", "--nstep")
+    chains.rhat[2, 1] = 1.0
+    assert posterior.unconverged(summary_of(emulator, estimate, chains)) is None
+    chains.ess[0, 0], chains.rhat[0, 0] = 0.0, np.inf
+    assert "1 never moved" in posterior.unconverged(summary_of(emulator, estimate, chains))
+    one = sampler.metropolis(emulator, estimate[:1], nstep=300, sigma=0.05)
+    assert posterior.unconverged(summary_of(emulator, estimate[:1], one))
+    assert posterior.unconverged(posterior.gaussian(estimate, np.full((250, 2), 0.02))) is None
+
+
 def test_gaussian():
     """A network's posterior: quantiles of the Gaussian, no flags, NaN for what it does not have."""
     mean, sd = np.array([[0.3, 0.8], [0.2, 0.75]]), np.array([[0.03, 0.02], [0.05, 0.01]])

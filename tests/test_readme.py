@@ -9,14 +9,15 @@ import run_direct
 import run_mcmc
 import run_score
 from conftest import ROOT
-from wl import limit, pipeline, realism, simulate
+from wl import calibration, limit, pipeline, realism, simulate
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [c.replace(".venv/bin/", "") for c in COMMANDS if re.match(r"(\.venv/bin/)?python (run_|-m wl)", c)]
 PARSERS = {"run_mcmc.py": run_mcmc.parser, "run_direct.py": run_direct.parser, "run_score.py": run_score.parser,
-           "-m wl.simulate": simulate.parser, "-m wl.limit": limit.parser, "-m wl.realism": realism.parser}
+           "-m wl.simulate": simulate.parser, "-m wl.limit": limit.parser, "-m wl.realism": realism.parser,
+           "-m wl.calibration": calibration.parser}
 
 
 def test_commands_were_found():

@@ -308,7 +308,7 @@ def test_no_submission(case, tmp_path, why):
 # ---------------------------------------------------------------- how it behaves
 def test_help_teaches(script):
     text = ok(script("run_score.py", "--help"))
-    assert text.count("  python run_score.py ") == 2
+    assert text.count("  python run_score.py ") == 4
     for word in ("--data", "--submission", "--json", "--bootstrap", "--seed", "default: 1000", "label_test"):
         assert word in text
 

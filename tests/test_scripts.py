@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 from wl import maps, params
 
-QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06")
+QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
+         "--allow-unconverged")
 DIRECT = ("--epochs", "2", "--batch-size", "16", "--quiet")
 
 
@@ -123,9 +124,124 @@ def test_exact_sampler_agrees_with_the_chains(work, copied, script):
     assert np.isnan(exact["ess"]).all()
 
 
+def digest_of(path):
+    with h5py.File(path) as file:
+        return file.attrs["content"]
+
+
+@pytest.fixture()
+def predicted(work, tmp_path):
+    """A folder for results that holds the finished predictions of `work`, to be used from there."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("predictions.h5", "model.pt", "inputs.json"):
+        shutil.copy(work / "data" / "runs" / "small_compact" / name, out)
+    return out
+
+
+def test_shards_merged_are_the_whole(work, predicted, script):
+    """In any order, with the draws of the first maps; a missing shard, one twice and nonsense are refused."""
+    common = ("--data", "data/small", *QUICK, "--draws", "3", "--out", predicted)
+    for shard in ("3/3", "1/3", "2/3"):
+        run = script("run_mcmc.py", *common, "--shard", shard, cwd=work)
+        assert run.returncode == 0 and "--merge" in run.stdout, run.stderr
+    shards = sorted(predicted.glob("posterior.shard-*-of-3.h5"))
+    assert len(shards) == 3
+    merged = predicted / "posterior.h5"
+    for wrong in (shards[:2], [*shards, shards[0]]):
+        assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work)) and not merged.exists()
+    run = script("run_score.py", *shards, "--merge", merged, "--data", "data/small", cwd=work)
+    assert run.returncode == 0 and "score" in run.stdout, run.stderr
+    assert digest_of(merged) == digest_of(work / "data" / "runs" / "small_compact" / "posterior.h5")
+    again = script("run_mcmc.py", *common, cwd=work)                     # the merged file stands for the whole run
+    assert again.returncode == 0 and merged.stat().st_size and not list(predicted.glob("sampling*"))
+    for wrong in ("0/3", "4/3", "3", "a/b", "1/0", "-1/3"):
+        assert "--shard" in one_line(script("run_mcmc.py", *common[:-2], "--shard=" + wrong, cwd=work))
+
+
+RESUME = """
+import os, sys
+from wl import cli, sampling, sampler, shards
+os.environ.update(cli.ALLOCATOR)
+os.chdir(sys.argv[1]); sys.argv = ['run_mcmc.py'] + sys.argv[2:]
+import run_mcmc
+sampling.PART, sampling.LEAST = 1, 5                            # 24 maps: five parts
+plain, calls = sampler.metropolis, []
+def metropolis(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 4:
+        raise KeyboardInterrupt
+    return plain(*arguments, **options)
+sampling.sampler.metropolis = metropolis
+for expected in (130, 0):
+    try:
+        cli.run(run_mcmc.main)
+    except SystemExit as end:
+        assert end.code == expected, end.code
+    out = sys.argv[sys.argv.index('--out') + 1]
+    print(len(calls), sorted(n for n in os.listdir(out) if n.startswith(('sampling', 'posterior'))))
+    if expected:
+        with open(os.path.join(out, 'sampling.5.h5'), 'r+b') as file:       # one part is damaged
+            file.seek(900); file.write(b'xxxxxxxx')
+"""
+
+
+def test_interrupted_sampling_goes_on(work, predicted, python):
+    """Three of five parts are kept; the damaged one of them and the missing two are done; nothing differs."""
+    run = python(RESUME, work, "--data", "data/small", *QUICK, "--draws", "3", "--out", predicted)
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if re.match(r"\d+ \[", line)]
+    assert lines[0] == "4 ['sampling.0.h5', 'sampling.10.h5', 'sampling.5.h5']", run.stdout
+    assert lines[1] == "7 ['posterior.h5']", run.stdout
+    assert digest_of(predicted / "posterior.h5") == digest_of(work / "data" / "runs" / "small_compact" / "posterior.h5")
+
+
+def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
+    """The files are written and the answer printed; a second run says so again, and may be allowed."""
+    common = [a for a in ("--data", "data/small", *QUICK, "--out", predicted) if a != "--allow-unconverged"]
+    short = [*common, "--nstep", "100"]
+    for _ in range(2):
+        run = script("run_mcmc.py", *short, cwd=work)
+        assert run.returncode == 1 and "not converged" in run.stderr and len(run.stderr.splitlines()) == 1
+        assert "score" in run.stdout and (predicted / "posterior.h5").is_file() and (predicted / "score.json").is_file()
+    assert script("run_mcmc.py", *short, "--allow-unconverged", cwd=work).returncode == 0
+    assert script("run_mcmc.py", *common, "--nstep", "60000", "--adapt", "--force", cwd=work).returncode == 0
+
+
+def test_priors_likelihoods_and_recalibrations(work, predicted, script):
+    """Each option leaves its mark: a prior of one's own moves the means, t widens, isotonic writes quantiles."""
+    theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
+    np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
+    common = ("--data", "data/small", *QUICK, "--sampler", "exact", "--out", predicted, "--force")
+    found = {}
+    for name, options in {"plain": (), "t": ("--likelihood", "t"), "prior": ("--prior", predicted / "prior.txt"),
+                          "isotonic": ("--recalibrate", "isotonic")}.items():
+        run = script("run_mcmc.py", *common, *options, cwd=work)
+        assert run.returncode == 0, run.stderr
+        with h5py.File(predicted / "posterior.h5") as file:
+            found[name] = {key: file["summary"][key][:] for key in file["summary"]}
+    assert found["prior"]["mean"][:, 1].mean() < found["plain"]["mean"][:, 1].mean() - 0.01
+    assert (found["t"]["sd"] != found["plain"]["sd"]).all() and (found["plain"]["area_95"] > 0).all()
+    assert {"recalibrated_q16", "errorbar"} <= set(found["isotonic"]) and "recalibrated_q16" not in found["plain"]
+    bad = predicted / "bad.txt"
+    bad.write_text("1 2 3\n")
+    assert "--prior" in one_line(script("run_mcmc.py", *common, "--prior", bad, cwd=work))
+
+
+def test_out_of_distribution_metric(work, predicted, script):
+    """Labels of the test maps, or another posterior file; only with one posterior."""
+    path = "data/runs/small_compact/posterior.h5"
+    np.save(predicted / "label.npy", np.arange(24) % 3 == 0)
+    for other in (predicted / "label.npy", path):
+        run = script("run_score.py", path, "--ood", other, cwd=work)
+        assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stderr
+    np.save(predicted / "label.npy", np.ones(5, bool))
+    assert "24" in one_line(script("run_score.py", path, "--ood", predicted / "label.npy", cwd=work))
+
+
 def test_spectrum_runs_end_to_end(work, script):
     run = script("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet", "--nstep", "3000", "--sigma",
-                 "0.04", cwd=work)
+                 "0.04", "--allow-unconverged", cwd=work)
     assert run.returncode == 0, run.stderr
     assert np.isfinite(posterior(work, "small_spectrum")["mean"]).all()
 

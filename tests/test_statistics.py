@@ -167,7 +167,7 @@ def test_modes(rng):
     estimate = draw(*network_like(), 12, rng)
     none = smoothed(THETA, estimate, "none")
     assert np.array_equal(none[1], per_cosmology(estimate)[1])
-    assert none[3] == {"mean": RAW, "covariance": RAW, "gain": 0.0}
+    assert none[3] == {"mean": RAW, "covariance": RAW, "gain": 0.0, "effective": 12.0}
     always = smoothed(THETA, draw(rng.normal(0, 1, (101, 2)), network_like()[1], 100, rng), "always")[3]
     assert always["mean"] > RAW and always["covariance"] > RAW
     with pytest.raises(InputError) as error:

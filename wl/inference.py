@@ -1,17 +1,21 @@
 """From predictions to posterior.h5: statistics, emulator, sampler; and the direct network's shortcut."""
 import numpy as np
 
-from . import report, statistics, store
-from .checks import InputError, positive
-from .cli import Progress, say
+from . import report, shards, statistics, store
+from .checks import InputError, RunError, positive
+from .cli import say
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 
-MOST_RECALIBRATED = 2000       # statistics maps whose posteriors set the temperature
+MOST_RECALIBRATED = 2000       # statistics maps whose posteriors recalibrate the error bars
+PRIORS = ("design", "flat")    # anything else is a file
+MOST_QUADRATURE_ERROR = 0.01   # sd, of a mean or sd
+LOST = 0.1                     # ln density that a prior's file may lose between the design's points unsaid
 
 
 def settings_of(args):
     """What a posterior depends on beyond its predictions, checked. Raises InputError."""
-    settings = {"smooth": args.smooth, "prior": args.prior, "sampler": args.sampler, "recalibrate": args.recalibrate}
+    settings = {"smooth": args.smooth, "prior": args.prior, "likelihood": args.likelihood, "sampler": args.sampler,
+                "recalibrate": args.recalibrate}
     nstep, sigma = positive("--nstep", args.nstep, integer=True), positive("--sigma", args.sigma)
     chains, draws = positive("--chains", args.chains, integer=True), args.draws
     if not 0.0 <= args.burn_in < 1.0:
@@ -21,16 +25,19 @@ def settings_of(args):
     thin = None if args.thin is None else positive("--thin", args.thin, integer=True)
     if args.sampler == "metropolis":
         settings |= {"nstep": nstep, "sigma": sigma, "burn_in": args.burn_in, "chains": chains, "draws": draws,
-                     "thin": thin}
+                     "thin": thin, "adapt": args.adapt}
     return settings
 
 
-def refuse_early(run, settings):
+def refuse_early(run, settings, shard=None):
     """Raise InputError, before any work, if the run cannot end well.
 
-    That is: the folder holds a posterior made with other settings, or raw covariances are asked for with too
-    few realisations.
+    That is: the folder holds a posterior made with other settings, raw covariances are asked for with too
+    few realisations, or the prior's file is no prior.
     """
+    if settings.get("prior", PRIORS[0]) not in PRIORS:
+        from .prior import read_prior
+        read_prior(settings["prior"], run.set.theta)
     if settings.get("smooth") == "none":
         statistics.check_count(int((run.split == STATISTICS).sum()), 10 if run.method == "spectrum" else len(PARAMS))
     if run.method != "direct" and settings["recalibrate"] != "none":
@@ -39,9 +46,10 @@ def refuse_early(run, settings):
             raise InputError(f"--recalibrate {settings['recalibrate']}: expected at least 3 realisations of the "
                              f"statistics split, to leave some out in turn, got {n}; raise --statistics-fraction or "
                              "give --recalibrate none")
-    path = run.out / "posterior.h5"
+    path = run.out / shards.name_of(shard)
     if path.exists() and not run.args.force:
-        run.compare_settings(path, "posterior", {**run.settings, **prediction_settings(run), **settings})
+        of_file = {**run.settings, **prediction_settings(run), **settings}
+        run.compare_settings(path, "posterior", of_file if shard is None else {**of_file, "shard": list(shard)})
 
 
 def prediction_settings(run):
@@ -69,22 +77,28 @@ def predict(run):
     return run.predictions(settings, pipeline.network_predictions)
 
 
-def infer(run, predictions, settings):
-    """Statistics, emulator and sampler: posterior.h5 of a run. Returns its path. Raises InputError."""
-    args = run.args
+def infer(run, predictions, settings, shard=None):
+    """Statistics, emulator and sampler: posterior.h5 of a run, or of a shard (I, N) of its maps.
+
+    Returns its path. Raises InputError.
+    """
+    args, name = run.args, shards.name_of(shard)
     data = predictions.groups["predictions"]
     estimate, split, cosmology = data["estimate"], data["split"], data["cosmology"]
     settings = {**predictions.settings, **settings}
     inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
-    if run.reuse("posterior.h5", "posterior", settings, inputs) is not None:
-        return run.out / "posterior.h5"
+    if settings["prior"] not in PRIORS:
+        inputs["prior"] = store.digest_file(settings["prior"])
+    of_file = settings if shard is None else {**settings, "shard": list(shard)}
+    if run.reuse(name, "posterior", of_file, inputs) is not None:
+        return run.out / name
     theta, d = predictions.groups["constant_data"]["design"], estimate.shape[1]
     stat = split == STATISTICS
     per = estimate[stat][np.argsort(cosmology[stat], kind="stable")].reshape(len(theta), -1, d)
     mean, covariance, count, orders = statistics.smoothed(theta, per, settings["smooth"], args.seed)
     say("mean and covariance per cosmology: " + ", ".join(
-        f"{name} {'raw' if orders[name] < 0 else f'polynomial of order {orders[name]}'}"
-        for name in ("mean", "covariance")), args.quiet)
+        f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
+        for kind in ("mean", "covariance")), args.quiet)
     var = store.Var
     store.write(run.out / "statistics.h5", "statistics", {"statistics": {
         "theta": var(("cosmology", "param"), theta), "mean": var(("cosmology", "summary"), mean),
@@ -92,49 +106,80 @@ def infer(run, predictions, settings):
         "count": var(("cosmology",), count)}}, coords={"param": np.array(PARAMS)},
         settings={**settings, "orders": orders}, seed=args.seed, inputs=inputs)
 
-    from . import emulator as emulate, sampler
-    emulator = emulate.build(theta, mean, covariance, prior=settings["prior"])
+    from . import posterior, sampler, sampling
+    prior = prior_of(settings["prior"], theta, args.quiet)
+    emulator = emulate(theta, mean, covariance, orders, settings, prior)
     chosen = wanted_maps(run, split)
-    wanted = np.ascontiguousarray(estimate[chosen])
-    progress = Progress(len(chosen), f"sampling {len(chosen)} maps", args.quiet)
+    constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
     if settings["sampler"] == "exact":
-        chains = sampler.exact(emulator, wanted)
-    else:
-        options = {k: settings[k] for k in ("nstep", "sigma", "burn_in", "chains", "draws", "thin")}
-        chains = sampler.metropolis(emulator, wanted, seed=args.seed, map_index=chosen, progress=progress, **options)
-    progress.close()
-    from . import posterior
+        error = sampler.quadrature_error(emulator, estimate[chosen])
+        constant["quadrature_error"] = var(("order",), error)
+        say(f"quadrature: order {sampler.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within {error[0]:.1g}",
+            args.quiet)
+    if settings["recalibrate"] != "none":
+        known = held_out(theta, per, settings, prior, args.seed)
+    at, draws = shards.taken_by(shard, len(chosen), settings.get("draws", 0))
+    chosen = chosen[at]
+    wanted = np.ascontiguousarray(estimate[chosen])
+    guess = wanted if settings["method"] == "network" else None          # a network's summaries are predictions
+    chains = sampling.sample(run, emulator, wanted, chosen, guess, {**settings, "draws": draws}, inputs, shard)
     at_mean, spread, _ = emulator.interpolate(chains.mean)
-    summary = posterior.summarise(chains, wanted, at_mean, spread)
+    summary = posterior.summarise(chains, wanted, at_mean, spread, emulator.count)
     for warning in posterior.warnings(summary):
         say(f"warning: {warning}", args.quiet)
-    constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
     if settings["recalibrate"] == "temperature":
-        factor = fit_temperature(theta, per, settings, args.seed)
+        factor = posterior.temperature(known[0], known[1].mean, known[1].sd)
         summary["errorbar"] = summary["sd"] * factor
         constant["temperature"] = var(("param",), factor)
         say("error bars times " + ", ".join(f"{f:.3f} ({p})" for f, p in zip(factor, PARAMS)), args.quiet)
-    return write_posterior(run, predictions, chosen, summary, settings, inputs, chains, constant)
+    elif settings["recalibrate"] == "isotonic":
+        from . import recalibration, score
+        curve = recalibration.isotonic(score.pit_quantiles(
+            known[0], list(posterior.LEVELS.values()), [getattr(known[1], q) for q in posterior.LEVELS]))
+        summary |= recalibration.apply(summary, curve)
+        constant["recalibration"] = var(("knot", "param"), curve)
+    path = write_posterior(run, predictions, chosen, summary, of_file, inputs, chains, constant, name)
+    sampling.forget(run, shard)
+    return path
 
 
-def fit_temperature(theta, estimate, settings, seed, folds=4):
-    """Factor of the error bars, (2,), from posteriors of statistics maps that their own emulator has not seen.
+def prior_of(prior, theta, quiet=False):
+    """What emulator.build() takes as prior: "design", "flat", or (n,) log densities from a user's file."""
+    if prior in PRIORS:
+        return prior
+    from .prior import read_prior
+    values, lost = read_prior(prior, theta)
+    if lost > LOST:
+        say(f"warning: --prior {prior}: is finer than the design's cosmologies, between which ln density is linear; "
+            f"rms difference {lost:.2f} where it matters", quiet)
+    return values
+
+
+def emulate(theta, mean, covariance, orders, settings, prior):
+    """The emulator that the settings ask for. orders: of statistics.smoothed(); prior: of prior_of()."""
+    from . import emulator
+    return emulator.build(theta, mean, covariance, prior=prior,
+                          count=orders["effective"] if settings["likelihood"] == "t" else None)
+
+
+def held_out(theta, estimate, settings, prior, seed, folds=4):
+    """Exact posteriors of statistics maps by emulators that have not seen them: what error bars are fitted on.
 
     theta: (n_cosmology, 2); estimate: (n_cosmology, n_realisation, d) of the statistics split. Each fold of
-    realisations gets exact posteriors with mean and covariance of the others.
+    realisations gets mean and covariance of the others. Returns truth (n, 2) and sampler.Chains of n maps.
     """
-    from . import emulator, posterior, sampler
-    n, parts = estimate.shape[1], []
+    from . import sampler
+    n, truth, parts = estimate.shape[1], [], []
     for k in range(min(folds, n)):
         fold = np.arange(k, n, folds)
         rest = np.setdiff1d(np.arange(n), fold)
         smooth = settings["smooth"] if len(rest) > estimate.shape[2] + 2 else "always"     # a fold is smaller
-        mean, covariance = statistics.smoothed(theta, estimate[:, rest], smooth, seed)[:2]
+        mean, covariance, _, orders = statistics.smoothed(theta, estimate[:, rest], smooth, seed)
         some = fold[:max(1, MOST_RECALIBRATED // (folds * len(theta)))]
-        known = sampler.exact(emulator.build(theta, mean, covariance, prior=settings["prior"]),
-                              np.ascontiguousarray(estimate[:, some].reshape(-1, estimate.shape[2])))
-        parts.append((np.repeat(theta, len(some), axis=0), known.mean, known.sd))
-    return posterior.temperature(*(np.concatenate(p) for p in zip(*parts)))
+        truth.append(np.repeat(theta, len(some), axis=0))
+        parts.append(sampler.exact(emulate(theta, mean, covariance, orders, settings, prior),
+                                   np.ascontiguousarray(estimate[:, some].reshape(-1, estimate.shape[2]))))
+    return np.concatenate(truth), sampler.join(parts)
 
 
 def infer_direct(run, predictions, settings):
@@ -146,18 +191,24 @@ def infer_direct(run, predictions, settings):
     chosen = wanted_maps(run, data["split"])
     from . import posterior
     summary = posterior.gaussian(data["estimate"][chosen], data["sd"][chosen])
-    constant = {}
+    constant, stat = {}, data["split"] == STATISTICS
+    known = (predictions.groups["constant_data"]["design"][data["cosmology"][stat]], data["estimate"][stat],
+             data["sd"][stat])
     if settings["recalibrate"] == "temperature":
-        stat = data["split"] == STATISTICS
-        truth = predictions.groups["constant_data"]["design"][data["cosmology"][stat]]
-        factor = posterior.temperature(truth, data["estimate"][stat], data["sd"][stat])
+        factor = posterior.temperature(*known)
         summary["errorbar"] = summary["sd"] * factor
         constant["temperature"] = store.Var(("param",), factor)
+    elif settings["recalibrate"] == "isotonic":
+        from . import recalibration, score
+        curve = recalibration.isotonic(score.pit(*known))
+        summary |= recalibration.apply(summary, curve)
+        constant["recalibration"] = store.Var(("knot", "param"), curve)
     return write_posterior(run, predictions, chosen, summary, settings, inputs, constant=constant)
 
 
-def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=None, constant=None):
-    """posterior.h5 in the layout of the README, the same whatever the method. Returns its path."""
+def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=None, constant=None,
+                    name="posterior.h5"):
+    """posterior.h5, or a shard of it, in the layout of the README, the same whatever the method. Returns its path."""
     var, data = store.Var, predictions.groups["predictions"]
     per_param = {name for name, value in summary.items() if np.ndim(value) == 2}
     groups = {"summary": {name: var(("map", "param") if name in per_param else ("map",), value)
@@ -172,7 +223,7 @@ def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=
         **{name: var(("map",), data[name][chosen]) for name in ("split", "cosmology", "realisation")}}
     groups["constant_data"] = {"design": var(("cosmology", "param"), predictions.groups["constant_data"]["design"]),
                                **(constant or {})}
-    path = run.out / "posterior.h5"
+    path = run.out / name
     coords = {"map": chosen, "param": np.array(PARAMS)}
     for group in ("posterior", "sample_stats"):
         if group in groups:
@@ -190,3 +241,17 @@ def report_on(path, args):
         report.save(result)
     except InputError as error:                     # a finished run on a disk that is only read from now on
         say(f"warning: {error}")
+
+
+def check_convergence(path, args):
+    """Raise RunError if the chains of a posterior have not converged and that was not allowed."""
+    from . import posterior
+    file = store.read(path, "posterior", groups=("summary", "constant_data"))
+    reason = posterior.unconverged(file.groups["summary"])
+    error = file.groups["constant_data"].get("quadrature_error")
+    if reason is None and error is not None and error[-1] > MOST_QUADRATURE_ERROR:
+        reason = f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give --sampler metropolis"
+    if reason is not None and args.allow_unconverged:
+        say(f"warning: {reason}", args.quiet)
+    elif reason is not None:
+        raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")

@@ -65,9 +65,9 @@ def add_training_options(parser, model, loss):
 
 def add_output_options(parser):
     group = parser.add_argument_group("output")
-    group.add_argument("--recalibrate", default="temperature", choices=("temperature", "none"),
-                       help="scale the error bars that are scored by one factor per parameter, from the statistics "
-                            "split; the posterior itself stays as it is")
+    group.add_argument("--recalibrate", default="temperature", choices=("temperature", "isotonic", "none"),
+                       help="fit the error bars that are scored on the statistics split, one factor per parameter or "
+                            "(isotonic) its whole distribution, quantiles too; the posterior itself stays as it is")
     group.add_argument("--out", default=None, metavar="DIR",
                        help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     group.add_argument("--force", action="store_true",

@@ -1,8 +1,10 @@
-"""Densities over the hull of the design: flat, or the density that the design's points follow."""
-import numpy as np
-from scipy.spatial import Delaunay
+"""Densities over the hull of the design: flat, the density that the design's points follow, or a user's file."""
+import pathlib
 
-from .checks import InputError
+import numpy as np
+from scipy.spatial import Delaunay, QhullError
+
+from .checks import InputError, array
 from .quadrature import quadrature_points
 
 BANDWIDTH = 1.5        # of the kernels, times n^(-1/6) of the design's sd (Scott 1992)
@@ -67,3 +69,57 @@ def log_prior(prior, theta, triangles):
         raise InputError(f"prior: expected {len(theta)} finite log densities, one for each cosmology, "
                          f"got shape {values.shape}")
     return normalise(values, theta, triangles)
+
+
+def read_prior(path, theta):
+    """A user's own prior at the design's points.
+
+    path: .npy, or text (blanks or commas, # comments), with one of
+     - n numbers, the ln density at each cosmology of the design, in its order;
+     - rows of Omega_m, S_8, density: any three or more points that span the design, a grid say, with densities
+       above zero in any normalisation. ln density is interpolated linearly between them.
+    theta: (n, 2), the design. The emulator interpolates ln density linearly between the cosmologies, so that
+    features finer than their distances are lost. Returns log densities (n,), not normalised, and how much is
+    lost: the density-weighted rms of the difference in ln density at the file's points in the hull (0 for the
+    first form). Raises InputError.
+    """
+    from scipy.interpolate import LinearNDInterpolator      # 0.1 s that only this needs
+    path = pathlib.Path(path)
+    try:
+        if path.suffix == ".npy":
+            table = np.load(path, allow_pickle=False)
+        else:
+            text = path.read_text()
+            if not text.strip():
+                raise ValueError("it is empty")
+            table = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=1)
+    except OSError as error:
+        raise InputError(f"--prior {path}: cannot be read ({error.strerror or error}); give design, flat or a file"
+                         ) from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"--prior {path}: is not a table of numbers ({error}); see the README for the format"
+                         ) from None
+    name = f"--prior {path}"
+    if table.ndim == 1 or table.shape[1] == 1:
+        return np.asarray(array(name, table.ravel(), (len(theta),), ("f", "i"), advice="give one ln density for each "
+                                "cosmology, or rows of Omega_m, S_8, density"), dtype=np.float64), 0.0
+    table = np.asarray(array(name, table, (None, 3), ("f", "i"), advice="give rows of Omega_m, S_8, density"), float)
+    if (table[:, 2] <= 0.0).any():
+        raise InputError(f"{name}: expected densities above 0, got {table[:, 2].min():g} in row "
+                         f"{int(table[:, 2].argmin())}; give a small one where the prior excludes")
+    points, log_density = table[:, :2], np.log(table[:, 2])
+    try:
+        values = LinearNDInterpolator(points, log_density)(theta)
+    except (QhullError, ValueError):
+        raise InputError(f"{name}: expected points that span an area, got {len(table)} on one line") from None
+    bad = np.flatnonzero(np.isnan(values))
+    if bad.size:
+        raise InputError(f"{name}: expected points all around the design, cosmology {bad[0]} at {theta[bad[0]]} is "
+                         f"outside of them ({bad.size} such); extend the table")
+    difference = LinearNDInterpolator(theta, values)(points) - log_density
+    inside = np.isfinite(difference)
+    if not inside.any():
+        return values, 0.0
+    weight = np.exp(log_density[inside] - log_density[inside].max())
+    difference = difference[inside] - weight @ difference[inside] / weight.sum()     # the normalisation is free
+    return values, float(np.sqrt(weight @ difference**2 / weight.sum()))

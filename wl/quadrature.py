@@ -63,7 +63,7 @@ class Tables:
         lines = [line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
         first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
         line_triangle, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
-        self.arrays = (np.ascontiguousarray(points.T),
+        self.arrays = (np.ascontiguousarray(points.T), np.log(weight),
                        *whitened(emulator, triangle, corners, np.log(weight)),
                        *whitened(emulator, line_triangle, line_corners, np.log(line_weight)), first)
 
@@ -136,7 +136,7 @@ def survey(emulator, estimate, per_edge=8):
     per_edge: points evaluated along each hull edge. Returns best (n,) int, the cosmology of highest
     posterior; edge (n,) float64, ln of the highest density on the hull's edge relative to the highest
     anywhere: 0 for a posterior that climbs to the edge, below -3.1 if the edge is outside of the 95 %
-    region; chi2 (n,) float64, of the summary at cosmology best.
+    region; chi2 (n,) float64, of the summary at cosmology best (of a t-likelihood what takes its place).
     """
     theta, at = emulator.theta, emulator.triangles
     n, t = len(theta), len(at)
@@ -154,7 +154,7 @@ def survey(emulator, estimate, per_edge=8):
     best, edge, chi2 = np.empty(len(estimate), int), np.empty(len(estimate)), np.empty(len(estimate))
     for first in range(0, len(estimate), BLOCK):
         part = slice(first, first + BLOCK)
-        log_posterior = kernels.log_posteriors(white, base, estimate[part])
+        log_posterior = kernels.log_posteriors(white, base, estimate[part], emulator.count)
         best[part] = log_posterior[:, :n].argmax(axis=1)
         edge[part] = log_posterior[:, n + t:].max(axis=1) - log_posterior.max(axis=1)
         chi2[part] = 2.0 * (base[best[part]] - log_posterior[:, :n].max(axis=1))

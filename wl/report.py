@@ -8,7 +8,9 @@ import numpy as np
 from . import maps, store
 from .checks import InputError, array
 from .params import HOLDOUT, LABELS, PARAMS, SPLITS, STATISTICS, TEST, TRAIN
+from .posterior import LEVELS
 from .reference import beside_limit, describe
+from .score import out_of_distribution as out_of_distribution_rate
 from .score import prior_score, summarise
 
 SCHEMA_VERSION = 1
@@ -17,7 +19,7 @@ FLAGS = {1: "acceptance", 2: "ess", 4: "rhat", 8: "hull contact", 16: "p-value <
 TITLES = {"test": "test", "test_on_design": "test, on design", "test_off_design": "test, off design",
           "holdout": "holdout", "statistics": "statistics (seen)", "train": "train (seen)"}
 INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
-SHOWN = ("method", "model", "loss", "sampler", "prior", "nstep", "sigma", "shard")
+SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma", "recalibrate", "shard")
 FEW = 4                     # so many maps without truth are listed one by one
 
 
@@ -44,14 +46,17 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
               "scored": None, "score": None, "score_error": None, "limit": None, "subsets": {}}
     subsets = _subsets(split, known, truth, design)
     for name, pick in subsets.items():
-        intervals = {level: (summary[low][pick], summary[high][pick])
-                     for level, (low, high) in INTERVALS.items() if low in summary}
+        known_quantiles = {q: summary[_quantile(summary, q)][pick] for q in LEVELS if _quantile(summary, q) in summary}
+        intervals = {level: (known_quantiles[low], known_quantiles[high])
+                     for level, (low, high) in INTERVALS.items() if {low, high} <= set(known_quantiles)}
         shared = None if cluster is None or name.startswith("test") else cluster[pick]
         try:
             result["subsets"][name] = summarise(
                 truth[pick], summary["mean"][pick], summary[_bars(summary)][pick], design.var(axis=0),
                 correlation=summary["correlation"][pick] if "correlation" in summary else None,
-                intervals=intervals, count=bootstrap, seed=seed, cluster=shared, floor=floor)
+                intervals=intervals, quantiles=(list(LEVELS.values()), list(known_quantiles.values()))
+                if len(known_quantiles) == len(LEVELS) else None,
+                count=bootstrap, seed=seed, cluster=shared, floor=floor)
         except InputError as error:
             raise InputError(f"{path}: {name} maps: {error}") from None
     if result["subsets"]:
@@ -129,6 +134,11 @@ def _read_truth(file, data, split, cosmology, realisation):
 def _bars(summary):
     """The variable to score as error bars: recalibrated ones if the file has them, else the posterior's sd."""
     return "errorbar" if "errorbar" in summary else "sd"
+
+
+def _quantile(summary, name):
+    """The variable that holds a quantile: the recalibrated one if the file has it."""
+    return f"recalibrated_{name}" if f"recalibrated_{name}" in summary else name
 
 
 def read_test_truth(folder):
@@ -213,6 +223,32 @@ def save(result):
     return path.with_name(name)
 
 
+def out_of_distribution(path, other):
+    """The metric of the challenge's second phase: how well chi2 tells maps that the simulations do not cover.
+
+    path: posterior.h5 whose maps are from the simulations' distribution; other: a second one whose maps are not,
+    or .npy, bool of each of the test maps of the first, True where it is not. Returns a dict with "tpr", the mean
+    true-positive rate at 100 false-positive rates from 0.001 to 0.05, and the numbers of maps. Raises InputError.
+    """
+    def chi2_of(path):
+        file = store.read(path, "posterior", groups=("summary", "observed_data"))
+        values = _maps_of(file)[3].get("chi2", np.full(1, np.nan))
+        if np.isnan(values).any():
+            raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
+        return values, file.groups["observed_data"]
+
+    values, observed = chi2_of(path)
+    if str(other).endswith(".npy"):
+        test = np.flatnonzero(observed["split"] == TEST)
+        label = array(other, maps.load_npy(other), (int(observed["realisation"][test].max(initial=-1)) + 1,), ("b",),
+                      advice="give one bool per test map, True where it is out of distribution")
+        outlying = label[observed["realisation"][test]]
+        inside, outside = values[test][~outlying], values[test][outlying]
+    else:
+        inside, outside = values, chi2_of(other)[0]
+    return {"tpr": out_of_distribution_rate(inside, outside), "n_in": len(inside), "n_out": len(outside)}
+
+
 # ---------------------------------------------------------------- text
 def table(results):
     """The summary of several posteriors as aligned text: a line each, best score first."""
@@ -262,6 +298,10 @@ def details(result):
             row(f"{param}: truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100.0, i)
             row(f"{param}: truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100.0, i)
             row(f"{param}: p-value of uniform PIT", "pit_p_value", 3, at=i)
+        rows.append(("truths inside, % (10, 30, 50, 70, 90)", *(" ".join(
+            f"{100 * np.mean(curve[i]):.0f}" for i in (0, 2, 4, 6, 8))
+            for curve in (p["coverage_curve"].get("quantiles", p["coverage_curve"]["error_bars"])
+                          for p in parts.values()))))
         row("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100.0)
         row("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100.0)
         lines.append(_align(rows, left=1, indent="  "))
@@ -277,6 +317,10 @@ def details(result):
             text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}" for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
             p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
             lines.append(f"  test map {one['map']}: {text}{p_value}")
+    if "out_of_distribution" in result:
+        ood = result["out_of_distribution"]
+        lines.append(f"  out of distribution by chi2: mean true-positive rate {ood['tpr']:.3f} ({ood['n_out']} maps "
+                     f"against {ood['n_in']})")
     found = result["diagnostics"]
     said = [text.format(**found) for key, text in
             (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "

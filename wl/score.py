@@ -145,6 +145,30 @@ def coverage_curve(values, levels):
     return np.stack([(half <= level).mean(axis=0) for level in levels])
 
 
+def out_of_distribution(inside, outside, count=100, low=0.001, high=0.05):
+    """Mean true-positive rate of a test for maps that the simulations do not cover.
+
+    inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations' distribution and of
+    others; larger is more suspect, inf allowed. The rate is averaged over `count` false-positive rates from low to
+    high at equal ratios, the metric of the challenge's second phase; each rate's threshold is the value that so
+    many of the inside maps exceed, on the straight line between two of them. Returns a float, 0.0127 for a test
+    that knows nothing (the mean of the rates is the least that counts). Raises InputError.
+    """
+    inside, outside = (array(name, np.asarray(value, dtype=np.float64), (None,), finite=False)
+                       for name, value in (("in-distribution maps", inside), ("out-of-distribution maps", outside)))
+    if not (len(inside) and len(outside)) or np.isnan(inside).any() or np.isnan(outside).any():
+        raise InputError(f"out-of-distribution test: expected a value of each map, got {len(inside)} in- and "
+                         f"{len(outside)} out-of-distribution maps"
+                         + (" with NaN among them" if len(inside) and len(outside) else ""))
+    thresholds = np.unique(np.concatenate([inside, outside]))[::-1]        # the ROC curve, ties as steps
+    false, true = (np.concatenate([[0.0], 1.0 - np.searchsorted(np.sort(value), thresholds) / len(value)])
+                   for value in (inside, outside))
+    rates = np.geomspace(low, high, count)
+    right = np.searchsorted(false, rates, side="right")          # false[right - 1] <= rate < false[right]
+    part = (rates - false[right - 1]) / (false[right] - false[right - 1])
+    return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
+
+
 def uniform_p_value(values):
     """p-value of the Kolmogorov-Smirnov test that values (n,) are uniform in (0, 1).
 
@@ -170,14 +194,15 @@ def rank_p_value(ranks, n_draws, bins=20):
 
 
 # ---------------------------------------------------------------- all of it for one set of maps
-def summarise(truth, mean, sd, label_variance, *, correlation=None, intervals=None, count=1000, seed=1,
-              cluster=None, floor=None):
+def summarise(truth, mean, sd, label_variance, *, correlation=None, intervals=None, quantiles=None,
+              count=1000, seed=1, cluster=None, floor=None):
     """Everything that run_score.py reports of one set of maps.
 
     label_variance: (2,), of the design, the unit of the mean squared error; correlation: (n,) or
-    None; intervals: {"68": (low, high), ...}, each (n, 2), of quantiles, or None; count, seed, cluster:
-    of bootstrap_means; floor: None or the least score to report (SCORE_FLOOR). Returns a dict of plain
-    numbers: an error beside each mean, None where undefined, lists in the order of params.PARAMS.
+    None; intervals: {"68": (low, high), ...}, each (n, 2), of quantiles, or None; quantiles:
+    (levels, quantiles) of pit_quantiles() or None; count, seed, cluster: of bootstrap_means; floor: None or the
+    least score to report (SCORE_FLOOR). Returns a dict of plain numbers: an error beside each mean, None where
+    undefined, lists in the order of params.PARAMS, and "coverage_curve", central coverage at 0.1 ... 0.9.
     """
     truth, mean, sd = _checked(truth, mean, sd)
     offset, terms = mean - truth, score_terms(truth, mean, sd)
@@ -217,6 +242,11 @@ def summarise(truth, mean, sd, label_variance, *, correlation=None, intervals=No
     out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
     scatter = truth.var(axis=0)
     out["r2"] = [None if v == 0 else float(1.0 - m / v) for m, v in zip((offset**2).mean(axis=0), scatter)]
+    levels = np.arange(1, 10) / 10
+    out["coverage_curve"] = {"level": _plain(levels),
+                             "error_bars": _plain(coverage_curve(pit(truth, mean, sd), levels))}
+    if quantiles is not None:
+        out["coverage_curve"]["quantiles"] = _plain(coverage_curve(pit_quantiles(truth, *quantiles), levels))
     out["pit_p_value"] = [uniform_p_value(u) for u in pit(truth, mean, sd).T] if len(truth) > 1 else None
     return out
 

@@ -1,9 +1,31 @@
-"""Join the files that the shards of one run wrote (one file each: several writers cannot share one)."""
+"""Shards of one run: who takes which maps, and how their files (one each: several writers cannot share) are joined."""
 import numpy as np
 
 from .checks import InputError
 from .provenance import refuse_difference
 from .store import Var, read, write
+
+
+def shard_of(text):
+    """"I/N" as (I, N), I from 1; None stays None. Raises InputError."""
+    if text is None:
+        return None
+    head, _, tail = str(text).partition("/")
+    if not (head.isascii() and tail.isascii() and head.isdigit() and tail.isdigit() and 1 <= int(head) <= int(tail)):
+        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 1/4, got {text!r}")
+    return int(head), int(tail)
+
+
+def taken_by(shard, n_map, draws):
+    """Positions (k,) int of a shard's maps among n_map, every N-th, and how many of them keep draws."""
+    first, step = (0, 1) if shard is None else (shard[0] - 1, shard[1])
+    at = np.arange(first, n_map, step)
+    return at, int((at < draws).sum())
+
+
+def name_of(shard, kind="posterior"):
+    """File name of a whole run's or a shard's posterior."""
+    return f"{kind}.h5" if shard is None else f"{kind}.shard-{shard[0]}-of-{shard[1]}.h5"
 
 
 def merge(paths, out):

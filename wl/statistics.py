@@ -53,7 +53,7 @@ def smoothed(theta, estimate, smooth="auto", seed=0):
     estimate = array("estimate", estimate, (len(theta), None, None), "f", advice="make the predictions again")
     n_cosmology, n, d = estimate.shape
     if smooth == "none":
-        return (*per_cosmology(estimate), {"mean": RAW, "covariance": RAW, "gain": 0.0})
+        return (*per_cosmology(estimate), {"mean": RAW, "covariance": RAW, "gain": 0.0, "effective": float(n)})
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
                          "simulate more, or raise --statistics-fraction")
@@ -88,7 +88,10 @@ def smoothed(theta, estimate, smooth="auto", seed=0):
     reference = (RAW, RAW) if (RAW, RAW) in possible else next(iter(scores))
     chosen = best([reference, *trials])
     gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
-    found = {"mean": chosen[0], "covariance": chosen[1], "gain": float(gain)}
+    lost = 1.0 if chosen[0] == RAW else _terms(chosen[0]) / n_cosmology       # degrees of freedom of the mean
+    shared = 1.0 if chosen[1] == RAW else n_cosmology / _terms(chosen[1])      # cosmologies per coefficient
+    found = {"mean": chosen[0], "covariance": chosen[1], "gain": float(gain),
+             "effective": float((n - lost) * shared + 1.0)}
     if chosen == (RAW, RAW):
         return (*per_cosmology(given), found)
     mean, covariance = _fit(u, estimate, *chosen)

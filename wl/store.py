@@ -29,7 +29,7 @@ from .provenance import (code_version, digest_array, digest_file, refuse_differe
 
 SCHEMA_VERSION = 1
 KINDS = {"predictions": "run_mcmc.py or run_direct.py", "statistics": "run_mcmc.py",
-         "posterior": "run_mcmc.py or run_direct.py"}
+         "posterior": "run_mcmc.py or run_direct.py", "sampling": "run_mcmc.py"}
 SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
 STALE_SECONDS = 3600.0         # a temporary file of a killed run that nobody has written to for so long
 
@@ -93,7 +93,7 @@ def _sync(path):
 def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None):
     """Write one file atomically; equal contents give equal bytes but for the time of writing.
 
-    path: where; kind: "predictions", "statistics" or "posterior"; groups: {group: {name: Var}};
+    path: where; kind: one of KINDS; groups: {group: {name: Var}};
     coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps whose
     draws are kept, say), dimensions without one count from 0; settings: dict of JSON values; seed: int;
     inputs: {name: sha256 hex}. Returns the digest of the contents (File.digest). The environment

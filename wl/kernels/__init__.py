@@ -37,7 +37,7 @@ _before = numba.config.CACHE_DIR
 numba.config.CACHE_DIR = CACHE_FOLDER  # read when a function is decorated, i.e. during the imports below
 try:
     from . import generators  # noqa: E402
-    from . import triangles, likelihood, metropolis, quadrature  # noqa: E402
+    from . import triangles, likelihood, diagnostics, metropolis, quadrature  # noqa: E402
     from . import batches, peaks  # noqa: E402
 finally:
     numba.config.CACHE_DIR = _before

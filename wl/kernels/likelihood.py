@@ -1,7 +1,9 @@
-"""Gaussian log-likelihood of a summary whose mean and covariance vary over the design.
+"""Log-likelihood of a summary whose mean and covariance vary over the design, for any dimension d.
 
-log L = -1/2 (r^T C^-1 r + ln det C) with r = estimate - mean, for any dimension d; d = 2 is written
-out. The constant -d/2 ln 2 pi is left to the callers. Coefficients are those of triangles.py.
+Gaussian: log L = -1/2 (r^T C^-1 r + ln det C) with r = estimate - mean. For a covariance S (divisor
+N - 1) that itself comes from N realisations: log L = -1/2 (N ln(1 + r^T S^-1 r / (N - 1)) + ln det S)
+(Sellentin & Heavens 2016, MNRAS 456, L132). count is N, 0 for the Gaussian. Constants that depend on
+neither the parameters nor the summary are left to the callers. Coefficients are those of triangles.py.
 error_model="numpy": Python's, which checks each division for zero, keeps loops from being vectorised.
 """
 import math
@@ -65,12 +67,20 @@ def log_gaussian_2(r0, r1, c00, c10, c11):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def log_gaussian_d(value, estimate, i, work):
-    """log_gaussian_2 for any d, by Cholesky.
+def log_t_2(r0, r1, c00, c10, c11, count):
+    """-1/2 (N ln(1 + r^T S^-1 r / (N - 1)) + ln det S) for a residual, a covariance and N = count."""
+    det = c00 * c11 - c10 * c10
+    quadratic = (c11 * r0 * r0 - 2.0 * c10 * r0 * r1 + c00 * r1 * r1) / det
+    return -0.5 * (count * log(1.0 + quadratic / (count - 1.0)) + log(det))
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def log_density_d(value, estimate, i, count, work):
+    """log_gaussian_2 (count 0) or log_t_2 for any d, by Cholesky.
 
     value: (1 + d + d (d + 1) / 2,) float64, log-prior (unused), mean, packed lower triangle of the
-    covariance; estimate: (n, d) float64, of which row i; work: (d + 1, d) float64, overwritten.
-    Returns float64, -inf if the covariance is not positive definite.
+    covariance; estimate: (n, d) float64, of which row i; count: float64; work: (d + 1, d) float64,
+    overwritten. Returns float64, -inf if the covariance is not positive definite.
     """
     d = estimate.shape[1]
     quadratic, log_det = 0.0, 0.0
@@ -97,29 +107,81 @@ def log_gaussian_d(value, estimate, i, work):
         work[d, a] = z
         quadratic += z * z
         log_det += log(pivot)
+    if count > 0.0:
+        quadratic = count * log(1.0 + quadratic / (count - 1.0))
     return -0.5 * (quadratic + log_det)
 
 
+@njit(error_model="numpy", cache=True)
+def log_densities(value, estimate, count, work, out):
+    """log-prior plus log_density_d of as many summaries as there are lanes, each at its own place.
+
+    value: (1 + d + d (d + 1) / 2, lanes) float64, with positive definite covariances; estimate: (d, lanes)
+    float64; work: (2 d + 2 + d (d + 1) / 2, lanes) float64, overwritten; out: (lanes,) float64. The loops over
+    the lanes are the inner ones, so that each is a few vector instructions: d = 10 took 153 ns a step in place
+    of 267.
+    """
+    d, lanes = estimate.shape
+    low = 2 * d + 2
+    quadratic, log_det = work[2 * d], work[2 * d + 1]
+    for l in range(lanes):
+        quadratic[l] = 0.0
+        log_det[l] = 0.0
+    for a in range(d):
+        row = low + a * (a + 1) // 2
+        z, mean, e = work[a], value[1 + a], estimate[a]
+        for l in range(lanes):
+            z[l] = e[l] - mean[l]
+        for b in range(a + 1):
+            s, c = work[row + b], value[1 + d + a * (a + 1) // 2 + b]
+            other = low + b * (b + 1) // 2
+            for l in range(lanes):
+                s[l] = c[l]
+            for k in range(b):
+                f, g = work[row + k], work[other + k]
+                for l in range(lanes):
+                    s[l] -= f[l] * g[l]
+            inverse = work[d + b]
+            if b < a:
+                before = work[b]
+                for l in range(lanes):
+                    s[l] *= inverse[l]
+                    z[l] -= s[l] * before[l]
+            else:
+                for l in range(lanes):
+                    log_det[l] += log(s[l])
+                    inverse[l] = 1.0 / math.sqrt(s[l])
+                    z[l] *= inverse[l]
+                    quadratic[l] += z[l] * z[l]
+    if count > 0.0:
+        for l in range(lanes):
+            quadratic[l] = count * log(1.0 + quadratic[l] / (count - 1.0))
+    for l in range(lanes):
+        out[l] = value[0, l] - 0.5 * (quadratic[l] + log_det[l])
+
+
 @njit(error_model="numpy", cache=True, forceinline=True)
-def log_density(x, y, t, coefficient, estimate, i, value, work):
+def log_density(x, y, t, coefficient, estimate, i, count, value, work):
     """Log-posterior (without constants) of summary i at (x, y) in triangle t; -inf if t is -1.
 
-    value, work: overwritten, see log_gaussian_d. Returns float64.
+    count: float64, see above; value, work: overwritten, see log_density_d. Returns float64.
     """
     if t < 0:
         return -math.inf
     interpolate_one(x, y, t, coefficient, value)
-    if estimate.shape[1] == 2:
-        return value[0] + log_gaussian_2(estimate[i, 0] - value[1], estimate[i, 1] - value[2],
-                                         value[3], value[4], value[5])
-    return value[0] + log_gaussian_d(value, estimate, i, work)
+    if estimate.shape[1] != 2:
+        return value[0] + log_density_d(value, estimate, i, count, work)
+    r0, r1 = estimate[i, 0] - value[1], estimate[i, 1] - value[2]
+    if count > 0.0:
+        return value[0] + log_t_2(r0, r1, value[3], value[4], value[5], count)
+    return value[0] + log_gaussian_2(r0, r1, value[3], value[4], value[5])
 
 
 @njit(error_model="numpy", cache=True, parallel=True)
-def log_density_all(theta, triangle, coefficient, estimate):
+def log_density_all(theta, triangle, coefficient, estimate, count):
     """log_density of every summary at every point.
 
-    theta: (m, 2) float64; triangle: (m,) int64, -1 outside; estimate: (k, d) float64.
+    theta: (m, 2) float64; triangle: (m,) int64, -1 outside; estimate: (k, d) float64; count: float64.
     Returns (k, m) float64.
     """
     out = np.empty((estimate.shape[0], theta.shape[0]))
@@ -128,5 +190,5 @@ def log_density_all(theta, triangle, coefficient, estimate):
         value = np.empty((coefficient.shape[1] - 6) // 3)
         for j in range(theta.shape[0]):
             out[i, j] = log_density(theta[j, 0], theta[j, 1], triangle[j], coefficient, estimate, i,
-                                    value, work)
+                                    count, value, work)
     return out

@@ -1,4 +1,4 @@
-"""Posterior moments and marginal quantiles by quadrature over the triangles of the design.
+"""Posterior moments, marginal quantiles and credible regions by quadrature over the triangles of the design.
 
 Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; the sums stay
 in one order, which no compiler may change.
@@ -8,10 +8,12 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from .likelihood import exp
+from .likelihood import exp, log
 from .metropolis import LEVELS
 
 POINTS = 512           # points per pass for d > 2: what a pass needs stays in the first-level cache
+REGIONS = np.array([0.682689492137, 0.954499736104])      # probabilities of the highest-density regions
+DEPTH, BINS = 20.0, 1000                                  # ln density below the highest that they may reach
 
 
 @njit(error_model="numpy", cache=True)
@@ -53,44 +55,59 @@ def whiten(mean, covariance, log_weight):
 
 
 @njit(error_model="numpy", cache=True, parallel=True)
-def log_posteriors(white, base, estimate):
-    """base - 1/2 |L^-1 (estimate - mean)|^2 of every map at every point. Returns (n, m) float64."""
+def log_posteriors(white, base, estimate, count):
+    """base plus what the likelihood (likelihood.py) has of the residual, of every map at every point: for the
+    Gaussian -1/2 |L^-1 (estimate - mean)|^2. Returns (n, m) float64."""
     out = np.empty((estimate.shape[0], base.size))
     for i in prange(estimate.shape[0]):
-        _log_posterior(white, base, estimate[i], out[i])
+        _log_posterior(white, base, estimate[i], count, out[i])
     return out
 
 
 @njit(error_model="numpy", cache=True, parallel=True)
-def quadrature(theta, white, base, line_white, line_base, line_first, limits, estimate, moments,
-               quantiles):
-    """Posterior moments and quantiles of every map.
+def quadrature(theta, log_weight, white, base, line_white, line_base, line_first, limits, estimate, count,
+               moments, quantiles, regions):
+    """Posterior moments, quantiles and highest-density regions of every map.
 
-    theta: (2, m) float64, points relative to any fixed one; white, base: of
-    whiten(); line_white, line_base: the same for points on lines of constant Omega_m, then of constant
+    theta: (2, m) float64, points relative to any fixed one; log_weight: (m,) ln of their quadrature weights;
+    white, base: of whiten(); line_white, line_base: the same for points on lines of constant Omega_m, then of constant
     S_8; line_first: (2, lines + 1) int64, where each line's points begin; limits: (2, 2) float64, lowest
-    and highest Omega_m, S_8 (the lines are the centres of equal cells between them); estimate: (n, d).
+    and highest Omega_m, S_8 (the lines are the centres of equal cells between them); estimate: (n, d);
+    count: float64, see likelihood.py.
     Filled: moments (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence
-    up to the likelihood's constant; quantiles (n, 2, 5) float64.
+    up to the likelihood's constant; quantiles (n, 2, 5) float64; regions (n, 2, 2) float64, for each of
+    REGIONS the ln of the posterior density at its edge, and its area.
     """
     for i in prange(estimate.shape[0]):
-        weight = np.empty(base.size)
-        _log_posterior(white, base, estimate[i], weight)
-        highest = -math.inf
-        for p in range(weight.size):
-            highest = max(highest, weight[p])
+        weight, density = np.empty(base.size), np.empty(base.size)
+        _log_posterior(white, base, estimate[i], count, weight)
+        for p in range(base.size):
+            density[p] = weight[p] - log_weight[p]
+        highest = _highest(weight)
         _exponentials(weight, highest)
-        _moments(theta[0], theta[1], weight, moments[i])
+        total = _moments(theta[0], theta[1], weight, moments[i])
         moments[i, 5] += highest
+        _regions(density, weight, log_weight, total, regions[i])
+        for k in range(REGIONS.size):
+            regions[i, k, 0] -= moments[i, 5]
         line_weight = np.empty(line_base.size)
-        _log_posterior(line_white, line_base, estimate[i], line_weight)
+        _log_posterior(line_white, line_base, estimate[i], count, line_weight)
         _exponentials(line_weight, highest)
         for k in range(2):
             _line_quantiles(line_weight, line_first[k], limits[0, k], limits[1, k], quantiles[i, k])
 
 
 @njit(error_model="numpy", cache=True)
-def _log_posterior(white, base, estimate, out):
+def _log_posterior(white, base, estimate, count, out):
+    """One row of log_posteriors() into out (m,)."""
+    _squares(white, base, estimate, out)
+    if count > 0.0:
+        for p in range(base.size):
+            out[p] = base[p] - 0.5 * count * log(1.0 + 2.0 * (base[p] - out[p]) / (count - 1.0))
+
+
+@njit(error_model="numpy", cache=True)
+def _squares(white, base, estimate, out):
     """Into out (m,) base - 1/2 |L^-1 (estimate - mean)|^2."""
     if estimate.size == 2:
         e0, e1 = estimate[0], estimate[1]
@@ -130,6 +147,50 @@ def _add_square(square, z, row):
 
 
 @njit(error_model="numpy", cache=True)
+def _highest(x):
+    """The highest of x (m,), by eight interleaved searches, as one waits for itself: 106 us a map in place of 111."""
+    best = np.full(8, -math.inf)
+    for p in range(0, x.size - 7, 8):
+        for k in range(8):
+            best[k] = max(best[k], x[p + k])
+    highest = -math.inf
+    for k in range(8):
+        highest = max(highest, best[k])
+    for p in range(x.size - x.size % 8, x.size):
+        highest = max(highest, x[p])
+    return highest
+
+
+@njit(error_model="numpy", cache=True)
+def _regions(density, weight, log_weight, total, out):
+    """The smallest regions that hold REGIONS of the weight (m,), by a histogram over ln density (m,).
+
+    total: sum of weight. The edge's ln density has an rms error of 0.02 and the area one of 0.5 % (order 8
+    against 24, 200 maps).
+    """
+    highest, per = _highest(density), BINS / DEPTH
+    mass = np.zeros(BINS)
+    for p in range(density.size):
+        if density[p] > highest - DEPTH:           # few are: the branch is cheap, what it skips is not
+            mass[np.int64(min((highest - density[p]) * per, BINS - 1.0))] += weight[p]
+    level, above = 0, 0.0
+    for b in range(BINS):
+        while level < REGIONS.size and mass[b] > 0.0 and above + mass[b] >= REGIONS[level] * total:
+            out[level, 0] = highest - (b + (REGIONS[level] * total - above) / mass[b]) / per
+            level += 1
+        above += mass[b]
+    for k in range(level, REGIONS.size):
+        out[k, 0] = highest - DEPTH
+    for k in range(REGIONS.size):
+        out[k, 1] = 0.0
+    for p in range(density.size):
+        if density[p] >= out[REGIONS.size - 1, 0]:
+            area = exp(log_weight[p])
+            for k in range(REGIONS.size):
+                out[k, 1] += area if density[p] >= out[k, 0] else 0.0
+
+
+@njit(error_model="numpy", cache=True)
 def _exponentials(weight, highest):
     """exp(weight - highest) in place."""
     for p in range(weight.size):
@@ -138,7 +199,7 @@ def _exponentials(weight, highest):
 
 @njit(error_model="numpy", cache=True)
 def _moments(x, y, weight, out):
-    """Mean, variance, covariance and ln of the total weight of points x, y (m,) into out (6,)."""
+    """Mean, variance, covariance and ln of the total weight of points x, y (m,) into out (6,). Returns the total."""
     total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for p in range(weight.size):
         w = weight[p]
@@ -153,6 +214,7 @@ def _moments(x, y, weight, out):
     out[0], out[1] = sx, sy
     out[2], out[3], out[4] = sxx / total - sx * sx, syy / total - sy * sy, sxy / total - sx * sy
     out[5] = math.log(total)
+    return total
 
 
 @njit(error_model="numpy", cache=True)

@@ -1,0 +1,45 @@
+"""The Slurm scripts with stand-ins for sbatch and python3 that write down how they were called."""
+import os
+import subprocess
+
+import pytest
+
+from conftest import ROOT
+
+
+@pytest.fixture()
+def call(tmp_path):
+    """call(words...) runs a command in an empty folder; returns what it printed and the calls of the stand-ins."""
+    stand_ins = tmp_path / "bin"
+    stand_ins.mkdir()
+    for name, answer in (("sbatch", 'n=$(wc -l < "$LOG"); echo $((100 + n))'), ("python3", ":")):
+        (stand_ins / name).write_text(f'#!/bin/bash\necho "{name} ${{SHARDS:-}} $*" >> "$LOG"\n{answer}\n')
+        (stand_ins / name).chmod(0o755)
+
+    def run(*words, **variables):
+        log = tmp_path / "log"
+        log.write_text("")
+        env = {"PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}", "LOG": str(log), **variables}
+        done = subprocess.run(["bash", *map(str, words)], cwd=tmp_path, env=env, capture_output=True, text=True,
+                              timeout=60)
+        return done, log.read_text().splitlines()
+    return run
+
+
+def test_array_waits_for_the_first_and_the_merge_for_all(call):
+    done, calls = call(ROOT / "jobs" / "array.sh", "data/runs/x", 3, "--data", "data/public")
+    assert done.returncode == 0 and done.stdout.strip() == "103", done.stderr
+    first, rest, merge = calls
+    assert "--array=1 " in first and "afterok" not in first and first.endswith("--data data/public --out data/runs/x")
+    assert "--array=2-3 " in rest and "afterok:101" in rest and all("sbatch 3 " in c for c in calls)
+    assert "afterok:102" in merge and "posterior.shard-*-of-3.h5 --merge 'data/runs/x/posterior.h5'" in merge
+    assert all("--kill-on-invalid-dep=yes" in c for c in (rest, merge))
+    assert len(call(ROOT / "jobs" / "array.sh", "data/runs/x", 1)[1]) == 2
+    assert call(ROOT / "jobs" / "array.sh")[0].returncode != 0
+
+
+def test_a_job_of_the_array_takes_its_shard(call):
+    for variables, end in (({}, "--data d"), ({"SHARDS": "4", "SLURM_ARRAY_TASK_ID": "3"}, "--data d --shard 3/4")):
+        done, calls = call(ROOT / "jobs" / "mcmc.sbatch", "--data", "d", **variables)
+        assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith(end), (done.stderr, calls)
+        assert "run_mcmc.py --nstep 10000 --sigma 0.06 --threads" in calls[0]
