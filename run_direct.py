@@ -6,13 +6,14 @@ DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing conve
 
   maps -> network with an uncertainty head -> posterior.h5 -> score.json
 
-The network returns a mean and a log sigma for each parameter and is trained by the Gaussian negative
-log-likelihood (the KL loss of the challenge's starting kit). No emulator, no chains: the posterior file
+The network returns a mean and a log sigma for each parameter and is trained by a loss of both: the Gaussian
+negative log-likelihood (the KL loss of the challenge's starting kit), or the challenge's score itself. No emulator, no chains: the posterior file
 is the same as that of run_mcmc.py, and run_score.py cannot tell them apart.
 
 examples:
   python run_direct.py                                          the compact network; simulates maps if data/ has none
   python run_direct.py --model simple_cnn --epochs 15           the published network
+  python run_direct.py --loss score --loss-option start=-5      trained on the challenge's score
   python run_direct.py --data data/public --target both --out data/runs/direct
 
 exit codes: 0 done, 1 failed, 2 wrong usage or input."""
@@ -35,12 +36,14 @@ def main():
     from wl import inference, pipeline
     from wl.checks import InputError
     if args.loss == "mse":
-        raise InputError("--loss mse: has no error bars; expected kl here, or give run_mcmc.py the means")
+        raise InputError("--loss mse: has no error bars; expected kl, score, three_term or beta_nll here, or give "
+                         "run_mcmc.py the means")
     run = pipeline.Run(args, "direct")
     settings = {"recalibrate": args.recalibrate}
     inference.refuse_early(run, settings)
     predictions = inference.predict(run)
-    inference.report_on(inference.infer_direct(run, predictions, settings), args)
+    if predictions is not None:
+        inference.report_on(inference.infer_direct(run, predictions, settings), args)
 
 
 if __name__ == "__main__":

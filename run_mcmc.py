@@ -15,6 +15,7 @@ examples:
   python run_mcmc.py --nstep 10000 --sigma 0.06                 the whole chain; simulates maps if data/ has none
   python run_mcmc.py --data data/public --target both           the public release: test and hold-out maps
   python run_mcmc.py --method spectrum --nstep 100000 --sigma 0.02       the organisers' baseline
+  python run_mcmc.py --folds 5 --members 2                      ten networks, every realisation in the statistics
   python run_mcmc.py --sampler exact                            quadrature in place of chains, same file
   python run_mcmc.py --shard 2/4                                a quarter of the maps, as one job of four
 
@@ -71,6 +72,8 @@ def main():
     run = pipeline.Run(args, args.method)
     inference.refuse_early(run, settings, shard)
     predictions = inference.predict(run)
+    if predictions is None:                               # --only: one network of several is trained
+        return
     path = inference.infer(run, predictions, settings, shard)
     if shard is None:
         inference.report_on(path, args)

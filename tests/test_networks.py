@@ -8,7 +8,8 @@ from conftest import one_line
 from torch import nn
 
 from wl.checks import InputError
-from wl.networks import BatchRenorm2d, Dropout, build, conv_block, count_parameters
+from wl.layers import BatchRenorm2d, Dropout, conv_block
+from wl.networks import build, count_parameters
 
 torch.set_num_threads(1)
 

@@ -1,4 +1,5 @@
 """What the README says: every command parses, every file and option it names is there."""
+import inspect
 import re
 import shlex
 import subprocess
@@ -59,4 +60,25 @@ def test_main_and_test_commands_are_the_ones_ci_runs():
 
 def test_models_of_the_help_are_those_of_the_code():
     from wl.networks import NETWORKS
-    assert tuple(NETWORKS) == pipeline.MODELS
+    assert tuple(NETWORKS) == tuple(pipeline.MODELS)
+    for name, made in NETWORKS.items():
+        asked = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert sorted(asked) == sorted(pipeline.MODELS[name]), name
+
+
+def test_models_and_losses_of_the_readme_are_those_of_the_code():
+    """Each has its row, with the defaults that the code has; networks whose row says "as above" name what differs."""
+    for table in (pipeline.MODELS, pipeline.LOSSES):
+        for name, options in table.items():
+            row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{name}` |"))
+            given = dict(re.findall(r"`(\w+)=([^`]+)`", row))
+            known = {k: ",".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" if isinstance(v, float) else str(v)
+                     for k, v in options.items() if v is not None}
+            assert all(known[k] == v for k, v in given.items()), (name, given)
+            assert "as above" in row or set(given) == set(known), (name, set(known) - set(given))
+
+
+def test_help_needs_no_torch(python):
+    run = python("import sys, run_mcmc, run_direct\nrun_mcmc.parser().format_help()\nrun_direct.parser().format_help()\n"
+                 "assert not {'torch', 'numba'} & set(sys.modules)")
+    assert run.returncode == 0, run.stderr

@@ -1,5 +1,4 @@
 """Training: it learns, its bits follow from the settings alone, a killed run goes on as if never killed."""
-import math
 
 import numpy as np
 import pytest
@@ -11,6 +10,8 @@ from torch import nn
 from wl import networks, train
 from wl.batches import FIXED, FRESH, NO_NOISE, Batches, Frame
 from wl.checks import InputError, RunError
+from wl.layers import Dropout
+from wl.losses import Loss
 from wl.networks import count_parameters
 
 N_COSMOLOGY, N_REALISATION, SHAPE = 6, 8, (64, 48)
@@ -58,22 +59,7 @@ def same_weights(one, two):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-# ---------------------------------------------------------------- losses and schedule
-def test_kl_loss_is_torchs_gaussian():
-    torch.manual_seed(1)
-    out, target = torch.randn(7, 4), torch.randn(7, 2)
-    oracle = nn.GaussianNLLLoss(reduction="sum")(out[:, :2], target, torch.exp(2 * out[:, 2:])) / 7
-    assert torch.allclose(train.compute_loss(out, target, "kl"), oracle)
-    assert torch.allclose(train.compute_loss(out[:, :2], target, "mse"), ((out[:, :2] - target)**2).mean())
-    assert train.outputs_of("mse") == 2 and train.outputs_of("kl") == 4
-    # the least loss is at the true error: d/d ln sigma = 1 - e^2 / sigma^2
-    log_sigma = torch.full((1, 2), math.log(0.3), requires_grad=True)
-    train.compute_loss(torch.cat([torch.full((1, 2), 0.3), log_sigma], 1), torch.zeros(1, 2), "kl").backward()
-    assert log_sigma.grad.abs().max() < 1e-6
-    wild = train.compute_loss(torch.tensor([[0.0, 0.0, -1e4, 1e4]]), torch.ones(1, 2), "kl")
-    assert torch.isfinite(wild)
-
-
+# ---------------------------------------------------------------- schedule
 @pytest.mark.parametrize("steps", [1, 2, 100, 2000, 7, 1203])
 def test_learning_rate_schedule(steps):
     rate = np.array([train.learning_rate(i, steps, 0.004) for i in range(steps)])
@@ -144,9 +130,10 @@ def plain(monkeypatch):
 def test_lanes_add_up_to_the_whole_batch(loss, n, lanes):
     """Uneven and empty lanes: the gradient of the mean over the batch, and its loss."""
     torch.manual_seed(2)
-    net = Plain(FRAME.shape, train.outputs_of(loss))
+    loss = Loss(loss, LABEL.std(0))
+    net = Plain(FRAME.shape, loss.n_out)
     x, target = source().fetch(np.arange(n), noise=FIXED), torch.randn(n, 2)
-    value = train.compute_loss(net(torch.from_numpy(x)), target, loss)
+    value = loss(net(torch.from_numpy(x)), target)
     value.backward()
     oracle = [p.grad.clone() for p in net.parameters()]
     parallel = train.Lanes(net, lanes, 2, "float32")
@@ -169,7 +156,7 @@ def test_lanes_share_weights_and_average_their_statistics():
         assert all(a.data_ptr() == b.data_ptr() for other in lanes.copies[1:]
                    for a, b in zip(net.parameters(), other.parameters()))
         lanes.train()
-        lanes.step(source().fetch(np.arange(9), noise=FIXED), torch.zeros(9, 2), "mse")
+        lanes.step(source().fetch(np.arange(9), noise=FIXED), torch.zeros(9, 2), Loss("mse"))
         name = next(n for n, b in net.named_buffers() if n.endswith("running_mean"))
         each = [dict(c.named_buffers())[name].clone() for c in lanes.copies]
         assert not torch.equal(each[0], each[1])
@@ -419,6 +406,6 @@ def test_both_dropouts_of_a_step_differ():
     lanes = train.Lanes(net, 2, 1, "float32")
     lanes.close()
     lanes.seed_dropout(3, 7)
-    layers = [m for c in lanes.copies for m in c.modules() if isinstance(m, networks.Dropout)]
+    layers = [m for c in lanes.copies for m in c.modules() if isinstance(m, Dropout)]
     assert len(layers) == 4
     assert len({m.generator.get_state().numpy().tobytes() for m in layers}) == 4

@@ -4,7 +4,7 @@ import numpy as np
 from . import report, shards, statistics, store
 from .checks import InputError, RunError, positive
 from .cli import say
-from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
+from .params import HOLDOUT, PARAMS, STATISTICS, TEST
 
 MOST_RECALIBRATED = 2000       # statistics maps whose posteriors recalibrate the error bars
 PRIORS = ("design", "flat")    # anything else is a file
@@ -59,8 +59,8 @@ def prediction_settings(run):
         # the fraction does not feed the statistics here, but decides which realisations are held out
         return {"n_bin": 10, "ell_min": 100.0, "ell_max": 10000.0,
                 "statistics_fraction": run.args.statistics_fraction}
-    return {**pipeline.training_settings(run.args, len(run.rows(TRAIN))), "views": run.args.views,
-            "statistics_fraction": run.args.statistics_fraction}
+    return {**pipeline.training_settings(run.args, run.n_train), "views": run.args.views,
+            "statistics_fraction": run.args.statistics_fraction if run.folds == 1 else None}
 
 
 def wanted_maps(run, split):
@@ -69,12 +69,29 @@ def wanted_maps(run, split):
 
 
 def predict(run):
-    """predictions.h5 of a run, made if need be. Returns the store.File."""
-    from . import pipeline
+    """predictions.h5 of a run, made if need be. Returns the store.File, or None after one network with --only."""
+    from . import ensemble, pipeline
     settings = prediction_settings(run)
     if run.method == "spectrum":
         return run.predictions(settings, pipeline.spectrum_predictions)
-    return run.predictions(settings, pipeline.network_predictions)
+    if run.args.only is not None:
+        return ensemble.only(run, settings, run.args.only)
+    return run.predictions(settings, ensemble.predict)
+
+
+def statistics_maps(predictions):
+    """Predictions of the statistics maps, comparable with those of the maps to infer.
+
+    Returns estimate (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean over them, and
+    the maps' indices in the file (n_cosmology x n_realisation,), cosmology by cosmology.
+    """
+    data, constant = predictions.groups["predictions"], predictions.groups["constant_data"]
+    rows = np.flatnonzero(data["split"] == STATISTICS)
+    rows = rows[np.argsort(data["cosmology"][rows], kind="stable")]
+    estimate = data["estimate"][rows].reshape(len(constant["design"]), -1, data["estimate"].shape[1])
+    if "between" in constant:
+        estimate = statistics.as_average(estimate, constant["between"], int(data["fold"].max()) + 1)
+    return estimate, rows
 
 
 def infer(run, predictions, settings, shard=None):
@@ -84,7 +101,7 @@ def infer(run, predictions, settings, shard=None):
     """
     args, name = run.args, shards.name_of(shard)
     data = predictions.groups["predictions"]
-    estimate, split, cosmology = data["estimate"], data["split"], data["cosmology"]
+    estimate, split = data["estimate"], data["split"]
     settings = {**predictions.settings, **settings}
     inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
     if settings["prior"] not in PRIORS:
@@ -92,9 +109,8 @@ def infer(run, predictions, settings, shard=None):
     of_file = settings if shard is None else {**settings, "shard": list(shard)}
     if run.reuse(name, "posterior", of_file, inputs) is not None:
         return run.out / name
-    theta, d = predictions.groups["constant_data"]["design"], estimate.shape[1]
-    stat = split == STATISTICS
-    per = estimate[stat][np.argsort(cosmology[stat], kind="stable")].reshape(len(theta), -1, d)
+    theta = predictions.groups["constant_data"]["design"]
+    per, _ = statistics_maps(predictions)
     mean, covariance, count, orders = statistics.smoothed(theta, per, settings["smooth"], args.seed)
     say("mean and covariance per cosmology: " + ", ".join(
         f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
@@ -191,9 +207,10 @@ def infer_direct(run, predictions, settings):
     chosen = wanted_maps(run, data["split"])
     from . import posterior
     summary = posterior.gaussian(data["estimate"][chosen], data["sd"][chosen])
-    constant, stat = {}, data["split"] == STATISTICS
-    known = (predictions.groups["constant_data"]["design"][data["cosmology"][stat]], data["estimate"][stat],
-             data["sd"][stat])
+    per, rows = statistics_maps(predictions)
+    known = (predictions.groups["constant_data"]["design"][data["cosmology"][rows]], per.reshape(-1, per.shape[2]),
+             data["sd"][rows])
+    constant = {}
     if settings["recalibrate"] == "temperature":
         factor = posterior.temperature(*known)
         summary["errorbar"] = summary["sd"] * factor

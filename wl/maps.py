@@ -232,6 +232,32 @@ def split_realisations(n_realisation, statistics, holdout, seed):
     return split
 
 
+def split_folds(n_realisation, folds, holdout, seed):
+    """Folds of realisations, for networks that each predict what they were not trained on.
+
+    Network k trains on the realisations of the other folds. One in 32 realisations belongs to a fold but trains
+    no network: on these maps all networks can be compared (statistics.as_average). holdout: fraction held out
+    from all. Returns split, int8 (n_realisation,), codes of params.SPLITS with STATISTICS for every realisation
+    of a fold; fold, int8 (n_realisation,), -1 for the hold-out; shared, bool (n_realisation,), those that train
+    none. Raises InputError.
+    """
+    if not 0 <= holdout < 1:
+        raise InputError(f"--holdout-fraction: expected a fraction from 0 to below 1, got {holdout}")
+    n_holdout = max(1, round(holdout * n_realisation)) if holdout > 0 else 0
+    n_shared = max(1, round(n_realisation / 32))
+    rest = n_realisation - n_holdout - n_shared
+    if not 2 <= folds <= min(rest, 100):
+        raise InputError(f"--folds: expected 2 to {max(min(rest, 100), 2)} for {n_realisation} realisations, got "
+                         f"{folds}; simulate more realisations, or give fewer folds")
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(100,))).permutation(n_realisation)
+    split, fold = np.full(n_realisation, STATISTICS, np.int8), np.full(n_realisation, -1, np.int8)
+    split[order[:n_holdout]] = HOLDOUT
+    fold[order[n_holdout:]] = np.arange(n_realisation - n_holdout) % folds
+    shared = np.zeros(n_realisation, bool)
+    shared[order[n_holdout:n_holdout + n_shared]] = True
+    return split, fold, shared
+
+
 def digests(files, cache=None):
     """sha256 of each file; a cache file spares reading gigabytes again while size and time agree.
 

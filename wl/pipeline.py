@@ -5,20 +5,27 @@ refused, with both values named, unless --force.
 """
 import hashlib
 import pathlib
+from collections import namedtuple
 
 import numpy as np
 
 from . import maps, store
 from .checks import InputError, choice, positive, within
 from .cli import Progress, say
+from .models import LOSSES, MODELS, options
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
 
 DEFAULT_DATA = "data"
 DEFAULT_TEST = 1024
 DEFAULT_HOLDOUT = 0.15
+Predicted = namedtuple("Predicted", "estimate sd fold between", defaults=(None, None, None))
+Predicted.__doc__ = """Predictions of rows(STATISTICS), rows(HOLDOUT) and the test maps, in that order.
+
+estimate: (n_map, d); sd: (n_map, 2) or None; fold: (n_map,) int64, the fold whose networks predicted a map, -1
+for a mean over all; between: (d, d), covariance between the folds' networks for the same map, or None.
+"""
 EPOCHS, PRESENTATIONS = (12, 60), 50_000       # least and most epochs, maps that a network wants to see
-MODELS = ("compact", "simple_cnn")       # the keys of networks.NETWORKS, which takes torch to ask
 
 
 def add_data_options(parser):
@@ -44,8 +51,15 @@ def add_training_options(parser, model, loss):
     """Options of the network and its training."""
     group = parser.add_argument_group("network")
     group.add_argument("--model", default=model, help="one of " + ", ".join(MODELS))
-    group.add_argument("--loss", default=loss, choices=("mse", "kl"),
-                       help="mse: means; kl: means and error bars, the Gaussian negative log-likelihood")
+    group.add_argument("--model-option", action="append", metavar="NAME=VALUE",
+                       help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a wrong "
+                            "name lists those there are")
+    group.add_argument("--loss", default=loss, choices=tuple(LOSSES),
+                       help="mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, minus the "
+                            "challenge's score; three_term, its terms with weights of your own; beta_nll")
+    group.add_argument("--loss-option", action="append", metavar="NAME=VALUE",
+                       help="an option of the loss, e.g. log_variance=2, pull=1, square=0 of three_term, or start=-5, "
+                            "the logarithm of the variance, in units of the parameters, that training starts at")
     group.add_argument("--epochs", type=int, default=None, metavar="N",
                        help=f"passes over the training maps (default: {EPOCHS[0]}, or as many as make "
                             f"{PRESENTATIONS} maps, at most {EPOCHS[1]})")
@@ -59,6 +73,21 @@ def add_training_options(parser, model, loss):
                        help="epochs without a better validation loss before training ends; 0 never")
     group.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
                        help="of the convolutions (auto: bfloat16 where the CPU computes in it)")
+    group.add_argument("--ema", type=float, default=0.0, metavar="X",
+                       help="use a moving average of the weights that keeps this share of itself at each step, "
+                            "e.g. 0.995; 0 for none")
+    group.add_argument("--noise", default="fresh", choices=("fresh", "fixed"),
+                       help="of the training maps: drawn anew at every use, or once for each map, which overfits")
+    group.add_argument("--pack", default="auto", choices=("auto", "yes", "no"),
+                       help="fold the half-empty frame to a smaller one (auto: unless the network's head is flat)")
+    group.add_argument("--folds", type=int, default=1, metavar="K",
+                       help="train K networks, each without its fold of the realisations, so that all of them feed "
+                            "the statistics; test maps get the mean over the networks")
+    group.add_argument("--members", type=int, default=1, metavar="M",
+                       help="networks per fold that differ in their seed; their predictions are averaged")
+    group.add_argument("--only", type=int, default=None, metavar="I",
+                       help="train and predict with the I-th of the K x M networks alone, from 0, and end; a run "
+                            "without it goes on from what such jobs left")
     group.add_argument("--views", type=int, default=4, choices=(1, 2, 4),
                        help="symmetries of the frame that a prediction is averaged over")
 
@@ -137,25 +166,40 @@ class Run:
         model = args.model if method != "spectrum" else "spectrum"
         name = f"{s.folder.resolve().name}_{'direct_' if method == 'direct' else ''}{model}"
         self.out = pathlib.Path(args.out or pathlib.Path(DEFAULT_DATA) / "runs" / name)
-        self.split = self._split(args.statistics_fraction, holdout)
+        self.folds, self.members = (1, 1) if method == "spectrum" else (
+            positive("--folds", args.folds, integer=True), positive("--members", args.members, integer=True))
+        self.split, self.fold, self.shared = self._split(args.statistics_fraction, holdout)
         self.settings = {"data": str(s.folder.resolve()), "release": s.release, "method": method, "model": model,
                          "holdout_fraction": holdout, "target": self.target}
-        self.inputs = None
+        self.inputs, self.checked = None, False
 
     def _split(self, statistics, holdout):
+        """split, fold and shared of each realisation; see maps.split_folds."""
         n = self.set.n_realisation
+        if self.folds > 1:
+            return maps.split_folds(n, self.folds, holdout, self.args.seed)
         if self.method == "spectrum":              # nothing is trained: all but the hold-out feed the statistics
             split = np.full(n, STATISTICS, np.int8)
             if holdout > 0:
                 parts = maps.split_realisations(n, statistics, holdout, self.args.seed)
                 split[parts == HOLDOUT] = HOLDOUT
-            return split
-        return maps.split_realisations(n, statistics, holdout, self.args.seed)
+        else:
+            split = maps.split_realisations(n, statistics, holdout, self.args.seed)
+        return split, np.full(n, -1, np.int8), np.zeros(n, bool)
+
+    def rows_of(self, chosen):
+        """Indices of the maps of the chosen realisations, bool (n_realisation,), cosmology by cosmology, int64."""
+        return (np.arange(self.set.n_cosmology)[:, None] * self.set.n_realisation + np.flatnonzero(chosen)).ravel()
 
     def rows(self, code):
         """Indices of the maps of one split, cosmology by cosmology, (n,) int64."""
-        chosen = np.flatnonzero(self.split == code)
-        return (np.arange(self.set.n_cosmology)[:, None] * self.set.n_realisation + chosen).ravel()
+        return self.rows_of(self.split == code)
+
+    @property
+    def n_train(self):
+        """Maps that a network trains on (the first, where folds differ by one realisation)."""
+        chosen = self.split == TRAIN if self.folds == 1 else (self.fold > 0) & ~self.shared
+        return int(chosen.sum()) * self.set.n_cosmology
 
     def digests(self):
         """sha256 of the set's files, kept beside the results so that a second run need not read them."""
@@ -186,22 +230,26 @@ class Run:
     def predictions(self, settings, predict):
         """The stage maps -> predictions.
 
-        settings: what the predictions depend on; predict(run, settings): does the work and returns estimate
-        (n_map, d) for rows(STATISTICS), rows(HOLDOUT) and the test maps in that order, and sd (n_map, 2)
-        or None. Returns the store.File of predictions.h5.
+        settings: what the predictions depend on; predict(run, settings): does the work and returns a
+        Predicted. Returns the store.File of predictions.h5.
         """
         settings = {**self.settings, **settings}
         found = self.reuse("predictions.h5", "predictions", settings, self.digests())
-        if found is not None:
-            return found
-        progress = Progress(self.set.n_cosmology * self.set.n_realisation + self.set.n_test, "checking the maps",
-                            self.args.quiet)
-        self.set.check_maps(progress)
-        progress.close()
-        estimate, sd = predict(self, settings)
-        n_real = self.set.n_realisation
-        parts = [(STATISTICS, self.rows(STATISTICS)), (HOLDOUT, self.rows(HOLDOUT))]
-        n_test = self.n_test
+        return found or self.write("predictions.h5", self.rows(STATISTICS), predict(self, settings), settings)
+
+    def check_maps(self):
+        """Read every map once and refuse NaN and inf. Raises InputError."""
+        if not self.checked:
+            total = self.set.n_cosmology * self.set.n_realisation + self.set.n_test
+            progress = Progress(total, "checking the maps", self.args.quiet)
+            self.set.check_maps(progress)
+            progress.close()
+        self.checked = True
+
+    def write(self, name, rows, predicted, settings):
+        """A predictions file. rows: maps of the STATISTICS split in it. Returns the store.File."""
+        n_real, n_test, estimate = self.set.n_realisation, self.n_test, predicted.estimate
+        parts = [(STATISTICS, rows), (HOLDOUT, self.rows(HOLDOUT))]
         cosmology = np.concatenate([r // n_real for _, r in parts] + [np.full(n_test, -1)])
         realisation = np.concatenate([r % n_real for _, r in parts] + [np.arange(n_test)])
         split = np.concatenate([np.full(len(r), c) for c, r in parts] + [np.full(n_test, TEST)])
@@ -210,13 +258,16 @@ class Run:
         group = {"estimate": var(("map", "summary"), estimate), "split": var(("map",), split.astype(np.int8)),
                  "cosmology": var(("map",), cosmology.astype(np.int32)),
                  "realisation": var(("map",), realisation.astype(np.int32))}
-        if sd is not None:
-            group["sd"] = var(("map", "param"), sd)
+        constant = {"design": var(("cosmology", "param"), self.set.theta)}
+        if predicted.sd is not None:
+            group["sd"] = var(("map", "param"), predicted.sd)
+        if predicted.fold is not None:
+            group["fold"] = var(("map",), predicted.fold.astype(np.int32))
+            constant["between"] = var(("summary", "summary_2"), predicted.between)
         coords = {"map": np.arange(len(split)), "summary": names, "param": np.array(PARAMS)}
-        store.write(self.out / "predictions.h5", "predictions", {
-            "predictions": group, "constant_data": {"design": var(("cosmology", "param"), self.set.theta)}},
+        store.write(self.out / name, "predictions", {"predictions": group, "constant_data": constant},
                     coords=coords, settings=settings, seed=self.args.seed, inputs=self.digests())
-        return store.read(self.out / "predictions.h5", "predictions")
+        return store.read(self.out / name, "predictions")
 
     @property
     def n_test(self):
@@ -227,7 +278,7 @@ def training_settings(args, n_train):
     """What a trained network depends on beyond the maps, checked. n_train: training maps. Raises InputError."""
     if args.epochs is None:
         args.epochs = min(max(EPOCHS[0], -(-PRESENTATIONS // n_train)), EPOCHS[1])
-    for name in ("epochs", "batch_size", "lanes"):
+    for name in ("epochs", "batch_size", "lanes", "folds", "members"):
         positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
     positive("--learning-rate", args.learning_rate)
     choice("--model", args.model, MODELS)
@@ -236,54 +287,24 @@ def training_settings(args, n_train):
         raise InputError(f"--patience: expected 0 or more epochs, got {args.patience}")
     if args.lanes > args.batch_size:
         raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
-    return {name: getattr(args, name) for name in ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate",
-                                                   "weight_decay", "patience", "precision")}
+    within("--ema", args.ema, 0.0, 0.99999)
+    names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
+             "ema", "noise", "pack", "folds", "members")
+    settings = {name: getattr(args, name) for name in names}
+    return settings | {"model_options": options("--model-option", args.model_option, MODELS[args.model]),
+                       "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])}
 
 
-def network_predictions(run, settings):
-    """Train the network (or load it) and predict; for Run.predictions."""
-    from . import batches, train
-    args, s = run.args, run.set
-    kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
-    frame = batches.Frame(s.mask, pack=settings["model"] != "simple_cnn")    # its dense head is the published one
-    scale = batches.rms(kappa, s.n_gal)
-    full = {**training_settings(args, len(run.rows(TRAIN))), "precision": train.pick_precision(args.precision), "seed": args.seed, "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal,
-            "split": run.split.tolist(), "inputs": {k: run.digests()[k] for k in ("kappa", "label", "mask")},
-            "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
-    source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=args.seed)
-    path, checkpoint = run.out / "model.pt", run.out / "checkpoint.pt"
-    network = None
-    if path.exists():
-        try:
-            network = train.Network.load(path)
-        except InputError:
-            if not args.force:
-                raise
-    if network is None or network.settings != full:
-        rows = run.rows(TRAIN)
-        progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]), f"training {full['model']}",
-                            args.quiet)
-        network, history = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows,
-                                       run.rows(STATISTICS), full, checkpoint=checkpoint, threads=args.threads,
-                                       progress=progress)
-        progress.close()
-        network.save(path)
-        checkpoint.unlink(missing_ok=True)
-    rows = np.concatenate([run.rows(STATISTICS), run.rows(HOLDOUT)])
-    progress = Progress(len(rows) + run.n_test, "predicting", args.quiet)
-    options = dict(threads=args.threads, symmetries=args.views, progress=progress)
-    mean, sd = network.predict(source, rows, noise=batches.FIXED, **options)
-    if run.n_test:
-        test = batches.Batches(s.noisy_test, frame, scale=scale, n_gal=None)
-        more, more_sd = network.predict(test, np.arange(run.n_test), noise=batches.NO_NOISE, **options)
-        mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
-    progress.close()
-    return mean, sd
+def packs(settings):
+    """Whether the frame is folded for a network; a flat head is the published one's, on the whole frame."""
+    asked = settings.get("pack", "auto")
+    return asked == "yes" if asked != "auto" else settings["model_options"].get("head") != "flatten"
 
 
 def spectrum_predictions(run, settings):
     """The 10-bin power spectrum of every map; for Run.predictions."""
     from . import batches, summaries
+    run.check_maps()
     args, s = run.args, run.set
     frame = batches.Frame(s.mask, pack=False)
     kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
@@ -296,4 +317,4 @@ def spectrum_predictions(run, settings):
         test = batches.Batches(s.noisy_test, frame, scale=1.0, n_gal=None)
         out.append(summaries.measure(spectrum, test, np.arange(run.n_test), batches.NO_NOISE, args.threads, progress))
     progress.close()
-    return np.concatenate(out), None
+    return Predicted(np.concatenate(out))

@@ -33,6 +33,30 @@ def per_cosmology(estimate):
     return mean, covariance, np.full(n_cosmology, n, np.int64)
 
 
+def as_average(estimate, between, folds):
+    """Out-of-fold predictions that scatter like the mean of all folds' networks, which test maps get.
+
+    estimate: (n_cosmology, n_realisation, d), each map by the network of its own fold; between: (d, d), covariance
+    between the folds' networks for the same map, from maps that none of them has seen; folds: K, their number.
+    A prediction is the sum of what all networks see, of scatter C, and of what one network adds, of scatter B:
+    out of fold that makes S = C + B, in the mean over the networks C + B / K = S - (1 - 1/K) between. Residuals
+    about each cosmology's mean, which stays, are multiplied by the symmetric matrix that takes S, the mean over
+    the design, to that: one network's part is taken to be the same share of the scatter everywhere. Returns an
+    array like estimate.
+    """
+    n_cosmology, n, d = estimate.shape
+    mean = estimate.mean(1, keepdims=True)
+    residual = estimate - mean
+    scatter = np.einsum("cri,crj->ij", residual, residual) / (n_cosmology * max(n - 1, 1))
+    power, axes = np.linalg.eigh(scatter)
+    if power[0] <= 0:
+        return estimate                # summaries that do not vary are refused where they are used
+    root, inverse = (axes * power**0.5) @ axes.T, (axes * power**-0.5) @ axes.T
+    share, axes = np.linalg.eigh(inverse @ between @ inverse)
+    factor = np.sqrt(1.0 - (1.0 - 1.0 / folds) * np.clip(share, 0.0, 1.0))
+    return mean + residual @ (root @ (axes * factor) @ axes.T @ inverse).T
+
+
 def check_count(n, d):
     """Raise InputError if n realisations are too few for a raw covariance of d summaries."""
     if n - d - 2 <= 0:

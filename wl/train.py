@@ -1,9 +1,6 @@
 """Train one network on CPU threads, with checkpoints, and predict with it.
 
-A batch is cut into `lanes`, each run by one thread on its own copy of the buffers while the weights
-are shared, and the gradients are added in lane order: the trained weights depend on the number of
-lanes, a setting, and not on the number of threads. It is as fast as threads inside each operation
-(batch 32, bfloat16: 4.7-5.8 ms a map in 8 lanes, 4.7-5.2 with inner threads).
+The trained weights follow from the settings alone; the number of threads is not among them (see lanes.py).
 """
 import copy
 import hashlib
@@ -11,39 +8,21 @@ import io
 import math
 import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
+import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from .batches import FIXED, FRESH, N_SYMMETRY
 from .checks import InputError, RunError, choice
-from .networks import BatchRenorm2d, Dropout, build
-from .params import PARAMS
+from .lanes import Lanes, as_computed
+from .losses import LOG_SIGMA_RANGE, of_settings
+from .networks import build
 from .store import atomic
 
-LOSSES = ("mse", "kl")
 WARM_UP = 0.15                 # of the steps
-EPOCH_STREAM, INIT_STREAM, DROPOUT_STREAM = 101, 102, 103
-
-
-def outputs_of(loss):
-    """Numbers a network returns under a loss: the means, and the log sigmas where it has them."""
-    return len(PARAMS) * (1 if loss == "mse" else 2)
-
-
-def compute_loss(out, target, loss):
-    """Mean loss of a batch.
-
-    out: (n, 2) or (n, 4) float32, means and log sigmas in units of the label's sd; target: (n, 2).
-    "mse": mean squared error; "kl": the Gaussian negative log-likelihood up to a constant,
-    e^2 / (2 sigma^2) + ln sigma, as published for the direct network.
-    """
-    if loss == "mse":
-        return F.mse_loss(out, target)
-    mean, log_sigma = out[:, :2], out[:, 2:].clamp(-7.0, 3.0)
-    return (0.5 * (target - mean)**2 * torch.exp(-2.0 * log_sigma) + log_sigma).sum(1).mean()
+EPOCH_STREAM, INIT_STREAM = 101, 102
 
 
 def pick_precision(asked="auto"):
@@ -63,89 +42,33 @@ def _cpu_flags():
     return set()
 
 
-class Lanes:
-    """Copies of a network that share its weights, run side by side by a pool of threads."""
+def moving_average(net, decay):
+    """Exponential moving average of a network's weights and norm statistics, updated after each step.
 
-    def __init__(self, net, lanes, threads, precision):
-        self.net, self.precision = net, precision
-        self.copies = [net] + [copy.deepcopy(net) for _ in range(lanes - 1)]
-        for other in self.copies[1:]:
-            for mine, theirs in zip(net.parameters(), other.parameters()):
-                theirs.data = mine.data
-        self.pool = ThreadPoolExecutor(min(threads, lanes), initializer=torch.set_num_threads, initargs=(1,))
+    decay: share that the average keeps at a step, from (1 + n) / (10 + n) at step n up to this, so that the
+    start is forgotten. Statistics of lane 0 stand for all: they average over as many steps. Returns
+    torch's AveragedModel.
+    """
+    def update(averages, values, count):
+        keep = min(decay, (1.0 + int(count)) / (10.0 + int(count)))
+        for average, new in zip(averages, values):
+            average.lerp_(new, 1.0 - keep) if average.is_floating_point() else average.copy_(new)
 
-    def close(self):
-        self.pool.shutdown()
-
-    def seed_dropout(self, seed, step):
-        """Dropout masks follow from (seed, step, lane, layer) alone, so that a resumed run repeats them."""
-        for lane, net in enumerate(self.copies):
-            layers = (module for module in net.modules() if isinstance(module, Dropout))
-            for layer, module in enumerate(layers):
-                spawn = np.random.SeedSequence(seed, spawn_key=(DROPOUT_STREAM, step, lane, layer))
-                module.generator.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
-
-    def share_buffers(self):
-        """Batch-norm statistics: every copy takes the mean over the copies."""
-        for group in zip(*(net.buffers() for net in self.copies)):
-            if group[0].is_floating_point():
-                mean = torch.stack([b.double() for b in group]).mean(0)
-                for b in group:
-                    b.copy_(mean)
-
-    def set_momentum(self, momentum):
-        """Weight of a new batch in the running statistics of the batch renorms."""
-        for net in self.copies:
-            for module in net.modules():
-                if isinstance(module, BatchRenorm2d):
-                    module.momentum = momentum
-
-    def _forward(self, net, x):
-        x = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
-        if self.precision == "float64":
-            return net(x.double()).float()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return net(x).float()
-
-    def step(self, x, target, loss):
-        """Gradients of the batch's mean loss into the network's .grad; returns the loss, a float."""
-        parts = [p for p in np.array_split(np.arange(len(x)), len(self.copies)) if len(p)]
-
-        def one(net, part):
-            net.zero_grad(set_to_none=True)
-            value = compute_loss(self._forward(net, x[part[0]:part[-1] + 1]), target[part], loss)
-            (value * (len(part) / len(x))).backward()
-            return value.item() * len(part) / len(x)
-
-        values = list(self.pool.map(one, self.copies, parts))
-        for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
-            for other in group[1:]:
-                group[0].grad += other.grad
-        return math.fsum(values)
-
-    def predict(self, x):
-        """Outputs (n, n_out) of a batch; each lane evaluates its part."""
-        parts = [p for p in np.array_split(np.arange(len(x)), len(self.copies)) if len(p)]
-
-        def one(net, part):
-            with torch.inference_mode():
-                return self._forward(net, x[part[0]:part[-1] + 1])
-
-        return torch.cat(list(self.pool.map(one, self.copies, parts)))
-
-    def train(self, mode=True):
-        for net in self.copies:
-            net.train(mode)
+    return AveragedModel(net, multi_avg_fn=update, use_buffers=True)
 
 
 class Network:
-    """A trained network with all that is needed to use it; saved as one self-describing file."""
+    """A trained network with all that is needed to use it; saved as one self-describing file.
 
-    def __init__(self, net, settings):
-        self.net, self.settings = net, settings
+    history: per epoch its number, training and validation loss; seconds: what each epoch took, validation included.
+    """
+
+    def __init__(self, net, settings, history=(), seconds=()):
+        self.net, self.settings, self.history, self.seconds = net, settings, list(history), list(seconds)
 
     def save(self, path):
-        save_torch(path, {"settings": self.settings, "weights": self.net.state_dict()})
+        save_torch(path, {"settings": self.settings, "weights": self.net.state_dict(), "history": self.history,
+                          "seconds": self.seconds})
 
     @classmethod
     def load(cls, path):
@@ -155,14 +78,14 @@ class Network:
             raise InputError(f"{path}: expected a network written by this suite; remove it and train again")
         s = content["settings"]
         try:
-            net = build(s["model"], tuple(s["frame"]), outputs_of(s["loss"]))
+            net = build(s["model"], tuple(s["frame"]), of_settings(s).n_out, **(s.get("model_options") or {}))
             net = as_computed(net, s["precision"])
             net.load_state_dict(content["weights"])
         except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0][:120]
             raise InputError(f"{path}: holds no network of this version ({reason}); remove it and train "
                              "again") from None
-        return cls(net, s)
+        return cls(net, s, content.get("history", ()), content.get("seconds", ()))
 
     def predict(self, batches, rows, *, noise=FIXED, threads=1, symmetries=N_SYMMETRY, batch_size=32, progress=None):
         """Means, and sigmas where the loss has them, averaged over the symmetries of the frame.
@@ -183,21 +106,15 @@ class Network:
                     out = lanes.predict(x).double().numpy()
                     mean[part] += out[:, :2] / symmetries
                     if out.shape[1] > 2:
-                        log_sigma[part] += np.clip(out[:, 2:], -7.0, 3.0) / symmetries
+                        log_sigma[part] += np.clip(out[:, 2:], *LOG_SIGMA_RANGE) / symmetries
                 if progress is not None:
                     progress.update(len(rows[part]))
         finally:
             lanes.close()
         if not np.isfinite(mean).all():
             raise RunError("the network predicts NaN; train again with a lower --learning-rate")
-        sd = np.exp(log_sigma) * width if self.settings["loss"] != "mse" else None
-        return centre + width * mean, sd
-
-
-def as_computed(net, precision):
-    """A network in the number type and memory order it computes in: the same bits trained or loaded."""
-    net = net.double() if precision == "float64" else net
-    return net.to(memory_format=torch.channels_last)
+        loss = of_settings(self.settings)
+        return centre + width * mean, loss.sigma(log_sigma) if loss.has_sigma else None
 
 
 def save_torch(path, content):
@@ -250,25 +167,31 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
 
     batches: Batches of noiseless maps; label: (n_map, 2) float64; rows, validation: indices of the
     maps to learn from and to choose the epoch by; settings: dict with model, frame, loss, epochs,
-    batch_size, lanes, learning_rate, weight_decay, patience, precision, seed, label_mean, label_sd;
+    batch_size, lanes, learning_rate, weight_decay, patience, precision, seed, label_mean, label_sd, and
+    if wanted model_options, loss_options, ema (decay of the average over the steps that is validated and kept),
+    noise ("fixed": the same draw for a map each time);
     checkpoint: path, written each epoch and resumed from. Returns (Network with the weights of the
     best epoch, history: list of dict). Raises RunError when the loss becomes NaN.
     """
-    s = settings
+    s, loss = settings, of_settings(settings)
     spawn = np.random.SeedSequence(s["seed"], spawn_key=(INIT_STREAM,))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
-        net = build(s["model"], tuple(s["frame"]), outputs_of(s["loss"]))
+        net = build(s["model"], tuple(s["frame"]), loss.n_out, **(s.get("model_options") or {}))
+    loss.begin(net)
     net = as_computed(net, s["precision"])
     optimiser = torch.optim.AdamW(net.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], fused=True)
-    history, best, best_weights, first = [], math.inf, None, 0
+    average = moving_average(net, s["ema"]) if s.get("ema") else None
+    history, seconds, best, best_weights, first = [], [], math.inf, None, 0
     if checkpoint is not None and os.path.exists(checkpoint):
         saved = load_torch(checkpoint)
         if isinstance(saved, dict) and saved.get("settings") == s:
             net.load_state_dict(saved["weights"])
             optimiser.load_state_dict(saved["optimiser"])
+            if average is not None:
+                average.load_state_dict(saved["average"])
             history, best, best_weights = saved["history"], saved["best"], saved["best_weights"]
-            first = len(history)
+            first, seconds = len(history), saved["seconds"]
     lanes = Lanes(net, s["lanes"], threads, s["precision"])
     lanes.share_buffers()
     target = torch.from_numpy(((label - s["label_mean"]) / s["label_sd"]).astype(np.float32))
@@ -278,6 +201,7 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     steps = s["epochs"] * n_batch
     if progress is not None:
         progress.begin_at(first * n_batch)
+    noise = FIXED if s.get("noise") == "fixed" else FRESH
     buffer = np.empty((min(s["batch_size"], len(rows)), 1, *s["frame"]), np.float32)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -288,19 +212,21 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
             rng = np.random.default_rng(np.random.SeedSequence(s["seed"], spawn_key=(EPOCH_STREAM, epoch)))
             order, flips = rng.permutation(rows), rng.integers(0, N_SYMMETRY, len(rows))
             lanes.train()
-            total = 0.0
+            total, began = 0.0, time.monotonic()
             for i in range(n_batch):
                 part = slice(i * s["batch_size"], (i + 1) * s["batch_size"])
                 chosen = order[part]
-                x = batches.fetch(chosen, noise=FRESH, draws=epoch * len(label) + chosen, symmetry=flips[part],
+                x = batches.fetch(chosen, noise=noise, draws=epoch * len(label) + chosen, symmetry=flips[part],
                                   out=buffer[:len(chosen)])
                 step = epoch * n_batch + i
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(step, steps, s["learning_rate"])
                 lanes.set_momentum(norm_momentum(step, steps))
                 lanes.seed_dropout(s["seed"], step)
-                value = lanes.step(x, target[chosen], s["loss"])
+                value = lanes.step(x, target[chosen], loss)
                 optimiser.step()
+                if average is not None:
+                    average.update_parameters(net)
                 total += value
                 if not math.isfinite(value):
                     raise RunError(f"the loss became {value} in epoch {epoch + 1}; lower --learning-rate "
@@ -308,15 +234,19 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
                 if progress is not None:
                     progress.update()
             lanes.share_buffers()
-            valid = _validate(lanes, batches, target, validation, s)
+            with lanes.holding(None if average is None else average.module.state_dict()):
+                valid = _validate(lanes, batches, target, validation, s, loss)
+                if valid < best:
+                    best, best_weights = valid, copy.deepcopy(net.state_dict())
             history.append({"epoch": epoch + 1, "loss": total / n_batch, "validation": valid})
+            seconds.append(time.monotonic() - began)
             if progress is not None:
                 progress.note = f"epoch {epoch + 1}/{s['epochs']} loss {total / n_batch:.4f} validation {valid:.4f}"
-            if valid < best:
-                best, best_weights = valid, copy.deepcopy(net.state_dict())
             if checkpoint is not None:
-                save_torch(checkpoint, {"settings": s, "weights": net.state_dict(), "history": history, "best": best,
-                                        "optimiser": optimiser.state_dict(), "best_weights": best_weights})
+                save_torch(checkpoint, {"settings": s, "weights": net.state_dict(), "optimiser": optimiser.state_dict(),
+                                        "average": None if average is None else average.state_dict(),
+                                        "history": history, "seconds": seconds, "best": best,
+                                        "best_weights": best_weights})
     finally:
         lanes.close()
         torch.set_num_threads(torch_threads)
@@ -324,18 +254,18 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
         raise RunError(f"the validation loss was never finite in {len(history)} epochs; lower --learning-rate "
                        f"(now {s['learning_rate']})")
     net.load_state_dict(best_weights)
-    return Network(net, s), history
+    return Network(net, s, history, seconds), history
 
 
 def _best_epoch(history):
     return min(range(len(history)), key=lambda k: history[k]["validation"], default=-1) + 1
 
 
-def _validate(lanes, batches, target, rows, s):
+def _validate(lanes, batches, target, rows, s, loss):
     lanes.train(False)
     total = 0.0
     for start in range(0, len(rows), s["batch_size"]):
         part = rows[start:start + s["batch_size"]]
         out = lanes.predict(batches.fetch(part, noise=FIXED))
-        total += compute_loss(out, target[part], s["loss"]).item() * len(part)
+        total += loss(out, target[part]).item() * len(part)
     return total / len(rows)

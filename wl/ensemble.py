@@ -1,0 +1,159 @@
+"""The networks of a run: one, or several of folds and members, each a job with its own seed and files.
+
+With folds, network k trains on the realisations of the other folds, so that each map has a prediction by a
+network that has not seen it and all realisations feed the statistics; it chooses its best epoch on its own fold.
+Members differ in their seed: weights, order, noise, dropout. Averages are plain means of the predictions (of the
+log sigmas for error bars): over the members for all maps, and over the folds for hold-out and test maps, which
+no network has seen. A mean over folds scatters less than an out-of-fold prediction; statistics.as_average makes
+the two comparable with `between`, measured here on the realisations that trained no network.
+"""
+import numpy as np
+
+from .checks import InputError
+from .cli import Progress, say
+from .params import HOLDOUT, STATISTICS, TRAIN
+from .pipeline import Predicted, packs, training_settings
+
+SEED_STREAM = 104
+
+
+class Job:
+    """One network of a run. run: pipeline.Run; index: 0 to folds x members - 1."""
+
+    def __init__(self, run, index):
+        self.run, self.index = run, index
+        self.fold, self.member = divmod(index, run.members)
+        several = run.folds * run.members > 1
+        tag = f"_f{self.fold}_m{self.member}" if several else ""
+        self.model, self.checkpoint = run.out / f"model{tag}.pt", run.out / f"checkpoint{tag}.pt"
+        self.part = f"predictions{tag}.h5"
+        self.name = f" (network {index + 1} of {run.folds * run.members})" if several else ""
+        self.seed = run.args.seed
+        if index:
+            spawn = np.random.SeedSequence(run.args.seed, spawn_key=(SEED_STREAM, self.fold, self.member))
+            self.seed = int(spawn.generate_state(1, np.uint64)[0] >> 1)
+
+    def split(self):
+        """int8 (n_realisation,): TRAIN, STATISTICS for what chooses its best epoch, HOLDOUT for all else."""
+        run = self.run
+        if run.folds == 1:
+            return run.split
+        split = np.where(run.fold == self.fold, STATISTICS, TRAIN).astype(np.int8)
+        split[run.shared | (run.fold < 0)] = HOLDOUT
+        return split
+
+    def rows(self):
+        """Maps of the STATISTICS split that it predicts: its fold's, and those that trained no network."""
+        run = self.run
+        wanted = run.split == STATISTICS
+        if run.folds > 1:
+            wanted &= (run.fold == self.fold) | run.shared
+        return run.rows_of(wanted)
+
+    def predict(self, settings):
+        """Train the network (or load it) and predict with it. Returns Predicted, statistics maps of rows() only."""
+        from . import batches, train
+        run, args, s = self.run, self.run.args, self.run.set
+        run.check_maps()
+        kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
+        split = self.split()
+        frame = batches.Frame(s.mask, pack=packs(settings))
+        scale = batches.rms(kappa, s.n_gal)
+        training = training_settings(args, run.n_train)
+        full = {**{k: v for k, v in training.items() if k not in ("folds", "members", "pack")},
+                "precision": train.pick_precision(args.precision), "seed": self.seed,
+                "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal, "split": split.tolist(),
+                "inputs": {k: run.digests()[k] for k in ("kappa", "label", "mask")},
+                "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
+        network = None
+        if self.model.exists():
+            try:
+                network = train.Network.load(self.model)
+            except InputError:
+                if not args.force:
+                    raise
+        if network is None or network.settings != full:
+            rows, validation = run.rows_of(split == TRAIN), run.rows_of(split == STATISTICS)
+            progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]),
+                                f"training {full['model']}{self.name}", args.quiet)
+            source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed)
+            network, _ = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows, validation, full,
+                                     checkpoint=self.checkpoint, threads=args.threads, progress=progress)
+            progress.close()
+            network.save(self.model)
+            self.checkpoint.unlink(missing_ok=True)
+        rows = np.concatenate([self.rows(), run.rows(HOLDOUT)])
+        progress = Progress(len(rows) + run.n_test, f"predicting{self.name}", args.quiet)
+        options = dict(threads=args.threads, symmetries=args.views, progress=progress)
+        # every network sees a map with the same noise, whatever its own seed
+        source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=args.seed)
+        mean, sd = network.predict(source, rows, noise=batches.FIXED, **options)
+        if run.n_test:
+            test = batches.Batches(s.noisy_test, frame, scale=scale, n_gal=None)
+            more, more_sd = network.predict(test, np.arange(run.n_test), noise=batches.NO_NOISE, **options)
+            mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
+        progress.close()
+        return Predicted(mean, sd)
+
+    def done(self, settings):
+        """The job's own predictions file, made if need be. Returns the store.File."""
+        settings = {k: v for k, v in settings.items() if k != "members"}      # more members keep those there are
+        settings |= {"fold": self.fold, "member": self.member}
+        found = self.run.reuse(self.part, "predictions", settings, self.run.digests())
+        if found is None:
+            found = self.run.write(self.part, self.rows(), self.predict(settings), settings)
+        return found
+
+
+def predict(run, settings):
+    """Predictions by all networks of a run, averaged; for Run.predictions. settings: of the predictions file."""
+    jobs = [Job(run, i) for i in range(run.folds * run.members)]
+    if len(jobs) == 1:
+        return jobs[0].predict(settings)
+    files = [[job.done(settings) for job in jobs if job.fold == k] for k in range(run.folds)]
+    kept = [job.rows() for job in jobs if job.member == 0]
+    estimates = [np.mean([f.groups["predictions"]["estimate"] for f in members], 0) for members in files]
+    log_sds = None
+    if "sd" in files[0][0].groups["predictions"]:
+        log_sds = [np.mean([np.log(f.groups["predictions"]["sd"]) for f in members], 0) for members in files]
+    if run.folds == 1:
+        return Predicted(estimates[0], None if log_sds is None else np.exp(log_sds[0]))
+    statistics, shared = run.rows(STATISTICS), run.rows_of(run.shared)
+    fold = run.fold[statistics % run.set.n_realisation].astype(np.int64)
+    estimate = combine(estimates, kept, statistics, fold)
+    sd = None if log_sds is None else np.exp(combine(log_sds, kept, statistics, fold))
+    on_shared = np.stack([v[np.searchsorted(rows, shared)] for v, rows in zip(estimates, kept)])
+    fold = np.concatenate([fold, np.full(len(estimate) - len(fold), -1)])
+    return Predicted(estimate, sd, fold, covariance_between(on_shared))
+
+
+def combine(values, kept, statistics, fold):
+    """Statistics maps by their own fold's networks, all others by the mean over the folds.
+
+    values: per fold (len(kept[k]) + n_other, d); kept: per fold sorted maps; statistics: (n,) sorted maps; fold:
+    (n,) their folds. Returns (n + n_other, d).
+    """
+    out = np.empty((len(statistics), values[0].shape[1]))
+    for k, (value, rows) in enumerate(zip(values, kept)):
+        mine = fold == k
+        out[mine] = value[np.searchsorted(rows, statistics[mine])]
+    return np.concatenate([out, np.mean([v[len(rows):] for v, rows in zip(values, kept)], 0)])
+
+
+def covariance_between(estimate):
+    """Covariance between networks for the same map, its mean over the maps. estimate: (folds, n, d). Returns (d, d)."""
+    residual = estimate - estimate.mean(0)
+    return np.einsum("kni,knj->ij", residual, residual) / ((len(estimate) - 1) * estimate.shape[1])
+
+
+def only(run, settings, index):
+    """Do one job of a run and no more; for array jobs on a cluster. Raises InputError."""
+    count = run.folds * run.members
+    if count == 1 or not 0 <= index < count:
+        raise InputError(f"--only: expected a number from 0 to folds x members - 1, with more than one of them, got "
+                         f"{index} of {count}")
+    job = Job(run, index)
+    job.done({**run.settings, **settings})
+    there = sum((run.out / Job(run, i).part).exists() for i in range(count))
+    say(f"fold {job.fold}, member {job.member}: {run.out / job.part}; {there} of {count} networks are done",
+        run.args.quiet)

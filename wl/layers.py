@@ -1,0 +1,219 @@
+"""Building blocks of the architectures: convolution blocks, norms, attention, dropout.
+
+Nothing here draws from torch's global generator in training, and every nonlinearity is a module of its own.
+"""
+import math
+
+import torch
+from torch import nn
+
+
+class Dropout(nn.Module):
+    """Dropout from a generator of its own: the global one would tie the result to the thread count."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p, self.generator = p, torch.Generator()
+
+    def forward(self, x):
+        if not self.training or self.p == 0.0:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1.0 - self.p, generator=self.generator)
+        return x * keep / (1.0 - self.p)
+
+
+def convolution(c_in, c_out, kernel=3, stride=1):
+    """Convolution that keeps the frame but for its stride; no bias, a norm follows."""
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+
+
+def conv_block(c_in, c_out, kernel=3, stride=1, pool=1):
+    """Convolution, batch norm, max-pooling, ReLU: pooling before ReLU gives the same values cheaper."""
+    layers = [convolution(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out)]
+    if pool > 1:
+        layers.append(nn.MaxPool2d(pool))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+class BatchRenorm2d(nn.BatchNorm2d):
+    """Batch norm whose training step normalises by the running statistics (Ioffe 2017, arXiv:1702.03275).
+
+    A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm in a lane
+    of 8 maps blurs it in training, and its evaluation lags behind (validation losses of 0.2 and 2.4 in turn at
+    the peak learning rate). Gradients still flow through the batch's statistics. The running statistics include
+    the batch (the paper takes those before it), so that a training step gives exactly what evaluation gives. The
+    correction comes in over steps 60 to 180, when the running statistics mean something.
+    """
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        y, mean, inverse_sd = torch.native_batch_norm(x, None, None, self.running_mean, self.running_var, True,
+                                                      self.momentum, self.eps)
+        self.num_batches_tracked += 1
+        share = min(max((int(self.num_batches_tracked) - 60) / 120.0, 0.0), 1.0)
+        with torch.no_grad():
+            running = (self.running_var + self.eps).rsqrt()
+            ratio = (running / inverse_sd).clamp(1.0 / (1.0 + 2.0 * share), 1.0 + 2.0 * share)
+            shift = ((mean - self.running_mean) * running).clamp(-5.0 * share, 5.0 * share)
+        scale, offset = self.weight * ratio, self.weight * shift + self.bias
+        return torch.addcmul(offset.to(y.dtype)[:, None, None], y, scale.to(y.dtype)[:, None, None])
+
+
+def lean_block(c_in, c_out, kernel=3, stride=1, pool=1):
+    """Convolution, max-pooling, batch renorm, ReLU: the norm sees a quarter of the numbers."""
+    layers = [convolution(c_in, c_out, kernel, stride)]
+    if pool > 1:
+        layers.append(nn.MaxPool2d(pool))
+    return nn.Sequential(*layers, BatchRenorm2d(c_out), nn.ReLU(inplace=True))
+
+
+class ResidualConv(nn.Module):
+    """conv_block with a shortcut: a projection by 1 x 1 pixels (He et al. 2016, arXiv:1512.03385, option B)."""
+
+    def __init__(self, c_in, c_out, pool=2):
+        super().__init__()
+        self.main = nn.Sequential(convolution(c_in, c_out), nn.BatchNorm2d(c_out))
+        self.shortcut = nn.Sequential(convolution(c_in, c_out, 1), nn.BatchNorm2d(c_out))
+        self.end = nn.Sequential(nn.MaxPool2d(pool), nn.ReLU(inplace=True))
+
+    def forward(self, x):
+        return self.end(self.main(x) + self.shortcut(x))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385, figure 5, left)."""
+
+    def __init__(self, c_in, c_out, stride=1):
+        super().__init__()
+        self.main = nn.Sequential(conv_block(c_in, c_out, stride=stride), convolution(c_out, c_out),
+                                  nn.BatchNorm2d(c_out))
+        self.shortcut = nn.Sequential()
+        if stride > 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(convolution(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
+        self.end = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.end(self.main(x) + self.shortcut(x))
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention (Woo et al. 2018, arXiv:1807.06521): which channels, then where.
+
+    Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)), W0 reducing by 16; places: sigmoid of a 7 x 7
+    convolution of the mean and maximum over the channels. Shape (n, c, H, W) stays.
+    """
+
+    def __init__(self, channels, reduction=16):
+        super().__init__()
+        middle = max(channels // reduction, 1)
+        self.channel = nn.Sequential(nn.Linear(channels, middle, bias=False), nn.ReLU(inplace=True),
+                                     nn.Linear(middle, channels, bias=False))
+        self.place = convolution(2, 1, 7)
+
+    def forward(self, x):
+        gate = torch.sigmoid(self.channel(x.mean((2, 3))) + self.channel(x.amax((2, 3))))
+        x = x * gate[:, :, None, None].to(x.dtype)
+        where = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.place(where)).to(x.dtype)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels weighted by what the whole map holds (Hu et al. 2018, arXiv:1709.01507)."""
+
+    def __init__(self, channels, reduction=16):
+        super().__init__()
+        middle = max(channels // reduction, 1)
+        self.gate = nn.Sequential(nn.Linear(channels, middle), nn.ReLU(inplace=True),
+                                  nn.Linear(middle, channels), nn.Sigmoid())
+
+    def forward(self, x):
+        return x * self.gate(x.mean((2, 3)))[:, :, None, None].to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Every place looks at all others (Zhang et al. 2019, arXiv:1805.08318), as in BigGAN: x + gamma o.
+
+    Queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2 max-pooling; gamma starts at 0.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        few, half = max(channels // 8, 1), max(channels // 2, 1)
+        self.query, self.key = convolution(channels, few, 1), convolution(channels, few, 1)
+        self.value, self.out = convolution(channels, half, 1), convolution(half, channels, 1)
+        self.pool, self.gamma = nn.MaxPool2d(2), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        query = self.query(x).flatten(2)                        # (n, c/8, H W)
+        key, value = self.pool(self.key(x)).flatten(2), self.pool(self.value(x)).flatten(2)     # (n, ., H W / 4)
+        weight = torch.softmax(query.transpose(1, 2) @ key, 2)  # (n, H W, H W / 4)
+        seen = (value @ weight.transpose(1, 2).to(value.dtype)).unflatten(2, x.shape[2:])
+        return x + self.gamma.to(x.dtype) * self.out(seen)
+
+
+class FourierFeatures(nn.Module):
+    """sin and cos of 2^k pi x / 4, k = 0 .. octaves - 1, beside x (Kingma et al. 2021, arXiv:2107.00630).
+
+    Of the pixel's value, in units of its standard deviation: the slowest has a period of 8 of them, so that no
+    value wraps. (n, c, H, W) -> (n, c (1 + 2 octaves), H, W).
+    """
+
+    def __init__(self, octaves):
+        super().__init__()
+        self.scales = [math.pi / 4 * 2**k for k in range(octaves)]
+
+    def forward(self, x):
+        return torch.cat([x] + [f(s * x) for s in self.scales for f in (torch.sin, torch.cos)], 1)
+
+
+class DownBlock(nn.Module):
+    """Residual block of BigGAN's discriminator (Brock et al. 2018, arXiv:1809.11096, figure 15), half the size.
+
+    Main: norm, ReLU, 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut: mean-pooling, 1 x 1 (the same values as
+    in the other order, a quarter of the work). first: without the norm and ReLU that stand before the input.
+    Batch norm takes the place of spectral norm, which a regression of an amplitude has no use for.
+    """
+
+    def __init__(self, c_in, c_out, first=False):
+        super().__init__()
+        before = [] if first else [nn.BatchNorm2d(c_in), nn.ReLU()]
+        self.main = nn.Sequential(*before, convolution(c_in, c_out), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True),
+                                  convolution(c_out, c_out), nn.AvgPool2d(2))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), convolution(c_in, c_out, 1))
+
+    def forward(self, x):
+        return self.main(x) + self.shortcut(x)
+
+
+class DenseLayer(nn.Module):
+    """Norm, ReLU, 1 x 1, norm, ReLU, 3 x 3; the result is laid beside the input (DenseNet-B, Huang et al. 2017)."""
+
+    def __init__(self, c_in, growth):
+        super().__init__()
+        self.main = nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(), conv_block(c_in, 4 * growth, 1),
+                                  convolution(4 * growth, growth))
+
+    def forward(self, x):
+        return torch.cat([x, self.main(x)], 1)
+
+
+class InceptionBlock(nn.Module):
+    """Four views side by side: 1 x 1; 3 x 3; two 3 x 3; 3 x 3 max-pooling (Szegedy et al. 2016, arXiv:1512.00567).
+
+    Each makes a quarter of the c_out channels, the three that look around after a 1 x 1 that reduces to as many;
+    then squeeze and excitation (Hu et al. 2018), squeeze: its reduction, 0 for none.
+    """
+
+    def __init__(self, c_in, c_out, squeeze=16):
+        super().__init__()
+        q = c_out // 4
+        self.views = nn.ModuleList([
+            conv_block(c_in, c_out - 3 * q, 1),
+            nn.Sequential(conv_block(c_in, q, 1), conv_block(q, q)),
+            nn.Sequential(conv_block(c_in, q, 1), conv_block(q, q), conv_block(q, q)),
+            nn.Sequential(nn.MaxPool2d(3, 1, 1), conv_block(c_in, q, 1))])
+        self.end = SqueezeExcitation(c_out, squeeze) if squeeze else nn.Identity()
+
+    def forward(self, x):
+        return self.end(torch.cat([view(x) for view in self.views], 1))
