@@ -11,7 +11,7 @@ negative log-likelihood (the KL loss of the challenge's starting kit), or the ch
 is the same as that of run_mcmc.py, and run_score.py cannot tell them apart.
 
 examples:
-  python run_direct.py                                          the compact network; simulates maps if data/ has none
+  python run_direct.py                                          the default network; simulates maps if data/ has none
   python run_direct.py --model simple_cnn --epochs 15           the published network
   python run_direct.py --loss score --loss-option start=-5      trained on the challenge's score
   python run_direct.py --data data/public --target both --out data/runs/direct
@@ -23,7 +23,7 @@ def parser():
     from wl import pipeline
     parser = cli.Parser(description=DESCRIPTION)
     pipeline.add_data_options(parser)
-    pipeline.add_training_options(parser, model="compact", loss="kl")
+    pipeline.add_training_options(parser, loss="kl")
     pipeline.add_output_options(parser)
     cli.add_common(parser)
     return parser

@@ -28,7 +28,7 @@ def parser():
     pipeline.add_data_options(parser)
     parser.add_argument("--method", default="network", choices=("network", "spectrum"),
                         help="what compresses a map: a network, or its power spectrum in 10 bins")
-    pipeline.add_training_options(parser, model="compact", loss="mse")
+    pipeline.add_training_options(parser, loss="mse")
     group = parser.add_argument_group("posterior")
     group.add_argument("--smooth", default="auto", choices=("auto", "none", "always"),
                        help="fit mean and covariance over the design by polynomials of cross-validated order; auto "

@@ -13,7 +13,7 @@ from wl import batches, ensemble, inference, maps, pipeline, statistics, train
 from wl.checks import InputError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
-QUICK = ["--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32", "--quiet", "--nstep", "500",
+QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32", "--quiet", "--nstep", "500",
          "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1", "--threads", "2"]
 N_TEST = 5
 
@@ -68,7 +68,7 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
     run = start(data, "--folds", "3", "--members", "2")
     jobs = [ensemble.Job(run, i) for i in range(6)]
     assert len({j.seed for j in jobs}) == 6 and jobs[0].seed == run.args.seed
-    assert len({j.model for j in jobs} | {j.checkpoint for j in jobs} | {run.out / j.part for j in jobs}) == 18
+    assert len({j.model for j in jobs} | {j.checkpoint for j in jobs} | {run.out / j.file for j in jobs}) == 18
     for job in jobs:
         split = job.split()
         assert (split[run.fold == job.fold] != TRAIN).all() and (split[run.shared] == HOLDOUT).all()
@@ -79,7 +79,7 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
     assert run.n_train == (jobs[0].split() == TRAIN).sum() * N_COSMOLOGY
     # a member keeps its seed and file when more members are asked for
     more = start(data, "--folds", "3", "--members", "4")
-    assert ensemble.Job(more, 4).seed == jobs[2].seed and ensemble.Job(more, 4).part == jobs[2].part
+    assert ensemble.Job(more, 4).seed == jobs[2].seed and ensemble.Job(more, 4).file == jobs[2].file
     alone = ensemble.Job(start(data), 0)
     assert alone.model.name == "model.pt" and alone.seed == 1
 

@@ -18,7 +18,7 @@ DIRECT = ("--epochs", "2", "--batch-size", "16", "--quiet")
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, script):
-    """A working folder with data/small (simulated) and the finished run data/runs/small_compact."""
+    """A working folder with data/small (simulated) and the finished run data/runs/small_compact+statistics."""
     folder = tmp_path_factory.mktemp("work")
     mask = np.zeros((96, 64), bool)
     mask[4:90, 3:60] = True
@@ -48,13 +48,13 @@ def copied(work, tmp_path):
     return tmp_path
 
 
-def posterior(folder, name="small_compact"):
+def posterior(folder, name="small_compact+statistics"):
     with h5py.File(folder / "data" / "runs" / name / "posterior.h5") as file:
         return {key: file["summary"][key][:] for key in file["summary"] if file["summary"][key].dtype.kind in "fi"}
 
 
 def test_main_job_writes_every_file_and_prints_a_score(work):
-    out = work / "data" / "runs" / "small_compact"
+    out = work / "data" / "runs" / "small_compact+statistics"
     assert {p.name for p in out.iterdir()} == {"inputs.json", "model.pt", "posterior.h5", "predictions.h5", "score.json",
                                                "statistics.h5"}
     score = json.loads((out / "score.json").read_text())
@@ -71,14 +71,14 @@ def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
     found = posterior(work)
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     assert (Delaunay(theta).find_simplex(found["mean"]) >= 0).all()
-    with h5py.File(work / "data" / "runs" / "small_compact" / "posterior.h5") as file:
+    with h5py.File(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5") as file:
         draws = np.stack([file[f"posterior/{p}"][:] for p in params.PARAMS], -1)
     assert (Delaunay(theta).find_simplex(draws.reshape(-1, 2)) >= 0).all()
     assert np.allclose(draws.mean((0, 1)), found["mean"][:3], atol=5e-3)
 
 
 def test_second_run_repeats_nothing(work, script):
-    out = work / "data" / "runs" / "small_compact"
+    out = work / "data" / "runs" / "small_compact+statistics"
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "score.json"}
     run = script("run_mcmc.py", "--data", "data/small", *[a for a in QUICK if a != "--quiet"], "--draws", "3", cwd=work)
     assert run.returncode == 0 and run.stdout == (work / "stdout.txt").read_text()
@@ -88,7 +88,7 @@ def test_second_run_repeats_nothing(work, script):
 
 def test_other_settings_are_refused_and_force_replaces_only_what_differs(work, copied, script):
     shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
-    out = copied / "data" / "runs" / "small_compact"
+    out = copied / "data" / "runs" / "small_compact+statistics"
     common = ("--data", "data/small", *QUICK, "--draws", "3")
     # the data folder moved, which a setting records
     run = script("run_mcmc.py", *common, cwd=copied)
@@ -135,7 +135,7 @@ def predicted(work, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     for name in ("predictions.h5", "model.pt", "inputs.json"):
-        shutil.copy(work / "data" / "runs" / "small_compact" / name, out)
+        shutil.copy(work / "data" / "runs" / "small_compact+statistics" / name, out)
     return out
 
 
@@ -152,7 +152,7 @@ def test_shards_merged_are_the_whole(work, predicted, script):
         assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work)) and not merged.exists()
     run = script("run_score.py", *shards, "--merge", merged, "--data", "data/small", cwd=work)
     assert run.returncode == 0 and "score" in run.stdout, run.stderr
-    assert digest_of(merged) == digest_of(work / "data" / "runs" / "small_compact" / "posterior.h5")
+    assert digest_of(merged) == digest_of(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5")
     again = script("run_mcmc.py", *common, cwd=work)                     # the merged file stands for the whole run
     assert again.returncode == 0 and merged.stat().st_size and not list(predicted.glob("sampling*"))
     for wrong in ("0/3", "4/3", "3", "a/b", "1/0", "-1/3"):
@@ -193,7 +193,7 @@ def test_interrupted_sampling_goes_on(work, predicted, python):
     lines = [line for line in run.stdout.splitlines() if re.match(r"\d+ \[", line)]
     assert lines[0] == "4 ['sampling.0.h5', 'sampling.10.h5', 'sampling.5.h5']", run.stdout
     assert lines[1] == "7 ['posterior.h5']", run.stdout
-    assert digest_of(predicted / "posterior.h5") == digest_of(work / "data" / "runs" / "small_compact" / "posterior.h5")
+    assert digest_of(predicted / "posterior.h5") == digest_of(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5")
 
 
 def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
@@ -230,7 +230,7 @@ def test_priors_likelihoods_and_recalibrations(work, predicted, script):
 
 def test_out_of_distribution_metric(work, predicted, script):
     """Labels of the test maps, or another posterior file; only with one posterior."""
-    path = "data/runs/small_compact/posterior.h5"
+    path = "data/runs/small_compact+statistics/posterior.h5"
     np.save(predicted / "label.npy", np.arange(24) % 3 == 0)
     for other in (predicted / "label.npy", path):
         run = script("run_score.py", path, "--ood", other, cwd=work)
@@ -249,17 +249,17 @@ def test_spectrum_runs_end_to_end(work, script):
 def test_direct_runs_end_to_end_and_holdout_is_scored(work, script):
     run = script("run_direct.py", "--data", "data/small", *DIRECT, "--target", "both", cwd=work)
     assert run.returncode == 0, run.stderr
-    found = posterior(work, "small_direct_compact")
+    found = posterior(work, "small_direct_compact+statistics")
     assert (found["sd"] > 0).all()
-    with h5py.File(work / "data" / "runs" / "small_direct_compact" / "posterior.h5") as file:
+    with h5py.File(work / "data" / "runs" / "small_direct_compact+statistics" / "posterior.h5") as file:
         split, cosmology = file["observed_data/split"][:], file["observed_data/cosmology"][:]
     assert set(split) == {params.TEST, params.HOLDOUT} and (cosmology[split == params.HOLDOUT] >= 0).all()
-    score = json.loads((work / "data" / "runs" / "small_direct_compact" / "score.json").read_text())
+    score = json.loads((work / "data" / "runs" / "small_direct_compact+statistics" / "score.json").read_text())
     assert {"test", "holdout"} <= set(score["subsets"])
 
 
 def test_run_score_and_submission(work, script):
-    run = script("run_score.py", "data/runs/small_compact/posterior.h5", "--submission", "out.zip", cwd=work)
+    run = script("run_score.py", "data/runs/small_compact+statistics/posterior.h5", "--submission", "out.zip", cwd=work)
     assert run.returncode == 0 and (work / "out.zip").is_file(), run.stderr
 
 
@@ -387,7 +387,7 @@ def test_too_few_realisations_for_raw_covariances(copied, script):
 @pytest.mark.parametrize("harm", ["truncated", "text", "foreign"])
 def test_damaged_outputs_are_refused(work, copied, script, harm):
     shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
-    path = copied / "data" / "runs" / "small_compact" / "posterior.h5"
+    path = copied / "data" / "runs" / "small_compact+statistics" / "posterior.h5"
     if harm == "truncated":
         os.truncate(path, path.stat().st_size // 2)
     elif harm == "text":

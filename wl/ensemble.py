@@ -6,30 +6,36 @@ Members differ in their seed: weights, order, noise, dropout. Averages are plain
 log sigmas for error bars): over the members for all maps, and over the folds for hold-out and test maps, which
 no network has seen. A mean over folds scatters less than an out-of-fold prediction; statistics.as_average makes
 the two comparable with `between`, measured here on the realisations that trained no network.
+
+A model of several parts, compact+statistics say, has such networks for each of them. Their predictions are combined
+linearly (stacked, Wolpert 1992) with the weights that fit the statistics split best; a statistics map by weights
+that have not seen its realisation, so that its scatter is that of a new map.
 """
 import numpy as np
 
 from .checks import InputError
 from .cli import Progress, say
-from .params import HOLDOUT, STATISTICS, TRAIN
-from .pipeline import Predicted, packs, training_settings
+from .params import HOLDOUT, PARAMS, STATISTICS, TRAIN
+from .pipeline import Predicted, of_part, packs, training_settings
 
 SEED_STREAM = 104
+STACK_FOLDS = 4                # of the statistics split's realisations
 
 
 class Job:
-    """One network of a run. run: pipeline.Run; index: 0 to folds x members - 1."""
+    """One network of a run. run: pipeline.Run; index: 0 to count(run) - 1."""
 
     def __init__(self, run, index):
         self.run, self.index = run, index
-        self.fold, self.member = divmod(index, run.members)
+        self.part, self.fold, self.member = np.unravel_index(index, (len(run.parts), run.folds, run.members))
+        self.part = run.parts[self.part]
         several = run.folds * run.members > 1
-        tag = f"_f{self.fold}_m{self.member}" if several else ""
+        tag = (f"_{self.part}" if len(run.parts) > 1 else "") + (f"_f{self.fold}_m{self.member}" if several else "")
         self.model, self.checkpoint = run.out / f"model{tag}.pt", run.out / f"checkpoint{tag}.pt"
-        self.part = f"predictions{tag}.h5"
-        self.name = f" (network {index + 1} of {run.folds * run.members})" if several else ""
+        self.file = f"predictions{tag}.h5"
+        self.name = f" (network {index + 1} of {count(run)})" if several else ""
         self.seed = run.args.seed
-        if index:
+        if self.fold or self.member:
             spawn = np.random.SeedSequence(run.args.seed, spawn_key=(SEED_STREAM, self.fold, self.member))
             self.seed = int(spawn.generate_state(1, np.uint64)[0] >> 1)
 
@@ -52,6 +58,9 @@ class Job:
 
     def predict(self, settings):
         """Train the network (or load it) and predict with it. Returns Predicted, statistics maps of rows() only."""
+        if self.part == "statistics":
+            from . import dense
+            return dense.predict(self, settings)
         from . import batches, train
         run, args, s = self.run, self.run.args, self.run.set
         run.check_maps()
@@ -59,7 +68,7 @@ class Job:
         split = self.split()
         frame = batches.Frame(s.mask, pack=packs(settings))
         scale = batches.rms(kappa, s.n_gal)
-        training = training_settings(args, run.n_train)
+        training = of_part(training_settings(args, run.n_train), self.part)
         full = {**{k: v for k, v in training.items() if k not in ("folds", "members", "pack")},
                 "precision": train.pick_precision(args.precision), "seed": self.seed,
                 "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal, "split": split.tolist(),
@@ -98,33 +107,83 @@ class Job:
     def done(self, settings):
         """The job's own predictions file, made if need be. Returns the store.File."""
         settings = {k: v for k, v in settings.items() if k != "members"}      # more members keep those there are
-        settings |= {"fold": self.fold, "member": self.member}
-        found = self.run.reuse(self.part, "predictions", settings, self.run.digests())
+        settings |= {"part": self.part, "fold": int(self.fold), "member": int(self.member)}
+        found = self.run.reuse(self.file, "predictions", settings, self.run.digests())
         if found is None:
-            found = self.run.write(self.part, self.rows(), self.predict(settings), settings)
+            found = self.run.write(self.file, self.rows(), self.predict(settings), settings)
         return found
 
 
+def count(run):
+    """Networks of a run."""
+    return len(run.parts) * run.folds * run.members
+
+
 def predict(run, settings):
-    """Predictions by all networks of a run, averaged; for Run.predictions. settings: of the predictions file."""
-    jobs = [Job(run, i) for i in range(run.folds * run.members)]
+    """Predictions by all networks of a run, averaged and stacked; for Run.predictions.
+
+    settings: of the predictions file. Returns Predicted.
+    """
+    jobs = [Job(run, i) for i in range(count(run))]
     if len(jobs) == 1:
         return jobs[0].predict(settings)
-    files = [[job.done(settings) for job in jobs if job.fold == k] for k in range(run.folds)]
-    kept = [job.rows() for job in jobs if job.member == 0]
-    estimates = [np.mean([f.groups["predictions"]["estimate"] for f in members], 0) for members in files]
+    files = [[[job.done(of_part(settings, part)) for job in jobs if (job.part, job.fold) == (part, k)]
+              for k in range(run.folds)] for part in run.parts]
+    # of each fold: means over the members, the parts side by side
+    estimates = [np.concatenate([_mean(files[p][k], "estimate") for p in range(len(files))], 1)
+                 for k in range(run.folds)]
     log_sds = None
-    if "sd" in files[0][0].groups["predictions"]:
-        log_sds = [np.mean([np.log(f.groups["predictions"]["sd"]) for f in members], 0) for members in files]
+    if "sd" in files[0][0][0].groups["predictions"]:
+        log_sds = [np.mean([_mean(files[p][k], "sd", np.log) for p in range(len(files))], 0)
+                   for k in range(run.folds)]
     if run.folds == 1:
-        return Predicted(estimates[0], None if log_sds is None else np.exp(log_sds[0]))
-    statistics, shared = run.rows(STATISTICS), run.rows_of(run.shared)
-    fold = run.fold[statistics % run.set.n_realisation].astype(np.int64)
-    estimate = combine(estimates, kept, statistics, fold)
-    sd = None if log_sds is None else np.exp(combine(log_sds, kept, statistics, fold))
-    on_shared = np.stack([v[np.searchsorted(rows, shared)] for v, rows in zip(estimates, kept)])
-    fold = np.concatenate([fold, np.full(len(estimate) - len(fold), -1)])
-    return Predicted(estimate, sd, fold, covariance_between(on_shared))
+        found = Predicted(estimates[0], None if log_sds is None else np.exp(log_sds[0]))
+    else:
+        kept = [job.rows() for job in jobs if (job.part, job.member) == (run.parts[0], 0)]
+        statistics, shared = run.rows(STATISTICS), run.rows_of(run.shared)
+        fold = run.fold[statistics % run.set.n_realisation].astype(np.int64)
+        estimate = combine(estimates, kept, statistics, fold)
+        sd = None if log_sds is None else np.exp(combine(log_sds, kept, statistics, fold))
+        on_shared = np.stack([v[np.searchsorted(rows, shared)] for v, rows in zip(estimates, kept)])
+        fold = np.concatenate([fold, np.full(len(estimate) - len(fold), -1)])
+        found = Predicted(estimate, sd, fold, covariance_between(on_shared))
+    return found if len(run.parts) == 1 else stacked(run, found)
+
+
+def _mean(files, name, function=lambda x: x):
+    return np.mean([function(f.groups["predictions"][name]) for f in files], 0)
+
+
+def stacked(run, found):
+    """Predicted of several parts side by side, (n_map, n_part x 2), to one of their best linear combination."""
+    rows = run.rows(STATISTICS)
+    truth = run.set.theta[rows // run.set.n_realisation]
+    group = np.unique(rows % run.set.n_realisation, return_inverse=True)[1] % STACK_FOLDS
+    estimate, weights = stack(found.estimate, truth, group)
+    between = found.between if found.between is None else weights[:-1].T @ found.between @ weights[:-1]
+    say("parts combined: " + "; ".join(
+        f"{p} " + " ".join(f"{w:+.2f} {part}" for w, part in zip(weights[k:-1:2, k], run.parts))
+        for k, p in enumerate(PARAMS)), run.args.quiet)
+    return found._replace(estimate=estimate, between=between, stack=weights)
+
+
+def stack(estimate, truth, group):
+    """The linear combination of predictions that fits the truth best.
+
+    estimate: (n, c), of which the first k have a truth (k, 2); group: (k,) int: these rows are combined by weights
+    fitted to the other groups, all further ones by weights of all k. With one group alone nothing is left out.
+    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
+    """
+    x = np.concatenate([estimate, np.ones((len(estimate), 1))], 1)
+    known = x[:len(truth)]
+
+    def fitted(rows):
+        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
+    weights = fitted(np.full(len(known), True))
+    out = x @ weights
+    for g in np.unique(group) if group.any() else ():
+        out[:len(truth)][group == g] = known[group == g] @ fitted(group != g)
+    return out, weights
 
 
 def combine(values, kept, statistics, fold):
@@ -148,12 +207,12 @@ def covariance_between(estimate):
 
 def only(run, settings, index):
     """Do one job of a run and no more; for array jobs on a cluster. Raises InputError."""
-    count = run.folds * run.members
-    if count == 1 or not 0 <= index < count:
-        raise InputError(f"--only: expected a number from 0 to folds x members - 1, with more than one of them, got "
-                         f"{index} of {count}")
+    total = count(run)
+    if total == 1 or not 0 <= index < total:
+        raise InputError(f"--only: expected a number from 0 to parts x folds x members - 1, with more than one of "
+                         f"them, got {index} of {total}")
     job = Job(run, index)
-    job.done({**run.settings, **settings})
-    there = sum((run.out / Job(run, i).part).exists() for i in range(count))
-    say(f"fold {job.fold}, member {job.member}: {run.out / job.part}; {there} of {count} networks are done",
+    job.done(of_part({**run.settings, **settings}, job.part))
+    there = sum((run.out / Job(run, i).file).exists() for i in range(total))
+    say(f"{job.part}, fold {job.fold}, member {job.member}: {run.out / job.file}; {there} of {total} networks are done",
         run.args.quiet)

@@ -1,12 +1,13 @@
 """What can be chosen for a network and its loss: names, options and their defaults, known without torch."""
 import math
 
-from .checks import InputError
+from .checks import InputError, choice
 
 RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4, "hidden": 128, "dropout": (0.3, 0.2)}
 SIMPLE = {"widths": (16, 32, 64, 128), "hidden": (512, 128), "dropout": (0.2, 0.1), "residual": 0, "head": "flatten"}
 
-# model: its options with their defaults, the arguments of its constructor in networks.NETWORKS
+# model: its options with their defaults, the arguments of its constructor in networks.NETWORKS; "statistics" are
+# the dense networks of dense.py on what features.py measures
 MODELS = {
     "compact": {"widths": (32, 48, 64, 96), "hidden": 128},
     "simple_cnn": SIMPLE,
@@ -16,7 +17,9 @@ MODELS = {
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
     "densenet": {"growth": 16, "blocks": (4, 6, 8, 6), "compression": 0.5},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
+    "statistics": {"scales": (1.5, 3.0, 6.0, 12.0, 24.0), "draws": 0, "networks": 5, "layers": (128, 128)},
 }
+DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 
 # loss: its options; weights and units are explained in losses.py. start: log-variance to start training at
 LOSSES = {
@@ -29,8 +32,34 @@ LOSSES = {
 
 HEADS = ("flatten", "pool")
 LIMITS = {"dropout": (0.0, 0.9), "compression": (0.05, 1.0), "beta": (0.0, 1.0), "start": (-20.0, 5.0),
-          "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6)}
+          "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6), "scales": (1.0, 60.0),
+          "draws": (0, 100), "networks": (1, 100)}
 MAY_BE_ZERO = ("residual", "attention", "fourier", "squeeze")
+
+
+def parts_of(name):
+    """The models that --model names, several with + between them. Raises InputError."""
+    parts = name.split("+")
+    for part in parts:
+        choice("--model", part, tuple(MODELS))
+    if len(set(parts)) < len(parts):
+        raise InputError(f"--model {name}: expected different models, to be stacked")
+    return parts
+
+
+def model_options(name, texts):
+    """The options of a model, those of its parts in one dict each where it has several. Raises InputError.
+
+    An option goes to every part that has it.
+    """
+    parts = parts_of(name)
+    if len(parts) == 1:
+        return options("--model-option", texts, MODELS[name])
+    texts = texts or ()
+    known = {key: value for part in parts for key, value in MODELS[part].items()}
+    options("--model-option", texts, known)
+    return {part: options("--model-option", [t for t in texts if t.partition("=")[0] in MODELS[part]], MODELS[part])
+            for part in parts}
 
 
 def options(flag, texts, defaults):

@@ -10,20 +10,21 @@ from collections import namedtuple
 import numpy as np
 
 from . import maps, store
-from .checks import InputError, choice, positive, within
+from .checks import InputError, positive, within
 from .cli import Progress, say
-from .models import LOSSES, MODELS, options
+from .models import DEFAULT_MODEL, LOSSES, MODELS, model_options, options, parts_of
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
 
 DEFAULT_DATA = "data"
 DEFAULT_TEST = 1024
 DEFAULT_HOLDOUT = 0.15
-Predicted = namedtuple("Predicted", "estimate sd fold between", defaults=(None, None, None))
+Predicted = namedtuple("Predicted", "estimate sd fold between stack", defaults=(None, None, None, None))
 Predicted.__doc__ = """Predictions of rows(STATISTICS), rows(HOLDOUT) and the test maps, in that order.
 
 estimate: (n_map, d); sd: (n_map, 2) or None; fold: (n_map,) int64, the fold whose networks predicted a map, -1
-for a mean over all; between: (d, d), covariance between the folds' networks for the same map, or None.
+for a mean over all; between: (d, d), covariance between the folds' networks for the same map, or None; stack:
+(n_part x d + 1, d), weights of the parts of a model and a constant, or None.
 """
 EPOCHS, PRESENTATIONS = (12, 60), 50_000       # least and most epochs, maps that a network wants to see
 
@@ -47,10 +48,12 @@ def add_data_options(parser):
                        help="maps to infer (default: test where they have a truth, else both)")
 
 
-def add_training_options(parser, model, loss):
+def add_training_options(parser, loss):
     """Options of the network and its training."""
     group = parser.add_argument_group("network")
-    group.add_argument("--model", default=model, help="one of " + ", ".join(MODELS))
+    group.add_argument("--model", default=DEFAULT_MODEL, help="one of " + ", ".join(MODELS) + "; or several "
+                       "with + between them, each trained on its own and their predictions combined linearly as the "
+                       "statistics split shows best")
     group.add_argument("--model-option", action="append", metavar="NAME=VALUE",
                        help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a wrong "
                             "name lists those there are")
@@ -86,8 +89,9 @@ def add_training_options(parser, model, loss):
     group.add_argument("--members", type=int, default=1, metavar="M",
                        help="networks per fold that differ in their seed; their predictions are averaged")
     group.add_argument("--only", type=int, default=None, metavar="I",
-                       help="train and predict with the I-th of the K x M networks alone, from 0, and end; a run "
-                            "without it goes on from what such jobs left")
+                       help="train and predict with the I-th of the K x M networks (of each part of the model, one "
+                            "part after the other) alone, from 0, and end; a run without it goes on from what such "
+                            "jobs left")
     group.add_argument("--views", type=int, default=4, choices=(1, 2, 4),
                        help="symmetries of the frame that a prediction is averaged over")
 
@@ -150,6 +154,8 @@ class Run:
 
     def __init__(self, args, method):
         self.args, self.method = args, method
+        model = args.model if method != "spectrum" else "spectrum"
+        self.parts = parts_of(model) if method != "spectrum" else [model]
         self.set = locate(args)
         s = self.set
         maps.check_design(s.files["label"], s.theta)
@@ -163,7 +169,6 @@ class Run:
             within(name, value, 0.0, 1.0)
         if self.target != "test" and holdout <= 0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got {holdout}")
-        model = args.model if method != "spectrum" else "spectrum"
         name = f"{s.folder.resolve().name}_{'direct_' if method == 'direct' else ''}{model}"
         self.out = pathlib.Path(args.out or pathlib.Path(DEFAULT_DATA) / "runs" / name)
         self.folds, self.members = (1, 1) if method == "spectrum" else (
@@ -264,6 +269,8 @@ class Run:
         if predicted.fold is not None:
             group["fold"] = var(("map",), predicted.fold.astype(np.int32))
             constant["between"] = var(("summary", "summary_2"), predicted.between)
+        if predicted.stack is not None:
+            constant["stack"] = var(("term", "summary"), predicted.stack)
         coords = {"map": np.arange(len(split)), "summary": names, "param": np.array(PARAMS)}
         store.write(self.out / name, "predictions", {"predictions": group, "constant_data": constant},
                     coords=coords, settings=settings, seed=self.args.seed, inputs=self.digests())
@@ -281,7 +288,7 @@ def training_settings(args, n_train):
     for name in ("epochs", "batch_size", "lanes", "folds", "members"):
         positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
     positive("--learning-rate", args.learning_rate)
-    choice("--model", args.model, MODELS)
+    parts_of(args.model)
     within("--weight-decay", args.weight_decay, 0.0, 1e6)
     if args.patience < 0:
         raise InputError(f"--patience: expected 0 or more epochs, got {args.patience}")
@@ -291,8 +298,14 @@ def training_settings(args, n_train):
     names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
              "ema", "noise", "pack", "folds", "members")
     settings = {name: getattr(args, name) for name in names}
-    return settings | {"model_options": options("--model-option", args.model_option, MODELS[args.model]),
+    return settings | {"model_options": model_options(args.model, args.model_option),
                        "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])}
+
+
+def of_part(settings, part):
+    """The settings of one part of a model that has several, as if it were alone."""
+    nested = settings["model_options"].get(part)
+    return {**settings, "model": part, **({"model_options": nested} if isinstance(nested, dict) else {})}
 
 
 def packs(settings):

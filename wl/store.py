@@ -29,7 +29,8 @@ from .provenance import (code_version, digest_array, digest_file, refuse_differe
 
 SCHEMA_VERSION = 1
 KINDS = {"predictions": "run_mcmc.py or run_direct.py", "statistics": "run_mcmc.py",
-         "posterior": "run_mcmc.py or run_direct.py", "sampling": "run_mcmc.py"}
+         "posterior": "run_mcmc.py or run_direct.py", "sampling": "run_mcmc.py",
+         "features": "run_mcmc.py or run_direct.py"}
 SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
 STALE_SECONDS = 3600.0         # a temporary file of a killed run that nobody has written to for so long
 

@@ -1,20 +1,18 @@
-"""Moments, histogram and peaks of smoothed maps in one pass over the pixels."""
+"""Moments, histogram and peaks of smoothed maps."""
 import numpy as np
 from numba import njit
 
 
 @njit(cache=True, nogil=True)          # in a parallel region a busy machine took ten times as long for one map
-def describe(field, valid, pdf, peak):
-    """Central moments, histogram and peak counts of the valid pixels of a field.
+def distribution(field, valid, pdf):
+    """Central moments and histogram of the valid pixels of a field.
 
-    field: (rows, columns) float32; valid: (rows, columns) bool; pdf, peak: (3,) float64, the lowest edge,
-    the width and the number of the bins, the first and last of which also take what lies beyond. A peak is
-    a valid pixel above its eight neighbours, all of them valid, inside the frame.
-    Returns moments (3,) float64 (variance, third and fourth central moment), histogram (pdf[2],) and peaks
-    (peak[2],) int64.
+    field: (rows, columns) float32; valid: (rows, columns) bool; pdf: (3,) float64, the lowest edge, the width
+    and the number of the bins, the first and last of which also take what lies beyond.
+    Returns moments (3,) float64 (variance, third and fourth central moment) and histogram (pdf[2],) int64.
     """
     rows, columns = field.shape
-    histogram, peaks = np.zeros(int(pdf[2]), np.int64), np.zeros(int(peak[2]), np.int64)
+    histogram = np.zeros(int(pdf[2]), np.int64)
     count, total = 0, 0.0
     for y in range(rows):
         for x in range(columns):
@@ -25,17 +23,32 @@ def describe(field, valid, pdf, peak):
     second, third, fourth = 0.0, 0.0, 0.0
     for y in range(rows):
         for x in range(columns):
-            if not valid[y, x]:
-                continue
-            value = np.float64(field[y, x])
-            d = value - mean
-            second += d * d
-            third += d * d * d
-            fourth += d * d * d * d
-            histogram[bin_of(value, pdf)] += 1
-            if is_peak(field, valid, y, x, rows, columns):
-                peaks[bin_of(value, peak)] += 1
-    return np.array([second, third, fourth]) / max(count, 1), histogram, peaks
+            if valid[y, x]:
+                value = np.float64(field[y, x])
+                d = value - mean
+                second += d * d
+                third += d * d * d
+                fourth += d * d * d * d
+                histogram[bin_of(value, pdf)] += 1
+    return np.array([second, third, fourth]) / max(count, 1), histogram
+
+
+@njit(cache=True, nogil=True)
+def describe(field, valid, pdf, peak):
+    """Central moments, histogram and peak counts of the valid pixels of a field.
+
+    field, valid, pdf: as in distribution(); peak: the bins of the peaks, likewise. A peak is a valid pixel above
+    its eight neighbours, all of them valid, inside the frame.
+    Returns moments (3,) float64, histogram (pdf[2],) and peaks (peak[2],) int64.
+    """
+    rows, columns = field.shape
+    moments, histogram = distribution(field, valid, pdf)
+    peaks = np.zeros(int(peak[2]), np.int64)
+    for y in range(rows):
+        for x in range(columns):
+            if valid[y, x] and is_peak(field, valid, y, x, rows, columns):
+                peaks[bin_of(np.float64(field[y, x]), peak)] += 1
+    return moments, histogram, peaks
 
 
 @njit(cache=True)
