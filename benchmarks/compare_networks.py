@@ -1,97 +1,48 @@
 #!/usr/bin/env python3
 """All networks, and the questions about their training, on the same maps, splits, loss and optimiser.
 
-  python benchmarks/compare_networks.py --data data/large --sets designs --epochs 15 --seeds 1 2 3
+  python benchmarks/compare_networks.py --data data/large --sets designs --epochs 15 --tune 3 --seeds 1 2 3
   python benchmarks/compare_networks.py --data data/large --sets designs --minutes 20       # equal wall-clock
   python benchmarks/compare_networks.py --data data/large --sets batch precision noise head --epochs 15
   python benchmarks/compare_networks.py --list                                              # what there is
 
 A row is one variant trained with one seed: the whole chain of run_mcmc.py with the quadrature posterior (of
 run_direct.py where the variant says direct), with its files in OUT/NAME_BUDGET/seedN. A finished row is kept and
-not trained again; a killed one goes on at its last epoch; several processes may share OUT with other --sets or
---seeds. The seed splits the realisations, draws the noise and starts the weights, the same for all variants: score
-differences are taken seed by seed and map by map. --minutes gives each network the epochs that fit into so much
-wall-clock, timed on this machine with nothing else running, else as many as --epochs. Everything learnt lands in
-OUT/table_BUDGET.md and .json, the training curves in OUT/curves_BUDGET.png if matplotlib is there.
+not trained again, and refused where it was made with other settings; variants that come to the same command are
+one row; a killed row goes on at its last epoch. The seed splits the realisations, draws the noise and starts the
+weights, the same for all variants: score differences are taken seed by seed and map by map, over the variant that
+the table names.
+
+A batch is trained in one lane and on one thread, so that batch norm sees the whole of it, as it does in the
+published designs: start one process per core with other --seeds or --sets and the same OUT. --minutes gives each
+network the epochs that fit into so much wall-clock, timed on this machine with the same number of such processes
+running, else as many as --epochs. --tune gives each network its own learning rate: the best validation loss after
+N epochs of --learning-rate times 1/4, 1/2, 1 and 2, with seed 0. Everything learnt lands in
+OUT/table_SETS_BUDGET.md and .json, the training curves in OUT/curves_SETS_BUDGET.png if matplotlib is there.
 """
 import contextlib
+import functools
 import io
 import json
+import math
+import os
 import pathlib
 import sys
-import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
 
+import comparison_table  # noqa: E402
+from variants import SETS  # noqa: E402
+
 from wl import cli  # noqa: E402
-from wl.checks import InputError  # noqa: E402
+from wl.checks import InputError, RunError  # noqa: E402
 from wl.models import MODELS  # noqa: E402
+from wl.provenance import refuse_difference  # noqa: E402
 
-
-def variant(model, *options, direct=False):
-    """A variant: its model, further options of run_mcmc.py or run_direct.py, and whether the latter infers."""
-    return {"model": model, "options": options, "direct": direct}
-
-
-def option(text):
-    return ("--model-option", text)
-
-
-# name of a set: what it asks, and its variants; the first is what the others are compared with
-SETS = {
-    "designs": ("every published design", {"compact": variant("compact"), "statistics_mlp": variant("statistics_mlp"),
-                                           **{m: variant(m) for m in MODELS if m != "compact"}}),
-    "direct": ("emulator and posterior, or the network's own error bars", {
-        "compact": variant("compact"), "compact, kl direct": variant("compact", "--loss", "kl", direct=True),
-        "simple_cnn, kl direct": variant("simple_cnn", "--loss", "kl", direct=True)}),
-    "batch": ("batch 4, 16, 64; also with the learning rate as the root of the batch", {
-        "simple_cnn, batch 16": variant("simple_cnn", "--batch-size", "16"),
-        "simple_cnn, batch 4": variant("simple_cnn", "--batch-size", "4"),
-        "simple_cnn, batch 64": variant("simple_cnn", "--batch-size", "64"),
-        "simple_cnn, batch 4, half the rate": variant("simple_cnn", "--batch-size", "4", "--learning-rate", "x0.5"),
-        "simple_cnn, batch 64, twice the rate": variant("simple_cnn", "--batch-size", "64", "--learning-rate", "x2")}),
-    "precision": ("float64, float32, bfloat16", {
-        f"{m}, {p}": variant(m, "--precision", p) for m in ("compact", "simple_cnn")
-        for p in ("float32", "bfloat16", "float64")}),
-    "attention": ("with and without attention", {
-        "resnet_attention": variant("resnet_attention"),
-        "resnet_attention, none": variant("resnet_attention", *option("attention=0")),
-        "resnet_reduced": variant("resnet_reduced"),
-        "resnet_reduced, none": variant("resnet_reduced", *option("attention=0")),
-        "biggan_encoder": variant("biggan_encoder"),
-        "biggan_encoder, none": variant("biggan_encoder", *option("attention=0")),
-        "inception": variant("inception"),
-        "inception, no squeeze": variant("inception", *option("squeeze=0"))}),
-    "dropout": ("with and without dropout", {
-        "simple_cnn": variant("simple_cnn"), "simple_cnn, none": variant("simple_cnn", *option("dropout=0,0")),
-        "resnet_reduced": variant("resnet_reduced"),
-        "resnet_reduced, none": variant("resnet_reduced", *option("dropout=0,0"))}),
-    "depth": ("depth against width, about the same time a map", {
-        "resnet_reduced": variant("resnet_reduced"),
-        "resnet_reduced, 4 blocks": variant("resnet_reduced", *option("blocks=4")),
-        "resnet_reduced, width 48, 96": variant("resnet_reduced", *option("widths=48,96"), *option("stem=48")),
-        "resnet_reduced, 3 stages": variant("resnet_reduced", *option("widths=32,64,128")),
-        "compact": variant("compact"),
-        "compact, 6 layers": variant("compact", *option("widths=32,48,64,96,96,96")),
-        "compact, twice as wide": variant("compact", *option("widths=64,96,128,192"))}),
-    "head": ("flatten against global pooling", {
-        "simple_cnn": variant("simple_cnn"),
-        "simple_cnn, pooled": variant("simple_cnn", *option("head=pool"), "--pack", "no"),
-        "simple_cnn, pooled, packed": variant("simple_cnn", *option("head=pool"))}),
-    "noise": ("noise fixed against fresh", {
-        f"{m}, {n}": variant(m, "--noise", n) for m in ("simple_cnn", "compact") for n in ("fresh", "fixed")}),
-    "residual": ("residual connections in the simple network", {
-        "simple_cnn": variant("simple_cnn"),
-        **{f"simple_cnn, {n} residual": variant("simple_cnn_residual", *option(f"residual={n}")) for n in (1, 2)}}),
-    "losses": ("the losses, direct", {
-        f"compact, {loss} direct": variant("compact", "--loss", loss, *more, direct=True)
-        for loss, more in (("kl", ()), ("score", ()), ("three_term", ()), ("beta_nll", ()))}
-        | {"compact, score from -5 direct": variant("compact", "--loss", "score", "--loss-option", "start=-5",
-                                                    direct=True)}),
-    "ema": ("moving average of the weights", {
-        "compact": variant("compact"), "compact, ema 0.99": variant("compact", "--ema", "0.99"),
-        "compact, ema 0.998": variant("compact", "--ema", "0.998")}),
-}
+RATES = (0.25, 0.5, 1.0, 2.0)     # times --learning-rate, for --tune
+TUNING_SEED = 0
+TIMED_BATCHES = 12                # an epoch of them is timed for --minutes, after one that is not
+BASELINE = "statistics_mlp"       # no network on maps: has a training of its own, always the same
 
 
 def arguments(argv=None):
@@ -107,75 +58,135 @@ def arguments(argv=None):
     parser.add_argument("--minutes", type=float, default=None, metavar="X",
                         help="wall-clock for the training of each network, in place of --epochs")
     parser.add_argument("--learning-rate", type=float, default=2e-3, metavar="X", help="peak, for all")
+    parser.add_argument("--tune", type=int, default=0, metavar="N",
+                        help="epochs of the trainings that choose each network's own rate; 0: --learning-rate for all")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="of all that do not say otherwise")
+    parser.add_argument("--lanes", type=int, default=1, metavar="N",
+                        help="parts of a batch trained side by side, each with a batch norm of its own")
+    parser.add_argument("--ema", type=float, default=0.0, metavar="X", help="as in run_mcmc.py, for all")
     parser.add_argument("--statistics-fraction", type=float, default=0.2, metavar="F", help="as in run_mcmc.py")
     parser.add_argument("--holdout-fraction", type=float, default=0.1, metavar="F",
                         help="realisations for the validation score")
-    parser.add_argument("--threads", type=int, default=None, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, default=None, metavar="N",
+                        help="CPU threads; more than lanes are idle in training (default: --lanes)")
     parser.add_argument("--table", action="store_true", help="train nothing, make the table of what is there")
     parser.add_argument("--list", action="store_true", help="list the sets and their variants")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
     if args.minutes is not None and not args.minutes > 0:
         parser.error(f"--minutes: expected a positive number, got {args.minutes}")
-    args.threads = cli.thread_count(args.threads)
+    if args.tune < 0:
+        parser.error(f"--tune: expected 0 or more epochs, got {args.tune}")
+    args.threads = cli.thread_count(args.lanes if args.threads is None else args.threads)
     return args
 
 
 def chosen(args):
-    """{name: variant} of the sets asked for; one that stands in several sets is one row."""
-    found = {}
-    for name in args.sets:
-        found.update(SETS[name][1])
-    unknown = set(args.variants or ()) - set(found)
+    """{set: {name: variant}} of the sets and variants asked for."""
+    names = {n for s in args.sets for n in SETS[s][1]}
+    unknown = set(args.variants or ()) - names
     if unknown:
-        raise InputError(f"--variants: expected some of {', '.join(found)}, got {', '.join(sorted(unknown))}")
-    return {n: v for n, v in found.items() if args.variants is None or n in args.variants}
+        raise InputError(f"--variants: expected some of {', '.join(sorted(names))}, got {', '.join(sorted(unknown))}")
+    return {s: {n: v for n, v in SETS[s][1].items() if args.variants is None or n in args.variants} for s in args.sets}
 
 
 # ---------------------------------------------------------------- one row
-def command(args, spec, seed, epochs, out):
-    """The options of run_mcmc.py or run_direct.py that make a row."""
+def command(args, spec, seed, epochs, out, rate=None):
+    """The options of run_mcmc.py or run_direct.py that make a row. rate: in place of --learning-rate."""
+    rate = args.learning_rate if rate is None else rate
     line = ["--data", args.data, "--out", str(out), "--target", "both", "--seed", str(seed),
             "--threads", str(args.threads), "--statistics-fraction", str(args.statistics_fraction),
             "--holdout-fraction", str(args.holdout_fraction), "--epochs", str(epochs), "--patience", "0",
-            "--batch-size", str(args.batch_size), "--learning-rate", str(args.learning_rate)] + ["--quiet"] * args.quiet
+            "--batch-size", str(args.batch_size), "--lanes", str(args.lanes), "--ema", str(args.ema),
+            "--learning-rate", str(rate)] + ["--quiet"] * args.quiet
     if not spec["direct"]:
         line += ["--sampler", "exact"]
     if spec["model"] in MODELS:
         line += ["--model", spec["model"]]
     for word in spec["options"]:
-        line.append(str(args.learning_rate * float(word[1:])) if word[:1] == "x" and word[1:2].isdigit() else word)
+        line.append(str(rate * float(word[1:])) if word[:1] == "x" and word[1:2].isdigit() else word)
     return line
+
+
+def parsed(args, spec, *rest, **rate):
+    """command() as the options of the script that it is for."""
+    import run_direct
+    import run_mcmc
+    found = (run_direct if spec["direct"] else run_mcmc).parser().parse_args(command(args, spec, *rest, **rate))
+    found.threads = args.threads
+    return found
+
+
+def identity(args, spec):
+    """What makes a row but for its seed, as JSON: two variants of one identity are the same row."""
+    from wl import pipeline, train
+    if spec["model"] == BASELINE:
+        found = {"model": BASELINE}
+    else:
+        options = parsed(args, spec, 1, args.epochs, "x")
+        found = pipeline.training_settings(options, 1) | {"precision": train.pick_precision(options.precision)}
+    if args.minutes is not None:
+        found["epochs"] = None                       # follow from the budget
+    return json.dumps({**found, "direct": spec["direct"], "data": str(pathlib.Path(args.data).resolve()),
+                       "statistics_fraction": args.statistics_fraction, "holdout_fraction": args.holdout_fraction,
+                       "minutes": args.minutes, "tune": args.tune}, sort_keys=True)
+
+
+def folder_of(args, spec):
+    """Folder of a variant's rows, named after the first variant of its identity."""
+    return pathlib.Path(args.out) / _names(json.dumps(vars(args), sort_keys=True))[identity(args, spec)]
+
+
+@functools.lru_cache(maxsize=1)
+def _names(text):
+    args, names = arguments([]), {}
+    vars(args).update(json.loads(text))
+    for _, variants in SETS.values():
+        for name, spec in variants.items():
+            names.setdefault(identity(args, spec), f"{name.replace(', ', '-').replace(' ', '_')}_{budget(args)}")
+    return names
+
+
+def budget(args):
+    tuned = f"_tuned{args.tune}" if args.tune else ""
+    return (f"{args.epochs}epochs" if args.minutes is None else f"{args.minutes:g}min") + tuned
 
 
 def make_row(args, name, spec, seed, folder):
     """Train, infer and score one variant with one seed; returns its figures, also in row.json."""
-    import run_direct
-    import run_mcmc
     from wl import inference, pipeline, report
-    module, method = (run_direct, "direct") if spec["direct"] else (run_mcmc, "network")
-    epochs = args.epochs if args.minutes is None else fitting_epochs(args, spec, seed, folder, module)
-    parsed = module.parser().parse_args(command(args, spec, seed, epochs, folder))
-    parsed.threads = args.threads
-    run = pipeline.Run(parsed, method)
-    if spec["model"] == "statistics_mlp":
+    baseline = spec["model"] == BASELINE
+    rate = None if baseline or not args.tune else tuned_rate(args, spec, folder)
+    epochs = args.epochs if baseline or args.minutes is None else fitting_epochs(args, spec, seed, folder)
+    options = parsed(args, spec, seed, epochs, folder, rate=rate)
+    run = pipeline.Run(options, "direct" if spec["direct"] else "network")
+    if baseline:
         predictions, figures = hand_made(run)
     else:
         predictions = inference.predict(run)
         figures = trained(run)
     if spec["direct"]:
-        posterior = inference.infer_direct(run, predictions, {"recalibrate": parsed.recalibrate})
+        posterior = inference.infer_direct(run, predictions, {"recalibrate": options.recalibrate})
     else:
-        posterior = inference.infer(run, predictions, inference.settings_of(parsed))
+        posterior = inference.infer(run, predictions, inference.settings_of(options))
     result = report.score_posterior(posterior, seed=seed)
     report.save(result)
     kept = ("n", "score", "score_error", "mse", "mse_mean", "coverage_68_mean", "coverage_95_mean")
     subsets = {key: {k: result["subsets"][key][k] for k in kept} for key in ("test", "holdout")}
-    row = {"name": name, "seed": seed, "model": spec["model"], "options": list(spec["options"]), 
-           "direct": spec["direct"], "epochs": len(figures["history"]), "batch_size": parsed.batch_size, **figures,
-           "subsets": subsets, "settings": predictions.settings, "posterior": str(posterior)}
+    row = {"name": name, "seed": seed, "epochs": len(figures["history"]), "batch_size": options.batch_size,
+           "learning_rate": None if baseline else options.learning_rate, **figures, "subsets": subsets,
+           "identity": json.loads(identity(args, spec)), "settings": predictions.settings, "posterior": str(posterior)}
     (folder / "row.json").write_text(json.dumps(row, indent=1))
+    return row
+
+
+def row_there(args, spec, folder):
+    """The finished row of a folder, or None. Raises InputError for one of other settings."""
+    if not (folder / "row.json").exists():
+        return None
+    row = json.loads((folder / "row.json").read_text())
+    refuse_difference(f"{folder}: was made with", row.get("identity", {}), json.loads(identity(args, spec)),
+                      "give another --out")
     return row
 
 
@@ -191,150 +202,84 @@ def trained(run):
 def hand_made(run):
     """The baseline on hand-made statistics: predictions.h5 of a run, and its figures."""
     import statistics_mlp
-    path, figures = run.out / "figures.json", {}
+    path = run.out / "figures.json"
 
     def predict(run, settings):
         predicted, found = statistics_mlp.predict(run)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found))
         return predicted
-    run.settings["model"] = "statistics_mlp"
+    run.settings["model"] = BASELINE
     predictions = run.predictions({"statistics_fraction": run.args.statistics_fraction}, predict)
-    figures = json.loads(path.read_text())
-    return predictions, {**figures, "precision": "float32"}
+    return predictions, {**json.loads(path.read_text()), "precision": "float32"}
 
 
-def fitting_epochs(args, spec, seed, folder, module):
-    """Epochs that fit into --minutes, from the time of 12 steps; settled once for all seeds of a variant."""
-    note = folder.parent / "epochs.json"
-    if note.exists():
-        return json.loads(note.read_text())["epochs"]
-    if spec["model"] == "statistics_mlp":
-        return args.epochs
-    import numpy as np
+# ---------------------------------------------------------------- budgets and rates
+def short_training(args, spec, seed, epochs, rate=None, batches=None):
+    """A training for its time or its validation loss alone: nothing is written.
 
+    batches: only so many an epoch, with validation maps in proportion. Returns (Network, fraction of the training
+    maps that an epoch had).
+    """
     from wl import ensemble, pipeline, train
     from wl.batches import Batches, Frame, rms
-    parsed = module.parser().parse_args(command(args, spec, seed, 1, folder))
-    parsed.threads = args.threads
-    run = pipeline.Run(parsed, "direct" if spec["direct"] else "network")
-    settings, s = pipeline.training_settings(parsed, run.n_train), run.set
+    options = parsed(args, spec, seed, epochs, "x", rate=rate)
+    run = pipeline.Run(options, "direct" if spec["direct"] else "network")
+    settings, s = pipeline.training_settings(options, run.n_train), run.set
     kappa, frame = s.kappa.reshape(-1, s.kappa.shape[-1]), Frame(s.mask, pack=pipeline.packs(settings))
     source = Batches(kappa, frame, scale=rms(kappa, s.n_gal), n_gal=s.n_gal, seed=seed)
-    settings |= {"precision": train.pick_precision(parsed.precision), "seed": seed, "frame": list(frame.shape),
+    settings |= {"precision": train.pick_precision(options.precision), "seed": seed, "frame": list(frame.shape),
                  "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
-    times = []
-
-    class Clock:
-        note = ""
-
-        def begin_at(self, done):
-            pass
-
-        def update(self, step=1):
-            times.append(time.monotonic())
-    rows = run.rows_of(ensemble.Job(run, 0).split() == 0)
-    few = np.resize(rows, 16 * parsed.batch_size)
-    train.train(source, s.label.reshape(-1, 5)[:, :2], few, rows[:2], settings, threads=args.threads, progress=Clock())
-    step = (times[-1] - times[3]) / (len(times) - 4)
-    epochs = max(1, int(60.0 * args.minutes / (step * max(1, len(rows) // parsed.batch_size))))
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"epochs": epochs, "seconds_per_step": step, "minutes": args.minutes}))
-    return epochs
+    split = ensemble.Job(run, 0).split()
+    rows, validation = run.rows_of(split == 0), run.rows_of(split == 1)
+    share = 1.0 if batches is None else min(1.0, batches * options.batch_size / len(rows))
+    rows, validation = (r[:max(1, round(share * len(r)))] for r in (rows, validation))
+    progress = cli.Progress(epochs * max(1, len(rows) // options.batch_size),
+                            f"trying {spec['model']}" + (f" at rate {rate:g}" if rate else ""), args.quiet)
+    network, _ = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows, validation, settings,
+                             threads=args.threads, progress=progress)
+    progress.close()
+    return network, share
 
 
-# ---------------------------------------------------------------- the table
-def map_scores(row):
-    """Challenge score of each test map of a row, (n_test,)."""
-    import h5py
-    import numpy as np
-
-    from wl.maps import TRUTH_FILE
-    from wl.params import TEST
-    from wl.score import challenge_score
-    with h5py.File(row["posterior"]) as file:
-        test = file["observed_data/split"][:] == TEST
-        number = file["observed_data/realisation"][:][test]
-        mean, sd = file["summary/mean"][:][test], file["summary/errorbar"][:][test]
-    truth = np.load(pathlib.Path(row["settings"]["data"]) / TRUTH_FILE)[number, :2]
-    return challenge_score(truth, mean, sd)
+def settled(path, find):
+    """What find() returned, a dict kept at path from the first time on: of several processes the first one's."""
+    if not path.exists():
+        found, mine = find(), path.with_name(f"{path.name}.{os.getpid()}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text(json.dumps(found))
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)
+        mine.unlink()
+    return json.loads(path.read_text())
 
 
-def summary(rows, names):
-    """One dict per variant, means and spreads over its seeds; gain: score over the first variant, seed by seed."""
-    import numpy as np
-    scores = {(r["name"], r["seed"]): map_scores(r) for r in rows}
-    out = []
-    for name in names:
-        mine = sorted((r for r in rows if r["name"] == name), key=lambda r: r["seed"])
-        if not mine:
-            continue
-        each = {key: np.array([r["subsets"][key]["score"] for r in mine]) for key in ("test", "holdout")}
-        first = mine[0]
-
-        def mean_of(key):
-            return float(np.mean([r["subsets"]["test"][key] for r in mine]))
-        coverage = {level: mean_of(f"coverage_{level}_mean") for level in ("68", "95")}
-        line = {"name": name, "parameters": first["parameters"], "epochs": first["epochs"],
-                "ms_per_map": float(np.mean([1e3 * r["seconds"] / (r["n_train"] * r["epochs"]) for r in mine])),
-                "minutes_per_epoch": float(np.mean([r["seconds"] / r["epochs"] / 60 for r in mine])),
-                "seeds": [r["seed"] for r in mine], "validation": each["holdout"].tolist(),
-                "test": each["test"].tolist(), "test_error": mean_of("score_error"), "mse": mean_of("mse_mean"),
-                "coverage": coverage}
-        common = [s for s in line["seeds"] if (names[0], s) in scores and name != names[0]]
-        gains = np.array([np.mean(scores[name, s] - scores[names[0], s]) for s in common])
-        if len(gains):
-            noise = np.std(np.mean([scores[name, s] - scores[names[0], s] for s in common], 0), ddof=1)
-            line["gain"] = {"over": names[0], "mean": float(gains.mean()), "seeds": gains.tolist(),
-                            "map_error": float(noise / np.sqrt(len(scores[name, common[0]])))}
-        out.append(line)
-    return out
+def tuned_rate(args, spec, folder):
+    """The learning rate of RATES with the best validation loss, settled once for all seeds of a variant."""
+    def find():
+        losses = {}
+        for factor in RATES:
+            rate = args.learning_rate * factor
+            try:
+                network, _ = short_training(args, spec, TUNING_SEED, args.tune, rate=rate)
+                losses[rate] = min(h["validation"] for h in network.history)
+            except RunError:                                     # it went off to infinity
+                losses[rate] = math.inf
+        best = min(losses, key=losses.get)
+        if losses[best] == math.inf:
+            raise RunError(f"no learning rate of {', '.join(f'{r:g}' for r in losses)} trains; lower --learning-rate")
+        return {"rate": best, "validation": {f"{r:g}": v for r, v in losses.items() if v < math.inf}}
+    return settled(folder.parent / "rate.json", find)["rate"]
 
 
-def spread(values):
-    """Mean +- sd over the seeds; the mean alone of one."""
-    import numpy as np
-    text = f"{np.mean(values):.2f}"
-    return text + (f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
-
-
-def markdown(lines, title):
-    head = ["network", "parameters", "ms/map", "min/epoch", "epochs", "seeds", "validation score", "test score",
-            "error", "MSE", "68 %", "95 %", "over the first"]
-    table = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for s in lines:
-        gain = "" if "gain" not in s else f"{spread(s['gain']['seeds'])} (maps: {s['gain']['map_error']:.2f})"
-        inside = [f"{100 * s['coverage'][level]:.1f}" for level in ("68", "95")]
-        table.append([s["name"], f"{s['parameters']:,}", f"{s['ms_per_map']:.1f}", f"{s['minutes_per_epoch']:.2f}",
-                      str(s["epochs"]), str(len(s["seeds"])), spread(s["validation"]), spread(s["test"]),
-                      f"{s['test_error']:.2f}", f"{s['mse']:.3f}", *inside, gain])
-    return f"### {title}\n\n" + "\n".join("| " + " | ".join(r) + " |" for r in table) + "\n"
-
-
-def curves(rows, path):
-    """Validation loss against epochs and wall-clock, a line per row. False without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), sharey=True, layout="constrained")
-    names = list(dict.fromkeys(r["name"] for r in rows))
-    for r in rows:
-        number = names.index(r["name"])
-        epoch, valid = [h["epoch"] for h in r["history"]], [h["validation"] for h in r["history"]]
-        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3], "linewidth": 1.0}
-        label = r["name"] if r is next(x for x in rows if x["name"] == r["name"]) else None
-        axes[0].plot(epoch, valid, label=label, **style)
-        axes[1].plot([e * r["seconds"] / r["epochs"] / 60 for e in epoch], valid, **style)
-    for axis, text in zip(axes, ("epoch", "minutes of training")):
-        axis.set(xlabel=text, yscale="log")
-    axes[0].set_ylabel("validation loss")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-    return True
+def fitting_epochs(args, spec, seed, folder):
+    """Epochs that fit into --minutes, from the time of a small one; settled once for all seeds of a variant."""
+    def find():
+        network, share = short_training(args, spec, seed, 2, batches=TIMED_BATCHES)
+        seconds = network.seconds[1] / share
+        return {"epochs": max(1, int(60.0 * args.minutes / seconds)), "seconds_per_epoch": seconds,
+                "minutes": args.minutes}
+    return settled(folder.parent / "epochs.json", find)["epochs"]
 
 
 def main(argv=None):
@@ -345,29 +290,28 @@ def main(argv=None):
         return
     if argv is None:
         cli.prepare_process(args.threads, allocator=True)
-    variants, out = chosen(args), pathlib.Path(args.out)
-    budget = f"{args.epochs}epochs" if args.minutes is None else f"{args.minutes:g}min"
-    rows = []
+    sets, out, rows = chosen(args), pathlib.Path(args.out), {}
     for seed in args.seeds:                # a whole table of one seed first
-        for name, spec in variants.items():
-            folder = out / f"{name.replace(', ', '-').replace(' ', '_')}_{budget}" / f"seed{seed}"
-            if (folder / "row.json").exists():
-                rows.append(json.loads((folder / "row.json").read_text()))
-            elif not args.table:
+        for name, spec in {n: v for variants in sets.values() for n, v in variants.items()}.items():
+            folder = folder_of(args, spec) / f"seed{seed}"
+            row = row_there(args, spec, folder)
+            if row is None and not args.table:
                 cli.say(f"{name}, seed {seed}", args.quiet)
                 with contextlib.redirect_stdout(io.StringIO()):
-                    rows.append(make_row(args, name, spec, seed, folder))
-    lines, text = {}, []
-    for name in args.sets:
-        names = [n for n in SETS[name][1] if n in variants]
-        lines[name] = summary(rows, names)
-        text.append(markdown(lines[name], f"{name}: {SETS[name][0]}, {budget}"))
-    title = "_".join(args.sets)
-    path = out / f"table_{title}_{budget}"
+                    row = make_row(args, name, spec, seed, folder)
+            if row is not None:
+                rows[name, seed] = {**row, "name": name}
+    rows, lines, text = list(rows.values()), {}, []
+    for name, variants in sets.items():
+        lines[name] = comparison_table.summary(rows, variants)
+        text.append(comparison_table.markdown(lines[name], f"{name}: {SETS[name][0]}, {budget(args)}"))
+    title = f"{'_'.join(args.sets)}_{budget(args)}"
+    path = out / f"table_{title}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".md").write_text("\n".join(text))
-    path.with_suffix(".json").write_text(json.dumps({"budget": budget, "data": args.data, "sets": lines}, indent=1))
-    if rows and not curves(rows, out / f"curves_{title}_{budget}.png"):
+    path.with_name(path.name + ".md").write_text("\n".join(text))
+    path.with_name(path.name + ".json").write_text(
+        json.dumps({"budget": budget(args), "data": args.data, "sets": lines}, indent=1))
+    if rows and not comparison_table.curves(rows, out / f"curves_{title}.png"):
         cli.say("no picture of the training curves: pip install matplotlib", args.quiet)
     print("\n".join(text), end="")
 

@@ -6,47 +6,85 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, one_line
 from test_ensemble import data  # noqa: F401
+from torch import nn
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_networks as compare  # noqa: E402
+import comparison_table  # noqa: E402
 import statistics_mlp  # noqa: E402
-import run_direct  # noqa: E402
-import run_mcmc  # noqa: E402
+from variants import SETS, variant  # noqa: E402
 from wl import models, pipeline, train  # noqa: E402
-from wl.checks import InputError  # noqa: E402
+from wl.checks import InputError, RunError  # noqa: E402
 from wl.losses import Loss  # noqa: E402
 from wl.networks import build, count_parameters  # noqa: E402
 from wl.params import HOLDOUT, STATISTICS, TEST  # noqa: E402
 
 
+def cost(spec, frame=(1840, 104)):
+    """Multiplications of the convolutions of one map."""
+    options = pipeline.options("", [o for o in spec["options"] if "=" in o], models.MODELS[spec["model"]])
+    total = []
+
+    def count(module, given, out):
+        if isinstance(module, nn.Conv2d):
+            total.append(out.numel() * module.weight[0].numel())
+    with torch.device("meta"):
+        net = build(spec["model"], frame, 2, **options).eval()
+        for module in net.modules():
+            module.register_forward_hook(count)
+        net(torch.zeros(1, 1, *frame))
+    return sum(total)
+
+
 def test_every_variant_is_a_command_of_the_scripts():
     args = compare.arguments(["--seeds", "1", "--learning-rate", "0.004"])
     rates = set()
-    for question, variants in compare.SETS.values():
+    for question, variants in SETS.values():
         assert question and len(variants) > 1
+        first = next(iter(variants))
         for name, spec in variants.items():
-            module = run_direct if spec["direct"] else run_mcmc
-            parsed = module.parser().parse_args(compare.command(args, spec, 1, 3, "x"))
+            over = variants[spec.get("over", first)]
+            assert "over" not in over and (name == spec.get("over", first)) == (over is spec), name
+            parsed = compare.parsed(args, spec, 1, 3, "x")
             rates.add(parsed.learning_rate)
+            assert parsed.lanes == 1 or "lanes" in name
             if spec["model"] == "statistics_mlp":
                 continue
             settings = pipeline.training_settings(parsed, 100)
             build(settings["model"], (128, 96), Loss(settings["loss"]).n_out, **settings["model_options"])
-            assert (parsed.loss == "mse") != spec["direct"] or parsed.loss == "mse", name
+            assert (parsed.loss == "mse") != spec["direct"], name
+            other = pipeline.training_settings(compare.parsed(args, over, 1, 3, "x"), 100)
+            if "over" in spec:                                  # one question at a time, and the rate that goes with it
+                changed = {k for k in settings if settings[k] != other[k]}
+                assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name), (name, changed)
     assert rates == {0.004, 0.002, 0.008}
-    designs = {spec["model"] for spec in compare.SETS["designs"][1].values()}
+    designs = {spec["model"] for spec in SETS["designs"][1].values()}
     assert designs == set(models.MODELS) | {"statistics_mlp"}
 
 
-def test_depth_and_width_cost_about_the_same_parameters_or_time():
-    """The question is about depth against width: the two variants must really differ in them."""
-    nets = {n: build(s["model"], (128, 96), 2, **pipeline.options("", [o for o in s["options"] if "=" in o],
-                                                                   models.MODELS[s["model"]]))
-            for n, s in compare.SETS["depth"][1].items()}
-    base, deep, wide = (count_parameters(nets[f"resnet_reduced{end}"]) for end in ("", ", 4 blocks", ", width 48, 96"))
-    assert base < deep < 3 * base and base < wide < 3 * base
+def test_the_users_questions_are_asked():
+    args = compare.arguments([])
+    asked = {s: [pipeline.training_settings(compare.parsed(args, v, 1, 3, "x"), 100) for v in variants.values()]
+             for s, (_, variants) in SETS.items() if s != "designs"}
+
+    def values(name, key, model):
+        return {str(s["model_options"].get(key, s.get(key))) for s in asked[name] if s["model"] == model}
+    for model in ("simple_cnn", "resnet_reduced"):
+        assert values("batch", "batch_size", model) == {"4", "16", "64"}
+    assert values("precision", "precision", "simple_cnn") == {"float32", "float64", "bfloat16"}
+    assert values("attention", "attention", "resnet_attention") == {"0", "4"}
+    assert values("dropout", "dropout", "resnet_attention") == {"[0.3, 0.2]", "[0.0, 0.0]"}
+    assert values("head", "head", "simple_cnn") == {"flatten", "pool"}
+    assert values("noise", "noise", "compact") == values("noise", "noise", "simple_cnn") == {"fixed", "fresh"}
+
+
+@pytest.mark.parametrize("model", ["resnet_reduced", "compact"])
+def test_depth_against_width_at_the_same_work(model):
+    base, deep, wide = (SETS["depth"][1][f"{model}{end}"] for end in ("", ", deep", ", wide"))
+    assert cost(deep) > 1.2 * cost(base) and cost(deep) == pytest.approx(cost(wide), rel=0.05)
 
 
 @pytest.fixture()
@@ -58,25 +96,28 @@ def small(data, tmp_path):  # noqa: F811
 
 def test_a_table_of_rows_that_are_not_repeated(small, capsys, monkeypatch):
     options, out = small
-    options += ["--sets", "noise", "--variants", "compact, fresh", "compact, fixed"]
+    options += ["--sets", "noise", "precision", "--variants", "compact", "compact, fixed noise", "compact, float32"]
     compare.main([*options, "--seeds", "1", "2"])
     text = capsys.readouterr().out
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| compact")]
-    assert [r[1].strip() for r in rows] == ["compact, fresh", "compact, fixed"]
-    assert all(r[6].strip() == "2" for r in rows)
-    table = json.loads((out / "table_noise_2epochs.json").read_text())["sets"]["noise"]
-    assert (out / "table_noise_2epochs.md").read_text() == text
-    first, second = table
+    assert [r[1].strip() for r in rows] == ["compact", "compact, fixed noise", "compact, float32"]
+    assert all(r[7].strip() == "2" for r in rows) and "5 test maps" in text
+    table = json.loads((out / "table_noise_precision_2epochs.json").read_text())["sets"]
+    first, second = table["noise"]
+    assert (out / "table_noise_precision_2epochs.md").read_text() == text
     assert first["seeds"] == [1, 2] and len(first["test"]) == 2 and "gain" not in first
     assert np.allclose(second["gain"]["seeds"], np.subtract(second["test"], first["test"]), atol=1e-6)
     assert first["parameters"] == count_parameters(build("compact", (64, 48), 2)) and first["epochs"] == 2
-    for row in out.glob("*/*/row.json"):
-        found = json.loads(row.read_text())
+    same = train.pick_precision() == "float32"                   # then compact and compact, float32 are one row
+    assert len(list(out.glob("*/*/row.json"))) == (4 if same else 6)
+    for path in out.glob("*/*/row.json"):
+        found = json.loads(path.read_text())
         assert len(found["history"]) == 2 and found["seconds"] > 0 and {"test", "holdout"} == set(found["subsets"])
         assert found["settings"]["noise"] == ("fixed" if "fixed" in found["name"] else "fresh")
-    scores = json.loads((out / "compact-fresh_2epochs/seed1/score.json").read_text())["subsets"]
+        assert found["settings"]["lanes"] == 1
+    scores = json.loads((out / "compact_2epochs/seed1/score.json").read_text())["subsets"]
     assert first["test"][0] == scores["test"]["score"] and first["validation"][0] == scores["holdout"]["score"]
-    assert len(list(out.glob("curves_noise_2epochs.png"))) == ("matplotlib" in sys.modules)
+    assert len(list(out.glob("curves_noise_precision_2epochs.png"))) == ("matplotlib" in sys.modules)
 
     def never(*args, **options):
         raise AssertionError("trained again")
@@ -85,6 +126,37 @@ def test_a_table_of_rows_that_are_not_repeated(small, capsys, monkeypatch):
     assert capsys.readouterr().out == text
     compare.main([*options, "--seeds", "1", "2", "3", "--table"])
     assert capsys.readouterr().out == text
+    for change in (["--learning-rate", "0.001"], ["--batch-size", "4"], ["--statistics-fraction", "0.3"]):
+        with pytest.raises(InputError) as error:
+            compare.main([*options, *change, "--seeds", "1"])
+        one_line(error, change[0][2:].replace("-", "_"), "give another --out")
+
+
+def test_gains_are_over_the_variant_that_the_set_names(monkeypatch):
+    """Seed by seed and map by map; a seed that only one of the two has is left out."""
+    rng, rows = np.random.default_rng(1), []
+    each = {(n, s): rng.normal(size=50) for n in ("a", "a, b", "c", "c, d") for s in (1, 2, 3)}
+    for (name, seed), value in each.items():
+        found = {"n": 50, "score": value.mean(), "score_error": 0.1, "mse_mean": 0.2, "coverage_68_mean": 0.7,
+                 "coverage_95_mean": 0.9}
+        if (name, seed) != ("c", 2):
+            rows.append({"name": name, "seed": seed, "parameters": 7, "epochs": 2, "history": [1, 2], "seconds": 6.0,
+                         "n_train": 100, "precision": "float32", "learning_rate": 1e-3,
+                         "subsets": {"test": found, "holdout": found}})
+    monkeypatch.setattr(comparison_table, "map_scores", lambda row: each[row["name"], row["seed"]])
+    variants = {"a": variant("x"), "a, b": {**variant("x"), "over": "a"}, "c": variant("y"),
+                "c, d": {**variant("y"), "over": "c"}}
+    lines = {s["name"]: s for s in comparison_table.summary(rows, variants)}
+    assert "gain" not in lines["a"] and lines["c"]["gain"]["over"] == "a"
+    gain = lines["c, d"]["gain"]
+    assert gain["over"] == "c" and len(gain["seeds"]) == 2
+    difference = np.array([each["c, d", s] - each["c", s] for s in (1, 3)])
+    assert np.allclose(gain["seeds"], difference.mean(1)) and gain["mean"] == pytest.approx(difference.mean())
+    assert gain["seed_error"] == pytest.approx(abs(np.diff(difference.mean(1))[0]) / 2)
+    assert gain["map_error"] == pytest.approx(difference.mean(0).std(ddof=1) / 50**0.5)
+    assert lines["a"]["ms_per_map"] == pytest.approx(30.0) and lines["a"]["minutes_per_epoch"] == pytest.approx(0.05)
+    text = comparison_table.markdown(list(lines.values()), "title")
+    assert f"{gain['mean']:+.2f} +- {gain['seed_error']:.2f} (maps {gain['map_error']:.2f}) over c" in text
 
 
 def test_equal_wall_clock_gives_a_slower_network_fewer_epochs(small, tmp_path):
@@ -93,18 +165,58 @@ def test_equal_wall_clock_gives_a_slower_network_fewer_epochs(small, tmp_path):
     found = {}
     for name in ("compact", "resnet_attention"):
         folder = tmp_path / name / "seed1"
-        found[name] = compare.fitting_epochs(args, compare.variant(name), 1, folder, run_mcmc)
+        found[name] = compare.fitting_epochs(args, variant(name), 1, folder)
         note = json.loads((folder.parent / "epochs.json").read_text())
-        assert note["epochs"] == found[name] == max(1, int(120 / (note["seconds_per_step"] * 2)))
+        assert note["epochs"] == found[name] == max(1, int(120 / note["seconds_per_epoch"]))
         (folder.parent / "epochs.json").write_text(json.dumps({"epochs": 77}))
-        assert compare.fitting_epochs(args, compare.variant(name), 2, folder, run_mcmc) == 77     # settled
+        assert compare.fitting_epochs(args, variant(name), 2, folder) == 77     # settled
     assert found["resnet_attention"] < found["compact"]
+
+
+def test_the_time_of_an_epoch_holds_its_share_of_validation(small, monkeypatch):
+    """100 s of training and validation over a quarter of the maps: 400 s an epoch."""
+    def short(source, label, rows, validation, settings, **options):
+        seen.append((len(rows), len(validation)))
+        return train.Network(None, {}, [{"validation": 1.0}] * 2, [1e9, 100.0]), None
+    seen = []
+    monkeypatch.setattr(train, "train", short)
+    monkeypatch.setattr(compare, "TIMED_BATCHES", 1)
+    args = compare.arguments([*small[0], "--batch-size", "6", "--minutes", "60"])
+    assert compare.fitting_epochs(args, variant("compact"), 1, small[1] / "x" / "seed1") == 9
+    whole = compare.arguments([*small[0], "--batch-size", "6"])
+    compare.short_training(whole, variant("compact"), 1, 2)
+    (few, few_valid), (n, n_valid) = seen
+    assert few == 6 and n == 24 and few_valid == round(n_valid / 4)
+
+
+def test_each_network_gets_the_rate_that_trains_it_best(small, tmp_path, monkeypatch):
+    best = {"compact": 0.001, "simple_cnn": 0.004}
+
+    def short(source, label, rows, validation, settings, **options):
+        rate = settings["learning_rate"]
+        if rate > 0.003 and settings["model"] == "compact":
+            raise RunError("the loss became nan")
+        tried.append(rate)
+        assert settings["epochs"] == 3 and settings["seed"] == compare.TUNING_SEED
+        return train.Network(None, {}, [{"validation": abs(rate - best[settings["model"]])}], [1.0]), None
+    monkeypatch.setattr(train, "train", short)
+    args = compare.arguments([*small[0], "--tune", "3"])
+    for name, rate in best.items():
+        tried = []
+        assert compare.tuned_rate(args, variant(name), tmp_path / name / "seed1") == rate
+        assert tried == ([0.0005, 0.001, 0.002] if name == "compact" else [0.0005, 0.001, 0.002, 0.004])
+        assert json.loads((tmp_path / name / "rate.json").read_text())["rate"] == rate
+        tried = []
+        assert compare.tuned_rate(args, variant(name), tmp_path / name / "seed2") == rate and not tried
+    assert compare.parsed(args, SETS["batch"][1]["simple_cnn, batch 4, half the rate"], 1, 2, "x",
+                          rate=0.004).learning_rate == 0.002
+    assert compare.budget(args) == "2epochs_tuned3"
 
 
 def test_unknown_variants_are_refused(small):
     with pytest.raises(InputError) as error:
         compare.main([*small[0], "--sets", "noise", "--variants", "huge"])
-    one_line(error, "--variants", "huge", "compact, fresh")
+    one_line(error, "--variants", "huge", "compact, fixed noise")
 
 
 def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
