@@ -143,7 +143,8 @@ def _names(text):
     vars(args).update(json.loads(text))
     for _, variants in SETS.values():
         for name, spec in variants.items():
-            names.setdefault(identity(args, spec), f"{name.replace(', ', '-').replace(' ', '_')}_{budget(args)}")
+            with contextlib.suppress(InputError):          # one that so few epochs cannot hold is refused when used
+                names.setdefault(identity(args, spec), f"{name.replace(', ', '-').replace(' ', '_')}_{budget(args)}")
     return names
 
 

@@ -66,6 +66,12 @@ SETS = {
     "head": ("flatten against global pooling", against("simple_cnn", variant("simple_cnn"), {
         "pooled": (*option("head=pool"), "--pack", "no"), "pooled, packed": option("head=pool")})),
     "noise": ("noise fresh against fixed", designs("simple_cnn", "compact", fixed_noise=("--noise", "fixed"))),
+    "pretraining": ("noiseless epochs first", designs("compact", "inception", **{
+        "3_without_noise": ("--pretrain", "3"), "5_without_noise": ("--pretrain", "5")})),
+    "resolution": ("coarse epochs first; the packed frame", designs(
+        "compact", **{"3_coarse": ("--coarse", "3"), "5_coarse": ("--coarse", "5"), "not_packed": ("--pack", "no")})),
+    "symmetries": ("flips alone, turns too, one view", designs(
+        "compact", **{"one_view": ("--views", "1"), "8_symmetries": ("--symmetries", "8", "--views", "8")})),
     "residual": ("residual connections in the simple network", {
         "simple_cnn": variant("simple_cnn"),
         **{f"simple_cnn, {n} residual": variant("simple_cnn_residual", *option(f"residual={n}")) for n in (1, 2)}}),

@@ -1,10 +1,12 @@
 """The Slurm scripts with stand-ins for sbatch and python3 that write down how they were called."""
 import os
+import re
 import subprocess
+import sys
 
 import pytest
-
 from conftest import ROOT
+from test_ensemble import data  # noqa: F401
 
 
 @pytest.fixture()
@@ -43,3 +45,39 @@ def test_a_job_of_the_array_takes_its_shard(call):
         done, calls = call(ROOT / "jobs" / "mcmc.sbatch", "--data", "d", **variables)
         assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith(end), (done.stderr, calls)
         assert "run_mcmc.py --nstep 10000 --sigma 0.06 --threads" in calls[0]
+
+
+def test_a_network_of_the_array(call, tmp_path):
+    done, calls = call(ROOT / "jobs" / "networks.sbatch", "--data", "d", "--folds", "5", SLURM_ARRAY_TASK_ID="3",
+                       SLURM_CPUS_PER_TASK="2")
+    assert done.returncode == 0 and len(calls) == 1, (done.stderr, calls)
+    assert calls[0].endswith("run_mcmc.py --threads 2 --data d --folds 5 --only 3"), calls
+    done, calls = call(ROOT / "jobs" / "networks.sbatch", "--data", "d")
+    assert done.returncode != 0 and not calls and "submit it as an array" in done.stderr
+    text = (ROOT / "jobs" / "networks.sbatch").read_text()
+    first, second = re.findall(r"^#   .*?(jobs/.*?\.sbatch.*)$", text, re.M)
+    assert first.split("--data")[1].rstrip(")") == second.split("--data")[1]       # the same options in both
+
+
+def test_a_network_of_the_array_is_really_trained(data, tmp_path):  # noqa: F811
+    """The job script on tiny maps, with the interpreter of the tests: one network and no other, and a wrong task."""
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "NUMBA_DISABLE_JIT": "1",
+           "SLURM_CPUS_PER_TASK": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    for name in ("run_mcmc.py", "wl"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    out = tmp_path / "out"
+
+    def task(index):
+        command = ["bash", ROOT / "jobs" / "networks.sbatch", "--data", data, "--out", out, "--folds", "2",
+                   "--epochs", "1", "--model-option", "widths=3,4,4,5", "--views", "1", "--batch-size", "8", "--quiet"]
+        return subprocess.run([str(c) for c in command], env={**env, "SLURM_ARRAY_TASK_ID": str(index)}, cwd="/",
+                              capture_output=True, text=True, timeout=600)
+    wrong = task(2)
+    assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1 and "--only" in wrong.stderr
+    done = task(1)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.iterdir()} == {"model_f1_m0.pt", "predictions_f1_m0.h5", "inputs.json"}

@@ -21,6 +21,14 @@ class Pooled(nn.Module):
     def __init__(self, features, head, stride):
         super().__init__()
         self.features, self.pool, self.head, self.stride = features, GlobalMean(), head, stride
+        for module in features.modules():
+            if isinstance(module, nn.Conv2d):
+                self.begin(module.weight)
+
+    @staticmethod
+    def begin(weight):
+        """Start of a convolution's weights, as the papers have it (He et al. 2015, arXiv:1502.01852)."""
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
         return self.head(self.pool(self.features(x)))
@@ -102,6 +110,11 @@ class BigGANEncoder(Pooled):
             c_in = c_out
         layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
         super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out), input_pool * 2**len(widths))
+
+    @staticmethod
+    def begin(weight):
+        """Orthogonal, as BigGAN."""
+        nn.init.orthogonal_(weight)
 
 
 class DenseNet(Pooled):

@@ -81,6 +81,13 @@ def add_training_options(parser, loss):
                             "e.g. 0.995; 0 for none")
     group.add_argument("--noise", default="fresh", choices=("fresh", "fixed"),
                        help="of the training maps: drawn anew at every use, or once for each map, which overfits")
+    group.add_argument("--pretrain", type=int, default=0, metavar="N",
+                       help="epochs at the start on maps without noise")
+    group.add_argument("--coarse", type=int, default=0, metavar="N",
+                       help="epochs at the start on means of 2 x 2 pixels, which cost a quarter; not for a flat head")
+    group.add_argument("--symmetries", type=int, default=4, choices=(4, 8),
+                       help="of the training maps: flips; 8: half of the batches turned by a quarter too; not for a "
+                            "flat head")
     group.add_argument("--pack", default="auto", choices=("auto", "yes", "no"),
                        help="fold the half-empty frame to a smaller one (auto: unless the network's head is flat)")
     group.add_argument("--folds", type=int, default=1, metavar="K",
@@ -92,8 +99,8 @@ def add_training_options(parser, loss):
                        help="train and predict with the I-th of the K x M networks (of each part of the model, one "
                             "part after the other) alone, from 0, and end; a run without it goes on from what such "
                             "jobs left")
-    group.add_argument("--views", type=int, default=4, choices=(1, 2, 4),
-                       help="symmetries of the frame that a prediction is averaged over")
+    group.add_argument("--views", type=int, default=4, choices=(1, 2, 4, 8),
+                       help="symmetries of the frame that a prediction is averaged over (8: needs --symmetries 8)")
 
 
 def add_output_options(parser):
@@ -288,7 +295,7 @@ def training_settings(args, n_train):
     for name in ("epochs", "batch_size", "lanes", "folds", "members"):
         positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
     positive("--learning-rate", args.learning_rate)
-    parts_of(args.model)
+    parts = parts_of(args.model)
     within("--weight-decay", args.weight_decay, 0.0, 1e6)
     if args.patience < 0:
         raise InputError(f"--patience: expected 0 or more epochs, got {args.patience}")
@@ -296,10 +303,22 @@ def training_settings(args, n_train):
         raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
     within("--ema", args.ema, 0.0, 0.99999)
     names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
-             "ema", "noise", "pack", "folds", "members")
+             "ema", "noise", "pretrain", "coarse", "symmetries", "pack", "folds", "members")
     settings = {name: getattr(args, name) for name in names}
-    return settings | {"model_options": model_options(args.model, args.model_option),
-                       "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])}
+    settings |= {"model_options": model_options(args.model, args.model_option),
+                 "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])}
+    for name in ("pretrain", "coarse"):
+        if not 0 <= settings[name] < args.epochs:
+            raise InputError(f"--{name}: expected 0 to {args.epochs - 1} of {args.epochs} epochs, got {settings[name]}")
+    flat = [part for part in parts if of_part(settings, part)["model_options"].get("head") == "flatten"]
+    for name, plain in (("coarse", 0), ("symmetries", 4)):
+        if settings[name] != plain and flat:
+            raise InputError(f"--{name} {settings[name]}: expected a network that takes any frame, got {flat[0]} with "
+                             "a flat head; give --model-option head=pool or another --model")
+    if args.views > args.symmetries:
+        raise InputError(f"--views {args.views}: expected --symmetries {args.views} too, got {args.symmetries}: a "
+                         "network has to be trained on what it is shown")
+    return settings
 
 
 def of_part(settings, part):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from .batches import FIXED, FRESH, N_SYMMETRY
+from .batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE
 from .checks import InputError, RunError, choice
 from .lanes import Lanes, as_computed
 from .losses import LOG_SIGMA_RANGE, of_settings
@@ -22,7 +22,8 @@ from .networks import build
 from .store import atomic
 
 WARM_UP = 0.15                 # of the steps
-EPOCH_STREAM, INIT_STREAM = 101, 102
+EPOCH_STREAM, INIT_STREAM, TURN_STREAM = 101, 102, 105
+SHRINK = 2                     # pixels a side that become one in coarse epochs
 
 
 def pick_precision(asked="auto"):
@@ -90,7 +91,8 @@ class Network:
     def predict(self, batches, rows, *, noise=FIXED, threads=1, symmetries=N_SYMMETRY, batch_size=32, progress=None):
         """Means, and sigmas where the loss has them, averaged over the symmetries of the frame.
 
-        batches: Batches; rows: (n,) indices. Returns mean (n, 2) float64 and sd (n, 2) or None, in
+        batches: Batches; rows: (n,) indices; symmetries: 1, 2 or 4 flips, or 8 to turn the flipped maps too, which
+        a flat head cannot take. Returns mean (n, 2) float64 and sd (n, 2) or None, in
         the units of the labels. Each map's noise is the same in all its views.
         """
         precision = self.settings["precision"]
@@ -102,8 +104,8 @@ class Network:
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)
                 for s in range(symmetries):
-                    x = batches.fetch(rows[part], noise=noise, symmetry=np.full(len(rows[part]), s))
-                    out = lanes.predict(x).double().numpy()
+                    x = batches.fetch(rows[part], noise=noise, symmetry=np.full(len(rows[part]), s % N_SYMMETRY))
+                    out = lanes.predict(x, turn=s >= N_SYMMETRY).double().numpy()
                     mean[part] += out[:, :2] / symmetries
                     if out.shape[1] > 2:
                         log_sigma[part] += np.clip(out[:, 2:], *LOG_SIGMA_RANGE) / symmetries
@@ -125,8 +127,8 @@ def save_torch(path, content):
     inner, outer = io.BytesIO(), io.BytesIO()
     torch.save(content, inner)
     data = inner.getvalue()
-    torch.save({"sha256": hashlib.sha256(data).hexdigest(), "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)},
-               outer)
+    seal = hashlib.sha256(data).hexdigest()
+    torch.save({"sha256": seal, "data": torch.frombuffer(bytearray(data), dtype=torch.uint8)}, outer)
     with atomic(path) as part:
         part.write_bytes(outer.getbuffer())
 
@@ -169,7 +171,8 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     maps to learn from and to choose the epoch by; settings: dict with model, frame, loss, epochs,
     batch_size, lanes, learning_rate, weight_decay, patience, precision, seed, label_mean, label_sd, and
     if wanted model_options, loss_options, ema (decay of the average over the steps that is validated and kept),
-    noise ("fixed": the same draw for a map each time);
+    noise ("fixed": the same draw for a map each time), pretrain (epochs at the start without noise), coarse (epochs
+    at the start on means of 2 x 2 pixels), symmetries (8: half of the batches turned by a quarter too);
     checkpoint: path, written each epoch and resumed from. Returns (Network with the weights of the
     best epoch, history: list of dict). Raises RunError when the loss becomes NaN.
     """
@@ -178,6 +181,9 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
         net = build(s["model"], tuple(s["frame"]), loss.n_out, **(s.get("model_options") or {}))
+    if s.get("coarse") and min(s["frame"]) // SHRINK < getattr(net, "stride", 1):
+        raise InputError(f"--coarse: expected a frame of at least {SHRINK * net.stride} pixels each way for "
+                         f"{s['model']}, got {s['frame'][0]} x {s['frame'][1]}")
     loss.begin(net)
     net = as_computed(net, s["precision"])
     optimiser = torch.optim.AdamW(net.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], fused=True)
@@ -201,29 +207,30 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     steps = s["epochs"] * n_batch
     if progress is not None:
         progress.begin_at(first * n_batch)
-    noise = FIXED if s.get("noise") == "fixed" else FRESH
+    noise, pretrain, coarse = FIXED if s.get("noise") == "fixed" else FRESH, s.get("pretrain", 0), s.get("coarse", 0)
     buffer = np.empty((min(s["batch_size"], len(rows)), 1, *s["frame"]), np.float32)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for epoch in range(first, s["epochs"]):
-            if s["patience"] and epoch - _best_epoch(history) > s["patience"]:
+            if s["patience"] and epoch - max(_best_epoch(history), pretrain, coarse) > s["patience"]:
                 break
             rng = np.random.default_rng(np.random.SeedSequence(s["seed"], spawn_key=(EPOCH_STREAM, epoch)))
             order, flips = rng.permutation(rows), rng.integers(0, N_SYMMETRY, len(rows))
+            turns = _turns(s, epoch, n_batch)
             lanes.train()
             total, began = 0.0, time.monotonic()
             for i in range(n_batch):
                 part = slice(i * s["batch_size"], (i + 1) * s["batch_size"])
                 chosen = order[part]
-                x = batches.fetch(chosen, noise=noise, draws=epoch * len(label) + chosen, symmetry=flips[part],
-                                  out=buffer[:len(chosen)])
+                x = batches.fetch(chosen, noise=NO_NOISE if epoch < pretrain else noise, symmetry=flips[part],
+                                  draws=epoch * len(label) + chosen, out=buffer[:len(chosen)])
                 step = epoch * n_batch + i
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(step, steps, s["learning_rate"])
                 lanes.set_momentum(norm_momentum(step, steps))
                 lanes.seed_dropout(s["seed"], step)
-                value = lanes.step(x, target[chosen], loss)
+                value = lanes.step(x, target[chosen], loss, turn=turns[i], shrink=SHRINK if epoch < coarse else 1)
                 optimiser.step()
                 if average is not None:
                     average.update_parameters(net)
@@ -259,6 +266,12 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
 
 def _best_epoch(history):
     return min(range(len(history)), key=lambda k: history[k]["validation"], default=-1) + 1
+
+
+def _turns(s, epoch, n_batch):
+    """Which batches of an epoch are turned: about half of them with symmetries = 8, (n_batch,) bool."""
+    spawn = np.random.SeedSequence(s["seed"], spawn_key=(TURN_STREAM, epoch))
+    return (np.random.default_rng(spawn).random(n_batch) < 0.5) & (s.get("symmetries", N_SYMMETRY) > N_SYMMETRY)
 
 
 def _validate(lanes, batches, target, rows, s, loss):
