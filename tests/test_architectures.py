@@ -18,8 +18,8 @@ POOLED = [name for name in NETWORKS if "simple" not in name]
 # the same designs, thin, for tests of what does not depend on the width
 THIN = {"compact": {"widths": (3, 4, 5, 6), "hidden": 4}, "simple_cnn": {"widths": (3, 4, 5, 6), "hidden": (6, 5)},
         "simple_cnn_residual": {"widths": (3, 4, 5, 6), "hidden": (6, 5)},
-        "resnet_attention": {"stem": 4, "widths": (4, 5, 6, 7), "hidden": 5},
-        "resnet_reduced": {"stem": 4, "widths": (4, 5), "hidden": 5},
+        "resnet_attention": {"stem": 4, "widths": (4, 5, 6, 7), "hidden": (5, 4)},
+        "resnet_reduced": {"stem": 4, "widths": (4, 5), "hidden": (5, 4)},
         "biggan_encoder": {"widths": (4, 8, 8, 8), "input_pool": 2}, "densenet": {"growth": 2, "blocks": (2, 2, 2, 2)},
         "inception": {"stem": 4, "widths": (8, 8, 12, 12)}}
 
@@ -46,18 +46,34 @@ def test_resnet_is_resnet_18_with_attention():
     """ResNet-18's published 11,689,512 parameters, less its 3-colour stem and its 1000 classes."""
     trunk = 11_689_512 - dense(512, 1000) - 2 * conv(1, 64, 7)
     cbam = sum(2 * c * (c // 16) + 2 * 49 for c in (64, 128, 256, 512))
-    head = dense(512, 128) + dense(128, 2)
-    assert count_parameters(build("resnet_attention", (1424, 176), 2)) == trunk + cbam + head == 11_280_074
+    head = dense(512, 256) + dense(256, 128) + dense(128, 2)
+    assert count_parameters(build("resnet_attention", (1424, 176), 2)) == trunk + cbam + head == 11_378_634
+    kinds = [type(m).__name__ + f" {getattr(m, 'p', '')}" for m in build("resnet_attention", (64, 64), 4).head]
+    assert kinds == ["Linear ", "ReLU ", "Dropout 0.3", "Linear ", "ReLU ", "Dropout 0.2", "Linear "]
     assert count_parameters(build("resnet_attention", (64, 64), 2, attention=0)) == trunk + head
     one = build("resnet_attention", (64, 64), 2, attention=1)
     assert count_parameters(one) == trunk + head + 2 * 512 * 32 + 98
     assert [type(m) for m in one.features].count(CBAM) == 1 and isinstance(one.features[-1], CBAM)
 
 
+def test_convolutions_start_as_their_papers_say():
+    """He et al. 2015: variance 2 / (c_out k^2); BigGAN: orthogonal. torch's default has 1 / 6 of it."""
+    torch.manual_seed(1)
+    for name in ("resnet_attention", "densenet", "inception"):
+        convolutions = [m for m in build(name, (64, 64), 2).modules() if isinstance(m, nn.Conv2d)]
+        ratio = [float(m.weight.var()) * m.out_channels * m.kernel_size[0]**2 / 2 for m in convolutions
+                 if m.weight.numel() > 3000]
+        assert len(ratio) > 4 and np.allclose(ratio, 1.0, atol=0.1), name
+    for module in build("biggan_encoder", (128, 128), 2).features.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels <= module.weight[0].numel():
+            w = module.weight.detach().flatten(1).double()
+            assert torch.allclose(w @ w.T, torch.eye(len(w), dtype=torch.double), atol=1e-5)
+
+
 def test_reduced_resnet():
     blocks = 4 * conv(32, 32, 3) + conv(32, 64, 3) + 3 * conv(64, 64, 3) + conv(32, 64, 1)
     norms = norm(32) * 5 + norm(64) * 5
-    cbam, head = 2 * 64 * 4 + 98, dense(64, 128) + dense(128, 2)
+    cbam, head = 2 * 64 * 4 + 98, dense(64, 128) + dense(128, 64) + dense(64, 2)
     net = build("resnet_reduced", (1424, 176), 2)
     assert count_parameters(net) == conv(1, 32, 7) + blocks + norms + cbam + head < 200_000
     assert sum(isinstance(m, CBAM) for m in net.modules()) == 1

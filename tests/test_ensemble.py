@@ -144,6 +144,32 @@ def test_networks_made_one_by_one_give_the_same_file(data):
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items() if "model" in name)
 
 
+@pytest.mark.parametrize("killed_at", [5, 12, 20])
+def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, killed_at):
+    """Two folds of two members, all options that draw or average: in the second epoch of the first, second, third."""
+    options = ("--folds", "2", "--members", "2", "--ema", "0.9", "--loss", "score", "--model", "resnet_reduced",
+               "--model-option", "stem=3")
+    quick = [a for a in QUICK if "widths" not in a and "hidden" not in a and a != "--model-option"]
+    monkeypatch.setattr("test_ensemble.QUICK", [*quick, "--model-option", "widths=3,4", "--model-option", "hidden=4,3"])
+    whole = inference.predict(start(data, *options))
+    steps = []
+
+    class Killed(ensemble.Progress):
+        def update(self, step=1, note=None):
+            steps.append(step)
+            if len(steps) == killed_at:
+                raise KeyboardInterrupt
+            super().update(step, note)
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "Progress", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            inference.predict(start(data, *options, out="killed"))
+    out = data.parent / "killed"
+    assert len(list(out.glob("checkpoint*"))) == 1 and not (out / "predictions.h5").exists()
+    assert inference.predict(start(data, *options, out="killed")).digest == whole.digest
+    assert not list(out.glob("checkpoint*"))
+
+
 @pytest.mark.parametrize("options", [
     ("--only", "0"), ("--folds", "2", "--only", "2"), ("--members", "2", "--only", "-1"), ("--folds", "0"),
     ("--members", "0"), ("--folds", "9"), ("--ema", "1.5")])

@@ -73,8 +73,8 @@ class ResNet(Pooled):
     """Residual network (He et al. 2016, arXiv:1512.03385) with CBAM after its stages (Woo et al. 2018).
 
     A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, stages of `blocks` basic blocks, all but the first of
-    which halve the frame; attention: how many stages, counted from the last, end in a CBAM; global mean; a
-    dense layer between two dropouts. Four stages of two are ResNet-18.
+    which halve the frame; attention: how many stages, counted from the last, end in a CBAM; global mean; a dense
+    head, each hidden layer with its dropout. Four stages of two are ResNet-18.
     """
 
     def __init__(self, frame, n_out, *, stem, widths, blocks, attention, hidden, dropout):
@@ -86,7 +86,7 @@ class ResNet(Pooled):
                 c_in = c_out
             if i >= len(widths) - attention:
                 layers.append(CBAM(c_out))
-        head = nn.Sequential(Dropout(dropout[0]), dense_head(c_in, [hidden], dropout[1:], n_out))
+        head = dense_head(c_in, hidden, dropout, n_out)
         super().__init__(nn.Sequential(*layers), head, 2**(len(widths) + 1))
 
 

@@ -3,7 +3,8 @@ import math
 
 from .checks import InputError, choice
 
-RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4, "hidden": 128, "dropout": (0.3, 0.2)}
+RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4, "hidden": (256, 128),
+          "dropout": (0.3, 0.2)}
 SIMPLE = {"widths": (16, 32, 64, 128), "hidden": (512, 128), "dropout": (0.2, 0.1), "residual": 0, "head": "flatten"}
 
 # model: its options with their defaults, the arguments of its constructor in networks.NETWORKS; "statistics" are
@@ -13,7 +14,8 @@ MODELS = {
     "simple_cnn": SIMPLE,
     "simple_cnn_residual": {**SIMPLE, "residual": 2},
     "resnet_attention": RESNET,
-    "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1, "dropout": (0.2, 0.1)},
+    "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1, "hidden": (128, 64),
+                       "dropout": (0.2, 0.1)},
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
     "densenet": {"growth": 16, "blocks": (4, 6, 8, 6), "compression": 0.5},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
