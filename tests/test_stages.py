@@ -9,7 +9,7 @@ import run_mcmc
 from wl import networks, pipeline, train
 from wl.batches import FIXED, FRESH, NO_NOISE, Batches
 from wl.checks import InputError
-from wl.losses import Loss
+from wl.losses import LOG_SIGMA_RANGE, Loss
 
 ALL = dict(pretrain=1, coarse=2, symmetries=8, ema=0.9, epochs=4)
 POOLED = dict(model="simple_cnn", model_options={"widths": [3, 4, 5], "hidden": [6, 5], "head": "pool",
@@ -152,3 +152,50 @@ def test_coarse_maps_have_to_be_large_enough():
     with pytest.raises(InputError) as error:
         run(model="resnet_attention", model_options={"stem": 4, "widths": [4, 4, 4, 4]}, coarse=1, epochs=2)
     one_line(error, "--coarse", "64 x 48")
+
+
+# ---------------------------------------------------------------- inside a training
+def test_lanes_train_in_training_and_share_their_statistics_in_validation(monkeypatch):
+    """Every copy in training mode at every step; in evaluation mode, with equal buffers, when it is validated."""
+    step, validate, seen = train.Lanes.step, train._validate, []
+
+    def stepped(self, *args, **look):
+        seen.append("step" if all(net.training for net in self.copies) else "idle step")
+        return step(self, *args, **look)
+
+    def validated(lanes, *rest):
+        found = [dict(net.named_buffers()) for net in lanes.copies]
+        same = all(torch.equal(found[0][k], other[k]) for other in found[1:] for k in found[0] if "mean" in k)
+        value = validate(lanes, *rest)
+        seen.append("validation" if same and not any(net.training for net in lanes.copies) else "unfit")
+        return value
+    monkeypatch.setattr(train.Lanes, "step", stepped)
+    monkeypatch.setattr(train, "_validate", validated)
+    run(epochs=2, lanes=3, model="resnet_reduced", model_options={"stem": 3, "widths": [3, 4]})
+    assert seen == (["step"] * 4 + ["validation"]) * 2
+
+
+def test_dropout_differs_from_step_to_step_lane_to_lane_and_seed_to_seed():
+    lanes = train.Lanes(networks.build("simple_cnn", (32, 32), 2), 3, 1, "float32")
+    lanes.close()
+    states = set()
+    for seed, step in ((3, 7), (3, 8), (4, 7)):
+        lanes.seed_dropout(seed, step)
+        states |= {m.generator.get_state().numpy().tobytes() for net in lanes.copies for m in net.modules()
+                   if hasattr(m, "generator")}
+    assert len(states) == 3 * 3 * 2
+
+
+def test_weight_decay_shrinks_the_weights():
+    def size(network):
+        return sum(float((p**2).sum()) for n, p in network.net.named_parameters() if n.endswith("weight"))
+    plain, strong = (run(epochs=2, weight_decay=w)[0] for w in (0.0, 20.0))
+    assert size(strong) < 0.9 * size(plain)
+
+
+def test_wild_log_sigmas_are_cut_in_prediction_as_in_the_loss():
+    network, _ = run(epochs=1, loss="kl")
+    with torch.no_grad():
+        network.net.head[-1].bias[2:] = torch.tensor([60.0, -60.0])
+    _, sd = network.predict(source(), VALIDATION[:3])
+    assert np.allclose(sd, LABEL.std(0) * np.exp([LOG_SIGMA_RANGE[1], LOG_SIGMA_RANGE[0]]))
