@@ -102,7 +102,7 @@ def curves(rows, path):
         axes[1].plot([e * r["seconds"] / len(epoch) / 60 for e in epoch], valid, **style)
     positive = all(h["validation"] > 0 for r in rows for h in r["history"])     # those with error bars may not be
     for axis, text in zip(axes, ("epoch", "minutes of training")):
-        axis.set(xlabel=text, yscale="log" if positive else "symlog")
+        axis.set(xlabel=text, yscale="log" if positive else "linear")
     axes[0].set_ylabel("validation loss")
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=130)

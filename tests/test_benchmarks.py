@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -58,8 +59,9 @@ def test_every_variant_is_a_command_of_the_scripts():
             assert (parsed.loss == "mse") != spec["direct"], name
             other = pipeline.training_settings(compare.parsed(args, over, 1, 9, "x"), 100)
             if "over" in spec:                                  # one question at a time, and the rate that goes with it
+                settings["views"], other["views"] = parsed.views, compare.parsed(args, over, 1, 9, "x").views
                 changed = {k for k in settings if settings[k] != other[k]}
-                assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name), (name, changed)
+                assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name or "symmetries" in name), (name, changed)
     assert rates == {0.004, 0.002, 0.008}
     designs = {spec["model"] for spec in SETS["designs"][1].values()}
     assert designs == set(models.MODELS) | {"statistics_mlp"}
@@ -157,6 +159,36 @@ def test_gains_are_over_the_variant_that_the_set_names(monkeypatch):
     assert lines["a"]["ms_per_map"] == pytest.approx(30.0) and lines["a"]["minutes_per_epoch"] == pytest.approx(0.05)
     text = comparison_table.markdown(list(lines.values()), "title")
     assert f"{gain['mean']:+.2f} +- {gain['seed_error']:.2f} (maps {gain['map_error']:.2f}) over c" in text
+
+
+def test_a_picture_has_a_line_for_each_row_and_a_name_for_each_variant(monkeypatch, tmp_path):
+    """On a stand-in for matplotlib; negative losses, of error bars, do not fit a logarithmic axis."""
+    calls = []
+
+    class Anything:
+        def __init__(self, name=""):
+            self.name = name
+
+        def __getattr__(self, key):
+            return lambda *args, **options: calls.append((key, args, options))
+    figure, axes = Anything(), [Anything("epochs"), Anything("minutes")]
+    module, pyplot = types.ModuleType("matplotlib"), types.ModuleType("matplotlib.pyplot")
+    module.use, module.pyplot, pyplot.close = (lambda name: None), pyplot, (lambda figure: None)
+    pyplot.subplots = lambda *args, **options: (figure, axes)
+    monkeypatch.setitem(sys.modules, "matplotlib", module)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", pyplot)
+    rows = [{"name": name, "posterior": f"{name}{seed}", "seconds": 120.0,
+             "history": [{"epoch": 1, "validation": 0.4}, {"epoch": 2, "validation": 0.3}]}
+            for name in "ab" for seed in (1, 2)]
+    for more, scale in (([], "log"), ([{**rows[0], "name": "c", "posterior": "c", "history": [
+            {"epoch": 1, "validation": -0.1}]}], "linear")):
+        calls.clear()
+        assert comparison_table.curves(rows + rows[:1] + more, tmp_path / "x.png")
+        lines = [c for c in calls if c[0] == "plot"]
+        assert len(lines) == 2 * (4 + len(more))
+        assert [c[2]["label"] for c in lines if "label" in c[2]][:4] == ["a", None, "b", None]
+        assert lines[0][1] == ([1, 2], [0.4, 0.3]) and lines[1][1] == ([1.0, 2.0], [0.4, 0.3])
+        assert {c[2]["yscale"] for c in calls if c[0] == "set"} == {scale}
 
 
 def test_equal_wall_clock_gives_a_slower_network_fewer_epochs(small, tmp_path):

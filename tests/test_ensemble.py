@@ -144,6 +144,25 @@ def test_networks_made_one_by_one_give_the_same_file(data):
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items() if "model" in name)
 
 
+@pytest.mark.parametrize("name", ["predictions_f0_m0.h5", "model_f0_m0.pt", "predictions_f1_m0.h5"])
+def test_foreign_files_in_place_of_a_network_are_refused(data, name):
+    run = start(data, "--folds", "2")
+    run.out.mkdir()
+    (run.out / name).write_bytes(b"not ours" * 100)
+    with pytest.raises(InputError) as error:
+        ensemble.only(run, inference.prediction_settings(run), int(name.split("_f")[1][0]))
+    one_line(error, name)
+    assert (run.out / name).read_bytes() == b"not ours" * 100
+
+
+def test_a_network_of_other_settings_is_refused(data):
+    run = start(data, "--folds", "2", "--only", "0")
+    inference.predict(run)
+    with pytest.raises(InputError) as error:
+        inference.predict(start(data, "--folds", "2", "--only", "0", "--learning-rate", "0.001"))
+    one_line(error, "predictions_f0_m0.h5", "learning_rate", "--force")
+
+
 @pytest.mark.parametrize("killed_at", [5, 12, 20])
 def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, killed_at):
     """Two folds of two members, all options that draw or average: in the second epoch of the first, second, third."""
