@@ -188,7 +188,7 @@ def test_dropout_differs_from_step_to_step_lane_to_lane_and_seed_to_seed():
 
 def test_weight_decay_shrinks_the_weights():
     def size(network):
-        return sum(float((p**2).sum()) for n, p in network.net.named_parameters() if n.endswith("weight"))
+        return sum(float((p.detach()**2).sum()) for n, p in network.net.named_parameters() if n.endswith("weight"))
     plain, strong = (run(epochs=2, weight_decay=w)[0] for w in (0.0, 20.0))
     assert size(strong) < 0.9 * size(plain)
 
