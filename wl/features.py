@@ -19,7 +19,7 @@ MEASURED = 10_000                       # training maps, all draws together, tha
 MOST_DRAWS = 4
 LEAST_PIXELS = 100                      # that a smoothed field needs to count
 BAND_SIGNAL = 0.5                       # of a band over that of the field it comes from, roughly
-DRAW_STREAM = 105
+DRAW_STREAM = 108
 
 
 class Features:
