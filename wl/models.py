@@ -19,7 +19,7 @@ MODELS = {
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
     "densenet": {"growth": 16, "blocks": (4, 6, 8, 6), "compression": 0.5},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
-    "statistics": {"scales": (1.5, 3.0, 6.0, 12.0, 24.0), "draws": 0, "networks": 5, "layers": (128, 128)},
+    "statistics": {"scales": (0.6, 1.5, 3.0, 6.0), "draws": 0, "networks": 5, "layers": (128, 128)},
 }
 DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 
@@ -34,7 +34,7 @@ LOSSES = {
 
 HEADS = ("flatten", "pool")
 LIMITS = {"dropout": (0.0, 0.9), "compression": (0.05, 1.0), "beta": (0.0, 1.0), "start": (-20.0, 5.0),
-          "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6), "scales": (1.0, 60.0),
+          "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6), "scales": (0.1, 60.0),
           "draws": (0, 100), "networks": (1, 100)}
 MAY_BE_ZERO = ("residual", "attention", "fourier", "squeeze")
 
