@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 
-from wl import cli, report, shards
+from wl import cli, report, shards, submission, table
 from wl.checks import InputError, positive
 from wl.score import SCORE_FLOOR
 
@@ -67,7 +67,7 @@ def main():
                              "one to submit")
         if pathlib.Path(options.submission).suffix != ".zip":
             raise InputError(f"--submission: expected a name that ends in .zip, got {options.submission}")
-        count = report.write_submission(options.posterior[0], options.submission)
+        count = submission.write(options.posterior[0], options.submission)
         cli.say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):
@@ -87,9 +87,9 @@ def main():
     if options.json:
         print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
     elif results:
-        print(report.table(results))
+        print(table.overview(results))
         for result in results:
-            print("\n" + report.details(result))
+            print("\n" + table.details(result))
     for error in failures[:-1]:
         cli.say(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
     if failures:

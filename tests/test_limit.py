@@ -8,7 +8,7 @@ from conftest import one_line
 from scipy.spatial import Delaunay
 
 from wl import limit as module
-from wl import bandpowers, report, store
+from wl import bandpowers, report, store, table
 from wl.bandpowers import KINK, masked_window, periodic_window
 from wl.checks import InputError
 from wl.drawing import generator
@@ -327,7 +327,7 @@ def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
     design_score = report.score_posterior(tmp_path / "set" / "limit.h5")["score"]
     assert beside["n"] == 60 and beside["score"] == pytest.approx(design_score, rel=1e-9)
     assert beside["difference"] == pytest.approx(result["score"] - design_score, abs=1e-9)
-    assert "information limit" in report.details(result) and "counting modes" in report.details(result)
+    assert "information limit" in table.details(result) and "counting modes" in report.details(result)
     # another test file: the limit is stale and said to be
     test_file = tmp_path / "set" / "WIDE12H_bin2_2arcmin_kappa_noisy_test.npy"
     np.save(test_file, np.load(test_file)[::-1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import one_line
-from wl import report, score, store
+from wl import report, score, store, submission
 from wl.checks import InputError
 from wl.params import HOLDOUT, TEST
 from wl.store import Var
@@ -300,7 +300,7 @@ def test_no_submission(case, tmp_path, why):
         groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
         store.write(path, "posterior", groups, settings=file.settings)
     with pytest.raises(InputError) as error:
-        report.write_submission(path, tmp_path / "entry.zip")
+        submission.write(path, tmp_path / "entry.zip")
     one_line(error, path, {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each"))
     assert not (tmp_path / "entry.zip").exists()
 

@@ -1,7 +1,7 @@
 """From predictions to posterior.h5: statistics, emulator, sampler; and the direct network's shortcut."""
 import numpy as np
 
-from . import report, shards, statistics, store
+from . import report, shards, statistics, store, table
 from .checks import InputError, RunError, positive
 from .cli import say
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST
@@ -252,8 +252,8 @@ def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=
 def report_on(path, args):
     """Score a posterior, save score.json, print the table."""
     result = report.score_posterior(path, seed=args.seed)
-    print(report.table([result]))
-    print(report.details(result))
+    print(table.overview([result]))
+    print(table.details(result))
     try:
         report.save(result)
     except InputError as error:                     # a finished run on a disk that is only read from now on

@@ -14,7 +14,7 @@ import scipy.fft
 from scipy.spatial import Delaunay
 from scipy.special import logsumexp, ndtri
 
-from . import cli, maps, posterior, report, store
+from . import cli, maps, posterior, report, store, table
 from .bandpowers import CosmologyTable, periodic_window
 from .checks import InputError, array, positive
 from .drawing import generator
@@ -284,7 +284,7 @@ def main(argv=None):
     results = [report.score_posterior(path, seed=options["seed"]) for path in paths]
     for result in results:
         report.save(result)
-    print(report.table(results))
+    print(table.overview(results))
     for result in results:
         settings, part = result["settings"], result["subsets"][result["scored"]]
         how = "exact" if settings["count"] == "exact" else "by counting modes"

@@ -1,7 +1,6 @@
-"""From a posterior file to its scores: reads the truth (nothing else does), makes table and score.json."""
+"""From a posterior file to its scores: reads the truth (nothing else does), makes score.json."""
 import json
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -9,21 +8,17 @@ from . import maps, store
 from .checks import InputError, array
 from .params import HOLDOUT, LABELS, PARAMS, SPLITS, STATISTICS, TEST, TRAIN
 from .posterior import LEVELS
-from .reference import beside_limit, describe
+from .reference import beside_limit
 from .score import out_of_distribution as out_of_distribution_rate
 from .score import prior_score, summarise
 
 SCHEMA_VERSION = 1
 ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
 FLAGS = {1: "acceptance", 2: "ess", 4: "rhat", 8: "hull contact", 16: "p-value < 0.001"}
-TITLES = {"test": "test", "test_on_design": "test, on design", "test_off_design": "test, off design",
-          "holdout": "holdout", "statistics": "statistics (seen)", "train": "train (seen)"}
 INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
-SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma", "recalibrate", "shard")
 FEW = 4                     # so many maps without truth are listed one by one
 
 
-# ---------------------------------------------------------------- scoring one posterior
 def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
     """Score every map of a posterior file whose truth is known.
 
@@ -34,7 +29,7 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
     """
     path = pathlib.Path(path)
     file = store.read(path, "posterior", groups=("summary", "observed_data", "constant_data"))
-    split, cosmology, realisation, summary = _maps_of(file)
+    split, cosmology, realisation, summary = maps_of(file)
     truth, design, cluster, digests, notes = _read_truth(file, data, split, cosmology, realisation)
     known = np.isfinite(truth[:, 0])
     result = {"schema_version": SCHEMA_VERSION, "posterior": path.name, "path": str(path),
@@ -52,7 +47,7 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
         shared = None if cluster is None or name.startswith("test") else cluster[pick]
         try:
             result["subsets"][name] = summarise(
-                truth[pick], summary["mean"][pick], summary[_bars(summary)][pick], design.var(axis=0),
+                truth[pick], summary["mean"][pick], summary[bars(summary)][pick], design.var(axis=0),
                 correlation=summary["correlation"][pick] if "correlation" in summary else None,
                 intervals=intervals, quantiles=(list(LEVELS.values()), list(known_quantiles.values()))
                 if len(known_quantiles) == len(LEVELS) else None,
@@ -68,20 +63,20 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
         folder, pick = data if data is not None else file.settings.get("data", ""), subsets[best]
         result["limit"], more = beside_limit(
             path, folder, np.stack([split, cosmology, realisation], axis=1)[pick], truth[pick],
-            summary["mean"][pick], summary[_bars(summary)][pick], bootstrap, seed)
+            summary["mean"][pick], summary[bars(summary)][pick], bootstrap, seed)
         notes += more
     result["diagnostics"] = _diagnostics(summary)
     result["without_truth"] = _without_truth(~known, summary, realisation)
     return result
 
 
-def _maps_of(file):
+def maps_of(file):
     """split, cosmology, realisation (n,) and the summary's arrays of a posterior file."""
     try:
         summary, observed = file.groups["summary"], file.groups["observed_data"]
         split, cosmology, realisation = (observed[name].astype(np.int64)
                                          for name in ("split", "cosmology", "realisation"))
-        for name in {"mean", "sd", _bars(summary)}:
+        for name in {"mean", "sd", bars(summary)}:
             array(f"{file.path}: summary/{name}", summary[name], (len(split), 2), finite=False)
     except KeyError as error:
         raise InputError(f"{file.path}: expected a posterior with {error} in it; repeat the run that made it"
@@ -131,7 +126,7 @@ def _read_truth(file, data, split, cosmology, realisation):
     return truth, design, cluster, digests, notes
 
 
-def _bars(summary):
+def bars(summary):
     """The variable to score as error bars: recalibrated ones if the file has them, else the posterior's sd."""
     return "errorbar" if "errorbar" in summary else "sd"
 
@@ -203,11 +198,11 @@ def _without_truth(pick, summary, realisation):
     """Mean error bars of the maps whose truth nobody has, and, of a few, each posterior."""
     if not pick.any():
         return None
-    out = {"n": int(pick.sum()), "mean_sd": np.nanmean(summary[_bars(summary)][pick], axis=0).tolist()}
+    out = {"n": int(pick.sum()), "mean_sd": np.nanmean(summary[bars(summary)][pick], axis=0).tolist()}
     if pick.sum() <= FEW:
         p_value = summary.get("p_value", np.full(len(pick), np.nan))
         out["maps"] = [{"map": int(realisation[i]), "mean": summary["mean"][i].tolist(),
-                        "sd": summary[_bars(summary)][i].tolist(),
+                        "sd": summary[bars(summary)][i].tolist(),
                         "p_value": float(p_value[i]) if np.isfinite(p_value[i]) else None}
                        for i in np.flatnonzero(pick)]
     return out
@@ -232,7 +227,7 @@ def out_of_distribution(path, other):
     """
     def chi2_of(path):
         file = store.read(path, "posterior", groups=("summary", "observed_data"))
-        values = _maps_of(file)[3].get("chi2", np.full(1, np.nan))
+        values = maps_of(file)[3].get("chi2", np.full(1, np.nan))
         if np.isnan(values).any():
             raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
         return values, file.groups["observed_data"]
@@ -247,143 +242,3 @@ def out_of_distribution(path, other):
     else:
         inside, outside = values, chi2_of(other)[0]
     return {"tpr": out_of_distribution_rate(inside, outside), "n_in": len(inside), "n_out": len(outside)}
-
-
-# ---------------------------------------------------------------- text
-def table(results):
-    """The summary of several posteriors as aligned text: a line each, best score first."""
-    rows = [("run", "method", "maps", "n", "score", "MSE/var", "R2 " + PARAMS[0], PARAMS[1], "in 68 %",
-             "in 95 %", "sd " + PARAMS[0], PARAMS[1])]
-    for result in sorted(results, key=lambda r: -np.inf if r["score"] is None else r["score"], reverse=True):
-        path, settings = pathlib.Path(result["path"]), result["settings"]
-        run = str(path.parent) if path.name == "posterior.h5" else str(path)
-        start = (run, str(settings.get("method", "-")))
-        if result["scored"] is None:
-            lost = result["without_truth"]
-            rows.append((*start, "test", str(lost["n"]), "no truth", "-", "-", "-", "-", "-",
-                         *(f"{v:.4f}" for v in lost["mean_sd"])))
-            continue
-        part = result["subsets"][result["scored"]]
-        rows.append((*start, TITLES[result["scored"]], str(part["n"]), _pm(part, "score", 2),
-                     _pm(part, "mse_mean", 3), *("-" if v is None else f"{v:.3f}" for v in part["r2"]),
-                     _pm(part, "coverage_68_mean", 1, 100.0), _pm(part, "coverage_95_mean", 1, 100.0),
-                     *(f"{v:.4f}" for v in part["mean_sd"])))
-    return _align(rows, left=3)
-
-
-def details(result):
-    """All figures of one posterior as aligned text: a line a figure, a column a set of maps."""
-    settings = result["settings"]
-    shown = [f"{name} {settings[name]}" for name in SHOWN if settings.get(name) is not None]
-    lines = [", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"])]
-    parts = result["subsets"]
-    if parts:
-        rows = [("", *(TITLES[name] for name in parts)), ("maps", *(str(p["n"]) for p in parts.values()))]
-
-        def row(title, key, digits, scale=1.0, at=None):
-            if any(key in p for p in parts.values()):
-                rows.append((title, *(_pm(p, key, digits, scale, at) for p in parts.values())))
-
-        row("score", "score", 2)
-        row("score that the error bars promise", "expected_score", 2)
-        row("MSE / label variance", "mse_mean", 4)
-        for i, param in enumerate(PARAMS):
-            row(f"{param}: MSE / label variance", "mse", 4, at=i)
-            row(f"{param}: R2", "r2", 3, at=i)
-            row(f"{param}: mean error", "bias", 5, at=i)
-            row(f"{param}: mean error bar", "mean_sd", 5, at=i)
-            row(f"{param}: mean (error / error bar)^2", "mean_pull2", 3, at=i)
-            row(f"{param}: truth within 1 sd, % (68.3)", "coverage_68", 1, 100.0, i)
-            row(f"{param}: truth within 2 sd, % (95.4)", "coverage_95", 1, 100.0, i)
-            row(f"{param}: truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100.0, i)
-            row(f"{param}: truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100.0, i)
-            row(f"{param}: p-value of uniform PIT", "pit_p_value", 3, at=i)
-        rows.append(("truths inside, % (10, 30, 50, 70, 90)", *(" ".join(
-            f"{100 * np.mean(curve[i]):.0f}" for i in (0, 2, 4, 6, 8))
-            for curve in (p["coverage_curve"].get("quantiles", p["coverage_curve"]["error_bars"])
-                          for p in parts.values()))))
-        row("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100.0)
-        row("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100.0)
-        lines.append(_align(rows, left=1, indent="  "))
-        if result["prior_only_score"] is not None:
-            lines.append(f"  an answer that knows only the design scores {result['prior_only_score']:.2f}")
-        if result["limit"] is not None:
-            lines.append(f"  {describe(result['limit'])}")
-    lost = result["without_truth"]
-    if lost:
-        lines.append(f"  no truth for {lost['n']} test map{'s' * (lost['n'] > 1)}: mean error bar "
-                     + ", ".join(f"{v:.4f} ({p})" for v, p in zip(lost["mean_sd"], PARAMS)))
-        for one in lost.get("maps", ()):
-            text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}" for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
-            p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
-            lines.append(f"  test map {one['map']}: {text}{p_value}")
-    if "out_of_distribution" in result:
-        ood = result["out_of_distribution"]
-        lines.append(f"  out of distribution by chi2: mean true-positive rate {ood['tpr']:.3f} ({ood['n_out']} maps "
-                     f"against {ood['n_in']})")
-    found = result["diagnostics"]
-    said = [text.format(**found) for key, text in
-            (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
-                                 "{acceptance_max:.2f})"),
-             ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),
-             ("rhat_max", "R-hat at most {rhat_max:.3f}")) if key in found]
-    if found.get("flagged"):
-        said.append(f"{found['flagged']} map{'s' * (found['flagged'] > 1)} flagged ("
-                    + ", ".join(f"{n} {text}" for text, n in found["flags"].items()) + ")")
-    if said:
-        lines.append("  " + "; ".join(said))
-    return "\n".join(lines + [f"  note: {note}" for note in result["notes"]])
-
-
-def _pm(part, key, digits, scale=1.0, at=None):
-    """A figure with its error as text, "-" where it is not defined."""
-    value, error = part.get(key), part.get(f"{key}_error")
-    if at is not None:
-        value, error = value and value[at], error and error[at]
-    if value is None:
-        return "-"
-    text = f"{scale * value:.{digits}f}"
-    return text if error is None else f"{text} +- {scale * error:.{digits}f}"
-
-
-def _align(rows, left, indent=""):
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join((indent + "  ".join(cell.ljust(w) if i < left else cell.rjust(w)
-                                         for i, (cell, w) in enumerate(zip(row, widths)))).rstrip()
-                     for row in rows)
-
-
-# ---------------------------------------------------------------- the challenge's zip
-def write_submission(path, out):
-    """Write the challenge's zip from the test maps of a posterior; equal posteriors give equal bytes.
-
-    path: posterior.h5; out: the zip, holding result.json = {"means": [[Omega_m, S_8], ...],
-    "errorbars": [[...], ...]} in the order of the test maps. Returns the number of maps. Raises
-    InputError without test maps, if one is missing or twice there, or if the file is a shard.
-    """
-    file = store.read(path, "posterior", groups=("summary", "observed_data"))
-    split, _, realisation, summary = _maps_of(file)
-    shard = file.settings.get("shard")
-    if shard is not None and list(shard)[-1] != 1:
-        raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test maps; "
-                         "merge the shards first")
-    test = np.flatnonzero(split == TEST)
-    if not test.size:
-        raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target test")
-    test = test[np.argsort(realisation[test], kind="stable")]
-    if not np.array_equal(realisation[test], np.arange(len(test))):
-        raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, got "
-                         f"{len(test)}; run with --target test on the whole set")
-    content = {}
-    for key, name in (("means", "mean"), ("errorbars", _bars(summary))):
-        values = array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
-                       advice="the sampler failed for this map")
-        if key == "errorbars" and (values <= 0).any():
-            raise InputError(f"{path}: expected error bars above 0, got {values.min()}; the sampler failed")
-        content[key] = values.tolist()
-    with store.atomic(out) as part:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-            archive.writestr(info, json.dumps(content))
-    return len(test)
