@@ -14,9 +14,7 @@ examples:
   python run_direct.py                                          the default network; simulates maps if data/ has none
   python run_direct.py --model simple_cnn --epochs 15           the published network
   python run_direct.py --loss score --loss-option start=-5      trained on the challenge's score
-  python run_direct.py --data data/public --target both --out data/runs/direct
-
-exit codes: 0 done, 1 failed, 2 wrong usage or input."""
+  python run_direct.py --data data/public --target both --out data/runs/direct"""
 
 
 def parser():

@@ -17,9 +17,7 @@ examples:
   python run_mcmc.py --method spectrum --nstep 100000 --sigma 0.02       the organisers' baseline
   python run_mcmc.py --folds 5 --members 2                      ten networks, every realisation in the statistics
   python run_mcmc.py --sampler exact                            quadrature in place of chains, same file
-  python run_mcmc.py --shard 2/4                                a quarter of the maps, as one job of four
-
-exit codes: 0 done, 1 failed or not converged, 2 wrong usage or input."""
+  python run_mcmc.py --shard 2/4                                a quarter of the maps, as one job of four"""
 
 
 def parser():
@@ -28,6 +26,9 @@ def parser():
     pipeline.add_data_options(parser)
     parser.add_argument("--method", default="network", choices=("network", "spectrum"),
                         help="what compresses a map: a network, or its power spectrum in 10 bins")
+    parser.add_argument("--predictions", default=None, metavar="FILE",
+                        help="a predictions.h5 to infer from: nothing is trained, and the options of maps and network "
+                             "are those it was made with")
     pipeline.add_training_options(parser, loss="mse")
     group = parser.add_argument_group("posterior")
     group.add_argument("--smooth", default="auto", choices=("auto", "none", "always"),
@@ -69,9 +70,10 @@ def main():
     cli.prepare_process(args.threads, allocator=args.method == "network")
     from wl import inference, pipeline, shards
     settings, shard = inference.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
+    given = inference.given_predictions(args)
     run = pipeline.Run(args, args.method)
-    inference.refuse_early(run, settings, shard)
-    predictions = inference.predict(run)
+    inference.refuse_early(run, settings, shard, given)
+    predictions = given or inference.predict(run)
     if predictions is None:                               # --only: one network of several is trained
         return
     path = inference.infer(run, predictions, settings, shard)

@@ -16,7 +16,7 @@ public test set has no truth: its hold-out maps are scored instead. Printed are,
 challenge's score with its bootstrap error, the mean squared error in units of the labels' variance, R2,
 the share of truths within one and two error bars (68.3 and 95.4 % if the bars are right) and the mean
 error bars; then all figures of each posterior, cosmologies on and off the design apart. score.json is
-written beside each posterior. Exit code 0: done; 2: wrong usage or input.
+written beside each posterior.
 
 examples:
   python run_score.py data/runs/*/posterior.h5
@@ -83,7 +83,7 @@ def main():
         try:
             report.save(result)
         except InputError as error:            # a colleague's folder: the table is still wanted
-            cli.say(f"{pathlib.Path(sys.argv[0]).name}: warning: no score.json, {error}")
+            cli.warn(f"no score.json, {error}")
     if options.json:
         print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
     elif results:
@@ -91,7 +91,7 @@ def main():
         for result in results:
             print("\n" + table.details(result))
     for error in failures[:-1]:
-        cli.say(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        cli.fail(error, cli.EXIT_USAGE)
     if failures:
         sys.stdout.flush()
         raise failures[-1]

@@ -46,7 +46,7 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments, capsys):
         parser().parse_args(arguments)
     out, error = capsys.readouterr()
     assert end.value.code == 2 and out == "" and error.endswith("see run_x.py --help\n")
-    one_line(error.strip(), "run_x.py: ")
+    one_line(error.strip(), "run_x.py: error: ")
 
 
 def test_largest_seed():
@@ -83,12 +83,36 @@ def test_what_main_returns_is_the_code(value, code):
     assert (cli.EXIT_OK, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_UNFINISHED) == (0, 1, 2, 75)
 
 
-def test_our_own_mistakes_keep_their_traceback():
-    with pytest.raises(ValueError, match="a bug"):
-        cli.run(lambda: (_ for _ in ()).throw(ValueError("a bug")))
+@pytest.mark.parametrize("asked, lines", [(None, 1), ("0", 1), ("1", 5)])
+def test_our_own_mistakes_are_one_line_unless_asked(asked, lines, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_x.py"])
+    monkeypatch.setenv(cli.TRACEBACK, asked) if asked else monkeypatch.delenv(cli.TRACEBACK, raising=False)
+
+    def main():
+        raise ValueError("a bug\nof ours")
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    out, text = capsys.readouterr()
+    assert end.value.code == 1 and out == "" and (text.count("\n") == 1) == (lines == 1)
+    one_line(text.strip().splitlines()[-1], "run_x.py: error: internal error", "ValueError: a bug of ours",
+             "test_cli.py:", cli.TRACEBACK)
+    assert ("Traceback" in text) == (lines > 1)
+
+
+def test_an_exit_passes_and_help_names_the_codes():
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: sys.exit(3))
     assert end.value.code == 3
+    assert "130" in parser().format_help() and cli.TRACEBACK in parser().format_help()
+
+
+def test_the_program_is_named_as_it_was_called(python):
+    run = python("import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '--field', 'x']; "
+                 "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
+    assert run.returncode == 2 and run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
+    run = python("import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '--mask', '/nowhere/mask.npy']; "
+                 "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
+    assert run.returncode == 2 and run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
 
 
 def test_a_closed_pipe_is_no_error(python):
@@ -212,6 +236,12 @@ def test_quiet_progress_and_odd_totals(clock):
                                            (3599, "59 min 59 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min")])
 def test_duration(seconds, text):
     assert cli._duration(seconds) == text
+
+
+def test_warnings_are_always_shown(capsys):
+    cli.warn("sigma\nis large")
+    out, error = capsys.readouterr()
+    assert out == "" and error.endswith(": warning: sigma is large\n") and error.count("\n") == 1
 
 
 def test_say(capsys):

@@ -9,7 +9,7 @@ from test_train import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
-from wl import batches, ensemble, inference, maps, pipeline, statistics, train
+from wl import batches, ensemble, inference, maps, pipeline, splits, statistics, train
 from wl.checks import InputError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
@@ -46,21 +46,21 @@ def start(data, *options, out="out", parser=run_mcmc.parser, method="network"):
 # ---------------------------------------------------------------- who trains on what
 @pytest.mark.parametrize("n, folds, holdout", [(8, 3, 0.0), (256, 5, 0.15), (32, 2, 0.1), (33, 32, 0.0)])
 def test_folds_part_the_realisations(n, folds, holdout):
-    split, fold, shared = maps.split_folds(n, folds, holdout, seed=1)
+    split, fold, shared = splits.split_folds(n, folds, holdout, seed=1)
     held = split == HOLDOUT
     assert held.sum() == (max(1, round(holdout * n)) if holdout else 0) and (fold[held] == -1).all()
     assert (split[~held] == STATISTICS).all() and not shared[held].any() and shared.sum() == max(1, round(n / 32))
     sizes = np.bincount(fold[~held], minlength=folds)
     assert len(sizes) == folds and sizes.max() - sizes.min() <= 1 and sizes.min() >= 1
-    again = maps.split_folds(n, folds, holdout, seed=1)
+    again = splits.split_folds(n, folds, holdout, seed=1)
     assert all(np.array_equal(a, b) for a, b in zip((split, fold, shared), again))
-    assert n < 10 or not np.array_equal(fold, maps.split_folds(n, folds, holdout, seed=2)[1])
+    assert n < 10 or not np.array_equal(fold, splits.split_folds(n, folds, holdout, seed=2)[1])
 
 
 @pytest.mark.parametrize("n, folds", [(8, 8), (8, 1), (2, 2), (400, 101), (8, 0)])
 def test_impossible_folds_are_refused(n, folds):
     with pytest.raises(InputError) as error:
-        maps.split_folds(n, folds, 0.0, seed=1)
+        splits.split_folds(n, folds, 0.0, seed=1)
     one_line(error, "--folds", f"got {folds}")
 
 

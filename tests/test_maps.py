@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from conftest import one_line
 
-from wl import maps
+from wl import maps, splits
 from wl.checks import InputError
 from wl.params import FILE_PREFIX, HOLDOUT, N_OBSERVED, STATISTICS, TRAIN
+from wl.provenance import digest_array
 
 KAPPA, MASK, TEST = (f"{FILE_PREFIX}_{name}.npy" for name in ("kappa", "mask", "kappa_noisy_test"))
 N_COSMOLOGY, N_REALISATION = 4, 6
@@ -26,6 +27,7 @@ def small_mask():
 def labels(n_cosmology=N_COSMOLOGY, n_realisation=N_REALISATION):
     rng = np.random.default_rng(3)
     label = rng.uniform(0.1, 0.9, (n_cosmology, n_realisation, 5))
+    label[..., 1] = 0.6 + 0.4 * label[..., 1]
     label[:, :, :2] = label[:, :1, :2]
     return label
 
@@ -63,7 +65,7 @@ def test_no_test_maps_and_zero_test_maps(folder):
 
 def test_simulated_set_knows_its_noise_and_its_truth(folder):
     (folder / "simulation.json").write_text(json.dumps({"settings": {"n_gal": 20.0}, "seed": 1}))
-    np.save(folder / "label_test.npy", np.zeros((5, 5)))
+    np.save(folder / "label_test.npy", labels()[0, :5])
     found = maps.open_set(folder)
     assert found.n_gal == 20.0 and found.has_truth
     (folder / "simulation.json").write_text("{half")
@@ -181,6 +183,63 @@ def test_damage_is_refused_in_one_line(folder, case):
     one_line(error, folder / named, "expected", "got" if "complete" not in words[0] else "could not", *words)
 
 
+def off(column, value, where=(1,)):
+    label = labels()
+    label[(*where, slice(None), column)] = value
+    return label
+
+
+IMPLAUSIBLE = {"no matter": (off(0, 0.0), ("Omega_m", "(1, 0)", "got 0 ")), "negative": (off(0, -0.3), ("Omega_m",)),
+               "above one": (off(0, 1.2), ("Omega_m",)), "S_8 of 8": (off(1, 8.0), ("S_8", "(1, 0)", "6 in all")),
+               "S_8 of 0.1": (off(1, 0.1), ("S_8",)), "swapped": (labels()[..., [1, 0, 2, 3, 4]], ("swapped",))}
+
+
+@pytest.mark.parametrize("case", IMPLAUSIBLE)
+def test_implausible_labels_are_refused(folder, case):
+    label, words = IMPLAUSIBLE[case]
+    np.save(folder / "label.npy", label)
+    with pytest.raises(InputError) as error:
+        maps.open_set(folder)
+    one_line(error, folder / "label.npy", *words)
+
+
+@pytest.mark.parametrize("truth, words", [
+    (labels()[0, :4], ("(5, 5)", "(4, 5)")), (labels()[0, :5, :4], ("(5, 5)", "(5, 4)")),
+    (np.ones((5, 5), int), ("float", "int64")), (np.full((5, 5), np.nan), ("nan",)),
+    (labels()[0, :5] + 3.0, ("Omega_m",)), (None, ("complete .npy",))])
+def test_bad_truth_is_refused_when_the_set_is_opened(folder, truth, words):
+    """Before hours of work end at it; without test maps it is nobody's truth."""
+    np.save(folder / "label_test.npy", np.zeros(3) if truth is None else truth)
+    if truth is None:
+        os.truncate(folder / "label_test.npy", 130)
+    with pytest.raises(InputError) as error:
+        maps.open_set(folder)
+    one_line(error, folder / "label_test.npy", *words)
+    os.unlink(folder / TEST)
+    maps.open_set(folder)
+
+
+def test_a_simulated_set_that_was_changed_by_hand(folder):
+    digests = {"mask": digest_array(small_mask()), "label": digest_array(labels())}
+    (folder / "simulation.json").write_text(json.dumps({"settings": {}, "inputs": digests}))
+    assert maps.open_set(folder).changed() == []
+    np.save(folder / "label.npy", off(2, 7.9))
+    assert maps.open_set(folder).changed() == ["label.npy"]
+    (folder / "simulation.json").write_text(json.dumps({"settings": {}, "inputs": None}))
+    assert maps.open_set(folder).changed() == []
+
+
+def test_a_set_whose_simulation_was_cut_off_is_refused(folder):
+    """Killed between moving the maps and simulation.json into place."""
+    (folder / maps.UNFINISHED).mkdir()
+    (folder / maps.UNFINISHED / "simulation.json").write_text("{}")
+    with pytest.raises(InputError) as error:
+        maps.open_set(folder)
+    one_line(error, folder, "interrupted", "repeat")
+    (folder / "simulation.json").write_text("{}")              # the last file moved: only the folder is left over
+    maps.open_set(folder)
+
+
 @pytest.mark.parametrize("name", [KAPPA, "label.npy", MASK])
 def test_missing_file(folder, name):
     os.unlink(folder / name)
@@ -260,23 +319,23 @@ def test_real_files(real, tmp_path):
 @pytest.mark.parametrize("n, statistics, holdout", [(256, 0.2, 0.2), (32, 0.2, 0.0), (30, 0.5, 0.2),
                                                     (3, 0.2, 0.2)])
 def test_split_sizes(n, statistics, holdout):
-    split = maps.split_realisations(n, statistics, holdout, seed=1)
+    split = splits.split_realisations(n, statistics, holdout, seed=1)
     assert split.shape == (n,) and split.dtype == np.int8 and set(split) <= {TRAIN, STATISTICS, HOLDOUT}
     assert abs((split == STATISTICS).sum() - statistics * n) <= 0.5
     assert abs((split == HOLDOUT).sum() - holdout * n) <= 0.5 and (split == TRAIN).any()
 
 
 def test_split_follows_the_seed_alone():
-    first = maps.split_realisations(256, 0.2, 0.2, seed=1)
-    assert np.array_equal(first, maps.split_realisations(256, 0.2, 0.2, seed=1))
-    assert not np.array_equal(first, maps.split_realisations(256, 0.2, 0.2, seed=2))
+    first = splits.split_realisations(256, 0.2, 0.2, seed=1)
+    assert np.array_equal(first, splits.split_realisations(256, 0.2, 0.2, seed=1))
+    assert not np.array_equal(first, splits.split_realisations(256, 0.2, 0.2, seed=2))
     np.random.seed(0)
-    assert np.array_equal(first, maps.split_realisations(256, 0.2, 0.2, seed=1))
+    assert np.array_equal(first, splits.split_realisations(256, 0.2, 0.2, seed=1))
     # a stored promise: files made by an earlier version split alike
-    small = maps.split_realisations(32, 0.2, 0.2, seed=1)
+    small = splits.split_realisations(32, 0.2, 0.2, seed=1)
     assert np.flatnonzero(small == STATISTICS).tolist() == [5, 13, 15, 16, 26, 27]
     # statistics realisations do not change when a hold-out is asked for
-    assert np.array_equal(maps.split_realisations(256, 0.2, 0.0, 1) == STATISTICS, first == STATISTICS)
+    assert np.array_equal(splits.split_realisations(256, 0.2, 0.0, 1) == STATISTICS, first == STATISTICS)
 
 
 @pytest.mark.parametrize("n, statistics, holdout", [(2, 0.2, 0.2), (1, 0.5, 0.0), (10, 0.0, 0.2),
@@ -285,7 +344,7 @@ def test_split_follows_the_seed_alone():
                                                     (10, 0.98, 0.01)])
 def test_split_refuses_an_empty_part(n, statistics, holdout):
     with pytest.raises(InputError) as error:
-        maps.split_realisations(n, statistics, holdout, seed=1)
+        splits.split_realisations(n, statistics, holdout, seed=1)
     one_line(error, "expected", "got")
 
 

@@ -5,7 +5,7 @@ import synthetic
 from conftest import one_line
 from scipy import stats
 
-from wl import posterior, sampler
+from wl import posterior, report, sampler, variables
 from wl.checks import InputError
 
 
@@ -49,7 +49,7 @@ def test_every_flag(emulator):
     chains.edge[4] = -0.4
     estimate[5] += 3.0
     assert list(summary_of(emulator, estimate, chains)["flag"]) == [1, 1, 2, 4, 8, 16]
-    assert set(posterior.FLAGS) == {1, 2, 4, 8, 16}
+    assert set(variables.FLAGS) == set(report.FLAGS) == {1, 2, 4, 8, 16}
 
 
 def test_a_chain_that_never_moved_is_flagged(emulator):
@@ -58,7 +58,7 @@ def test_a_chain_that_never_moved_is_flagged(emulator):
     summary = summary_of(emulator, estimate, chains)
     assert (summary["sd"] == 0.0).all() and (summary["flag"] & 7 == 7).all()
     text = " ".join(posterior.warnings(summary))
-    assert "never moved" in text and "4 of 4" in text and "lower --sigma" in text
+    assert posterior.stuck(summary) == 4 and "4 of 4" in text and "lower --sigma" in text
 
 
 def test_warnings(emulator):

@@ -11,6 +11,8 @@ import run_mcmc
 import run_score
 from conftest import ROOT
 from wl import calibration, limit, pipeline, realism, simulate
+from wl.cli import TRACEBACK
+from wl.variables import FLAGS
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
@@ -43,6 +45,13 @@ def test_options_named_in_prose_exist():
     known = " ".join(p().format_help() for p in PARSERS.values())
     for option in set(re.findall(r"`(--[a-z-]+)", TEXT)):
         assert option in known, option
+
+
+def test_what_a_user_meets_is_explained():
+    for bit in FLAGS:
+        assert f"| {bit} |" in TEXT, bit
+    for word in (TRACEBACK, "130", "`checkpoint.pt`", "`inputs.json`", "`edge`", "flag_masks"):
+        assert word in TEXT, word
 
 
 def test_relative_links_and_files_exist():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import one_line
-from wl import report, score, store, submission
+from wl import report, score, store, submission, table
 from wl.checks import InputError
 from wl.params import HOLDOUT, TEST
 from wl.store import Var
@@ -187,6 +187,44 @@ def test_shared_seeds_widen_the_error(tmp_path):
         make_posterior(tmp_path / "posterior.h5", folder, label, label_test)
         notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
         assert any("share their seeds" in note for note in notes) == shared
+
+
+def test_simulated_maps_of_labels_that_share_nuisances(tmp_path):
+    """The public labels repeat their nuisances; maps simulated for them have seeds of their own, and say so."""
+    for shared in (False, True):
+        folder = tmp_path / f"set{shared}"
+        label, label_test = make_data(folder, shared_seeds=True)
+        (folder / "simulation.json").write_text(json.dumps({"settings": {"shared_seeds": shared}}))
+        make_posterior(tmp_path / "posterior.h5", folder, label, label_test)
+        notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
+        assert any("share their seeds" in note for note in notes) == shared
+
+
+def test_coverage_before_and_after_recalibration(case):
+    """errorbar is what is scored; what sd holds stands beside it."""
+    _, path, (mean, sd, truth, split, _) = case
+    before = report.score_posterior(path, bootstrap=10)["subsets"]["test"]
+    assert "coverage_68_plain" not in before and "before recalibration" not in table.details(
+        report.score_posterior(path, bootstrap=10))
+    file = store.read(path)
+    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    groups["summary"]["errorbar"] = Var(("map", "param"), 3.0 * sd)
+    store.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    result = report.score_posterior(path, bootstrap=10)
+    after = result["subsets"]["test"]
+    assert after["coverage_68_plain"] == before["coverage_68"] and after["score_plain"] == before["score"]
+    assert min(after["coverage_68"]) > 0.95 and after["score"] != before["score"]
+    assert "S_8: within 1 sd before recalibration" in table.details(result)
+
+
+def test_an_unconverged_posterior_is_noted(case):
+    _, path, _ = case
+    file = store.read(path)
+    file.groups["summary"]["flag"][:20] = 2
+    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    assert not report.score_posterior(path, bootstrap=10)["notes"]
+    store.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    assert any("not converged" in note for note in report.score_posterior(path, bootstrap=10)["notes"])
 
 
 def test_real_labels_give_the_prior_score(real, tmp_path):

@@ -64,6 +64,10 @@ def test_main_job_writes_every_file_and_prints_a_score(work):
     with h5py.File(out / "posterior.h5") as file:
         assert file["posterior/Omega_m"].shape[2] == 3 and file["summary/mean"].shape == (24, 2)
         assert (file["observed_data/split"][:] == params.TEST).all()
+    for path in out.glob("*.h5"):
+        with h5py.File(path) as file:
+            for group in file.values():
+                assert all("long_name" in var.attrs for var in group.values() if not var.is_scale), path
 
 
 def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
@@ -202,7 +206,9 @@ def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
     short = [*common, "--nstep", "100"]
     for _ in range(2):
         run = script("run_mcmc.py", *short, cwd=work)
-        assert run.returncode == 1 and "not converged" in run.stderr and len(run.stderr.splitlines()) == 1
+        lines = run.stderr.splitlines()                     # warnings are said although it is quiet
+        assert run.returncode == 1 and "error: " in lines[-1] and "not converged" in lines[-1], run.stderr
+        assert all("warning: " in line for line in lines[:-1])
         assert "score" in run.stdout and (predicted / "posterior.h5").is_file() and (predicted / "score.json").is_file()
     assert script("run_mcmc.py", *short, "--allow-unconverged", cwd=work).returncode == 0
     assert script("run_mcmc.py", *common, "--nstep", "60000", "--adapt", "--force", cwd=work).returncode == 0

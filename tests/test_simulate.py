@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from conftest import ROOT, one_line
 
+from wl import complete
 from wl import simulate as module
 from wl.checks import InputError, RunError
 from wl.fields import Grid
-from wl.maps import open_set
+from wl.complete import FILES
+from wl.maps import UNFINISHED, open_set
 from wl.params import DELTA_Z_SIGMA, FILE_PREFIX, noise_sigma
 from wl.plan import Plan
-from wl.simulate import FILES, KAPPA_FILE, LABEL_FILE, MASK_FILE, TEST_FILE, TRUTH_FILE, simulate
+from wl.simulate import KAPPA_FILE, LABEL_FILE, MASK_FILE, TEST_FILE, TRUTH_FILE, simulate
 from wl.survey import design
 from wl.theory import Theory
 
@@ -233,11 +235,25 @@ def test_wrong_settings_are_refused(mask_file, tmp_path, change, word):
 
 def test_too_little_disk_is_said_before_the_start(mask_file, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(complete.shutil, "disk_usage", lambda path: full)
     with pytest.raises(InputError) as error:
         simulate(tmp_path / "out", mask=mask_file, **SMALL)
     one_line(error, "GB", "free")
-    assert not any((tmp_path / "out").glob("*.npy"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", [{"realisations": 10**9}, {"cosmologies": 10**9}, {"test": 10**9},
+                                    {"unseen": 10**12}])
+def test_far_too_many_maps_are_refused_before_their_labels_are_drawn(mask_file, tmp_path, change):
+    with pytest.raises(InputError) as error:
+        simulate(tmp_path / "out", **{"mask": mask_file, **SMALL, **change})
+    one_line(error, "GB", "free", "fewer")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_complete_set_needs_no_room(small, mask_file, monkeypatch):
+    monkeypatch.setattr(complete.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    assert simulate(small, mask=mask_file, **SMALL) is False
 
 
 def command(out, mask_file, *more):
@@ -326,13 +342,35 @@ def test_killed_while_moving_into_place(small, mask_file, tmp_path, monkeypatch)
                 raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(module.os, "replace", fail_at_the_third)
+    monkeypatch.setattr(complete.os, "replace", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         simulate(out, mask=mask_file, **SMALL)
     monkeypatch.undo()
     assert not (out / KAPPA_FILE).exists()
     assert simulate(out, mask=mask_file, **SMALL) is True
     assert same_files(out, small) and sorted(p.name for p in out.iterdir()) == sorted(FILES)
+
+
+def test_killed_before_the_last_file_moved(small, mask_file, tmp_path, monkeypatch):
+    """All maps in place, simulation.json not: no reader takes it, the same command completes it."""
+    out = tmp_path / "set"
+    replace = os.replace
+
+    def fail_at_the_proof(source, target):
+        if os.fspath(target) == os.fspath(out / "simulation.json"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(complete.os, "replace", fail_at_the_proof)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(out, mask=mask_file, **SMALL)
+    monkeypatch.undo()
+    assert (out / KAPPA_FILE).exists()
+    with pytest.raises(InputError) as error:
+        open_set(out)
+    one_line(error, "interrupted", "repeat the command")
+    assert simulate(out, mask=mask_file, **SMALL) is True and same_files(out, small)
+    assert open_set(out).changed() == []
 
 
 def test_a_full_disk_is_one_line(mask_file, tmp_path):
@@ -358,17 +396,17 @@ def test_a_dead_worker_is_one_line(mask_file, tmp_path, monkeypatch):
 
 def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
     plan = Plan(cosmologies=3, realisations=2, test=0, mask=mask_file)
-    assert module._prepare(tmp_path, plan, False) == set()
+    assert complete.prepare(tmp_path, plan, False) == set()
     (tmp_path / "done").write_text("train 0\ntrain")               # the second line was cut off by a kill
-    assert module._prepare(tmp_path, plan, False) == {"train 0"}
-    monkeypatch.setattr(module, "_drawing_code", lambda: "another")
-    assert module._prepare(tmp_path, plan, False) == set()
+    assert complete.prepare(tmp_path, plan, False) == {"train 0"}
+    monkeypatch.setattr(complete, "_drawing_code", lambda: "another")
+    assert complete.prepare(tmp_path, plan, False) == set()
     assert (tmp_path / "done").read_text() == ""
 
 
 def test_two_runs_do_not_share_a_folder(mask_file, tmp_path):
-    (tmp_path / "set" / module.UNFINISHED).mkdir(parents=True)
-    with module._lock(tmp_path / "set" / module.UNFINISHED), pytest.raises(InputError) as error:
+    (tmp_path / "set" / UNFINISHED).mkdir(parents=True)
+    with complete.lock(tmp_path / "set" / UNFINISHED), pytest.raises(InputError) as error:
         simulate(tmp_path / "set", mask=mask_file, **SMALL)
     one_line(error, "another run")
     assert simulate(tmp_path / "set", mask=mask_file, **SMALL) is True

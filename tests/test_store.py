@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import one_line
-from wl import provenance, shards, store
+from wl import atomic, provenance, shards, store, variables
 from wl.checks import InputError
 from wl.store import Var
 
@@ -105,6 +105,26 @@ def test_layout_that_other_tools_need(path):
         assert converged.dtype == np.int8 and converged.attrs["dtype"] == "bool"
         assert json.loads(file.attrs["settings"])["nstep"] == 10000
     assert path.read_bytes()[8] < 3       # superblock version: 3, of libver "latest", can refuse to open again
+
+
+def test_variables_say_what_they_are(tmp_path):
+    """Units and words for all that are known, bits in the way of the CF conventions; one's own attributes win."""
+    groups = {"summary": {"flag": Var(("map",), np.array([0, 3], np.int16)),
+                          "split": Var(("map",), np.zeros(2, np.int8)),
+                          "ess": Var(("map",), np.ones(2), {"units": "draws"}), "mine": Var(("map",), np.ones(2))}}
+    first = store.write(tmp_path / "p.h5", "posterior", groups)
+    with h5py.File(tmp_path / "p.h5") as file:
+        found = {name: dict(file["summary"][name].attrs) for name in groups["summary"]}
+    masks = found["flag"]["flag_masks"]
+    assert masks.dtype == np.int16 and masks.tolist() == list(variables.FLAGS)
+    assert len(found["flag"]["flag_meanings"].split()) == 5 and found["flag"]["units"] == "1"
+    assert found["split"]["flag_values"].dtype == np.int8
+    assert found["split"]["flag_meanings"].split() == ["train", "statistics", "holdout", "test"]
+    assert found["ess"]["units"] == "draws" and "effective" in found["ess"]["long_name"]
+    assert "long_name" not in found["mine"]
+    file = store.read(tmp_path / "p.h5")
+    again = {n: Var(("map",), v, file.attrs["summary"][n]) for n, v in file.groups["summary"].items()}
+    assert store.write(tmp_path / "q.h5", "posterior", {"summary": again}) == first == file.digest
 
 
 def test_settings_above_64_kB(tmp_path):
@@ -289,26 +309,26 @@ except checks.RunError as error:
 
 def test_atomic(tmp_path):
     out = tmp_path / "new" / "score.json"
-    with store.atomic(out) as part:
+    with atomic.atomic(out) as part:
         part.write_text("1")
         assert part.parent == out.parent and part.suffix == ".json" and not out.exists()
     assert out.read_text() == "1"
     with pytest.raises(KeyboardInterrupt):
-        with store.atomic(out) as part:
+        with atomic.atomic(out) as part:
             part.write_text("2")
             raise KeyboardInterrupt
     assert out.read_text() == "1" and [p.name for p in out.parent.iterdir()] == ["score.json"]
     stale, fresh = out.with_name(".score.aaaa.tmp.json"), out.with_name(".score.bbbb.tmp.json")
     for leftover in (stale, fresh):
         leftover.write_text("")
-    os.utime(stale, (time.time() - 2 * store.STALE_SECONDS,) * 2)
-    with store.atomic(out) as part:
+    os.utime(stale, (time.time() - 2 * atomic.STALE_SECONDS,) * 2)
+    with atomic.atomic(out) as part:
         part.write_text("3")
     assert not stale.exists() and fresh.exists() and out.read_text() == "3"
     assert (out.stat().st_mode & 0o777) == 0o666 & ~_umask()
     for bad in (tmp_path, out / "below" / "x.h5"):
         with pytest.raises(InputError) as error:
-            with store.atomic(bad):
+            with atomic.atomic(bad):
                 pass
         one_line(error, bad)
 

@@ -128,7 +128,7 @@ def table(result):
 def parser():
     from . import cli
     parser = cli.Parser(prog="python -m wl.calibration", description=__doc__.split("\n\n")[0] + "\n\n"
-                        + __doc__.split("\n\n")[2] + "\nExit codes: 0 calibrated, 1 not, 2 wrong usage or input.")
+                        + __doc__.split("\n\n")[2] + "\nExit code 0: calibrated, 1: not.")
     parser.add_argument("run", metavar="DIR", help="folder of a finished run of run_mcmc.py")
     parser.add_argument("--maps", type=int, default=MAPS, metavar="N", help="maps to simulate")
     parser.add_argument("--nstep", type=int, default=10000, metavar="N", help="steps of the chains that are ranked")

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import sys
 import time
+import traceback
 
 # Linear algebra on several threads rounds differently: one thread makes results independent of --threads.
 # Read when numpy loads, so it stands before the imports that load it.
@@ -22,15 +23,20 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
              "MALLOC_TOP_PAD_": str(1 << 28)}
 
 
+TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows where a mistake of the suite's own happened
+EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; 130 interrupted (Ctrl-C): the same
+command goes on. An internal error is one line; with {TRACEBACK}=1 in the environment it is shown in full."""
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in --help and every mistake in one line on stderr (exit 2)."""
+    """argparse with defaults in --help, exit codes below it, and every mistake in one line on stderr (exit 2)."""
 
     def __init__(self, **kwargs):
-        kwargs.setdefault("formatter_class", HelpFormatter)
+        kwargs = {"formatter_class": HelpFormatter, "epilog": EPILOG, **kwargs}
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,7 +54,7 @@ def add_common(parser, *, threads=True):
     if threads:
         parser.add_argument("--threads", type=int, default=None, metavar="N",
                             help="CPU threads (default: all that this process may use)")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the answer")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
     parser.add_argument("--version", action="version", version=f"wl {__version__}")
     return parser
 
@@ -66,14 +72,13 @@ def _seed(text):
 
 def run(main):
     """Call main() and turn what it raises into one line on stderr and the exit code of the house."""
-    prog = pathlib.Path(sys.argv[0]).name
     try:
         code = main() or EXIT_OK
         sys.stdout.flush()
     except InputError as error:
-        code = _say(prog, error, EXIT_USAGE)
+        code = fail(error, EXIT_USAGE)
     except RunError as error:
-        code = _say(prog, error, EXIT_FAILED)
+        code = fail(error, EXIT_FAILED)
     except (OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):        # `| head` closed the pipe: not an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -81,14 +86,29 @@ def run(main):
         else:
             name = getattr(error, "filename", None)
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            code = _say(prog, f"{name}: {text}" if name else text, EXIT_FAILED)
+            code = fail(f"{name}: {text}" if name else text, EXIT_FAILED)
     except KeyboardInterrupt:
-        code = _say(prog, "interrupted; run the same command again to go on", 128 + signal.SIGINT)
+        code = fail("interrupted; run the same command again to go on", 128 + signal.SIGINT)
+    except Exception as error:                        # a mistake of ours
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exc()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
+        code = fail(f"internal error, please report it: {type(error).__name__}: {error} ({place}; {TRACEBACK}=1 shows "
+                    "all of it)", EXIT_FAILED)
     raise SystemExit(code)
 
 
-def _say(prog, message, code):
-    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+def program():
+    """What the user called: run_mcmc.py, or python -m wl.simulate."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = pathlib.Path(sys.argv[0] or "wl").name
+    return f"python -m {spec.name}" if spec is not None and spec.name.startswith("wl.") else name
+
+
+def fail(message, code):
+    """Say an error in one line; returns the exit code."""
+    print(f"{program()}: error: {' '.join(str(message).split())}", file=sys.stderr)
     return code
 
 
@@ -177,6 +197,11 @@ def say(text, quiet=False):
     if not quiet:
         prefix = "" if sys.stderr.isatty() else time.strftime("%Y-%m-%d %H:%M:%S ")
         print(prefix + text, file=sys.stderr, flush=True)
+
+
+def warn(text):
+    """One line on stderr that --quiet does not hide."""
+    print(f"{program()}: warning: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 
 
 def _duration(seconds):

@@ -14,7 +14,7 @@ that have not seen its realisation, so that its scatter is that of a new map.
 import numpy as np
 
 from .checks import InputError
-from .cli import Progress, say
+from .cli import Progress, say, warn
 from .params import HOLDOUT, PARAMS, STATISTICS, TRAIN
 from .pipeline import Predicted, of_part, packs, training_settings
 
@@ -81,11 +81,13 @@ class Job:
             except InputError:
                 if not args.force:
                     raise
+                warn(f"{self.model}: damaged, trained again")
         if network is None or network.settings != full:
             rows, validation = run.rows_of(split == TRAIN), run.rows_of(split == STATISTICS)
             progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]),
                                 f"training {full['model']}{self.name}", args.quiet)
             source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed)
+            self.drop_damaged_checkpoint()
             network, _ = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows, validation, full,
                                      checkpoint=self.checkpoint, threads=args.threads, progress=progress)
             progress.close()
@@ -103,6 +105,18 @@ class Job:
             mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
         progress.close()
         return Predicted(mean, sd)
+
+    def drop_damaged_checkpoint(self):
+        """Remove a checkpoint that cannot be read if --force says so. Raises InputError otherwise."""
+        from . import train
+        if self.checkpoint.exists():
+            try:
+                train.load_torch(self.checkpoint)
+            except InputError as error:
+                if not self.run.args.force:
+                    raise InputError(f"{error} to train from the start") from None
+                warn(f"{self.checkpoint}: damaged, training begins again")
+                self.checkpoint.unlink()
 
     def done(self, settings):
         """The job's own predictions file, made if need be. Returns the store.File."""

@@ -3,12 +3,16 @@ import numpy as np
 
 from . import report, shards, statistics, store, table
 from .checks import InputError, RunError, positive
-from .cli import say
+from .cli import say, warn
+from .locate import DEFAULT_DATA
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST
+from .provenance import refuse_difference
 
 MOST_RECALIBRATED = 2000       # statistics maps whose posteriors recalibrate the error bars
 PRIORS = ("design", "flat")    # anything else is a file
 MOST_QUADRATURE_ERROR = 0.01   # sd, of a mean or sd
+MOST_STEPS = 2**31             # of all chains of a map: the kernels count in 32 bits
+LEAST_DRAWS = 4                # of a chain, for an R-hat
 LOST = 0.1                     # ln density that a prior's file may lose between the design's points unsaid
 
 
@@ -23,18 +27,56 @@ def settings_of(args):
     if draws < 0:
         raise InputError(f"--draws: expected 0 or more maps, got {draws}")
     thin = None if args.thin is None else positive("--thin", args.thin, integer=True)
+    if nstep * chains >= MOST_STEPS:
+        raise InputError(f"--nstep, --chains: expected fewer than {MOST_STEPS} steps for all chains of a map, got "
+                         f"{nstep} x {chains}; give fewer")
+    kept = nstep - int(args.burn_in * nstep)
+    if thin is not None and thin > max(kept // LEAST_DRAWS, 1):
+        raise InputError(f"--thin: expected at most {max(kept // LEAST_DRAWS, 1)}, so that each chain keeps "
+                         f"{LEAST_DRAWS} draws of its {kept} steps, got {thin}")
+    if args.adapt and args.sampler == "metropolis":
+        from .sampler import LEAST_ADAPTED
+        if nstep - kept < LEAST_ADAPTED:
+            raise InputError(f"--adapt: expected at least {LEAST_ADAPTED} steps of burn-in to learn a proposal from, "
+                             f"got {nstep - kept}; raise --nstep or --burn-in")
     if args.sampler == "metropolis":
         settings |= {"nstep": nstep, "sigma": sigma, "burn_in": args.burn_in, "chains": chains, "draws": draws,
                      "thin": thin, "adapt": args.adapt}
     return settings
 
 
-def refuse_early(run, settings, shard=None):
-    """Raise InputError, before any work, if the run cannot end well.
+def given_predictions(args):
+    """The predictions of --predictions, None without it. Raises InputError.
+
+    All options that predictions depend on become those that the file was made with; a network's own error bars,
+    if it has some, are not used.
+    """
+    if args.predictions is None:
+        return None
+    file = store.read(args.predictions, "predictions")
+    made = file.settings
+    asked = args.target or made["target"]
+    if made["target"] not in (asked, "both"):
+        raise InputError(f"--target {asked}: {args.predictions} holds predictions for --target {made['target']}; "
+                         "leave the option out, or predict again")
+    if args.data == DEFAULT_DATA:
+        args.data = made["data"]
+    args.method = "spectrum" if made["method"] == "spectrum" else "network"
+    args.target, args.release, args.holdout_fraction = asked, made["release"], made["holdout_fraction"]
+    args.model, args.folds, args.members = made["model"], made.get("folds", 1), made.get("members", 1)
+    args.statistics_fraction = made["statistics_fraction"] or args.statistics_fraction
+    return file._replace(settings={**made, "method": args.method, "target": asked})
+
+
+def refuse_early(run, settings, shard=None, given=None):
+    """Raise InputError, before any work, if the run cannot end well. given: of given_predictions().
 
     That is: the folder holds a posterior made with other settings, raw covariances are asked for with too
-    few realisations, or the prior's file is no prior.
+    few realisations, the prior's file is no prior, or the predictions given are of other maps.
     """
+    if given is not None:
+        refuse_difference(f"{given.path}: was made from other maps,", given.inputs, run.digests(),
+                          "give the --data it was made from")
     if settings.get("prior", PRIORS[0]) not in PRIORS:
         from .prior import read_prior
         read_prior(settings["prior"], run.set.theta)
@@ -48,7 +90,8 @@ def refuse_early(run, settings, shard=None):
                              "give --recalibrate none")
     path = run.out / shards.name_of(shard)
     if path.exists() and not run.args.force:
-        of_file = {**run.settings, **prediction_settings(run), **settings}
+        made = {**run.settings, **prediction_settings(run)} if given is None else given.settings
+        of_file = {**made, **settings}
         run.compare_settings(path, "posterior", of_file if shard is None else {**of_file, "shard": list(shard)})
 
 
@@ -107,7 +150,7 @@ def infer(run, predictions, settings, shard=None):
     if settings["prior"] not in PRIORS:
         inputs["prior"] = store.digest_file(settings["prior"])
     of_file = settings if shard is None else {**settings, "shard": list(shard)}
-    if run.reuse(name, "posterior", of_file, inputs) is not None:
+    if run.reuse(name, "posterior", of_file, inputs) is not None and run.sound("statistics.h5", "statistics"):
         return run.out / name
     theta = predictions.groups["constant_data"]["design"]
     per, _ = statistics_maps(predictions)
@@ -123,7 +166,7 @@ def infer(run, predictions, settings, shard=None):
         settings={**settings, "orders": orders}, seed=args.seed, inputs=inputs)
 
     from . import posterior, sampler, sampling
-    prior = prior_of(settings["prior"], theta, args.quiet)
+    prior = prior_of(settings["prior"], theta)
     emulator = emulate(theta, mean, covariance, orders, settings, prior)
     chosen = wanted_maps(run, split)
     constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
@@ -141,8 +184,14 @@ def infer(run, predictions, settings, shard=None):
     chains = sampling.sample(run, emulator, wanted, chosen, guess, {**settings, "draws": draws}, inputs, shard)
     at_mean, spread, _ = emulator.interpolate(chains.mean)
     summary = posterior.summarise(chains, wanted, at_mean, spread, emulator.count)
+    stuck = posterior.stuck(summary)
+    if stuck:
+        sampling.forget(run, shard)
+        kept = settings["nstep"] - int(settings["burn_in"] * settings["nstep"])
+        raise RunError(f"{run.out / name}: not written: {stuck} of {len(chosen)} chains never moved in the {kept} "
+                       "steps they keep; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
     for warning in posterior.warnings(summary):
-        say(f"warning: {warning}", args.quiet)
+        warn(warning)
     if settings["recalibrate"] == "temperature":
         factor = posterior.temperature(known[0], known[1].mean, known[1].sd)
         summary["errorbar"] = summary["sd"] * factor
@@ -159,15 +208,15 @@ def infer(run, predictions, settings, shard=None):
     return path
 
 
-def prior_of(prior, theta, quiet=False):
+def prior_of(prior, theta):
     """What emulator.build() takes as prior: "design", "flat", or (n,) log densities from a user's file."""
     if prior in PRIORS:
         return prior
     from .prior import read_prior
     values, lost = read_prior(prior, theta)
     if lost > LOST:
-        say(f"warning: --prior {prior}: is finer than the design's cosmologies, between which ln density is linear; "
-            f"rms difference {lost:.2f} where it matters", quiet)
+        warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density is linear; rms "
+             f"difference {lost:.2f} where it matters")
     return values
 
 
@@ -257,7 +306,7 @@ def report_on(path, args):
     try:
         report.save(result)
     except InputError as error:                     # a finished run on a disk that is only read from now on
-        say(f"warning: {error}")
+        warn(error)
 
 
 def check_convergence(path, args):
@@ -269,6 +318,6 @@ def check_convergence(path, args):
     if reason is None and error is not None and error[-1] > MOST_QUADRATURE_ERROR:
         reason = f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give --sampler metropolis"
     if reason is not None and args.allow_unconverged:
-        say(f"warning: {reason}", args.quiet)
+        warn(reason)
     elif reason is not None:
         raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")

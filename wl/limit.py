@@ -224,7 +224,7 @@ def _truths(data, seed):
     label = data.label[cosmology, realisation]
     n = 0
     if data.has_truth and data.n_test:
-        tests = report.read_test_truth(data.folder)
+        tests = maps.read_truth(data.folder)
         n, label = len(tests), np.concatenate([tests, label])
     return (np.repeat([TEST, HOLDOUT], [n, len(row)]), np.concatenate([np.full(n, -1), cosmology]),
             np.concatenate([np.arange(n), realisation]), label)

@@ -1,14 +1,14 @@
-"""Open a data set in the public layout by memory map, check it, and split it by realisation."""
+"""Open a data set in the public layout by memory map, and check it."""
 import json
 import os
 import pathlib
 
 import numpy as np
 
+from .atomic import atomic
 from .checks import InputError, array, positive
-from .params import FILE_PREFIX, HOLDOUT, LABELS, N_GAL, STATISTICS, TRAIN
-from .provenance import digest_file
-from .store import atomic
+from .params import FILE_PREFIX, LABELS, N_GAL, PARAMS
+from .provenance import digest_array, digest_file
 
 # (maps, labels) of each published form, in the order they are looked for
 RELEASES = {
@@ -20,6 +20,8 @@ MASK_FILE = f"{FILE_PREFIX}_mask.npy"
 TEST_FILE = f"{FILE_PREFIX}_kappa_noisy_test.npy"
 TRUTH_FILE = "label_test.npy"
 SIMULATION_FILE = "simulation.json"
+UNFINISHED = ".unfinished"               # folder in which a simulated set lives until it is complete
+PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
 
 
 class MapSet:
@@ -29,11 +31,13 @@ class MapSet:
     n_observed) float16, noiseless; label: (n_cosmology, n_realisation, 5) float64 in the order of
     params.LABELS; theta: (n_cosmology, 2) float64; mask: (rows, columns) bool; noisy_test: memory
     map (n_test, n_observed) float16 or None; has_truth: a label_test.npy lies beside it;
-    simulation: settings of the simulator, or {}; files: {name: Path} of what it consists of.
+    simulation: settings of the simulator, or {}; files: {name: Path} of what it consists of; name: what
+    results are called after.
     """
 
     def __init__(self, folder, release, kappa, label, mask, noisy_test, files):
         self.folder, self.release = pathlib.Path(folder), release
+        self.name = self.folder.resolve().name
         self.kappa, self.label, self.mask, self.noisy_test = kappa, label, mask, noisy_test
         self.files = files
         self.theta = np.ascontiguousarray(label[:, 0, :2])
@@ -57,6 +61,13 @@ class MapSet:
         """Source galaxies per square arcminute that set the noise."""
         return float(self.simulation.get("n_gal", N_GAL))
 
+    def changed(self):
+        """Names of the files of a simulated set that are no longer what the simulator wrote, list of str."""
+        was = _read_proof(self.folder).get("inputs")
+        now = {"mask": self.mask, "label": self.label}
+        return [self.files[name].name for name, value in now.items()
+                if isinstance(was, dict) and was.get(name, digest_array(value)) != digest_array(value)]
+
     def check_maps(self, progress=None):
         """Read every map once and refuse NaN and inf. Raises InputError that names the map."""
         for name, maps in (("kappa", self.kappa), ("noisy_test", self.noisy_test)):
@@ -79,17 +90,24 @@ class MapSet:
 
 def read_simulation(folder):
     """Settings of the simulator that made a folder's maps; {} for maps from elsewhere."""
+    path, content = pathlib.Path(folder) / SIMULATION_FILE, _read_proof(folder)
+    settings = content.get("settings", content)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected the simulator's settings, got {settings!r}; simulate the set again")
+    positive(f"{path}: n_gal", settings.get("n_gal", N_GAL))
+    return settings
+
+
+def _read_proof(folder):
+    """What simulation.json holds, a dict; {} without one."""
     path = pathlib.Path(folder) / SIMULATION_FILE
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
-        settings = dict(content.get("settings", content))
-    except (ValueError, AttributeError, TypeError) as error:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: expected the simulator's JSON, could not read it ({error}); "
                          "simulate the set again") from None
-    positive(f"{path}: n_gal", settings.get("n_gal", N_GAL))
-    return settings
 
 
 def load_npy(path, mmap=False):
@@ -134,6 +152,9 @@ def open_set(folder, release="auto"):
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give --data a folder with a data set")
+    if interrupted(folder):
+        raise InputError(f"{folder}: its simulation was interrupted in its last step; repeat the command that "
+                         "simulated it")
     found = _releases(folder)
     if release == "auto":
         if not found:
@@ -153,7 +174,15 @@ def open_set(folder, release="auto"):
     if test_path.is_file():
         files["noisy_test"] = test_path
         noisy_test = read_test(test_path, mask, files["mask"])
+        if (folder / TRUTH_FILE).is_file():
+            read_truth(folder, len(noisy_test))           # looked at only to refuse it before any work
     return MapSet(folder, release, kappa, label, mask, noisy_test, files)
+
+
+def interrupted(folder):
+    """True for a simulated set that a killed run was moving into place."""
+    folder = pathlib.Path(folder)
+    return (folder / UNFINISHED / SIMULATION_FILE).is_file() and not (folder / SIMULATION_FILE).is_file()
 
 
 def _with_prefix(folder, name, release):
@@ -181,7 +210,32 @@ def read_label(path):
         i = int(np.argmax(differs))
         raise InputError(f"{path}: expected the same Omega_m and S_8 in all realisations of a cosmology, "
                          f"got different ones in cosmology {i}; sort the labels as the maps")
+    _check_plausible(path, label)
     return label
+
+
+def read_truth(folder, n_test=None):
+    """Labels of a simulated set's test maps, (n_test, 5): for scores, and for wl.limit. Raises InputError."""
+    path, advice = pathlib.Path(folder) / TRUTH_FILE, f"the columns are {', '.join(LABELS)}"
+    label = array(path, load_npy(path), (n_test, len(LABELS)), "f", advice=advice)
+    if len(label):
+        _check_plausible(path, label)
+    return label
+
+
+def _check_plausible(path, label):
+    """Raise InputError, with the row, for cosmologies (..., 5) that no simulation can have had."""
+    order = f"the columns are {', '.join(LABELS)}"
+    mean = label.reshape(-1, label.shape[-1])[:, :2].mean(0)
+    if mean[1] < mean[0] <= PLAUSIBLE[0][1]:
+        raise InputError(f"{path}: expected Omega_m below S_8, got means of {mean[0]:.3f} and {mean[1]:.3f}, as if the "
+                         f"columns were swapped; {order}")
+    for name, column, (low, high) in zip(PARAMS, np.moveaxis(label, -1, 0), PLAUSIBLE):
+        off = np.argwhere((column < low) | (column > high))
+        if len(off):
+            at = tuple(int(i) for i in off[0])
+            raise InputError(f"{path}: expected {name} between {low} and {high}, got {column[at]:g} at index {at} "
+                             f"({len(off)} in all); {order}")
 
 
 def check_design(path, theta):
@@ -207,55 +261,6 @@ def _check_pixels(path, maps, mask, mask_path):
     if maps.shape[-1] != int(mask.sum()):
         raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in {mask_path.name}, "
                          f"got {maps.shape[-1]}; use the mask that belongs to the maps")
-
-
-def split_realisations(n_realisation, statistics, holdout, seed):
-    """Which realisations train the network, feed the statistics, or are held out.
-
-    By realisation and never by map: the first public release shares its 256 seeds between the
-    cosmologies, so that two maps of one realisation are not independent.
-    statistics, holdout: fractions in [0, 1); seed: int. Returns int8 (n_realisation,) of the codes
-    of params.SPLITS. Raises InputError when a part would be empty.
-    """
-    if not (0 < statistics < 1 and 0 <= holdout < 1 and statistics + holdout < 1):
-        raise InputError("--statistics-fraction and --holdout-fraction: expected fractions that leave some "
-                         f"for training, got {statistics} and {holdout}")
-    n_statistics = max(1, round(statistics * n_realisation))
-    n_holdout = max(1, round(holdout * n_realisation)) if holdout > 0 else 0
-    if n_statistics + n_holdout >= n_realisation:
-        raise InputError(f"expected enough realisations to split, got {n_realisation} for fractions "
-                         f"{statistics} and {holdout}; simulate more realisations")
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(100,))).permutation(n_realisation)
-    split = np.full(n_realisation, TRAIN, np.int8)
-    split[order[:n_statistics]] = STATISTICS
-    split[order[n_statistics:n_statistics + n_holdout]] = HOLDOUT
-    return split
-
-
-def split_folds(n_realisation, folds, holdout, seed):
-    """Folds of realisations, for networks that each predict what they were not trained on.
-
-    Network k trains on the realisations of the other folds. One in 32 realisations belongs to a fold but trains
-    no network: on these maps all networks can be compared (statistics.as_average). holdout: fraction held out
-    from all. Returns split, int8 (n_realisation,), codes of params.SPLITS with STATISTICS for every realisation
-    of a fold; fold, int8 (n_realisation,), -1 for the hold-out; shared, bool (n_realisation,), those that train
-    none. Raises InputError.
-    """
-    if not 0 <= holdout < 1:
-        raise InputError(f"--holdout-fraction: expected a fraction from 0 to below 1, got {holdout}")
-    n_holdout = max(1, round(holdout * n_realisation)) if holdout > 0 else 0
-    n_shared = max(1, round(n_realisation / 32))
-    rest = n_realisation - n_holdout - n_shared
-    if not 2 <= folds <= min(rest, 100):
-        raise InputError(f"--folds: expected 2 to {max(min(rest, 100), 2)} for {n_realisation} realisations, got "
-                         f"{folds}; simulate more realisations, or give fewer folds")
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(100,))).permutation(n_realisation)
-    split, fold = np.full(n_realisation, STATISTICS, np.int8), np.full(n_realisation, -1, np.int8)
-    split[order[:n_holdout]] = HOLDOUT
-    fold[order[n_holdout:]] = np.arange(n_realisation - n_holdout) % folds
-    shared = np.zeros(n_realisation, bool)
-    shared[order[n_holdout:n_holdout + n_shared]] = True
-    return split, fold, shared
 
 
 def digests(files, cache=None):

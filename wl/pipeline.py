@@ -1,23 +1,21 @@
-"""The stages that the scripts share: find or make the maps, predict, and what each stage stands on.
+"""The stages that the scripts share: predict, and what each stage stands on.
 
 A stage whose file exists with the same settings and inputs is not repeated; other settings are
 refused, with both values named, unless --force.
 """
-import hashlib
 import pathlib
 from collections import namedtuple
 
 import numpy as np
 
-from . import maps, store
+from . import maps, splits, store
 from .checks import InputError, positive, within
-from .cli import Progress, say
+from .cli import Progress, say, warn
+from .locate import DEFAULT_DATA, DEFAULT_REALISATIONS, locate
 from .models import DEFAULT_MODEL, LOSSES, MODELS, model_options, options, parts_of
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
 
-DEFAULT_DATA = "data"
-DEFAULT_TEST = 1024
 DEFAULT_HOLDOUT = 0.15
 Predicted = namedtuple("Predicted", "estimate sd fold between stack", defaults=(None, None, None, None))
 Predicted.__doc__ = """Predictions of rows(STATISTICS), rows(HOLDOUT) and the test maps, in that order.
@@ -33,12 +31,13 @@ def add_data_options(parser):
     """Options that say which maps to use and how to split them."""
     group = parser.add_argument_group("maps")
     group.add_argument("--data", default=DEFAULT_DATA, metavar="DIR",
-                       help="folder of the data set, or of folders with one; a set is simulated when it holds none, "
-                            "on the mask and labels found there if they are")
+                       help="folder of the data set, or of folders with one (of several: simulated); a set is "
+                            "simulated when it holds none, on the mask and labels found there if they are")
     group.add_argument("--release", default="auto", choices=("auto", *maps.RELEASES),
                        help="which of several releases in one folder")
-    group.add_argument("--realisations", type=int, default=32, metavar="N",
-                       help="realisations per cosmology of a set that has to be simulated")
+    group.add_argument("--realisations", type=int, default=None, metavar="N",
+                       help=f"realisations per cosmology of a set that has to be simulated (default: "
+                            f"{DEFAULT_REALISATIONS}); one that is there with another number is refused")
     group.add_argument("--statistics-fraction", type=float, default=0.25, metavar="F",
                        help="realisations kept from training, for the mean and covariance of the predictions")
     group.add_argument("--holdout-fraction", type=float, default=None, metavar="F",
@@ -114,48 +113,6 @@ def add_output_options(parser):
                        help="replace results that were made with other settings or inputs")
 
 
-def locate(args):
-    """The data set that --data means, simulated first if there is none.
-
-    Returns (MapSet, folder whose labels hold the truth). Raises InputError.
-    """
-    folder = pathlib.Path(args.data)
-    if not folder.is_dir() and args.data != DEFAULT_DATA:
-        raise InputError(f"--data {args.data}: no such folder; give one with a data set, or none to simulate one")
-    found = [p for p in maps.find_sets(folder) if p.name != "runs"]
-    if folder in found or len(found) == 1:
-        return maps.open_set(found[0], args.release)
-    if len(found) > 1:
-        raise InputError(f"--data {args.data}: expected one data set, found {', '.join(p.name for p in found)}; "
-                         f"give one of them, e.g. --data {found[0]}")
-    mask, label = folder / maps.MASK_FILE, folder / maps.RELEASES["public"][1]
-    given = mask.is_file() and label.is_file() and not (folder / maps.SIMULATION_FILE).is_file()
-    if not given and folder.is_dir() and any(folder.glob("*.npy")):
-        raise InputError(f"{folder}: expected {maps.RELEASES['public'][0]} among its files, found none; complete "
-                         "the set, or give --data another folder")
-    return _simulated(args, folder, mask if given else None, label if given else None)
-
-
-def _simulated(args, folder, mask, label):
-    from .simulate import simulate
-    realisations = positive("--realisations", args.realisations, integer=True)
-    test_path = folder / maps.TEST_FILE
-    if mask is None:
-        out, test = folder / "simulated", DEFAULT_TEST
-        say(f"no maps in {folder}: simulating a set into {out}", args.quiet)
-    else:
-        stamp = hashlib.sha256(mask.read_bytes() + label.read_bytes() + str((realisations, args.seed)).encode())
-        out, test = pathlib.Path(DEFAULT_DATA) / "simulations" / stamp.hexdigest()[:12], 0
-        say(f"mask and labels but no maps in {folder}: simulating maps for them into {out}", args.quiet)
-    simulate(out, realisations=realisations, test=test, seed=args.seed, mask=mask, design=label,
-             processes=args.threads, quiet=args.quiet, force=args.force)
-    found = maps.open_set(out)
-    if mask is not None and test_path.is_file():
-        found.noisy_test = maps.read_test(test_path, found.mask, mask)
-        found.files["noisy_test"] = test_path
-    return found
-
-
 class Run:
     """One run of a script: its settings, its maps, its folder, and the stages done so far."""
 
@@ -176,8 +133,9 @@ class Run:
             within(name, value, 0.0, 1.0)
         if self.target != "test" and holdout <= 0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got {holdout}")
-        name = f"{s.folder.resolve().name}_{'direct_' if method == 'direct' else ''}{model}"
-        self.out = pathlib.Path(args.out or pathlib.Path(DEFAULT_DATA) / "runs" / name)
+        name = f"{s.name}_{'direct_' if method == 'direct' else ''}{model}"
+        self.home = pathlib.Path(DEFAULT_DATA) / "runs" / name
+        self.out = pathlib.Path(args.out or self.home)
         self.folds, self.members = (1, 1) if method == "spectrum" else (
             positive("--folds", args.folds, integer=True), positive("--members", args.members, integer=True))
         self.split, self.fold, self.shared = self._split(args.statistics_fraction, holdout)
@@ -186,17 +144,17 @@ class Run:
         self.inputs, self.checked = None, False
 
     def _split(self, statistics, holdout):
-        """split, fold and shared of each realisation; see maps.split_folds."""
+        """split, fold and shared of each realisation; see splits.split_folds."""
         n = self.set.n_realisation
         if self.folds > 1:
-            return maps.split_folds(n, self.folds, holdout, self.args.seed)
+            return splits.split_folds(n, self.folds, holdout, self.args.seed)
         if self.method == "spectrum":              # nothing is trained: all but the hold-out feed the statistics
             split = np.full(n, STATISTICS, np.int8)
             if holdout > 0:
-                parts = maps.split_realisations(n, statistics, holdout, self.args.seed)
+                parts = splits.split_realisations(n, statistics, holdout, self.args.seed)
                 split[parts == HOLDOUT] = HOLDOUT
         else:
-            split = maps.split_realisations(n, statistics, holdout, self.args.seed)
+            split = splits.split_realisations(n, statistics, holdout, self.args.seed)
         return split, np.full(n, -1, np.int8), np.zeros(n, bool)
 
     def rows_of(self, chosen):
@@ -246,8 +204,29 @@ class Run:
         Predicted. Returns the store.File of predictions.h5.
         """
         settings = {**self.settings, **settings}
-        found = self.reuse("predictions.h5", "predictions", settings, self.digests())
+        found = self.reuse("predictions.h5", "predictions", settings, self.digests()) or self._at_home(settings)
         return found or self.write("predictions.h5", self.rows(STATISTICS), predict(self, settings), settings)
+
+    def _at_home(self, settings):
+        """The same predictions in the folder that the run has without --out: trials of samplers train nothing."""
+        path = self.home / "predictions.h5"
+        try:
+            found = store.reusable(path, "predictions", settings, self.digests(), seed=self.args.seed)
+        except InputError:
+            return None
+        if found is not None:
+            say(f"{path}: the same predictions, not repeated", self.args.quiet)
+        return found
+
+    def sound(self, name, kind):
+        """False for a damaged file that --force replaces, True if it is whole or not there. Raises InputError."""
+        try:
+            return not (self.out / name).exists() or bool(store.read(self.out / name, kind))
+        except InputError as error:
+            if not self.args.force:
+                raise InputError(f"{error}; or give --force") from None
+            warn(error)
+            return False
 
     def check_maps(self):
         """Read every map once and refuse NaN and inf. Raises InputError."""

@@ -20,15 +20,15 @@ KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 class Plan:
     """Settings, labels, mask and tasks of one data set.
 
-    Arguments as simulate.simulate(). settings, inputs (digests), origin: dicts; label: float64
-    (n_cosmology, n_realisation, 5); label_test: float64 (n_test, 5); mask: bool (rows, columns); field:
-    drawing.Field. Raises InputError.
+    Arguments as simulate.simulate(); room: bytes that the set may take, or None. settings, inputs
+    (digests), origin: dicts; label: float64 (n_cosmology, n_realisation, 5); label_test: float64 (n_test, 5); mask:
+    bool (rows, columns); field: drawing.Field. Raises InputError.
     """
 
     def __init__(self, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
                  mask=None, periodic=False, design=None, wide=False, nuisances=None, shared_seeds=False,
                  gaussian_share=GAUSSIAN_SHARE, lambda_factor=1.0, lambda_scatter=0.0, pixel_scatter=0.0,
-                 n_gal=N_GAL):
+                 n_gal=N_GAL, room=None):
         self.seed = whole("--seed", seed, 0)
         self.test, self.unseen = whole("--test", test, 0), whole("--unseen", unseen, 0)
         self.field = Field(
@@ -46,6 +46,7 @@ class Plan:
         self.nuisances = self._way(nuisances, given)
         wanted = None if realisations is None else whole("--realisations", realisations, 1)
         count = None if cosmologies is None else whole("--cosmologies", cosmologies, 1)
+        self._check_room(count, wanted, given, room)
         if wide and design is not None:
             raise InputError(f"--wide: expected no --design with it, got {design}; give one of the two")
         self.label = self._labels(count, wanted, design, given, wide_design if wide else procedural_design)
@@ -60,6 +61,15 @@ class Plan:
         self.origin = {"mask": "procedural" if mask is None else str(mask),
                        "design": ("wide" if wide else "procedural") if design is None else str(design)}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
+
+    def _check_room(self, cosmologies, realisations, given, room):
+        """Refuse more maps than the disk holds, before so much as their labels are drawn."""
+        shape = (101, 32) if given is None else given.shape[:2] if given.ndim == 3 else (given.size // 2, 32)
+        maps = (cosmologies or shape[0]) * (realisations or min(shape[1], 32)) + self.test + self.unseen
+        need = maps * (2 * self.n_observed + 40)
+        if room is not None and need > 0.98 * room:
+            raise InputError(f"--cosmologies, --realisations, --test: {maps} maps need {need / 1e9:.2f} GB of disk, "
+                             f"{room / 1e9:.2f} GB are free; make room, or ask for fewer maps")
 
     @staticmethod
     def _way(nuisances, given):
@@ -118,11 +128,6 @@ class Plan:
         for name, column, limits in zip(("log10 T_AGN", "f_0", "Delta_z"), (2, 3, 4), ranges):
             for value in (self.label[..., column].min(), self.label[..., column].max()):
                 within(f"design: {name}", value, *limits)
-
-    def bytes_needed(self):
-        """Size of the set on disk."""
-        maps = self.label.shape[0] * self.label.shape[1] + len(self.label_test)
-        return maps * self.n_observed * 2 + self.label.nbytes + self.label_test.nbytes + self.mask.size
 
     def tasks(self):
         """(name, file, places, labels, keys, noise) of each task: the maps of one kind of one cosmology."""

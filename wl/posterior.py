@@ -3,10 +3,7 @@ import numpy as np
 from scipy import special
 
 from .checks import InputError
-from .params import PARAMS
 
-FLAGS = {1: "acceptance outside 0.2-0.5", 2: "effective sample size below 100", 4: "R-hat above 1.05",
-         8: "the hull's edge cuts the one-sigma region", 16: "p-value below 0.001"}
 ACCEPTANCE = (0.2, 0.5)        # range in which a random walk in two dimensions mixes well
 LEAST_ESS, MOST_RHAT, LEAST_P = 100.0, 1.05, 1e-3
 MOST_UNCONVERGED = 0.01        # share of a run's maps that may miss one of the two by chance
@@ -24,7 +21,7 @@ def summarise(chains, estimate, mean, covariance, count=0.0):
     Emulator.count, for a t-likelihood Hotelling's T^2 takes the place of chi2.
     Returns {name: array}: mean, sd, q2_5, q16, q50, q84, q97_5, ess, rhat, tau (n, 2) and correlation,
     acceptance, edge, contour_68, contour_95, area_68, area_95, log_evidence, chi2, p_value (n,) float64, flag
-    (n,) int16, a sum of the keys of FLAGS.
+    (n,) int16, a sum of the keys of variables.FLAGS.
     """
     residual = estimate - mean
     chi2 = np.einsum("nd,nd->n", residual, np.linalg.solve(covariance, residual[..., None])[..., 0])
@@ -46,6 +43,11 @@ def summarise(chains, estimate, mean, covariance, count=0.0):
     return summary
 
 
+def stuck(summary):
+    """How many maps have a chain without any spread: no posterior at all."""
+    return int((~(np.asarray(summary["sd"]) > 0.0)).any(1).sum())
+
+
 def unconverged(summary):
     """Why the chains of a run have not converged, in one line; None if they have, or there are none.
 
@@ -54,13 +56,13 @@ def unconverged(summary):
     """
     n, flag = len(summary["flag"]), np.asarray(summary["flag"])
     with np.errstate(invalid="ignore"):
-        stuck = int(((flag & 6) > 0)[(np.asarray(summary["ess"]) <= 0.0).any(1)].sum())
+        still = int(((flag & 6) > 0)[(np.asarray(summary["ess"]) <= 0.0).any(1)].sum())
     few, wide = int(((flag & 2) > 0).sum()), int(((flag & 4) > 0).sum())
     bad = int(((flag & 6) > 0).sum())
-    if bad <= int(MOST_UNCONVERGED * n) and not stuck:
+    if bad <= int(MOST_UNCONVERGED * n) and not still:
         return None
     return (f"not converged: of {n} maps {few} have an effective sample size below {LEAST_ESS:.0f}, {wide} an R-hat "
-            f"above {MOST_RHAT}" + (f", {stuck} never moved" if stuck else "")
+            f"above {MOST_RHAT}" + (f", {still} never moved" if still else "")
             + "; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
 
 
@@ -113,8 +115,4 @@ def warnings(summary):
     if wide.any():
         lines.append(f"R-hat of {wide.sum()} of {n} maps is above {MOST_RHAT} "
                      f"(most {np.nanmax(summary['rhat']):.3f}): raise --nstep")
-    stuck = (summary["sd"] <= 0).any(1)
-    if stuck.any():
-        lines.append(f"{stuck.sum()} of {n} chains never moved ({PARAMS[0]} or {PARAMS[1]} has no spread): "
-                     "lower --sigma")
     return lines

@@ -5,9 +5,10 @@ import pathlib
 import numpy as np
 
 from . import maps, store
+from .atomic import atomic
 from .checks import InputError, array
-from .params import HOLDOUT, LABELS, PARAMS, SPLITS, STATISTICS, TEST, TRAIN
-from .posterior import LEVELS
+from .params import HOLDOUT, SPLITS, STATISTICS, TEST, TRAIN
+from .posterior import LEVELS, unconverged
 from .reference import beside_limit
 from .score import out_of_distribution as out_of_distribution_rate
 from .score import prior_score, summarise
@@ -48,6 +49,7 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
         try:
             result["subsets"][name] = summarise(
                 truth[pick], summary["mean"][pick], summary[bars(summary)][pick], design.var(axis=0),
+                plain_sd=summary["sd"][pick] if bars(summary) != "sd" else None,
                 correlation=summary["correlation"][pick] if "correlation" in summary else None,
                 intervals=intervals, quantiles=(list(LEVELS.values()), list(known_quantiles.values()))
                 if len(known_quantiles) == len(LEVELS) else None,
@@ -66,6 +68,8 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
             summary["mean"][pick], summary[bars(summary)][pick], bootstrap, seed)
         notes += more
     result["diagnostics"] = _diagnostics(summary)
+    if {"ess", "flag"} <= set(summary):
+        notes += [reason for reason in [unconverged(summary)] if reason is not None]
     result["without_truth"] = _without_truth(~known, summary, realisation)
     return result
 
@@ -109,12 +113,12 @@ def _read_truth(file, data, split, cosmology, realisation):
         if c.size and (c.max() >= len(design) or np.abs(design[c] - truth[~test]).max() > ON_DESIGN):
             raise InputError(f"{files['label']}: expected the cosmologies of {file.path}, got others; give "
                              "the --data it was made from")
-        if c.size and _shared_seeds(label):
+        if c.size and _shared_seeds(folder, label):
             cluster = realisation
             notes.append("the cosmologies share their seeds: errors of hold-out figures are a bootstrap over "
                          "realisations")
     if test.any() and (folder / maps.TRUTH_FILE).is_file():
-        files["label_test"], label_test = folder / maps.TRUTH_FILE, read_test_truth(folder)
+        files["label_test"], label_test = folder / maps.TRUTH_FILE, maps.read_truth(folder)
         _in_range(file, files["label_test"], realisation[test], len(label_test), "maps")
         truth[test] = label_test[realisation[test], :2]
     digests = {name: store.digest_file(path) for name, path in files.items()}
@@ -136,12 +140,6 @@ def _quantile(summary, name):
     return f"recalibrated_{name}" if f"recalibrated_{name}" in summary else name
 
 
-def read_test_truth(folder):
-    """Labels of a simulated set's test maps, (n, 5): for scores, and for wl.limit's forecast of them."""
-    path = pathlib.Path(folder) / maps.TRUTH_FILE
-    return array(path, maps.load_npy(path), (None, len(LABELS)), "f", advice=f"the columns are {', '.join(LABELS)}")
-
-
 def _label_path(file, folder):
     release = file.settings.get("release", "auto")
     names = [maps.RELEASES[r][1] for r in maps.RELEASES if release in ("auto", None, r)]
@@ -158,8 +156,11 @@ def _in_range(file, label_path, index, size, what):
                          "give the --data it was made from")
 
 
-def _shared_seeds(label):
-    """True if all cosmologies have the same rows of nuisances, so the same noise-free seeds."""
+def _shared_seeds(folder, label):
+    """True if realisation i of all cosmologies has the same seed: as simulated, or by equal rows of nuisances."""
+    simulation = maps.read_simulation(folder)
+    if "shared_seeds" in simulation:                     # which may have the public labels, but seeds of its own
+        return bool(simulation["shared_seeds"])
     nuisances = label[:, :, 2:]
     same, varied = (nuisances == nuisances[:1]).all(), (nuisances != nuisances[:, :1]).any()
     return bool(same and varied and len(label) > 1)
@@ -213,7 +214,7 @@ def save(result):
     path = pathlib.Path(result["path"])
     name = "score.json" if path.name == "posterior.h5" else f"{path.stem}.score.json"
     content = {key: value for key, value in result.items() if key != "path"}
-    with store.atomic(path.with_name(name)) as part:
+    with atomic(path.with_name(name)) as part:
         part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path.with_name(name)
 

@@ -194,14 +194,15 @@ def rank_p_value(ranks, n_draws, bins=20):
 
 
 # ---------------------------------------------------------------- all of it for one set of maps
-def summarise(truth, mean, sd, label_variance, *, correlation=None, intervals=None, quantiles=None,
+def summarise(truth, mean, sd, label_variance, *, plain_sd=None, correlation=None, intervals=None, quantiles=None,
               count=1000, seed=1, cluster=None, floor=None):
     """Everything that run_score.py reports of one set of maps.
 
-    label_variance: (2,), of the design, the unit of the mean squared error; correlation: (n,) or
-    None; intervals: {"68": (low, high), ...}, each (n, 2), of quantiles, or None; quantiles:
-    (levels, quantiles) of pit_quantiles() or None; count, seed, cluster: of bootstrap_means; floor: None or the
-    least score to report (SCORE_FLOOR). Returns a dict of plain numbers: an error beside each mean, None where
+    label_variance: (2,), of the design, the unit of the mean squared error; plain_sd: (n, 2) before any
+    recalibration, or None: adds what they hold under names that end in "_plain"; correlation: (n,) or None;
+    intervals: {"68": (low, high), ...}, each (n, 2), of quantiles, or None; quantiles: (levels, quantiles) of
+    pit_quantiles() or None; count, seed, cluster: of bootstrap_means; floor: None or the least score to report
+    (SCORE_FLOOR). Returns a dict of plain numbers: an error beside each mean, None where
     undefined, lists in the order of params.PARAMS, and "coverage_curve", central coverage at 0.1 ... 0.9.
     """
     truth, mean, sd = _checked(truth, mean, sd)
@@ -209,11 +210,15 @@ def summarise(truth, mean, sd, label_variance, *, correlation=None, intervals=No
     columns = {"score": -terms.sum(axis=(1, 2)), "expected_score": expected_score(sd),
                "mse": offset**2 / np.asarray(label_variance), "bias": offset,
                "mean_sd": sd, "mean_pull2": terms[:, 0]}
+    if plain_sd is not None:
+        columns["score_plain"] = challenge_score(truth, mean, plain_sd)
     columns["mse_mean"] = columns["mse"].mean(axis=1)
     for name, (probability, width) in LEVELS.items():
         inside = np.abs(offset) <= width * sd
         columns[f"coverage_{name}"] = inside
         columns[f"coverage_{name}_mean"] = inside.mean(axis=1)
+        if plain_sd is not None:
+            columns[f"coverage_{name}_plain"] = np.abs(offset) <= width * np.asarray(plain_sd)
         if correlation is not None:
             distance = joint_distance(truth, mean, sd, correlation)
             columns[f"coverage_{name}_joint"] = distance <= -2.0 * np.log1p(-probability)

@@ -9,13 +9,10 @@ its own dimension scales, so that `xarray.open_dataset(path, group="posterior")`
  - a flipped bit in HDF5's own tables can make the library free memory twice and abort: 40 bytes behind
    the end of the HDF5 file, which every reader ignores, hold the sha256 of all before them.
 """
-import contextlib
-import glob
 import hashlib
 import json
 import os
 import pathlib
-import secrets
 import time
 from collections import namedtuple
 
@@ -23,19 +20,20 @@ import h5py
 import numpy as np
 
 from . import __version__
+from .atomic import atomic
 from .checks import InputError, RunError
 from .provenance import (code_version, digest_array, digest_file, refuse_difference,  # noqa: F401
                          to_json, versions)
+from .variables import attributes
 
 SCHEMA_VERSION = 1
 KINDS = {"predictions": "run_mcmc.py or run_direct.py", "statistics": "run_mcmc.py",
          "posterior": "run_mcmc.py or run_direct.py", "sampling": "run_mcmc.py",
          "features": "run_mcmc.py or run_direct.py"}
 SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
-STALE_SECONDS = 3600.0         # a temporary file of a killed run that nobody has written to for so long
 
 Var = namedtuple("Var", "dims values attrs", defaults=((),))
-Var.__doc__ = """One variable: dims, tuple of dimension names; values, an array; attrs, dict (units, ...)."""
+Var.__doc__ = """One variable: dims, tuple of dimension names; values, an array; attrs, beyond those of variables.py."""
 
 File = namedtuple("File", "path kind settings seed inputs groups dims coords attrs versions "
                           "code_version created_at digest")
@@ -49,48 +47,6 @@ coords: {group: {dimension: array}}; attrs: {group: {name: dict}}; digest: sha25
 
 
 # ---------------------------------------------------------------- writing
-@contextlib.contextmanager
-def atomic(path):
-    """A temporary path beside `path` that takes its place when the block ends without an error.
-
-    The folder is made if need be. The temporary name keeps the suffix, so that np.save and the like add
-    none. At the end the file is synced and renamed: a reader, or a run killed at any moment, sees the
-    old file or the new one. On an error it is removed. Raises InputError if the folder cannot be used.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, a file is to be written there; give another --out")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
-            with contextlib.suppress(OSError):               # somebody else removed it, or it is not ours
-                if time.time() - old.stat().st_mtime > STALE_SECONDS:
-                    old.unlink()
-        temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another --out") from None
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:                      # some network file systems refuse fsync on a folder
-        if not os.path.isdir(path):
-            raise
-    finally:
-        os.close(handle)
-
-
 def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None):
     """Write one file atomically; equal contents give equal bytes but for the time of writing.
 
@@ -124,7 +80,7 @@ def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None
                 raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got {values.shape}")
             prepared[group] = {dim: Var((dim,), values, {}), **prepared[group]}
         dims[group] = {n: v.dims for n, v in prepared[group].items()}
-        attrs[group] = {n: _clean_attrs(v) for n, v in prepared[group].items()}
+        attrs[group] = {n: _clean_attrs(n, v) for n, v in prepared[group].items()}
         digests.update({f"{group}/{n}": digest_array(v.values) for n, v in prepared[group].items()})
     root = {"schema_version": SCHEMA_VERSION, "kind": kind, "settings": to_json(settings or {}),
             "seed": int(seed), "inputs": to_json(inputs or {}), "digests": to_json(digests)}
@@ -193,10 +149,12 @@ def _storable(name, values):
     return values
 
 
-def _clean_attrs(var):
-    """Attributes as strings and plain numbers; long values are variable-length strings (64 kB limit)."""
-    attrs = {n: v.item() if isinstance(v, np.generic) else v for n, v in var.attrs.items()}
-    attrs = {n: v if isinstance(v, (str, float)) or type(v) is int else to_json(v) for n, v in attrs.items()}
+def _clean_attrs(name, var):
+    """Attributes as strings, plain numbers and arrays; lists are JSON, as long values are no attributes of HDF5."""
+    attrs = {n: v.item() if isinstance(v, np.generic) else v
+             for n, v in {**attributes(name, var.values.dtype), **var.attrs}.items()}
+    attrs = {n: v if isinstance(v, (str, float, np.ndarray)) or type(v) is int else to_json(v)
+             for n, v in attrs.items()}
     return {**attrs, "dtype": "bool"} if var.values.dtype.kind == "b" else attrs
 
 

@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 
 from . import store
+from .atomic import atomic
 from .checks import InputError, array
 from .params import TEST
 from .report import bars, maps_of
@@ -37,7 +38,7 @@ def write(path, out):
         if key == "errorbars" and (values <= 0).any():
             raise InputError(f"{path}: expected error bars above 0, got {values.min()}; the sampler failed")
         content[key] = values.tolist()
-    with store.atomic(out) as part:
+    with atomic(out) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
             info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16

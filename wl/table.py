@@ -47,6 +47,7 @@ def details(result):
 
         row("score", "score", 2)
         row("score that the error bars promise", "expected_score", 2)
+        row("score before recalibration", "score_plain", 2)
         row("MSE / label variance", "mse_mean", 4)
         for i, param in enumerate(PARAMS):
             row(f"{param}: MSE / label variance", "mse", 4, at=i)
@@ -56,6 +57,8 @@ def details(result):
             row(f"{param}: mean (error / error bar)^2", "mean_pull2", 3, at=i)
             row(f"{param}: truth within 1 sd, % (68.3)", "coverage_68", 1, 100.0, i)
             row(f"{param}: truth within 2 sd, % (95.4)", "coverage_95", 1, 100.0, i)
+            row(f"{param}: within 1 sd before recalibration", "coverage_68_plain", 1, 100.0, i)
+            row(f"{param}: within 2 sd before recalibration", "coverage_95_plain", 1, 100.0, i)
             row(f"{param}: truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100.0, i)
             row(f"{param}: truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100.0, i)
             row(f"{param}: p-value of uniform PIT", "pit_p_value", 3, at=i)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from .atomic import atomic
 from .batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE
 from .checks import InputError, RunError, choice
 from .lanes import Lanes, as_computed
 from .losses import LOG_SIGMA_RANGE, of_settings
 from .networks import build
-from .store import atomic
 
 WARM_UP = 0.15                 # of the steps
 EPOCH_STREAM, INIT_STREAM, TURN_STREAM = 101, 102, 105
@@ -143,7 +143,8 @@ def load_torch(path):
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:                     # torch raises half a dozen kinds here
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path}: could not be read as a network ({reason}); remove it and run again") from None
+        raise InputError(f"{path}: could not be read as a network ({reason}); remove it and run again, or give "
+                         "--force") from None
 
 
 def learning_rate(step, steps, peak, warm_up=WARM_UP):
