@@ -161,6 +161,7 @@ def make_row(args, name, spec, seed, folder):
     epochs = args.epochs if baseline or args.minutes is None else fitting_epochs(args, spec, seed, folder)
     options = parsed(args, spec, seed, epochs, folder, rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
+    run.home = run.out                       # each network is trained here, whatever an earlier run has made
     if baseline:
         predictions, figures = hand_made(run)
     else:

@@ -69,7 +69,8 @@ def test_predictions_given_by_name(begin, monkeypatch, tmp_path, data):  # noqa:
     one_line(error, file, "other maps", "--data")
 
 
-@pytest.mark.parametrize("options", [("--nstep", "20", "--sigma", "1e6"), ("--burn-in", "0.9999"), ("--nstep", "1")])
+@pytest.mark.parametrize("options", [("--nstep", "20", "--sigma", "1e6"), ("--burn-in", "0.9999"), ("--nstep", "1"),
+                                     ("--sigma", "1e300", "--chains", "3")])
 def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_path):
     run, _ = begin(*options)
     predictions = inference.predict(run)
@@ -80,8 +81,10 @@ def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_pa
 
 
 def test_stuck_counts_maps():
-    sd = np.array([[0.1, 0.1], [0.0, 0.1], [0.1, np.nan]])
-    assert posterior.stuck({"sd": sd}) == 2 and posterior.stuck({"sd": sd[:1]}) == 0
+    """Several chains that each stand still somewhere have a spread, and no acceptance; quadrature has none to give."""
+    sd, acceptance = np.array([[0.1, 0.1], [0.0, 0.1], [0.1, np.nan], [0.1, 0.1]]), np.array([0.3, 0.3, 0.3, 0.0])
+    assert posterior.stuck({"sd": sd, "acceptance": acceptance}) == 3
+    assert posterior.stuck({"sd": sd[:1], "acceptance": np.array([np.nan])}) == 0
 
 
 @pytest.mark.parametrize("options, words", [

@@ -44,8 +44,8 @@ def summarise(chains, estimate, mean, covariance, count=0.0):
 
 
 def stuck(summary):
-    """How many maps have a chain without any spread: no posterior at all."""
-    return int((~(np.asarray(summary["sd"]) > 0.0)).any(1).sum())
+    """How many maps have chains without any spread, or without one accepted step: no posterior at all."""
+    return int(((~(np.asarray(summary["sd"]) > 0.0)).any(1) | (np.asarray(summary["acceptance"]) == 0.0)).sum())
 
 
 def unconverged(summary):
