@@ -54,6 +54,9 @@ def test_predictions_given_by_name(begin, monkeypatch, tmp_path, data):  # noqa:
     with pytest.raises(InputError) as error:
         inference.refuse_early(run, {**settings, "prior": "flat"}, None, given)
     one_line(error, "prior = ")
+    with pytest.raises(InputError) as error:                           # and not one of the chains' own options
+        inference.refuse_early(run, {**settings, "sampler": "metropolis", "adapt": False}, None, given)
+    one_line(error, "sampler = ")
     with pytest.raises(InputError) as error:
         begin("--predictions", file, "--target", "both")
     one_line(error, file, "--target")

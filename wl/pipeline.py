@@ -193,7 +193,8 @@ class Run:
     def compare_settings(self, path, kind, settings):
         """Raise InputError if the file was made with other settings or another seed."""
         file = store.read(path, kind)
-        start = f"{path}: was made with"
+        start, first = f"{path}: was made with", ("data", "method", "model", "sampler")     # others follow from these
+        refuse_difference(start, {k: file.settings.get(k) for k in first}, {k: settings.get(k) for k in first})
         refuse_difference(start, file.settings, settings)
         refuse_difference(start, {"seed": file.seed}, {"seed": self.args.seed})
 
