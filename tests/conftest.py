@@ -22,7 +22,7 @@ def real():
 @pytest.fixture(scope="session")
 def script():
     """script("run_score.py", "--help", cwd=..., env={...}) runs a script, returns the CompletedProcess."""
-    def run(name, *arguments, cwd=None, env=None, timeout=300):
+    def run(name, *arguments, cwd=None, env=None, timeout=900):
         return subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], cwd=cwd,
                               env={**os.environ, **(env or {})}, timeout=timeout, capture_output=True,
                               text=True)
@@ -32,7 +32,7 @@ def script():
 @pytest.fixture(scope="session")
 def python():
     """python("code") runs code in a fresh interpreter that finds wl, returns the CompletedProcess."""
-    def run(code, *arguments, env=None, timeout=120):
+    def run(code, *arguments, env=None, timeout=600):
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], timeout=timeout,
                               env={**os.environ, "PYTHONPATH": path, **(env or {})}, capture_output=True,

@@ -38,7 +38,7 @@ def _python(code, cwd):
     import sys
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, env={**os.environ, "PYTHONPATH": path},
-                   timeout=300)
+                   timeout=900)
 
 
 @pytest.fixture()
@@ -365,7 +365,7 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
             "    sys.argv[1:] = saved\n"
             "    left = [str(p) for p in base.rglob('*') if 'runs' in p.parts and p.is_file() and p.name != 'inputs.json']\n"
             "    print(repr((fault, code, err.getvalue(), out.getvalue(), left)))\n")
-    run = python(code, ROOT, copied, work / "data" / "small", timeout=280)
+    run = python(code, ROOT, copied, work / "data" / "small", timeout=900)
     assert run.returncode == 0, run.stderr
     import ast
     results = [ast.literal_eval(line) for line in run.stdout.splitlines()]

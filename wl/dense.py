@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .cli import say
+from .cli import say, warn
 from .checks import InputError, RunError
 from .layers import Dropout
 from .losses import LOG_SIGMA_RANGE, of_settings
@@ -186,6 +186,7 @@ def predict(job, settings):
         except InputError:
             if not run.args.force:
                 raise
+            warn(f"{job.model}: damaged, trained again")
     if network is None or network.settings != full:
         rows, validation = run.rows_of(split == TRAIN), run.rows_of(split == STATISTICS)
         several = values["fixed"][rows][None]
