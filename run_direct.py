@@ -31,7 +31,7 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=True)
-    from wl import inference, pipeline
+    from wl import inference, outcome, pipeline
     from wl.checks import InputError
     if args.loss == "mse":
         raise InputError("--loss mse: has no error bars; expected kl, score, three_term or beta_nll here, or give "
@@ -41,7 +41,7 @@ def main():
     inference.refuse_early(run, settings)
     predictions = inference.predict(run)
     if predictions is not None:
-        inference.report_on(inference.infer_direct(run, predictions, settings), args)
+        outcome.report_on(inference.infer_direct(run, predictions, settings), args)
 
 
 if __name__ == "__main__":

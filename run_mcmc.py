@@ -68,7 +68,7 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=args.method == "network")
-    from wl import inference, pipeline, shards
+    from wl import inference, outcome, pipeline, shards
     settings, shard = inference.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
     given = inference.given_predictions(args)
     run = pipeline.Run(args, args.method)
@@ -78,10 +78,10 @@ def main():
         return
     path = inference.infer(run, predictions, settings, shard)
     if shard is None:
-        inference.report_on(path, args)
+        outcome.report_on(path, args)
     else:
         print(f"{path}: join it with the other shards by run_score.py --merge")
-    inference.check_convergence(path, args)
+    outcome.check_convergence(path, args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From predictions to posterior.h5: statistics, emulator, sampler; and the direct network's shortcut."""
 import numpy as np
 
-from . import report, shards, statistics, store, table
+from . import shards, statistics, store
 from .checks import InputError, RunError, positive
 from .cli import say, warn
 from .locate import DEFAULT_DATA
@@ -10,7 +10,6 @@ from .provenance import refuse_difference
 
 MOST_RECALIBRATED = 2000       # statistics maps whose posteriors recalibrate the error bars
 PRIORS = ("design", "flat")    # anything else is a file
-MOST_QUADRATURE_ERROR = 0.01   # sd, of a mean or sd
 MOST_STEPS = 2**31             # of all chains of a map: the kernels count in 32 bits
 LEAST_DRAWS = 4                # of a chain, for an R-hat
 LOST = 0.1                     # ln density that a prior's file may lose between the design's points unsaid
@@ -113,10 +112,11 @@ def wanted_maps(run, split):
 
 def predict(run):
     """predictions.h5 of a run, made if need be. Returns the store.File, or None after one network with --only."""
-    from . import ensemble, pipeline
+    from . import ensemble
     settings = prediction_settings(run)
     if run.method == "spectrum":
-        return run.predictions(settings, pipeline.spectrum_predictions)
+        from . import spectrum
+        return run.predictions(settings, spectrum.predict)
     if run.args.only is not None:
         return ensemble.only(run, settings, run.args.only)
     return run.predictions(settings, ensemble.predict)
@@ -296,28 +296,3 @@ def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=
             coords[group, "map"] = chosen[:len(chains.draws)]
     store.write(path, "posterior", groups, coords=coords, settings=settings, seed=run.args.seed, inputs=inputs)
     return path
-
-
-def report_on(path, args):
-    """Score a posterior, save score.json, print the table."""
-    result = report.score_posterior(path, seed=args.seed)
-    print(table.overview([result]))
-    print(table.details(result))
-    try:
-        report.save(result)
-    except InputError as error:                     # a finished run on a disk that is only read from now on
-        warn(error)
-
-
-def check_convergence(path, args):
-    """Raise RunError if the chains of a posterior have not converged and that was not allowed."""
-    from . import posterior
-    file = store.read(path, "posterior", groups=("summary", "constant_data"))
-    reason = posterior.unconverged(file.groups["summary"])
-    error = file.groups["constant_data"].get("quadrature_error")
-    if reason is None and error is not None and error[-1] > MOST_QUADRATURE_ERROR:
-        reason = f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give --sampler metropolis"
-    if reason is not None and args.allow_unconverged:
-        warn(reason)
-    elif reason is not None:
-        raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")
