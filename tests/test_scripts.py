@@ -55,8 +55,10 @@ def posterior(folder, name="small_compact+statistics"):
 
 def test_main_job_writes_every_file_and_prints_a_score(work):
     out = work / "data" / "runs" / "small_compact+statistics"
-    assert {p.name for p in out.iterdir()} == {"inputs.json", "model.pt", "posterior.h5", "predictions.h5", "score.json",
-                                               "statistics.h5"}
+    parts = {f"{kind}_{part}" for part in ("compact", "statistics") for kind in ("model", "predictions")}
+    assert {p.name for p in out.iterdir()} == {
+        "features.h5", "inputs.json", "posterior.h5", "predictions.h5", "score.json", "statistics.h5",
+        *(f"{name}{'.pt' if 'model' in name else '.h5'}" for name in parts)}
     score = json.loads((out / "score.json").read_text())
     assert score["scored"] == "test" and np.isfinite(score["score"]) and score["score_error"] > 0
     text = (work / "stdout.txt").read_text()
@@ -98,12 +100,12 @@ def test_other_settings_are_refused_and_force_replaces_only_what_differs(work, c
     run = script("run_mcmc.py", *common, cwd=copied)
     assert run.returncode == 2 and "data" in run.stderr
     assert script("run_mcmc.py", *common, "--force", cwd=copied).returncode == 0
-    model = (out / "model.pt").stat().st_mtime_ns
+    model = (out / "model_compact.pt").stat().st_mtime_ns
     run = script("run_mcmc.py", *common, "--sigma", "0.05", cwd=copied)
     assert run.returncode == 2 and "sigma = 0.06" in run.stderr and "sigma = 0.05" in run.stderr
     assert len(run.stderr.splitlines()) == 1 and run.stdout == ""
     assert script("run_mcmc.py", *common, "--sigma", "0.05", "--force", cwd=copied).returncode == 0
-    assert (out / "model.pt").stat().st_mtime_ns == model
+    assert (out / "model_compact.pt").stat().st_mtime_ns == model
     with h5py.File(out / "posterior.h5") as file:
         assert json.loads(file.attrs["settings"])["sigma"] == 0.05
 
@@ -138,7 +140,7 @@ def predicted(work, tmp_path):
     """A folder for results that holds the finished predictions of `work`, to be used from there."""
     out = tmp_path / "run"
     out.mkdir()
-    for name in ("predictions.h5", "model.pt", "inputs.json"):
+    for name in ("predictions.h5", "inputs.json"):
         shutil.copy(work / "data" / "runs" / "small_compact+statistics" / name, out)
     return out
 
