@@ -28,6 +28,7 @@ import math
 import os
 import pathlib
 import sys
+import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
 
@@ -36,7 +37,6 @@ from variants import SETS  # noqa: E402
 
 from wl import cli  # noqa: E402
 from wl.checks import InputError, RunError  # noqa: E402
-from wl.models import MODELS  # noqa: E402
 from wl.provenance import refuse_difference  # noqa: E402
 
 RATES = (0.1, 0.3, 1.0, 2.0)      # times --learning-rate, for --tune; the first is the published one, 2e-4
@@ -101,8 +101,7 @@ def command(args, spec, seed, epochs, out, rate=None):
             "--learning-rate", str(rate)] + ["--quiet"] * args.quiet
     if not spec["direct"]:
         line += ["--sampler", "exact"]
-    if spec["model"] in MODELS:
-        line += ["--model", spec["model"]]
+    line += ["--model", "statistics" if spec["model"] == BASELINE else spec["model"]]
     for word in spec["options"]:
         line.append(str(rate * float(word[1:])) if word[:1] == "x" and word[1:2].isdigit() else word)
     return line
@@ -157,16 +156,19 @@ def make_row(args, name, spec, seed, folder):
     """Train, infer and score one variant with one seed; returns its figures, also in row.json."""
     from wl import inference, pipeline, report
     baseline = spec["model"] == BASELINE
-    rate = None if baseline or not args.tune else tuned_rate(args, spec, folder)
-    epochs = args.epochs if baseline or args.minutes is None else fitting_epochs(args, spec, seed, folder)
+    epochs, rate = args.epochs, None
+    if convolutions(spec):
+        rate = tuned_rate(args, spec, folder) if args.tune else None
+        epochs = epochs if args.minutes is None else fitting_epochs(args, spec, seed, folder)
     options = parsed(args, spec, seed, epochs, folder, rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     run.home = run.out                       # each network is trained here, whatever an earlier run has made
     if baseline:
         predictions, figures = hand_made(run)
     else:
+        began = time.monotonic()
         predictions = inference.predict(run)
-        figures = trained(run)
+        figures = trained(run, time.monotonic() - began)
     if spec["direct"]:
         posterior = inference.infer_direct(run, predictions, {"recalibrate": options.recalibrate})
     else:
@@ -176,7 +178,7 @@ def make_row(args, name, spec, seed, folder):
     kept = ("n", "score", "score_error", "mse", "mse_mean", "coverage_68_mean", "coverage_95_mean")
     subsets = {key: {k: result["subsets"][key][k] for k in kept} for key in ("test", "holdout")}
     row = {"name": name, "seed": seed, "epochs": len(figures["history"]), "batch_size": options.batch_size,
-           "learning_rate": None if baseline else options.learning_rate, **figures, "subsets": subsets,
+           "learning_rate": options.learning_rate if convolutions(spec) else None, **figures, "subsets": subsets,
            "identity": json.loads(identity(args, spec)), "settings": predictions.settings, "posterior": str(posterior)}
     (folder / "row.json").write_text(json.dumps(row, indent=1))
     return row
@@ -192,13 +194,25 @@ def row_there(args, spec, folder):
     return row
 
 
-def trained(run):
-    """Figures of a trained network from its file."""
-    from wl import train
+def convolutions(spec):
+    """The part of a variant's model that is a network on maps, with epochs and a rate; None without one."""
+    return next((part for part in spec["model"].split("+") if part not in ("statistics", BASELINE)), None)
+
+
+def trained(run, seconds):
+    """Figures of a trained model from its files. seconds: all that its training and prediction took just now.
+
+    That time stands for the training's own where hand-made statistics are measured and learnt too.
+    """
+    from wl import dense, ensemble, train
     from wl.networks import count_parameters
-    network = train.Network.load(run.out / "model.pt")
-    return {"parameters": count_parameters(network.net), "history": network.history, "seconds": sum(network.seconds),
-            "n_train": run.n_train, "precision": network.settings["precision"]}
+    nets = {job.part: (dense.Dense if job.part == "statistics" else train.Network).load(job.model)
+            for job in (ensemble.Job(run, i) for i in range(ensemble.count(run)))}
+    main = next((n for part, n in nets.items() if part != "statistics"), nets.get("statistics"))
+    history = [{"epoch": h.get("epoch", h.get("passes")), **h} for h in main.history]
+    return {"parameters": sum(count_parameters(n.net) for n in nets.values()), "history": history,
+            "seconds": seconds if "statistics" in nets else sum(main.seconds), "n_train": run.n_train,
+            "precision": main.settings.get("precision", "float32")}
 
 
 def hand_made(run):
@@ -225,7 +239,7 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     """
     from wl import ensemble, pipeline, train
     from wl.batches import Batches, Frame, rms
-    options = parsed(args, spec, seed, epochs, "x", rate=rate)
+    options = parsed(args, {**spec, "model": convolutions(spec)}, seed, epochs, "x", rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     settings, s = pipeline.training_settings(options, run.n_train), run.set
     kappa, frame = s.kappa.reshape(-1, s.kappa.shape[-1]), Frame(s.mask, pack=pipeline.packs(settings))

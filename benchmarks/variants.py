@@ -1,5 +1,5 @@
 """The networks and settings that compare_networks.py holds against each other, and the questions they answer."""
-from wl.models import MODELS
+from wl.models import DEFAULT_MODEL, MODELS
 
 
 def variant(model, *options, direct=False):
@@ -42,10 +42,12 @@ def precisions(model):
 NONE = option("attention=0")
 # name of a set: what it asks, and its variants; one without "over" is compared with the set's first
 SETS = {
-    "designs": ("every published design", {"compact": variant("compact"), "statistics_mlp": variant("statistics_mlp"),
+    "designs": ("every published design", {"compact": variant("compact"), DEFAULT_MODEL: variant(DEFAULT_MODEL),
+                                           "statistics_mlp": variant("statistics_mlp"),
                                            **{m: variant(m) for m in MODELS if m != "compact"}}),
     "direct": ("emulator and posterior, or the network's own error bars", {
         "compact": variant("compact"), "compact, kl direct": variant("compact", "--loss", "kl", direct=True),
+        DEFAULT_MODEL: variant(DEFAULT_MODEL),
         "simple_cnn, kl direct": variant("simple_cnn", "--loss", "kl", direct=True)}),
     "batch": ("batch 4, 16, 64; also with the learning rate as the root of the batch",
               {**batches("simple_cnn"), **batches("resnet_reduced")}),

@@ -52,19 +52,20 @@ def test_every_variant_is_a_command_of_the_scripts():
             parsed = compare.parsed(args, spec, 1, 9, "x")
             rates.add(parsed.learning_rate)
             assert parsed.lanes == 1 or "lanes" in name
-            if spec["model"] == "statistics_mlp":
+            if compare.convolutions(spec) is None:
                 continue
             settings = pipeline.training_settings(parsed, 100)
-            build(settings["model"], (128, 96), Loss(settings["loss"]).n_out, **settings["model_options"])
+            part = pipeline.of_part(settings, compare.convolutions(spec))
+            build(part["model"], (128, 96), Loss(settings["loss"]).n_out, **part["model_options"])
             assert (parsed.loss == "mse") != spec["direct"], name
             other = pipeline.training_settings(compare.parsed(args, over, 1, 9, "x"), 100)
             if "over" in spec:                                  # one question at a time, and the rate that goes with it
                 settings["views"], other["views"] = parsed.views, compare.parsed(args, over, 1, 9, "x").views
                 changed = {k for k in settings if settings[k] != other[k]}
-                assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name or "symmetries" in name), (name, changed)
+                assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name or "symmetries" in name), name
     assert rates == {0.004, 0.002, 0.008}
     designs = {spec["model"] for spec in SETS["designs"][1].values()}
-    assert designs == set(models.MODELS) | {"statistics_mlp"}
+    assert designs == set(models.MODELS) | {"statistics_mlp", models.DEFAULT_MODEL}
 
 
 def test_the_users_questions_are_asked():
@@ -260,6 +261,15 @@ def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
     assert len(losses) == 60 and min(losses) < 0.6                   # of the labels' variance; 1 knows nothing
     figures = json.loads((out / "statistics_mlp_2epochs/seed1/figures.json").read_text())
     assert figures["parameters"] == row["parameters"] > 256 * 256
+    compare.main([*options, "--sets", "designs", "--variants", models.DEFAULT_MODEL, "statistics", "--seeds", "1"])
+    text = capsys.readouterr().out
+    rows = {n: json.loads((out / f"{n}_2epochs/seed1/row.json").read_text())
+            for n in (models.DEFAULT_MODEL, "statistics")}
+    both, alone = rows[models.DEFAULT_MODEL], rows["statistics"]
+    assert f"| {models.DEFAULT_MODEL} | {both['parameters']:,} | 0.002 |" in text
+    assert both["parameters"] == alone["parameters"] + count_parameters(build("compact", (64, 48), 2))
+    assert len(both["history"]) == 2 and alone["history"][0]["epoch"] == alone["history"][0]["passes"]
+    assert both["learning_rate"] == 0.002 and alone["learning_rate"] is None and both["seconds"] > 0
     from wl import store
     file = store.read(out / "statistics_mlp_2epochs/seed1/predictions.h5").groups["predictions"]
     assert set(file["split"]) == {STATISTICS, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()

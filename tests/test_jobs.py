@@ -73,7 +73,7 @@ def test_a_network_of_the_array_is_really_trained(data, tmp_path):  # noqa: F811
 
     def task(index):
         command = ["bash", ROOT / "jobs" / "networks.sbatch", "--data", data, "--out", out, "--folds", "2",
-                   "--epochs", "1", "--model-option", "widths=3,4,4,5", "--views", "1", "--batch-size", "8", "--quiet"]
+                   "--model", "compact", "--epochs", "1", "--model-option", "widths=3,4,4,5", "--views", "1", "--batch-size", "8", "--quiet"]
         return subprocess.run([str(c) for c in command], env={**env, "SLURM_ARRAY_TASK_ID": str(index)}, cwd="/",
                               capture_output=True, text=True, timeout=600)
     wrong = task(2)
