@@ -86,9 +86,9 @@ def test_momentum_of_a_run(monkeypatch):
     seen = []
 
     class Spy(train.Lanes):
-        def step(self, *args):
+        def step(self, *args, **look):
             seen.append([[m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in self.copies])
-            return super().step(*args)
+            return super().step(*args, **look)
 
     monkeypatch.setattr(train, "Lanes", Spy)
     run(epochs=2)
