@@ -132,6 +132,21 @@ def test_start_of_the_log_variance_is_in_units_of_the_parameters():
         assert torch.equal(net.head[-1].bias, was)
 
 
+@pytest.mark.parametrize("start", [-19.0, 1.0, 5.0])
+def test_a_start_without_gradient_is_refused(start):
+    """Beyond the range of the outputs error bars would stay for ever what they are."""
+    net, loss = networks.build("compact", (48, 48), 4), Loss("kl", SD, start=start)
+    with pytest.raises(InputError) as error:
+        loss.begin(net)
+    one_line(error, "--loss-option start", f"got {start:g}")
+    for inside in (-18.0, 0.0):
+        Loss("kl", SD, start=inside).begin(net)
+        out = torch.zeros(1, 4).index_copy(1, torch.tensor([2, 3]), net.head[-1].bias[None, 2:]).requires_grad_()
+        out.retain_grad()
+        loss(out, torch.ones(1, 2)).backward()
+        assert (out.grad[0, 2:] != 0).all()
+
+
 def test_losses_of_settings():
     s = {"loss": "three_term", "label_sd": SD.tolist(), "loss_options": {"pull": 4.0}}
     loss = of_settings(s)

@@ -46,6 +46,24 @@ def test_noiseless_and_coarse_epochs_come_first(monkeypatch):
     assert looks == [(FRESH, 1, False)] * 4
 
 
+@pytest.mark.parametrize("noise", ["fixed", "fresh"])
+def test_fixed_noise_is_the_same_in_every_epoch_and_fresh_noise_never(noise):
+    """The pixels themselves: each map as it was in the epoch before, but for its flips, or not."""
+    shown = []
+
+    class Spy(Batches):
+        def fetch(self, rows, *, symmetry=None, **options):
+            x = super().fetch(rows, symmetry=symmetry, **options)
+            if symmetry is not None:
+                for row, s, image in zip(rows, symmetry, x[:, 0].copy()):
+                    shown.append((row, image[::-1 if s & 1 else 1, ::-1 if s & 2 else 1]))
+            return x
+    run(batches=Spy(KAPPA, FRAME, scale=0.02, n_gal=3000.0, seed=3), epochs=2, noise=noise)
+    first, second = (dict(shown[k:k + 32]) for k in (0, 32))
+    both = sorted(set(first) & set(second))
+    assert len(both) > 20 and all(np.array_equal(first[r], second[r]) == (noise == "fixed") for r in both)
+
+
 def test_validation_is_noisy_and_fine_in_every_epoch(monkeypatch):
     """Epochs of any kind are judged on the task itself, so that the best may be compared with each other."""
     network, history = run(epochs=1)

@@ -98,11 +98,11 @@ class Batches:
         """A batch (n, 1, height, width) float32.
 
         rows: (n,) indices of maps; noise: NO_NOISE, FRESH (training: a new draw per index in draws)
-        or FIXED (one exact draw per map, the same for ever); draws: (n,) int64 for FRESH, e.g. epoch
-        x n_map + row; symmetry: (n,) 0..3 or None; out: contiguous array to write to.
+        or FIXED (one exact draw per map, the same for ever); draws: (n,) int64 for FRESH alone, e.g.
+        epoch x n_map + row; symmetry: (n,) 0..3 or None; out: contiguous array to write to.
         """
         rows = np.ascontiguousarray(rows, np.int64)
-        draws = rows if draws is None else np.ascontiguousarray(draws, np.int64)
+        draws = rows if draws is None or noise != FRESH else np.ascontiguousarray(draws, np.int64)
         symmetry = np.zeros(len(rows), np.int64) if symmetry is None else np.asarray(symmetry, np.int64)
         for name, index, count in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
             if len(index) and not 0 <= index.min() <= index.max() < count:       # compiled code would not notice

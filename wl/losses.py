@@ -20,7 +20,7 @@ none leaves the last layer at its random start, s close to the design's scatter.
 import numpy as np
 import torch
 
-from .checks import choice
+from .checks import InputError, choice
 from .models import LOSSES
 from .params import PARAMS, SCORE_WEIGHT
 
@@ -66,9 +66,16 @@ class Loss:
         return factor * np.exp(log_sigma) * self.label_sd
 
     def begin(self, net):
-        """Set the last layer's bias so that the log-variances start at `start`; nothing without one."""
+        """Set the last layer's bias so that the log-variances start at `start`; nothing without one.
+
+        Raises InputError for a start so far out that the error bars would get no gradient.
+        """
         start = self.options.get("start")
         if start is not None:
+            low, high = (2.0 * (limit + np.log(self.label_sd)) for limit in LOG_SIGMA_RANGE)
+            if not low.max() < start < high.min():
+                raise InputError(f"--loss-option start: expected a number between {low.max():.3g} and {high.min():.3g} "
+                                 f"for these labels, got {start:g}")
             last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
             with torch.no_grad():
                 last.bias[2:] = torch.as_tensor(0.5 * start - np.log(self.label_sd), dtype=last.bias.dtype)
