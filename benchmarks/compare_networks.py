@@ -232,20 +232,21 @@ def hand_made(run):
 
 # ---------------------------------------------------------------- budgets and rates
 def short_training(args, spec, seed, epochs, rate=None, batches=None):
-    """A training for its time or its validation loss alone: nothing is written.
+    """A training for its time or its validation loss alone: nothing is written, noiseless and coarse epochs left out.
 
     batches: only so many an epoch, with validation maps in proportion. Returns (Network, fraction of the training
     maps that an epoch had).
     """
     from wl import ensemble, pipeline, train
     from wl.batches import Batches, Frame, rms
-    options = parsed(args, {**spec, "model": convolutions(spec)}, seed, epochs, "x", rate=rate)
+    options = parsed(args, {**spec, "model": convolutions(spec)}, seed, 1000, "x", rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     settings, s = pipeline.training_settings(options, run.n_train), run.set
     kappa, frame = s.kappa.reshape(-1, s.kappa.shape[-1]), Frame(s.mask, pack=pipeline.packs(settings))
     source = Batches(kappa, frame, scale=rms(kappa, s.n_gal), n_gal=s.n_gal, seed=seed)
-    settings |= {"precision": train.pick_precision(options.precision), "seed": seed, "frame": list(frame.shape),
-                 "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
+    settings |= {"epochs": epochs, "pretrain": 0, "coarse": 0, "seed": seed, "frame": list(frame.shape),
+                 "precision": train.pick_precision(options.precision), "label_mean": s.theta.mean(0).tolist(),
+                 "label_sd": s.theta.std(0).tolist()}
     split = ensemble.Job(run, 0).split()
     rows, validation = run.rows_of(split == 0), run.rows_of(split == 1)
     share = 1.0 if batches is None else min(1.0, batches * options.batch_size / len(rows))

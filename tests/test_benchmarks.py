@@ -244,6 +244,9 @@ def test_each_network_gets_the_rate_that_trains_it_best(small, tmp_path, monkeyp
     assert compare.parsed(args, SETS["batch"][1]["simple_cnn, batch 4, half the rate"], 1, 2, "x",
                           rate=0.004).learning_rate == 0.002
     assert compare.budget(args) == "2epochs_tuned3"
+    tried = []                                                   # more noiseless epochs than are tried
+    compare.tuned_rate(args, SETS["pretraining"][1]["compact, 5 without noise"], tmp_path / "pretrained" / "seed1")
+    assert len(tried) == 3
 
 
 def test_unknown_variants_are_refused(small):
