@@ -61,7 +61,7 @@ def test_convolutions_start_as_their_papers_say():
     torch.manual_seed(1)
     for name in ("resnet_attention", "densenet", "inception"):
         convolutions = [m for m in build(name, (64, 64), 2).modules() if isinstance(m, nn.Conv2d)]
-        ratio = [float(m.weight.var()) * m.out_channels * m.kernel_size[0]**2 / 2 for m in convolutions
+        ratio = [float(m.weight.detach().var()) * m.out_channels * m.kernel_size[0]**2 / 2 for m in convolutions
                  if m.weight.numel() > 3000]
         assert len(ratio) > 4 and np.allclose(ratio, 1.0, atol=0.1), name
     for module in build("biggan_encoder", (128, 128), 2).features.modules():
