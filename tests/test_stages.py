@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import one_line
-from test_train import FRAME, KAPPA, LABEL, ROWS, VALIDATION, Kill, run, same_weights, source
+from test_train import FRAME, KAPPA, LABEL, VALIDATION, Kill, run, same_weights, source
 
 import run_mcmc
 from wl import networks, pipeline, train
