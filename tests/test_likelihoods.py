@@ -189,6 +189,16 @@ def test_the_proposal_is_frozen_after_the_burn_in(monkeypatch):
         assert np.array_equal(piece.draws, short.draws[part])
 
 
+@pytest.mark.parametrize("burn", [608, 640])
+def test_the_last_adaptation_may_end_the_burn_in(burn):
+    """A burn-in that is a multiple of the four windows learns as well as another: its last sums count too."""
+    emulator = synthetic.emulator(60)
+    estimate = synthetic.draw(emulator, 40)[1]
+    chains = sampler.metropolis(emulator, estimate, nstep=burn + 3000, burn_in=(burn + 0.5) / (burn + 3000), sigma=0.06,
+                                adapt=True)
+    assert 0.25 < np.median(chains.acceptance) < 0.45
+
+
 def test_adapting_takes_a_burn_in():
     emulator = synthetic.emulator(30)
     with pytest.raises(InputError) as error:

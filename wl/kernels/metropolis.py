@@ -117,6 +117,11 @@ def _walk(item, end, first, coefficient, neighbours, grid, box, limits, estimate
                     _adapt(lane, l, window)
             for l in range(LANES):
                 _draw(state[l], lane, noise, l, AHEAD)
+        if step == burn:                        # behind the last adaptation, which may fall on this very step
+            for l in range(LANES):
+                lane[COUNT, l] = 0.0
+                for s in range(SUMS):
+                    lane[S0 + s, l] = 0.0
         for l in range(LANES):
             lane[NEW_X, l] = lane[X, l] + noise[ahead, 0, l]
             lane[NEW_Y, l] = lane[Y, l] + noise[ahead, 1, l]
@@ -176,11 +181,6 @@ def _walk(item, end, first, coefficient, neighbours, grid, box, limits, estimate
             lane[S0 + 3, l] += y * y
             lane[S0 + 4, l] += x * y
         if step < burn:
-            if step == burn - 1:
-                for l in range(LANES):
-                    lane[COUNT, l] = 0.0
-                    for s in range(SUMS):
-                        lane[S0 + s, l] = 0.0
             continue
         if (step - burn) % EVERY == 0:
             for l in range(LANES):
