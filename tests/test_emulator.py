@@ -1,4 +1,6 @@
 """Emulator: SciPy's interpolator and Gaussians as oracles, the prior, and refusals."""
+import tracemalloc
+
 import numpy as np
 import pytest
 import synthetic
@@ -183,6 +185,21 @@ def test_design_prior_generalises():
     assert np.mean(change) > -0.25 and min(change) > -0.8
 
 
+def test_design_prior_of_many_cosmologies_in_little_memory(monkeypatch):
+    """Kernels a few at a time: the same density, and not the gigabytes of all at once."""
+    theta = synthetic.design(150)
+    whole = priors.design_log_density(theta)
+    blocks = priors._masses
+    monkeypatch.setattr(priors, "_masses", lambda *arguments: blocks(*arguments, block=20000))
+    assert np.allclose(priors.design_log_density(theta), whole, rtol=0, atol=1e-12)
+    monkeypatch.undo()
+    tracemalloc.start()
+    priors.design_log_density(synthetic.design(500, seed=1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5e8                                  # 0.42 GB at once
+
+
 def test_real_design(real):
     """On the challenge's design the prior is highest near (0.3, 0.8) and beats a flat one left out."""
     theta = np.load(real / "label.npy")[:, 0, :2]
@@ -234,7 +251,8 @@ def test_prior_file_refusals(tmp_path):
     square = np.array([[0, 0.5, 1], [1, 0.5, 1], [0, 1.1, 1], [1, 1.1, 1.0]])
     wrong = {"short.npy": np.zeros(7), "nan.npy": np.where(np.arange(30) == 4, np.nan, 0.0),
              "columns.npy": square[:, :2], "zero.npy": square * [1, 1, 0], "line.npy": np.repeat(square[:1], 9, axis=0),
-             "cover.npy": square * [0.3, 1, 1], "pickle.npy": np.array([{}, None], dtype=object), "bool.npy": np.ones(30, bool)}
+             "cover.npy": square * [0.3, 1, 1], "pickle.npy": np.array([{}, None], dtype=object), "bool.npy": np.ones(30, bool),
+             "number.npy": np.float64(3.0), "cube.npy": np.zeros((3, 3, 3)), "huge.npy": np.resize([1e308, -1e308], 30)}
     for name, value in wrong.items():
         np.save(tmp_path / name, value, allow_pickle=True)
     (tmp_path / "words.txt").write_text("flat please\n")
