@@ -55,7 +55,7 @@ def design_log_density(theta, triangles=None, bandwidth=BANDWIDTH):
 def _masses(centre, width, points, weight, block=1 << 21):
     """Integral of each kernel (n,) over points (m, 2) with quadrature weights (m,), `block` numbers at a time."""
     mass, step = np.empty(len(centre)), max(block // len(points), 1)
-    for first in range(0, len(centre), step):           # all at once takes 0.42 GB for 500 cosmologies, 16 times that for 2000
+    for first in range(0, len(centre), step):           # all at once takes 0.42 GB for 500 cosmologies
         part = slice(first, first + step)
         square = ((points[:, None] - centre[part]) ** 2).sum(axis=2)
         mass[part] = weight @ np.exp(-0.5 * square / width[part]**2)
