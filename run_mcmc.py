@@ -81,7 +81,7 @@ def main():
         outcome.report_on(path, args)
     else:
         print(f"{path}: join it with the other shards by run_score.py --merge")
-    outcome.check_convergence(path, args)
+    outcome.check_convergence(path, args, shard)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 
-from wl import cli, report, shards, submission, table
+from wl import cli, outcome, report, shards, submission, table
 from wl.checks import InputError, positive
 from wl.score import SCORE_FLOOR
 
@@ -39,6 +39,8 @@ def parser():
                         "maps of the one posterior given")
     parser.add_argument("--merge", metavar="FILE", help="join the shards given (of run_mcmc.py --shard) into FILE "
                         "first, bit for bit what a run without shards writes, and score that")
+    parser.add_argument("--allow-unconverged", action="store_true", help="with --merge: exit 0 even if the run has not "
+                        "converged (see run_mcmc.py --help)")
     parser.add_argument("--ood", metavar="FILE", help="out-of-distribution maps: a posterior.h5 of such, or .npy with "
                         "a bool per test map of the one posterior given")
     parser.add_argument("--json", action="store_true", help="print the content of score.json as a list "
@@ -95,6 +97,8 @@ def main():
     if failures:
         sys.stdout.flush()
         raise failures[-1]
+    if options.merge is not None:
+        outcome.check_convergence(options.merge, options)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The Slurm scripts with stand-ins for sbatch and python3 that write down how they were called."""
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -8,14 +9,16 @@ import pytest
 from conftest import ROOT
 from test_ensemble import data  # noqa: F401
 
+from wl import kernels, store
+
 
 @pytest.fixture()
 def call(tmp_path):
     """call(words...) runs a command in an empty folder; returns what it printed and the calls of the stand-ins."""
     stand_ins = tmp_path / "bin"
     stand_ins.mkdir()
-    for name, answer in (("sbatch", 'n=$(wc -l < "$LOG"); echo $((100 + n))'), ("python3", ":")):
-        (stand_ins / name).write_text(f'#!/bin/bash\necho "{name} ${{SHARDS:-}} $*" >> "$LOG"\n{answer}\n')
+    for name, answer in (("sbatch", 'n=$(wc -l < "$LOG"); echo "$((100 + n))${CLUSTER:-}"'), ("python3", ":")):
+        (stand_ins / name).write_text(f'#!/bin/bash\necho "{name} $*" >> "$LOG"\n{answer}\n')
         (stand_ins / name).chmod(0o755)
 
     def run(*words, **variables):
@@ -28,16 +31,29 @@ def call(tmp_path):
     return run
 
 
-def test_array_waits_for_the_first_and_the_merge_for_all(call):
-    done, calls = call(ROOT / "jobs" / "array.sh", "data/runs/x", 3, "--data", "data/public")
-    assert done.returncode == 0 and done.stdout.strip() == "103", done.stderr
+ARRAY = ROOT / "jobs" / "array.sh"
+
+
+@pytest.mark.parametrize("cluster", ["", ";west"])
+def test_array_waits_for_the_first_and_the_merge_for_all(call, cluster):
+    done, calls = call(ARRAY, "data/runs/x", 3, "--data", "data/public", CLUSTER=cluster)
+    assert done.returncode == 0 and done.stdout.strip() == "103" + cluster, done.stderr
     first, rest, merge = calls
     assert "--array=1 " in first and "afterok" not in first and first.endswith("--data data/public --out data/runs/x")
-    assert "--array=2-3 " in rest and "afterok:101" in rest and all("sbatch 3 " in c for c in calls)
-    assert "afterok:102" in merge and "posterior.shard-*-of-3.h5 --merge 'data/runs/x/posterior.h5'" in merge
+    assert "--array=2-3 " in rest and "afterok:101 " in rest
+    assert all("--export=ALL,SHARDS=3 " in c for c in (first, rest))
+    assert "afterok:102 " in merge and merge.endswith("posterior.shard-*-of-3.h5 --merge data/runs/x/posterior.h5")
     assert all("--kill-on-invalid-dep=yes" in c for c in (rest, merge))
-    assert len(call(ROOT / "jobs" / "array.sh", "data/runs/x", 1)[1]) == 2
-    assert call(ROOT / "jobs" / "array.sh")[0].returncode != 0
+    assert len(call(ARRAY, "data/runs/x", 1)[1]) == 2
+    merge = call(ARRAY, "my run's", 2, "--allow-unconverged")[1][-1]
+    assert merge.endswith(r"my\ run\'s/posterior.shard-*-of-2.h5 --merge my\ run\'s/posterior.h5 --allow-unconverged")
+
+
+def test_array_refuses_before_it_submits(call):
+    for words in ((), ("out",), ("out", "four"), ("out", "0"), ("out", "-2"), ("out", "--data"), ("", "4")):
+        done, calls = call(ARRAY, *words)
+        assert done.returncode == 2 and not calls, words
+        assert "usage" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_job_of_the_array_takes_its_shard(call):
@@ -73,7 +89,8 @@ def test_a_network_of_the_array_is_really_trained(data, tmp_path):  # noqa: F811
 
     def task(index):
         command = ["bash", ROOT / "jobs" / "networks.sbatch", "--data", data, "--out", out, "--folds", "2",
-                   "--model", "compact", "--epochs", "1", "--model-option", "widths=3,4,4,5", "--views", "1", "--batch-size", "8", "--quiet"]
+                   "--epochs", "1", "--model", "compact", "--model-option", "widths=3,4,4,5", "--views", "1",
+                   "--batch-size", "8", "--quiet"]
         return subprocess.run([str(c) for c in command], env={**env, "SLURM_ARRAY_TASK_ID": str(index)}, cwd="/",
                               capture_output=True, text=True, timeout=600)
     wrong = task(2)
@@ -81,3 +98,50 @@ def test_a_network_of_the_array_is_really_trained(data, tmp_path):  # noqa: F811
     done = task(1)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in out.iterdir()} == {"model_f1_m0.pt", "predictions_f1_m0.h5", "inputs.json"}
+
+
+def test_array_really_joins_what_its_jobs_make(data, tmp_path):  # noqa: F811
+    """All jobs of the array, one after the other by a stand-in for sbatch, make the whole run, bit for bit."""
+    for name in ("run_mcmc.py", "run_score.py", "wl"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    stand_ins = tmp_path / "bin"
+    stand_ins.mkdir()
+    (stand_ins / "python3").write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+    (stand_ins / "sbatch").write_text(SBATCH)
+    for name in ("python3", "sbatch"):
+        (stand_ins / name).chmod(0o755)
+    (tmp_path / "wl-numba-u").symlink_to(pathlib.Path(kernels.CACHE_FOLDER).parent)    # what is compiled already
+    env = {**os.environ, "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1",
+           "TMPDIR": str(tmp_path), "USER": "u"}
+    options = ("--data", str(data), "--method", "spectrum", "--sampler", "exact", "--quiet")
+
+    def run(*command):
+        done = subprocess.run([*map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+    run("bash", ARRAY, "out put", "2", *options)
+    run(sys.executable, "run_mcmc.py", "--nstep", "10000", "--sigma", "0.06", *options, "--out", "whole")
+    joined, whole = (store.read(tmp_path / folder / "posterior.h5") for folder in ("out put", "whole"))
+    assert joined.digest == whole.digest and len(whole.groups["summary"]["mean"]) > 3
+    assert (tmp_path / "out put" / "score.json").is_file()
+
+
+# runs what is submitted at once, every task of an array, and prints a job's number
+SBATCH = r"""#!/bin/bash
+wrap= array=1
+while [ "${1#-}" != "$1" ]; do
+    case "$1" in
+        --wrap=*) wrap=${1#*=} ;;
+        --array=*) array=${1#*=} ;;
+        --export=ALL,*) export "${1#*ALL,}" ;;
+    esac
+    shift
+done
+if [ -n "$wrap" ]; then
+    sh -c "$wrap" >&2 || exit 1
+else
+    for task in $(seq "${array%-*}" "${array#*-}"); do
+        SLURM_ARRAY_TASK_ID=$task bash "$@" >&2 || exit 1
+    done
+fi
+echo 7
+"""

@@ -394,12 +394,31 @@ def test_merge_refuses(tmp_path, path):
     overlap = make(tmp_path / "overlap.h5", maps=np.arange(7, 12), shard=[3, 3])
     two = paths[:2]
     for given, part in (([], "none"), (two, "expected 3 shards, got 2"), ([*two, paths[0]], "shard 1 of 3"),
-                        ([path], "not a shard"), ([*two, other], "seed"), ([*two, wrong_count], "count"),
-                        ([*two, overlap], "map 7")):
+                        ([path], "not a shard"), ([*two, other], "seed"), ([*two, wrong_count], "shards = 4"),
+                        ([*two, overlap], "map 7"), ([paths[2], other], "seed")):
         with pytest.raises(InputError) as error:
             shards.merge(given, out)
         one_line(error, part)
         assert not out.exists()
+    one_line(error, f"{paths[2]}: has seed = 1, {other} has seed = 2")        # foreign, not "given twice"
+
+
+def test_merge_overwrites_only_its_own(tmp_path, path):
+    """Neither a shard, nor another run's result, nor another kind of file; the same run's again."""
+    paths = make_shards(tmp_path)
+    before = {p: p.read_bytes() for p in (*paths, path)}
+    shards.merge(paths, path)                                      # the whole run, in one piece
+    assert store.read(path).digest == shards.merge(paths, path)
+    foreign = tmp_path / "foreign.h5"
+    make(foreign, seed=2)
+    before[foreign] = foreign.read_bytes()
+    link = tmp_path / "link.h5"
+    link.symlink_to(paths[1])
+    for out, part in ((paths[1], "one of the files"), (link, "one of the files"), (foreign, "seed")):
+        with pytest.raises(InputError) as error:
+            shards.merge(paths, out)
+        one_line(error, out, part)
+    assert all(p.read_bytes() == content for p, content in before.items() if p != path)
 
 
 # ---------------------------------------------------------------- digests

@@ -26,6 +26,9 @@ def settings_of(args):
     if draws < 0:
         raise InputError(f"--draws: expected 0 or more maps, got {draws}")
     thin = None if args.thin is None else positive("--thin", args.thin, integer=True)
+    if args.sampler == "exact" and (draws or args.adapt):
+        raise InputError(f"{'--draws' if draws else '--adapt'}: the exact sampler makes no chains; leave it out, or give "
+                         "--sampler metropolis")
     if nstep * chains >= MOST_STEPS:
         raise InputError(f"--nstep, --chains: expected fewer than {MOST_STEPS} steps for all chains of a map, got "
                          f"{nstep} x {chains}; give fewer")
@@ -33,7 +36,7 @@ def settings_of(args):
     if thin is not None and thin > max(kept // LEAST_DRAWS, 1):
         raise InputError(f"--thin: expected at most {max(kept // LEAST_DRAWS, 1)}, so that each chain keeps "
                          f"{LEAST_DRAWS} draws of its {kept} steps, got {thin}")
-    if args.adapt and args.sampler == "metropolis":
+    if args.adapt:
         from .sampler import LEAST_ADAPTED
         if nstep - kept < LEAST_ADAPTED:
             raise InputError(f"--adapt: expected at least {LEAST_ADAPTED} steps of burn-in to learn a proposal from, "

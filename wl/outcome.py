@@ -17,15 +17,18 @@ def report_on(path, args):
         warn(error)
 
 
-def check_convergence(path, args):
-    """Raise RunError if the chains of a posterior have not converged and that was not allowed."""
+def check_convergence(path, args, shard=None):
+    """Raise RunError if the chains of a posterior have not converged and that was not allowed.
+
+    Of a shard it is only said: the maps of all of them decide, once they are joined.
+    """
     from . import posterior
     file = store.read(path, "posterior", groups=("summary", "constant_data"))
     reason = posterior.unconverged(file.groups["summary"])
     error = file.groups["constant_data"].get("quadrature_error")
     if reason is None and error is not None and error[-1] > MOST_QUADRATURE_ERROR:
         reason = f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give --sampler metropolis"
-    if reason is not None and args.allow_unconverged:
+    if reason is not None and (args.allow_unconverged or shard is not None):
         warn(reason)
     elif reason is not None:
         raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")

@@ -108,12 +108,12 @@ def first_difference(before, now, name=""):
     return None if same else (name, before, now)
 
 
-def refuse_difference(start, before, now, end="give --force to overwrite it, or another --out"):
-    """Raise InputError "start name = before, this run has name = now; end" at the first difference."""
+def refuse_difference(start, before, now, end="give --force to overwrite it, or another --out", other="this run"):
+    """Raise InputError "start name = before, other has name = now; end" at the first difference."""
     found = first_difference(before, json.loads(to_json(now)))
     if found:
         name, old, new = found
-        raise InputError(f"{start} {name} = {_short(old)}, this run has {name} = {_short(new)}; {end}")
+        raise InputError(f"{start} {name} = {_short(old)}, {other} has {name} = {_short(new)}; {end}")
 
 
 def _short(value):

@@ -1,4 +1,6 @@
 """Shards of one run: who takes which maps, and how their files (one each: several writers cannot share) are joined."""
+import os
+
 import numpy as np
 
 from .checks import InputError
@@ -33,30 +35,34 @@ def merge(paths, out):
 
     paths: one file per shard, in any order; out: the file to write. The settings of each hold
     shard = [i, n] (i from 0 or from 1); all else must be equal, and variables without `map` identical.
-    Returns the digest of the result, whose settings hold no shard. Raises InputError.
+    Returns the digest of the result, whose settings hold no shard. Raises InputError, also if `out` is one of
+    the shards, or holds another result than theirs.
     """
     files = [read(path) for path in paths]
     if not files:
         raise InputError("merge: expected the files of the shards, got none; give their paths")
+    if os.path.realpath(out) in [os.path.realpath(path) for path in paths]:
+        raise InputError(f"{out}: is one of the files to join; give another one to write")
     first = files[0]
-    shards = {}
+    shards, whole = {}, None
     for file in files:
         shard = file.settings.pop("shard", None)
         if not (isinstance(shard, list) and len(shard) == 2):
             raise InputError(f"{file.path}: is not a shard of a run; merge only what --shard i/n made")
+        same = {"kind": file.kind, "shards": shard[1], "seed": file.seed, "input": file.inputs, **file.settings}
+        refuse_difference(f"{first.path}: has", whole := whole or same, same, "merge shards of one run", file.path)
         if shard[0] in shards:
-            raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as {shards[shard[0]][0]} is; "
-                             "give each once")
-        shards[shard[0]] = (file.path, shard[1])
-        same = {"kind": first.kind, "count": shards[next(iter(shards))][1], "seed": first.seed,
-                "input": first.inputs, **first.settings}
-        this = {"kind": file.kind, "count": shard[1], "seed": file.seed, "input": file.inputs,
-                **file.settings}
-        refuse_difference(f"{first.path}: has", same, this, f"that is {file.path}; merge shards of one run")
+            raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as {shards[shard[0]]} is; give each once")
+        shards[shard[0]] = file.path
     count = shard[1]
     if set(shards) not in (set(range(count)), set(range(1, count + 1))):
         raise InputError(f"{out}: expected {count} shards, got {len(shards)} "
                          f"({', '.join(str(i) for i in sorted(shards))}); run the missing ones first")
+    if os.path.lexists(out):
+        there = read(out, first.kind)
+        refuse_difference(f"{out}: was made with", {"seed": there.seed, "input": there.inputs, **there.settings},
+                          {"seed": first.seed, "input": first.inputs, **first.settings},
+                          "remove it, or give another file to write", "the run of these shards")
     groups, coords = {}, {}
     for group in dict.fromkeys(g for file in files for g in file.groups):
         parts = [file for file in files if group in file.groups]
