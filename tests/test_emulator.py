@@ -252,7 +252,8 @@ def test_prior_file_refusals(tmp_path):
     wrong = {"short.npy": np.zeros(7), "nan.npy": np.where(np.arange(30) == 4, np.nan, 0.0),
              "columns.npy": square[:, :2], "zero.npy": square * [1, 1, 0], "line.npy": np.repeat(square[:1], 9, axis=0),
              "cover.npy": square * [0.3, 1, 1], "pickle.npy": np.array([{}, None], dtype=object),
-             "bool.npy": np.ones(30, bool), "number.npy": np.float64(3.0), "cube.npy": np.zeros((3, 3, 3)), "huge.npy": np.resize([1e308, -1e308], 30)}
+             "bool.npy": np.ones(30, bool), "number.npy": np.float64(3.0), "cube.npy": np.zeros((3, 3, 3)),
+             "huge.npy": np.resize([1e308, -1e308], 30)}
     for name, value in wrong.items():
         np.save(tmp_path / name, value, allow_pickle=True)
     (tmp_path / "words.txt").write_text("flat please\n")

@@ -146,18 +146,21 @@ def predicted(work, tmp_path):
 
 
 def test_shards_merged_are_the_whole(work, predicted, script):
-    """In any order, with the draws of the first maps; a missing shard, one twice and nonsense are refused."""
+    """In any order, with the draws of the first maps; a missing shard, one twice and nonsense are refused.
+
+    None of them judges whether the run has converged: joining them does."""
     common = ("--data", "data/small", *QUICK, "--draws", "3", "--out", predicted)
     for shard in ("3/3", "1/3", "2/3"):
-        run = script("run_mcmc.py", *common, "--shard", shard, cwd=work)
-        assert run.returncode == 0 and "--merge" in run.stdout, run.stderr
+        run = script("run_mcmc.py", *[a for a in common if a != "--allow-unconverged"], "--shard", shard, cwd=work)
+        assert run.returncode == 0 and "--merge" in run.stdout and "not converged" in run.stderr, run.stderr
     shards = sorted(predicted.glob("posterior.shard-*-of-3.h5"))
     assert len(shards) == 3
     merged = predicted / "posterior.h5"
     for wrong in (shards[:2], [*shards, shards[0]]):
         assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work)) and not merged.exists()
     run = script("run_score.py", *shards, "--merge", merged, "--data", "data/small", cwd=work)
-    assert run.returncode == 0 and "score" in run.stdout, run.stderr
+    assert run.returncode == 1 and "score" in run.stdout and "not converged" in run.stderr, run.stderr
+    assert script("run_score.py", *shards, "--merge", merged, "--allow-unconverged", cwd=work).returncode == 0
     assert digest_of(merged) == digest_of(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5")
     again = script("run_mcmc.py", *common, cwd=work)                     # the merged file stands for the whole run
     assert again.returncode == 0 and merged.stat().st_size and not list(predicted.glob("sampling*"))
@@ -234,6 +237,8 @@ def test_priors_likelihoods_and_recalibrations(work, predicted, script):
     bad = predicted / "bad.txt"
     bad.write_text("1 2 3\n")
     assert "--prior" in one_line(script("run_mcmc.py", *common, "--prior", bad, cwd=work))
+    for option in (("--draws", "2"), ("--adapt",)):
+        assert option[0] in one_line(script("run_mcmc.py", *common, *option, cwd=work))    # no chains to keep or adapt
 
 
 def test_out_of_distribution_metric(work, predicted, script):

@@ -27,8 +27,8 @@ def settings_of(args):
         raise InputError(f"--draws: expected 0 or more maps, got {draws}")
     thin = None if args.thin is None else positive("--thin", args.thin, integer=True)
     if args.sampler == "exact" and (draws or args.adapt):
-        raise InputError(f"{'--draws' if draws else '--adapt'}: the exact sampler makes no chains; leave it out, or give "
-                         "--sampler metropolis")
+        raise InputError(f"{'--draws' if draws else '--adapt'}: the exact sampler makes no chains; leave it out, or "
+                         "give --sampler metropolis")
     if nstep * chains >= MOST_STEPS:
         raise InputError(f"--nstep, --chains: expected fewer than {MOST_STEPS} steps for all chains of a map, got "
                          f"{nstep} x {chains}; give fewer")
