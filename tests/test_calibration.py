@@ -84,7 +84,10 @@ def test_isotonic_corrects_width_and_bias(rng):
         mean, sd = np.full(truth.shape, shift), np.tile([1.0, 2.0], (6000, 1)) * scale
         curve = recalibration.isotonic(score.pit(truth[:3000], mean[:3000], sd[:3000]))
         assert (np.diff(curve, axis=0) > 0).all()
-        found = recalibration.apply(gaussian_summary(mean[3000:], sd[3000:]), curve)
+        known = truth[:3000], mean[:3000], sd[:3000]
+        found, made_of = recalibration.recalibrate("isotonic", gaussian_summary(mean[3000:], sd[3000:]), *known,
+                                                   score.pit(*known))
+        assert np.array_equal(made_of["recalibration"], curve)
         for low, high, level in (("q16", "q84", 0.68), ("q2_5", "q97_5", 0.95)):
             inside = (truth[3000:] > found[f"recalibrated_{low}"]) & (truth[3000:] < found[f"recalibrated_{high}"])
             assert (np.abs(inside.mean(0) - level) < 4 * np.sqrt(level * (1 - level) / 3000) + 0.01).all()
@@ -96,8 +99,9 @@ def test_isotonic_leaves_the_calibrated_alone(rng):
     mean, sd = rng.normal(size=(4000, 2)), np.full((4000, 2), 0.1)
     truth = mean + 0.1 * rng.normal(size=mean.shape)
     summary = gaussian_summary(mean, sd)
-    found = recalibration.apply(summary, recalibration.isotonic(score.pit(truth, mean, sd)))
+    found, _ = recalibration.recalibrate("isotonic", summary, truth, mean, sd, score.pit(truth, mean, sd))
     assert np.allclose(found["errorbar"], sd, rtol=0.05)
+    assert set(recalibration.recalibrate("temperature", summary, truth, mean, sd, None)[0]) == {"errorbar"}
     for q in LEVELS:
         assert np.abs(found[f"recalibrated_{q}"] - summary[q]).max() < 0.02
 

@@ -220,20 +220,21 @@ def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
 
 
 def test_priors_likelihoods_and_recalibrations(work, predicted, script):
-    """Each option leaves its mark: a prior of one's own moves the means, t widens, isotonic writes quantiles."""
+    """Each option leaves its mark: a prior of one's own moves the means, t widens, isotonic (the default) writes quantiles."""
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
     common = ("--data", "data/small", *QUICK, "--sampler", "exact", "--out", predicted, "--force")
     found = {}
     for name, options in {"plain": (), "t": ("--likelihood", "t"), "prior": ("--prior", predicted / "prior.txt"),
-                          "isotonic": ("--recalibrate", "isotonic")}.items():
+                          "temperature": ("--recalibrate", "temperature")}.items():
         run = script("run_mcmc.py", *common, *options, cwd=work)
         assert run.returncode == 0, run.stderr
         with h5py.File(predicted / "posterior.h5") as file:
             found[name] = {key: file["summary"][key][:] for key in file["summary"]}
     assert found["prior"]["mean"][:, 1].mean() < found["plain"]["mean"][:, 1].mean() - 0.01
     assert (found["t"]["sd"] != found["plain"]["sd"]).all() and (found["plain"]["area_95"] > 0).all()
-    assert {"recalibrated_q16", "errorbar"} <= set(found["isotonic"]) and "recalibrated_q16" not in found["plain"]
+    assert {"recalibrated_q16", "errorbar"} <= set(found["plain"]) and "recalibrated_q16" not in found["temperature"]
+    assert np.array_equal(found["plain"]["errorbar"], found["temperature"]["errorbar"])
     bad = predicted / "bad.txt"
     bad.write_text("1 2 3\n")
     assert "--prior" in one_line(script("run_mcmc.py", *common, "--prior", bad, cwd=work))

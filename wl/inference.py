@@ -195,17 +195,12 @@ def infer(run, predictions, settings, shard=None):
                        "steps they keep; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
     for warning in posterior.warnings(summary):
         warn(warning)
-    if settings["recalibrate"] == "temperature":
-        factor = posterior.temperature(known[0], known[1].mean, known[1].sd)
-        summary["errorbar"] = summary["sd"] * factor
-        constant["temperature"] = var(("param",), factor)
-        say("error bars times " + ", ".join(f"{f:.3f} ({p})" for f, p in zip(factor, PARAMS)), args.quiet)
-    elif settings["recalibrate"] == "isotonic":
+    if settings["recalibrate"] != "none":
         from . import recalibration, score
-        curve = recalibration.isotonic(score.pit_quantiles(
-            known[0], list(posterior.LEVELS.values()), [getattr(known[1], q) for q in posterior.LEVELS]))
-        summary |= recalibration.apply(summary, curve)
-        constant["recalibration"] = var(("knot", "param"), curve)
+        truth, held = known
+        pit = score.pit_quantiles(truth, list(posterior.LEVELS.values()), [getattr(held, q) for q in posterior.LEVELS])
+        more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, truth, held.mean, held.sd, pit)
+        summary, constant = summary | more, constant | recalibrated(made_of, args.quiet)
     path = write_posterior(run, predictions, chosen, summary, of_file, inputs, chains, constant, name)
     sampling.forget(run, shard)
     return path
@@ -263,16 +258,18 @@ def infer_direct(run, predictions, settings):
     known = (predictions.groups["constant_data"]["design"][data["cosmology"][rows]], per.reshape(-1, per.shape[2]),
              data["sd"][rows])
     constant = {}
-    if settings["recalibrate"] == "temperature":
-        factor = posterior.temperature(*known)
-        summary["errorbar"] = summary["sd"] * factor
-        constant["temperature"] = store.Var(("param",), factor)
-    elif settings["recalibrate"] == "isotonic":
+    if settings["recalibrate"] != "none":
         from . import recalibration, score
-        curve = recalibration.isotonic(score.pit(*known))
-        summary |= recalibration.apply(summary, curve)
-        constant["recalibration"] = store.Var(("knot", "param"), curve)
+        more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, *known, score.pit(*known))
+        summary, constant = summary | more, recalibrated(made_of, run.args.quiet)
     return write_posterior(run, predictions, chosen, summary, settings, inputs, constant=constant)
+
+
+def recalibrated(made_of, quiet):
+    """What recalibrate() was made of as variables of /constant_data; the factors are said."""
+    say("error bars times " + ", ".join(f"{f:.3f} ({p})" for f, p in zip(made_of["temperature"], PARAMS)), quiet)
+    dims = {"temperature": ("param",), "recalibration": ("knot", "param")}
+    return {name: store.Var(dims[name], value) for name, value in made_of.items()}
 
 
 def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=None, constant=None,

@@ -104,9 +104,9 @@ def add_training_options(parser, loss):
 
 def add_output_options(parser):
     group = parser.add_argument_group("output")
-    group.add_argument("--recalibrate", default="temperature", choices=("temperature", "isotonic", "none"),
-                       help="fit the error bars that are scored on the statistics split, one factor per parameter or "
-                            "(isotonic) its whole distribution, quantiles too; the posterior itself stays as it is")
+    group.add_argument("--recalibrate", default="isotonic", choices=("isotonic", "temperature", "none"),
+                       help="fit what is scored on the statistics split: the error bars by one factor per parameter "
+                            "and (isotonic) the quantiles by their ranks; the posterior itself stays as it is")
     group.add_argument("--out", default=None, metavar="DIR",
                        help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     group.add_argument("--force", action="store_true",

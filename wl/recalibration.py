@@ -1,5 +1,6 @@
-"""Isotonic recalibration: what a posterior says of probabilities, mapped to what the statistics split shows.
+"""Recalibration: what a posterior says of probabilities, mapped to what the statistics split shows.
 
+Error bars are the sd times one factor per parameter (posterior.temperature). Quantiles are mapped isotonically:
 The probabilities below the truth (PIT) of maps whose cosmology is known have an empirical distribution R; a
 calibrated posterior has R(p) = p. Replacing the posterior's distribution function F by R(F) makes it so
 (Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263). R is monotone, so quantiles stay in order.
@@ -7,7 +8,7 @@ calibrated posterior has R(p) = p. Replacing the posterior's distribution functi
 import numpy as np
 from scipy.special import ndtri
 
-from .posterior import LEVELS
+from .posterior import LEVELS, temperature
 
 KNOTS = 41                     # of R, at equal distances of the normal score
 WIDEST = 4.0                   # normal score of the outermost knots
@@ -22,25 +23,37 @@ def isotonic(pit):
     return (share + PRIOR_COUNT * p[:, None]) / (len(pit) + PRIOR_COUNT)
 
 
-def apply(summary, curve):
-    """Recalibrated quantiles and error bars.
+def recalibrate(kind, summary, truth, mean, sd, pit):
+    """What `kind`, "temperature" or "isotonic", adds to a summary, and what it was made of.
 
-    summary: with "mean" and the quantiles LEVELS, (n, 2) each; curve: of isotonic(). Between the quantiles that
-    are known, and beyond them, the normal score is linear in the parameter. Returns {"errorbar": rms distance
-    from the mean under the recalibrated distribution, "recalibrated_q2_5": ..., all (n, 2)}.
+    summary: with "mean", "sd" and the quantiles LEVELS, (n, 2) each; truth, mean, sd, pit: (k, 2) of maps of the
+    statistics split. Temperature gives "errorbar" alone, isotonic the quantiles "recalibrated_q2_5", ... too: they
+    say where the truth lies in cosmologies on the hull's edge as well, where no factor of a width can. Returns
+    two dicts: for the summary, (n, 2) each; "temperature" (2,) and, if isotonic, "recalibration" (KNOTS, 2).
+    """
+    factor = temperature(truth, mean, sd)
+    found, made_of = {"errorbar": summary["sd"] * factor}, {"temperature": factor}
+    if kind == "isotonic":
+        made_of["recalibration"] = isotonic(pit)
+        found |= quantiles(summary, made_of["recalibration"])
+    return found, made_of
+
+
+def quantiles(summary, curve):
+    """Recalibrated quantiles {"recalibrated_q2_5": ..., all (n, 2)}.
+
+    summary: as in recalibrate(); curve: of isotonic(). Between the quantiles that are known, and beyond them, the
+    normal score is linear in the parameter.
     """
     known = np.stack([summary[name] for name in LEVELS])
     scores = ndtri(np.array(list(LEVELS.values())))
     knots = np.linspace(-WIDEST, WIDEST, KNOTS)
-    grid = (np.arange(400) + 0.5) / 400
     out = {f"recalibrated_{name}": np.empty_like(summary["mean"]) for name in LEVELS}
-    out["errorbar"] = np.empty_like(summary["mean"])
     for k in range(2):
-        back = np.interp(ndtri([*LEVELS.values(), *grid]), ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
+        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
         right = np.clip(np.searchsorted(scores, back), 1, len(scores) - 1)
         part = (back - scores[right - 1]) / (scores[right] - scores[right - 1])
         value = known[right - 1, :, k] + part[:, None] * (known[right, :, k] - known[right - 1, :, k])
         for name, row in zip(LEVELS, value):
             out[f"recalibrated_{name}"][:, k] = row
-        out["errorbar"][:, k] = np.sqrt(((value[len(LEVELS):] - summary["mean"][:, k])**2).mean(0))
     return out
