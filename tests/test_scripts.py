@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from wl import maps, params
+from wl import maps, params, store
 
 QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
          "--allow-unconverged")
@@ -62,6 +62,7 @@ def test_main_job_writes_every_file_and_prints_a_score(work):
     score = json.loads((out / "score.json").read_text())
     assert score["scored"] == "test" and np.isfinite(score["score"]) and score["score_error"] > 0
     text = (work / "stdout.txt").read_text()
+    assert re.search(r"autocorrelation time \d+ steps \(most \d+\)", text)
     assert re.search(r"score +-?\d+\.\d\d \+- \d+\.\d\d", text) and "truth within 1 sd" in text
     with h5py.File(out / "posterior.h5") as file:
         assert file["posterior/Omega_m"].shape[2] == 3 and file["summary/mean"].shape == (24, 2)
@@ -251,6 +252,33 @@ def test_out_of_distribution_metric(work, predicted, script):
         assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stderr
     np.save(predicted / "label.npy", np.ones(5, bool))
     assert "24" in one_line(script("run_score.py", path, "--ood", predicted / "label.npy", cwd=work))
+    file = store.read(work / path)
+    file.groups["observed_data"]["estimate"] = np.ones((24, 3))
+    groups = {g: {n: store.Var(file.dims[g][n], a) for n, a in file.groups[g].items()}
+              for g in ("summary", "observed_data")}
+    store.write(predicted / "three.h5", "posterior", groups, settings=file.settings)
+    line = one_line(script("run_score.py", path, "--ood", predicted / "three.h5", cwd=work))
+    assert "has 3 summaries" in line and "has 2" in line
+
+
+def test_calibration_of_a_finished_run(work, predicted, python):
+    """Calibrated: exit 0; shrunk posteriors: 1; a run without emulator, or of two different runs: 2, in one line."""
+    run_folder = work / "data" / "runs" / "small_compact+statistics"
+
+    def calibrate(*options):
+        code = "from wl import cli, calibration; cli.run(calibration.main)"
+        return python(code, *options, "--maps", "3000", "--quiet")
+    run = calibrate(run_folder)
+    assert run.returncode == 0 and run.stdout.splitlines()[-1] == "calibrated", run.stderr
+    run = calibrate(run_folder, "--scale", "0.7")
+    assert run.returncode == 1 and "not calibrated: coverage at 68 %" in run.stderr and "TARP" in run.stderr
+    assert "statistics.h5" in one_line(calibrate(predicted))
+    shutil.copy(run_folder / "posterior.h5", predicted)
+    file = store.read(run_folder / "statistics.h5")
+    groups = {g: {n: store.Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    store.write(predicted / "statistics.h5", "statistics", groups, settings={**file.settings, "likelihood": "t"},
+                seed=file.seed, inputs=file.inputs)
+    assert "likelihood" in one_line(calibrate(predicted))
 
 
 def test_spectrum_runs_end_to_end(work, script):

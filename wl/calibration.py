@@ -14,6 +14,7 @@ import numpy as np
 from . import score, store
 from .checks import InputError, RunError, positive
 from .params import PARAMS
+from .provenance import refuse_difference
 from .quadrature import triangle_areas
 
 MAPS = 4000
@@ -94,14 +95,20 @@ def failures(result):
 
 
 def load(folder):
-    """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5. Raises InputError."""
+    """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5.
+
+    Raises InputError, also where the two are of different runs, one of which was stopped.
+    """
     from . import emulator
     folder = pathlib.Path(folder)
     file = store.read(folder / "statistics.h5", "statistics")
     stat, settings = file.groups["statistics"], file.settings
-    constant = store.read(folder / "posterior.h5", "posterior", groups=("constant_data",)).groups["constant_data"]
+    made = store.read(folder / "posterior.h5", "posterior", groups=("constant_data",))
+    constant = made.groups["constant_data"]
     if "vertex_log_prior" not in constant:
         raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give another")
+    before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None} for f in (file, made))
+    refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force", "posterior.h5 beside it")
     return emulator.build(stat["theta"], stat["mean"], stat["covariance"], prior=constant["vertex_log_prior"],
                           count=settings["orders"]["effective"] if settings.get("likelihood") == "t" else None)
 

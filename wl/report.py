@@ -182,7 +182,8 @@ def _subsets(split, known, truth, design):
 def _diagnostics(summary):
     """What the sampler said of its own work, over all maps: {name: number or {meaning: count}}."""
     out = {}
-    for name, how in (("acceptance", ("mean", "min", "max")), ("ess", ("median", "min")), ("rhat", ("max",))):
+    for name, how in (("acceptance", ("mean", "min", "max")), ("ess", ("median", "min")), ("rhat", ("max",)),
+                      ("tau", ("median", "max"))):
         values = np.asarray(summary.get(name, np.nan), dtype=np.float64)
         values = values[np.isfinite(values)]
         if values.size:
@@ -241,5 +242,9 @@ def out_of_distribution(path, other):
         outlying = label[observed["realisation"][test]]
         inside, outside = values[test][~outlying], values[test][outlying]
     else:
-        inside, outside = values, chi2_of(other)[0]
+        inside, (outside, strange) = values, chi2_of(other)
+        d, d_other = (maps["estimate"].shape[1] for maps in (observed, strange))
+        if d != d_other:
+            raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}, so that their chi2 cannot "
+                             "be compared; give a run with the same --method")
     return {"tpr": out_of_distribution_rate(inside, outside), "n_in": len(inside), "n_out": len(outside)}

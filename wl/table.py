@@ -90,7 +90,8 @@ def details(result):
             (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
                                  "{acceptance_max:.2f})"),
              ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),
-             ("rhat_max", "R-hat at most {rhat_max:.3f}")) if key in found]
+             ("rhat_max", "R-hat at most {rhat_max:.3f}"),
+             ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})")) if key in found]
     if found.get("flagged"):
         said.append(f"{found['flagged']} map{'s' * (found['flagged'] > 1)} flagged ("
                     + ", ".join(f"{n} {text}" for text, n in found["flags"].items()) + ")")
