@@ -24,7 +24,7 @@ estimate: (n_map, d); sd: (n_map, 2) or None; fold: (n_map,) int64, the fold who
 for a mean over all; between: (d, d), covariance between the folds' networks for the same map, or None; stack:
 (n_part x d + 1, d), weights of the parts of a model and a constant, or None.
 """
-EPOCHS, PRESENTATIONS = (12, 60), 50_000       # least and most epochs, maps that a network wants to see
+EPOCHS, PRESENTATIONS = (12, 60), 36_000       # least and most epochs, maps that a network wants to see
 
 
 def add_data_options(parser):
