@@ -9,7 +9,7 @@ from test_train import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
-from wl import batches, ensemble, inference, maps, pipeline, splits, statistics, train
+from wl import batches, ensemble, inference, maps, pipeline, splits, statistics, store, train
 from wl.checks import InputError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
@@ -197,6 +197,28 @@ def test_wrong_numbers_of_networks_are_refused(data, options):
         inference.predict(start(data, *options))
     one_line(error, options[-2])
     assert not list(data.parent.glob("out/*.pt"))
+
+
+def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
+    """sd over members, and over folds for test maps; and what the emulator is made of, rescaled by `between`."""
+    run = start(data, "--folds", "2", "--members", "2", "--loss", "kl")
+    file = inference.predict(run)
+    found, n = file.groups["predictions"], int((file.groups["predictions"]["split"] == STATISTICS).sum())
+    parts = {(k, m): store.read(run.out / f"predictions_f{k}_m{m}.h5").groups["predictions"]
+             for k in range(2) for m in range(2)}
+    logs = {k: np.mean([np.log(parts[k, m]["sd"]) for m in range(2)], 0) for k in range(2)}
+    tests = [logs[k][parts[k, 0]["split"] == TEST] for k in range(2)]
+    assert np.allclose(np.log(found["sd"][found["split"] == TEST]), np.mean(tests, 0), atol=1e-12)
+    for k in range(2):
+        at = {(c, r): i for i, (c, r) in enumerate(zip(parts[k, 0]["cosmology"], parts[k, 0]["realisation"]))}
+        mine = np.flatnonzero(found["fold"][:n] == k)
+        rows = [at[c, r] for c, r in zip(found["cosmology"][mine], found["realisation"][mine])]
+        assert len(rows) and np.allclose(np.log(found["sd"][mine]), logs[k][rows], atol=1e-12)
+    per, rows = inference.statistics_maps(file)
+    raw = found["estimate"][rows].reshape(per.shape)
+    assert np.array_equal(found["cosmology"][rows], np.repeat(np.arange(N_COSMOLOGY), per.shape[1]))
+    expected = statistics.as_average(raw, file.groups["constant_data"]["between"], 2)
+    assert np.array_equal(per, expected) and not np.allclose(per, raw, rtol=1e-6)
 
 
 def test_members_without_folds(data):
