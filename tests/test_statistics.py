@@ -91,6 +91,18 @@ def test_smooth_covariance_is_unbiased(rng):
         assert (np.abs(found[order] - truth) < error + 0.01 * np.outer([2, 0.5], [2, 0.5])).all(), found
 
 
+@pytest.mark.parametrize("order, spread", [(RAW, RAW), (1, RAW), (RAW, 0), (2, 0), (2, 2), (4, 1), (1, 3)])
+def test_effective_count_is_how_well_the_covariance_is_known(order, spread, rng):
+    """Over 300 draws a variance scatters by 2 / (N - 1) of itself squared, on average over the design."""
+    theta = design(24)
+    u, mean, truth = statistics._whiten(theta), np.zeros((24, 2)), np.array([[1.0, 0.4], [0.4, 2.0]])
+    truth = np.broadcast_to(truth, (24, 2, 2))
+    found = np.stack([statistics._fit(u, draw(mean, truth, 12, rng), order, spread)[1][:, 0, 0] for _ in range(300)])
+    scatter = (found.var(0, ddof=1) / found.mean(0)**2).mean()
+    expected = statistics._effective(24, 12, order, spread) - 1.0
+    assert 2.0 / scatter == pytest.approx(expected, rel=0.05 if spread == RAW else 0.12)
+
+
 # ---------------------------------------------------------------- smooth
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_known_polynomial_mean_is_recovered(order, rng):

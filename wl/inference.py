@@ -169,8 +169,7 @@ def infer(run, predictions, settings, shard=None):
         settings={**settings, "orders": orders}, seed=args.seed, inputs=inputs)
 
     from . import posterior, sampler, sampling
-    prior = prior_of(settings["prior"], theta)
-    emulator = emulate(theta, mean, covariance, orders, settings, prior)
+    emulator = emulate(theta, mean, covariance, orders, settings, prior_of(settings["prior"], theta))
     chosen = wanted_maps(run, split)
     constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
     if settings["sampler"] == "exact":
@@ -179,7 +178,7 @@ def infer(run, predictions, settings, shard=None):
         say(f"quadrature: order {sampler.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within {error[0]:.1g}",
             args.quiet)
     if settings["recalibrate"] != "none":
-        known = held_out(theta, per, settings, prior, args.seed)
+        known = held_out(theta, per, settings, emulator.vertex_log_prior, args.seed)
     at, draws = shards.taken_by(shard, len(chosen), settings.get("draws", 0))
     chosen = chosen[at]
     wanted = np.ascontiguousarray(estimate[chosen])

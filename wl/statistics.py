@@ -112,10 +112,8 @@ def smoothed(theta, estimate, smooth="auto", seed=0):
     reference = (RAW, RAW) if (RAW, RAW) in possible else next(iter(scores))
     chosen = best([reference, *trials])
     gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
-    lost = 1.0 if chosen[0] == RAW else _terms(chosen[0]) / n_cosmology       # degrees of freedom of the mean
-    shared = 1.0 if chosen[1] == RAW else n_cosmology / _terms(chosen[1])      # cosmologies per coefficient
     found = {"mean": chosen[0], "covariance": chosen[1], "gain": float(gain),
-             "effective": float((n - lost) * shared + 1.0)}
+             "effective": _effective(n_cosmology, n, *chosen)}
     if chosen == (RAW, RAW):
         return (*per_cosmology(given), found)
     mean, covariance = _fit(u, estimate, *chosen)
@@ -144,6 +142,17 @@ def _freedom(n_cosmology, n, d, order, spread):
     if spread == RAW:
         return n - lost / n_cosmology - d - 1
     return n_cosmology * n - lost - (d - 1) * _terms(min(spread, 1)) - _terms(spread)
+
+
+def _effective(n_cosmology, n, order, spread):
+    """Realisations of one cosmology whose raw covariance is known as well as one of these orders, on average.
+
+    A variance from N of them scatters by 2 / (N - 1) of itself, squared; smoothing shares what n - lost degrees of
+    freedom per cosmology tell among fewer coefficients. It is the N of the t-likelihood.
+    """
+    lost = 1.0 if order == RAW else _terms(order) / n_cosmology                # degrees of freedom of the mean
+    shared = 1.0 if spread == RAW else n_cosmology / _terms(spread)            # cosmologies per coefficient
+    return float((n - lost) * shared + 1.0)
 
 
 def _whiten(theta):
