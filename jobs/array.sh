@@ -16,8 +16,8 @@ done
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
 jobs=$(dirname "$0")
-# SHARDS by name: a site that hands no environment to jobs would turn every task into a whole run
-task=(sbatch --parsable --export="ALL,SHARDS=$shards")
+# WL_SHARDS by name: a site that hands no environment to jobs would turn every task into a whole run
+task=(sbatch --parsable --export="ALL,WL_SHARDS=$shards")
 after=$("${task[@]}" --array=1 "$jobs/mcmc.sbatch" "$@" --out "$out")
 after=${after%%;*}                                  # "job;cluster" where there are several clusters
 if [ "$shards" -gt 1 ]; then

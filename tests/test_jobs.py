@@ -41,7 +41,7 @@ def test_array_waits_for_the_first_and_the_merge_for_all(call, cluster):
     first, rest, merge = calls
     assert "--array=1 " in first and "afterok" not in first and first.endswith("--data data/public --out data/runs/x")
     assert "--array=2-3 " in rest and "afterok:101 " in rest
-    assert all("--export=ALL,SHARDS=3 " in c for c in (first, rest))
+    assert all("--export=ALL,WL_SHARDS=3 " in c for c in (first, rest))
     assert "afterok:102 " in merge and merge.endswith("posterior.shard-*-of-3.h5 --merge data/runs/x/posterior.h5")
     assert all("--kill-on-invalid-dep=yes" in c for c in (rest, merge))
     assert len(call(ARRAY, "data/runs/x", 1)[1]) == 2
@@ -57,7 +57,7 @@ def test_array_refuses_before_it_submits(call):
 
 
 def test_a_job_of_the_array_takes_its_shard(call):
-    for variables, end in (({}, "--data d"), ({"SHARDS": "4", "SLURM_ARRAY_TASK_ID": "3"}, "--data d --shard 3/4")):
+    for variables, end in (({}, "--data d"), ({"WL_SHARDS": "4", "SLURM_ARRAY_TASK_ID": "3"}, "--data d --shard 3/4")):
         done, calls = call(ROOT / "jobs" / "mcmc.sbatch", "--data", "d", **variables)
         assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith(end), (done.stderr, calls)
         assert "run_mcmc.py --nstep 10000 --sigma 0.06 --threads" in calls[0]
