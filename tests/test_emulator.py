@@ -185,6 +185,33 @@ def test_design_prior_generalises():
     assert np.mean(change) > -0.25 and min(change) > -0.8
 
 
+def test_design_prior_by_plain_sums():
+    """Its three ingredients by SciPy on a fine grid: a kernel's mass in the hull, narrower kernels where points are
+    dense (Abramson), the integral of what is linear in ln density between the points. Each of them matters."""
+    theta = synthetic.design(40)
+    low, high, n = theta.min(axis=0), theta.max(axis=0), 400
+    axes = [low[k] + (high[k] - low[k]) * (np.arange(n) + 0.5) / n for k in range(2)]
+    points = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+    points = points[Delaunay(theta).find_simplex(points) >= 0]
+    cell = np.prod(high - low) / n**2
+
+    def estimate(width, edge=True):
+        kernels = [multivariate_normal(t, w**2 * np.cov(theta.T)) for t, w in zip(theta, width)]
+        mass = [k.pdf(points).sum() * cell if edge else 1.0 for k in kernels]
+        return np.mean([k.pdf(theta) / m for k, m in zip(kernels, mass)], axis=0)
+
+    def normalised(density):
+        inside = np.exp(LinearNDInterpolator(theta, np.log(density))(points))
+        return np.log(density) - np.log(inside.sum() * cell)
+    fixed = np.full(40, priors.BANDWIDTH * 40 ** (-1 / 6))
+    first = estimate(fixed)
+    width = fixed * np.sqrt(np.exp(np.log(first).mean()) / first)
+    found = priors.design_log_density(theta)
+    assert np.allclose(found, normalised(estimate(width)), rtol=0, atol=0.02)
+    for other in (first, estimate(width, edge=False)):
+        assert np.abs(found - normalised(other)).max() > 0.1
+
+
 def test_design_prior_of_many_cosmologies_in_little_memory(monkeypatch):
     """Kernels a few at a time: the same density, and not the gigabytes of all at once."""
     theta = synthetic.design(150)

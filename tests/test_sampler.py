@@ -9,6 +9,7 @@ import synthetic
 from conftest import one_line
 from scipy import stats
 from scipy.interpolate import LinearNDInterpolator
+from scipy.spatial import ConvexHull
 
 from wl import sampler
 from wl.checks import InputError
@@ -151,6 +152,19 @@ def test_quadrature_against_a_grid(d):
         mean, sd, _, _ = synthetic.grid_posterior(emulator, e, n=200, sign=-1.0)
         wrong.append(np.abs((exact.mean[i] - mean) / sd).max())
     assert max(wrong) > 0.1
+
+
+def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
+    """ln of it relative to the highest anywhere, by SciPy's hull and many points on and in it."""
+    corner = emulator.theta[ConvexHull(emulator.theta).vertices]
+    part = np.linspace(0, 1, 100)[:, None]
+    rim = np.concatenate([part * a + (1 - part) * b for a, b in zip(corner, np.roll(corner, 1, axis=0))])
+    rim = rim + 1e-9 * (corner.mean(axis=0) - rim)
+    points = np.random.default_rng(1).uniform(*emulator.limits, size=(20000, 2))
+    on, within = (emulator.log_posterior(p, maps[1]).max(axis=1) for p in (rim, points))
+    assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.6
+    assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.1
+    assert 20 < (truth.edge > -0.5).sum() < 280
 
 
 def test_chain_at_the_edge_and_outside():
