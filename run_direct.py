@@ -7,8 +7,9 @@ DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing conve
   maps -> network with an uncertainty head -> posterior.h5 -> score.json
 
 The network returns a mean and a log sigma for each parameter and is trained by a loss of both: the Gaussian
-negative log-likelihood (the KL loss of the challenge's starting kit), or the challenge's score itself. No emulator, no chains: the posterior file
-is the same as that of run_mcmc.py, and run_score.py cannot tell them apart.
+negative log-likelihood (the KL loss of the challenge's starting kit), or the challenge's score itself. No
+emulator, no chains: the posterior file is the same as that of run_mcmc.py, and run_score.py cannot tell them
+apart.
 
 examples:
   python run_direct.py                                          the default network; simulates maps if data/ has none
@@ -18,11 +19,11 @@ examples:
 
 
 def parser():
-    from wl import pipeline
+    from wl import arguments
     parser = cli.Parser(description=DESCRIPTION)
-    pipeline.add_data_options(parser)
-    pipeline.add_training_options(parser, loss="kl")
-    pipeline.add_output_options(parser)
+    arguments.add_data_options(parser)
+    arguments.add_training_options(parser, loss="kl")
+    arguments.add_output_options(parser)
     cli.add_common(parser)
     return parser
 

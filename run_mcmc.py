@@ -21,15 +21,15 @@ examples:
 
 
 def parser():
-    from wl import pipeline
+    from wl import arguments
     parser = cli.Parser(description=DESCRIPTION)
-    pipeline.add_data_options(parser)
+    arguments.add_data_options(parser)
     parser.add_argument("--method", default="network", choices=("network", "spectrum"),
                         help="what compresses a map: a network, or its power spectrum in 10 bins")
     parser.add_argument("--predictions", default=None, metavar="FILE",
                         help="a predictions.h5 to infer from: nothing is trained, and the options of maps and network "
                              "are those it was made with")
-    pipeline.add_training_options(parser, loss="mse")
+    arguments.add_training_options(parser, loss="mse")
     group = parser.add_argument_group("posterior")
     group.add_argument("--smooth", default="auto", choices=("auto", "none", "always"),
                        help="fit mean and covariance over the design by polynomials of cross-validated order; auto "
@@ -59,7 +59,7 @@ def parser():
     group.add_argument("--thin", type=int, default=None, metavar="N",
                        help="steps between the draws that R-hat and effective sample size are made of, and that "
                             "are kept (default: 500 draws a chain or a few more)")
-    pipeline.add_output_options(parser)
+    arguments.add_output_options(parser)
     cli.add_common(parser)
     return parser
 

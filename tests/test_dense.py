@@ -217,8 +217,8 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == features.MOST_DRAWS - 1
     draws = np.concatenate([measured["fixed"][rows][None], measured["fresh"]])
     assert np.ptp(draws, 0).max(1).min() > 0.0
-    source = batches.Batches(run.set.kappa.reshape(-1, run.set.kappa.shape[-1]), batches.Frame(run.set.mask, pack=False),
-                             scale=1.0, n_gal=run.set.n_gal, seed=1)
+    source = batches.Batches(run.set.kappa.reshape(-1, run.set.kappa.shape[-1]),
+                             batches.Frame(run.set.mask, pack=False), scale=1.0, n_gal=run.set.n_gal, seed=1)
     kappa = source.fetch(rows[3:4], noise=batches.FIXED)[:, 0]
     oracle = features.Features(run.set.mask, run.set.n_gal, (2.0, 4.0))(kappa)
     assert np.allclose(measured["fixed"][rows[3]], oracle[0], rtol=1e-6)

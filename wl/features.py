@@ -16,7 +16,7 @@ from .params import HOLDOUT, TRAIN
 
 N_BIN = 28                              # of the spectrum, from ell 100 to 10,000
 PDF_BINS = (-3.0, 0.5, 16)              # of a field, in units of its typical standard deviation
-MEASURED = 10_000                       # training maps, all draws together, that dense networks want; at least two draws
+MEASURED = 10_000                       # training maps that dense networks want, all draws together; two draws at least
 MOST_DRAWS = 4
 LEAST_PIXELS = 100                      # that a smoothed field needs to count
 DRAW_STREAM = 108
@@ -84,8 +84,8 @@ def measure(run, options):
         source = batches.Batches(maps, frame, scale=1.0, n_gal=n_gal, seed=seed)
         return summaries.measure(features, source, which, noise, args.threads, progress).astype(np.float32)
     var = store.Var
-    groups = {"fixed": var(("map", "feature"), measured(kappa, np.arange(len(kappa)), batches.FIXED, s.n_gal, args.seed)),
-              "rows": var(("row",), rows)}
+    fixed = measured(kappa, np.arange(len(kappa)), batches.FIXED, s.n_gal, args.seed)
+    groups = {"fixed": var(("map", "feature"), fixed), "rows": var(("row",), rows)}
     if draws > 1:
         groups["fresh"] = var(("draw", "row", "feature"), np.stack([
             measured(kappa, rows, batches.FIXED, s.n_gal, draw_seed(args.seed, k)) for k in range(1, draws)]))
