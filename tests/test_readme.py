@@ -10,7 +10,7 @@ import run_direct
 import run_mcmc
 import run_score
 from conftest import ROOT
-from wl import calibration, limit, pipeline, realism, simulate
+from wl import calibration, limit, models, realism, simulate
 from wl.cli import TRACEBACK
 from wl.variables import FLAGS
 
@@ -69,15 +69,15 @@ def test_main_and_test_commands_are_the_ones_ci_runs():
 
 def test_models_of_the_help_are_those_of_the_code():
     from wl.networks import NETWORKS
-    assert (*NETWORKS, "statistics") == tuple(pipeline.MODELS)
+    assert (*NETWORKS, "statistics") == tuple(models.MODELS)
     for name, made in NETWORKS.items():
         asked = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        assert sorted(asked) == sorted(pipeline.MODELS[name]), name
+        assert sorted(asked) == sorted(models.MODELS[name]), name
 
 
 def test_models_and_losses_of_the_readme_are_those_of_the_code():
     """Each has its row, with the defaults that the code has; networks whose row says "as above" name what differs."""
-    for table in (pipeline.MODELS, pipeline.LOSSES):
+    for table in (models.MODELS, models.LOSSES):
         for name, options in table.items():
             row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{name}` |"))
             given = dict(re.findall(r"`(\w+)=([^`]+)`", row))
