@@ -9,7 +9,8 @@ from scipy.interpolate import LinearNDInterpolator
 from wl import contours, posterior, sampler
 from wl.checks import InputError
 from wl.emulator import build
-from wl.kernels import likelihood
+from wl.kernels import generators, likelihood
+from wl.kernels import metropolis as kernels
 
 
 def of_count(n, d, count):
@@ -173,6 +174,23 @@ def test_adapted_proposals(sigma):
     plain = sampler.metropolis(emulator, estimate, **options)
     if sigma != 0.06:
         assert np.median(chains.ess) > 2 * np.median(plain.ess)
+
+
+def test_a_learnt_proposal_has_the_shape_of_the_chain(rng):
+    """Its numbers have 2.38^2 / 2 times the covariance of the steps that it was learnt from, correlation too."""
+    covariance = np.array([[0.04, -0.027], [-0.027, 0.0225]])
+    steps = rng.multivariate_normal([0.3, -0.2], covariance, size=5000)
+    lane = np.zeros((kernels.ROWS, kernels.LANES))
+    lane[kernels.COUNT, 3] = 999
+    lane[kernels.S0:kernels.S0 + 5, 3] = np.concatenate([steps.sum(axis=0), (steps**2).sum(axis=0),
+                                                         [steps.prod(axis=1).sum()]])
+    kernels._adapt(lane, 3, len(steps))
+    assert (lane[kernels.S0:kernels.S0 + 5] == 0.0).all() and lane[kernels.COUNT, 3] == 0.0
+    state, noise = np.empty(4, np.uint64), np.empty((40000, 3, kernels.LANES))
+    generators.seed_state(state, 1, 2, 3)
+    kernels._draw(state, lane, noise, 3, len(noise))
+    assert np.allclose(np.cov(noise[:, :2, 3].T), 2.38**2 / 2 * np.cov(steps.T), rtol=0.05)
+    assert abs(noise[:, 2, 3].mean() - 1.0) < 0.03
 
 
 def test_the_proposal_is_frozen_after_the_burn_in(monkeypatch):

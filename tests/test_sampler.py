@@ -101,6 +101,8 @@ def test_moments_are_those_of_the_draws(emulator, maps):
     for i in range(5):
         error = (quantiles(chains, i) - exact[:, i].T) / chains.sd[i][:, None]
         assert np.abs(error).max() < 0.03            # every fourth step enters, bins are 0.02 sd wide
+    some = sampler.metropolis(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5, thin=7)
+    assert np.array_equal(some.draws, chains.draws[:, :, 6::7]) and np.array_equal(some.lp, chains.lp[:, :, 6::7])
     lp = emulator.log_posterior(chains.draws[2, 1, :50], maps[1][2:3])[0] + np.log(2 * np.pi)
     assert np.allclose(chains.lp[2, 1, :50], lp, atol=1e-9)
 
@@ -162,7 +164,7 @@ def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
     rim = rim + 1e-9 * (corner.mean(axis=0) - rim)
     points = np.random.default_rng(1).uniform(*emulator.limits, size=(20000, 2))
     on, within = (emulator.log_posterior(p, maps[1]).max(axis=1) for p in (rim, points))
-    assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.6
+    assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.4
     assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.1
     assert 20 < (truth.edge > -0.5).sum() < 280
 
