@@ -5,7 +5,7 @@ import synthetic
 from conftest import one_line
 from scipy import stats
 
-from wl import calibration, recalibration, sampler, score
+from wl import calibration, inference, recalibration, sampler, score
 from wl.checks import InputError
 from wl.posterior import LEVELS
 
@@ -70,6 +70,24 @@ def test_draws_follow_prior_and_likelihood():
     r = estimate - mean
     t2 = np.einsum("ni,nij,nj->n", r, np.linalg.inv(covariance), r)
     assert stats.kstest(t2 * 10 / (2 * 11), stats.f(2, 10).cdf).pvalue > 0.01       # Hotelling
+
+
+def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen(emulator):
+    """Another realisation of a map's own fold changes nothing for it, one of another fold does."""
+    n = 8
+    noise = np.random.default_rng(0).normal(size=(len(emulator.theta), n, 2))
+    estimate = emulator.mean[:, None] + np.einsum("cij,crj->cri", np.linalg.cholesky(emulator.covariance), noise)
+    settings = {"smooth": "none", "likelihood": "gaussian"}
+
+    def means(changed):
+        moved = estimate.copy()
+        moved[:, changed] += 0.05
+        truth, chains = inference.held_out(emulator.theta, moved, settings, emulator.vertex_log_prior, 1)
+        first = slice(0, 2 * len(emulator.theta), 2)            # realisation 0 of the first fold, 0 and 4
+        assert np.array_equal(truth[first], emulator.theta)
+        return chains.mean[first]
+    before = means([])
+    assert np.array_equal(before, means([4])) and np.abs(before - means([1])).min() > 0.0
 
 
 # ---------------------------------------------------------------- isotonic recalibration
