@@ -114,6 +114,12 @@ def test_error_bars_are_learnt_and_start_where_asked():
     assert (((mean - theta) / sd)**2).mean(0) == pytest.approx([0.85, 0.85], abs=0.2)
 
 
+def test_a_start_without_gradient_is_refused():
+    with pytest.raises(InputError) as error:
+        fitted(loss="kl", loss_options={"start": -19.0})
+    one_line(error, "--loss-option start", "got -19")
+
+
 def test_weights_follow_from_the_seed_alone(tmp_path):
     threads, weights = torch.get_num_threads(), []
     try:

@@ -104,7 +104,7 @@ def fit(statistics, label, validation, validation_label, settings, progress=None
     statistics: (draws, n, c_all) float32 of the training maps; label: (n, 2) float64; validation: (k, c_all) of
     the maps that choose; validation_label: (k, 2); settings: dict with seed, loss, label_mean, label_sd, members,
     layers; progress: function of one string, or None. The result does not depend on the number of threads.
-    Returns Dense. Raises RunError when no schedule ends in a finite loss.
+    Returns Dense. Raises RunError when no schedule ends in a finite loss, InputError as Loss.begin.
     """
     flat = statistics.reshape(-1, statistics.shape[-1])
     centre, width = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
@@ -143,10 +143,7 @@ def _train(x, y, passes, loss, s):
         net = build(s["members"], x.shape[1], s["layers"], loss.n_out)
     for k, module in enumerate(m for m in net if isinstance(m, Dropout)):
         module.generator.manual_seed(s["seed"] % 2**32 + k)
-    start = loss.options.get("start")
-    if start is not None:
-        with torch.no_grad():
-            net[-1].bias[..., 2:] = torch.as_tensor(0.5 * start - np.log(loss.label_sd), dtype=torch.float32)
+    loss.begin(net)
     weights, biases = ([p for name, p in net.named_parameters() if name.endswith(kind)] for kind in ("weight", "bias"))
     optimiser = torch.optim.AdamW([{"params": weights, "weight_decay": DECAY}, {"params": biases, "weight_decay": 0.0}],
                                   lr=PEAK, fused=True)

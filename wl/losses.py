@@ -76,9 +76,9 @@ class Loss:
             if not low.max() < start < high.min():
                 raise InputError(f"--loss-option start: expected a number between {low.max():.3g} and {high.min():.3g} "
                                  f"for these labels, got {start:g}")
-            last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
+            bias = [p for name, p in net.named_parameters() if name.endswith("bias")][-1]       # (..., n_out)
             with torch.no_grad():
-                last.bias[2:] = torch.as_tensor(0.5 * start - np.log(self.label_sd), dtype=last.bias.dtype)
+                bias[..., 2:] = torch.as_tensor(0.5 * start - np.log(self.label_sd), dtype=bias.dtype)
 
 
 def of_settings(settings):
