@@ -35,7 +35,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Pa
 import comparison_table  # noqa: E402
 from variants import SETS  # noqa: E402
 
-from wl import cli  # noqa: E402
+from wl import cli, figures  # noqa: E402
 from wl.checks import InputError, RunError  # noqa: E402
 from wl.provenance import refuse_difference  # noqa: E402
 
@@ -328,8 +328,11 @@ def main(argv=None):
     path.with_name(path.name + ".md").write_text("\n".join(text))
     path.with_name(path.name + ".json").write_text(
         json.dumps({"budget": budget(args), "data": args.data, "sets": lines}, indent=1))
-    if rows and not comparison_table.curves(rows, out / f"curves_{title}.png"):
-        cli.say("no picture of the training curves: pip install matplotlib", args.quiet)
+    if rows:
+        try:
+            figures.training_curves(out / f"curves_{title}.png", rows)
+        except InputError:
+            cli.say("no picture of the training curves: pip install matplotlib", args.quiet)
     print("\n".join(text), end="")
 
 

@@ -1,4 +1,4 @@
-"""The table and the picture of the rows that compare_networks.py has trained."""
+"""The table of the rows that compare_networks.py has trained."""
 import pathlib
 
 import numpy as np
@@ -80,31 +80,3 @@ def markdown(lines, title):
                       spread(s["test"]), f"{s['test_error']:.2f}", f"{s['mse']:.3f}", *inside, gained(s.get("gain"))])
     maps = f", {lines[0]['n_test']} test maps" if lines else ""
     return f"### {title}{maps}\n\n" + "\n".join("| " + " | ".join(r) + " |" for r in table) + "\n"
-
-
-def curves(rows, path):
-    """Validation loss against epochs and wall-clock, a line per row. False without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), sharey=True, layout="constrained")
-    rows = list({r["posterior"]: r for r in rows}.values())          # one that stands in several sets once
-    names = list(dict.fromkeys(r["name"] for r in rows))
-    for r in rows:
-        number = names.index(r["name"])
-        epoch, valid = [h["epoch"] for h in r["history"]], [h["validation"] for h in r["history"]]
-        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3], "linewidth": 1.0}
-        label = r["name"] if r is next(x for x in rows if x["name"] == r["name"]) else None
-        axes[0].plot(epoch, valid, label=label, **style)
-        axes[1].plot([e * r["seconds"] / len(epoch) / 60 for e in epoch], valid, **style)
-    positive = all(h["validation"] > 0 for r in rows for h in r["history"])     # those with error bars may not be
-    for axis, text in zip(axes, ("epoch", "minutes of training")):
-        axis.set(xlabel=text, yscale="log" if positive else "linear")
-    axes[0].set_ylabel("validation loss")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-    return True

@@ -17,7 +17,7 @@ import compare_networks as compare  # noqa: E402
 import comparison_table  # noqa: E402
 import statistics_mlp  # noqa: E402
 from variants import SETS, variant  # noqa: E402
-from wl import models, pipeline, train  # noqa: E402
+from wl import figures, models, pipeline, train  # noqa: E402
 from wl.checks import InputError, RunError  # noqa: E402
 from wl.losses import Loss  # noqa: E402
 from wl.networks import build, count_parameters  # noqa: E402
@@ -184,7 +184,8 @@ def test_a_picture_has_a_line_for_each_row_and_a_name_for_each_variant(monkeypat
     for more, scale in (([], "log"), ([{**rows[0], "name": "c", "posterior": "c", "history": [
             {"epoch": 1, "validation": -0.1}]}], "linear")):
         calls.clear()
-        assert comparison_table.curves(rows + rows[:1] + more, tmp_path / "x.png")
+        figures.training_curves(tmp_path / "x.png", rows + rows[:1] + more)
+        assert [c[1] for c in calls if c[0] == "savefig"] == [(tmp_path / "x.png",)]
         lines = [c for c in calls if c[0] == "plot"]
         assert len(lines) == 2 * (4 + len(more))
         assert [c[2]["label"] for c in lines if "label" in c[2]][:4] == ["a", None, "b", None]
