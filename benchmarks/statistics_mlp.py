@@ -86,10 +86,7 @@ def predict(run, draws=2, epochs=60):
     run.check_maps()
     args, s = run.args, run.set
     frame = batches.Frame(s.mask, pack=False)
-    kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
-    box = np.zeros(frame.shape, bool)
-    box.ravel()[frame.targets[0]] = True
-    features = Features(box, s.n_gal)
+    features, kappa = Features(frame.observed, s.n_gal), s.flat_kappa
     train_rows, valid_rows = run.rows(TRAIN), run.rows(STATISTICS)
     rest = np.concatenate([valid_rows, run.rows(HOLDOUT)])
     progress = Progress(draws * len(train_rows) + len(rest) + run.n_test, "measuring statistics", args.quiet)
@@ -109,9 +106,8 @@ def predict(run, draws=2, epochs=60):
     used = width > 1e-6                       # a bin that no map reaches says nothing
     x, x_rest = ((v[:, used] - centre[used]) / width[used] for v in (x, x_rest))
     x, x_rest = np.clip(x, -8.0, 8.0), np.clip(x_rest, -8.0, 8.0)
-    label = s.label.reshape(-1, s.label.shape[-1])[:, :2]
     mean, sd = s.theta.mean(0), s.theta.std(0)
-    y = (label - mean) / sd
+    y = (s.flat_theta - mean) / sd
     began = time.monotonic()
     net, history = fit(x, np.tile(y[train_rows], (draws, 1)), x_rest[:len(valid_rows)], y[valid_rows], args.seed,
                        epochs)

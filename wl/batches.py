@@ -58,6 +58,13 @@ class Frame:
     def size(self):
         return self.shape[0] * self.shape[1]
 
+    @property
+    def observed(self):
+        """Where the observed pixels lie, (rows, columns) bool."""
+        out = np.zeros(self.size, bool)
+        out[self.targets[0]] = True
+        return out.reshape(self.shape)
+
 
 def _best_fold(box, overlap):
     """(area, cut, first row, last row + 1) of the fold that leaves the smallest frame, or None."""

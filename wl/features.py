@@ -74,10 +74,7 @@ def measure(run, options):
         return found
     run.check_maps()
     frame = batches.Frame(s.mask, pack=False)
-    mask = np.zeros(frame.shape, bool)
-    mask.ravel()[frame.targets[0]] = True
-    features = Features(mask, s.n_gal, scales)
-    kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
+    features, kappa = Features(frame.observed, s.n_gal, scales), s.flat_kappa
     progress = Progress(len(kappa) + (draws - 1) * len(rows) + run.n_test, "measuring statistics", args.quiet)
 
     def measured(maps, which, noise, n_gal, seed):

@@ -57,6 +57,16 @@ class MapSet:
         return 0 if self.noisy_test is None else self.noisy_test.shape[0]
 
     @property
+    def flat_kappa(self):
+        """The noiseless maps one after the other, cosmology by cosmology: (n_map, n_observed), a view of kappa."""
+        return self.kappa.reshape(-1, self.kappa.shape[-1])
+
+    @property
+    def flat_theta(self):
+        """Omega_m and S_8 of each of them, (n_map, 2) float64."""
+        return self.label.reshape(-1, self.label.shape[-1])[:, :2]
+
+    @property
     def n_gal(self):
         """Source galaxies per square arcminute that set the noise."""
         return float(self.simulation.get("n_gal", N_GAL))

@@ -12,11 +12,10 @@ def predict(run, settings):
     run.check_maps()
     args, s = run.args, run.set
     frame = batches.Frame(s.mask, pack=False)
-    kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
     spectrum = summaries.Spectrum(frame.shape, s.kappa.shape[-1])
     rows = np.concatenate([run.rows(STATISTICS), run.rows(HOLDOUT)])
     progress = Progress(len(rows) + run.n_test, "measuring spectra", args.quiet)
-    source = batches.Batches(kappa, frame, scale=1.0, n_gal=s.n_gal, seed=args.seed)
+    source = batches.Batches(s.flat_kappa, frame, scale=1.0, n_gal=s.n_gal, seed=args.seed)
     out = [summaries.measure(spectrum, source, rows, batches.FIXED, args.threads, progress)]
     if run.n_test:
         test = batches.Batches(s.noisy_test, frame, scale=1.0, n_gal=None)
