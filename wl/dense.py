@@ -9,12 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .cli import say, warn
 from .checks import InputError, RunError
 from .layers import Dropout
 from .losses import LOG_SIGMA_RANGE, of_settings
-from .params import HOLDOUT, STATISTICS, TRAIN
-from .pipeline import Predicted
 from .train import learning_rate, load_torch, save_torch
 
 BATCH, PEAK, DECAY, DROPOUT = 256, 2e-3, 1.0, 0.2      # decay: of AdamW; 0.01 overfits (0.120 for 0.103)
@@ -163,35 +160,3 @@ def _train(x, y, passes, loss, s):
         optimiser.step()
         total += value.item() / s["members"] / batches
     return net, total
-
-
-def predict(job, settings):
-    """The part "statistics" of a run: measure, train (or load), predict. job: ensemble.Job. Returns Predicted."""
-    from . import features
-    run, options = job.run, settings["model_options"]
-    file = features.measure(run, options)
-    values, s = file.groups["features"], run.set
-    split, label = job.split(), s.label.reshape(-1, s.label.shape[-1])[:, :2].astype(np.float64)
-    full = {"model": "statistics", "loss": settings["loss"], "loss_options": settings["loss_options"],
-            "members": options["networks"], "layers": list(options["layers"]), "seed": job.seed,
-            "split": split.tolist(), "features": file.digest, "label_mean": s.theta.mean(0).tolist(),
-            "label_sd": s.theta.std(0).tolist()}
-    network = None
-    if job.model.exists():
-        try:
-            network = Dense.load(job.model)
-        except InputError:
-            if not run.args.force:
-                raise
-            warn(f"{job.model}: damaged, trained again")
-    if network is None or network.settings != full:
-        rows, validation = run.rows_of(split == TRAIN), run.rows_of(split == STATISTICS)
-        several = values["fixed"][rows][None]
-        if "fresh" in values:
-            several = np.concatenate([several, values["fresh"][:, np.searchsorted(values["rows"], rows)]])
-        network = fit(several, label[rows], values["fixed"][validation], label[validation], full,
-                      lambda text: say(text, run.args.quiet))
-        network.save(job.model)
-    parts = [values["fixed"][np.concatenate([job.rows(), run.rows(HOLDOUT)])]]
-    mean, sd = network.predict(np.concatenate(parts + ([values["test"]] if run.n_test else [])))
-    return Predicted(mean, sd)

@@ -56,40 +56,68 @@ class Job:
             wanted &= (run.fold == self.fold) | run.shared
         return run.rows_of(wanted)
 
+    def training_rows(self):
+        """Indices of the maps that it learns from, and of those that choose its epoch, (n,) int64 each."""
+        split = self.split()
+        return self.run.rows_of(split == TRAIN), self.run.rows_of(split == STATISTICS)
+
+    @property
+    def kind(self):
+        """The class of its network, train.Network or dense.Dense."""
+        if self.part == "statistics":
+            from .dense import Dense
+            return Dense
+        from .train import Network
+        return Network
+
+    def stored(self, settings):
+        """The network of an earlier run with these settings, or None. Raises InputError for a damaged one."""
+        if not self.model.exists():
+            return None
+        try:
+            network = self.kind.load(self.model)
+        except InputError:
+            if not self.run.args.force:
+                raise
+            warn(f"{self.model}: damaged, trained again")
+            return None
+        return network if network.settings == settings else None
+
     def predict(self, settings):
         """Train the network (or load it) and predict with it. Returns Predicted, statistics maps of rows() only."""
-        if self.part == "statistics":
-            from . import dense
-            return dense.predict(self, settings)
+        return self._from_statistics(settings) if self.part == "statistics" else self._from_maps()
+
+    def training(self):
+        """What train.train() takes for a network on maps: batches.Batches, and its settings but for the digests."""
+        from . import batches, train
+        run, s = self.run, self.run.set
+        chosen = of_part(training_settings(run.args, run.n_train), self.part)
+        frame, scale = batches.Frame(s.mask, pack=packs(chosen)), batches.rms(s.flat_kappa, s.n_gal)
+        settings = {**{k: v for k, v in chosen.items() if k not in ("folds", "members", "pack")},
+                    "precision": train.pick_precision(run.args.precision), "frame": [int(n) for n in frame.shape],
+                    "scale": scale, "n_gal": s.n_gal, **self._task()}
+        return batches.Batches(s.flat_kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed), settings
+
+    def _task(self):
+        """Settings of a network on whatever it learns from."""
+        theta = self.run.set.theta
+        return {"seed": self.seed, "split": self.split().tolist(), "label_mean": theta.mean(0).tolist(),
+                "label_sd": theta.std(0).tolist()}
+
+    def _from_maps(self):
         from . import batches, train
         run, args, s = self.run, self.run.args, self.run.set
         run.check_maps()
-        kappa = s.kappa.reshape(-1, s.kappa.shape[-1])
-        split = self.split()
-        frame = batches.Frame(s.mask, pack=packs(settings))
-        scale = batches.rms(kappa, s.n_gal)
-        training = of_part(training_settings(args, run.n_train), self.part)
-        full = {**{k: v for k, v in training.items() if k not in ("folds", "members", "pack")},
-                "precision": train.pick_precision(args.precision), "seed": self.seed,
-                "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal, "split": split.tolist(),
-                "inputs": {k: run.digests()[k] for k in ("kappa", "label", "mask")},
-                "label_mean": s.theta.mean(0).tolist(), "label_sd": s.theta.std(0).tolist()}
-        network = None
-        if self.model.exists():
-            try:
-                network = train.Network.load(self.model)
-            except InputError:
-                if not args.force:
-                    raise
-                warn(f"{self.model}: damaged, trained again")
-        if network is None or network.settings != full:
-            rows, validation = run.rows_of(split == TRAIN), run.rows_of(split == STATISTICS)
+        source, full = self.training()
+        full["inputs"] = {k: run.digests()[k] for k in ("kappa", "label", "mask")}
+        network = self.stored(full)
+        if network is None:
+            rows, validation = self.training_rows()
             progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]),
                                 f"training {full['model']}{self.name}", args.quiet)
-            source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed)
             self.drop_damaged_checkpoint()
-            network, _ = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows, validation, full,
-                                     checkpoint=self.checkpoint, threads=args.threads, progress=progress)
+            network, _ = train.train(source, s.flat_theta, rows, validation, full, checkpoint=self.checkpoint,
+                                     threads=args.threads, progress=progress)
             progress.close()
             network.save(self.model)
             self.checkpoint.unlink(missing_ok=True)
@@ -97,14 +125,34 @@ class Job:
         progress = Progress(len(rows) + run.n_test, f"predicting{self.name}", args.quiet)
         options = dict(threads=args.threads, symmetries=args.views, progress=progress)
         # every network sees a map with the same noise, whatever its own seed
-        source = batches.Batches(kappa, frame, scale=scale, n_gal=s.n_gal, seed=args.seed)
+        source = batches.Batches(s.flat_kappa, source.frame, scale=full["scale"], n_gal=s.n_gal, seed=args.seed)
         mean, sd = network.predict(source, rows, noise=batches.FIXED, **options)
         if run.n_test:
-            test = batches.Batches(s.noisy_test, frame, scale=scale, n_gal=None)
+            test = batches.Batches(s.noisy_test, source.frame, scale=full["scale"], n_gal=None)
             more, more_sd = network.predict(test, np.arange(run.n_test), noise=batches.NO_NOISE, **options)
             mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
         progress.close()
         return Predicted(mean, sd)
+
+    def _from_statistics(self, settings):
+        from . import dense, features
+        run, options, theta = self.run, settings["model_options"], self.run.set.flat_theta
+        file = features.measure(run, options)
+        values = file.groups["features"]
+        full = {"model": self.part, "loss": settings["loss"], "loss_options": settings["loss_options"],
+                "members": options["networks"], "layers": list(options["layers"]), "features": file.digest,
+                **self._task()}
+        network = self.stored(full)
+        if network is None:
+            rows, validation = self.training_rows()
+            several = values["fixed"][rows][None]
+            if "fresh" in values:
+                several = np.concatenate([several, values["fresh"][:, np.searchsorted(values["rows"], rows)]])
+            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], full,
+                                lambda text: say(text, run.args.quiet))
+            network.save(self.model)
+        parts = [values["fixed"][np.concatenate([self.rows(), run.rows(HOLDOUT)])]]
+        return Predicted(*network.predict(np.concatenate(parts + ([values["test"]] if run.n_test else []))))
 
     def drop_damaged_checkpoint(self):
         """Remove a checkpoint that cannot be read if --force says so. Raises InputError otherwise."""
