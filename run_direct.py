@@ -37,12 +37,11 @@ def main():
     if args.loss == "mse":
         raise InputError("--loss mse: has no error bars; expected kl, score, three_term or beta_nll here, or give "
                          "run_mcmc.py the means")
-    run = pipeline.Run(args, "direct")
-    settings = {"recalibrate": args.recalibrate}
+    run, settings = pipeline.Run(args, "direct"), inference.settings_of(args)
     inference.refuse_early(run, settings)
-    predictions = inference.predict(run)
+    predictions = pipeline.predict(run)
     if predictions is not None:
-        outcome.report_on(inference.infer_direct(run, predictions, settings), args)
+        outcome.report_on(inference.infer(run, predictions, settings), args)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def main():
     given = inference.given_predictions(args)
     run = pipeline.Run(args, args.method)
     inference.refuse_early(run, settings, shard, given)
-    predictions = given or inference.predict(run)
+    predictions = given or pipeline.predict(run)
     if predictions is None:                               # --only: one network of several is trained
         return
     path = inference.infer(run, predictions, settings, shard)

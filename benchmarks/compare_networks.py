@@ -167,12 +167,9 @@ def make_row(args, name, spec, seed, folder):
         predictions, figures = hand_made(run)
     else:
         began = time.monotonic()
-        predictions = inference.predict(run)
+        predictions = pipeline.predict(run)
         figures = trained(run, time.monotonic() - began)
-    if spec["direct"]:
-        posterior = inference.infer_direct(run, predictions, {"recalibrate": options.recalibrate})
-    else:
-        posterior = inference.infer(run, predictions, inference.settings_of(options))
+    posterior = inference.infer(run, predictions, inference.settings_of(options))
     result = report.score_posterior(posterior, seed=seed)
     report.save(result)
     kept = ("n", "score", "score_error", "mse", "mse_mean", "coverage_68_mean", "coverage_95_mean")

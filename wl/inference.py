@@ -1,7 +1,7 @@
 """From predictions to posterior.h5: statistics, emulator, sampler; and the direct network's shortcut."""
 import numpy as np
 
-from . import shards, statistics, store
+from . import pipeline, shards, statistics, store
 from .checks import InputError, RunError, positive
 from .cli import say, warn
 from .locate import DEFAULT_DATA
@@ -16,7 +16,9 @@ LOST = 0.1                     # ln density that a prior's file may lose between
 
 
 def settings_of(args):
-    """What a posterior depends on beyond its predictions, checked. Raises InputError."""
+    """What a posterior depends on beyond its predictions, checked. args: of either script. Raises InputError."""
+    if "sampler" not in args:                             # run_direct.py
+        return {"recalibrate": args.recalibrate}
     settings = {"smooth": args.smooth, "prior": args.prior, "likelihood": args.likelihood, "sampler": args.sampler,
                 "recalibrate": args.recalibrate}
     nstep, sigma = positive("--nstep", args.nstep, integer=True), positive("--sigma", args.sigma)
@@ -82,47 +84,23 @@ def refuse_early(run, settings, shard=None, given=None):
     if settings.get("prior", PRIORS[0]) not in PRIORS:
         from .prior import read_prior
         read_prior(settings["prior"], run.set.theta)
+    made = {**run.settings, **pipeline.prediction_settings(run)} if given is None else given.settings
+    n = int((run.split == STATISTICS).sum())
     if settings.get("smooth") == "none":
-        statistics.check_count(int((run.split == STATISTICS).sum()), 10 if run.method == "spectrum" else len(PARAMS))
-    if run.method != "direct" and settings["recalibrate"] != "none":
-        n = int((run.split == STATISTICS).sum())
-        if n < 3:
-            raise InputError(f"--recalibrate {settings['recalibrate']}: expected at least 3 realisations of the "
-                             f"statistics split, to leave some out in turn, got {n}; raise --statistics-fraction or "
-                             "give --recalibrate none")
+        statistics.check_count(n, made.get("n_bin", len(PARAMS)))
+    if run.method != "direct" and settings["recalibrate"] != "none" and n < 3:
+        raise InputError(f"--recalibrate {settings['recalibrate']}: expected at least 3 realisations of the "
+                         f"statistics split, to leave some out in turn, got {n}; raise --statistics-fraction or "
+                         "give --recalibrate none")
     path = run.out / shards.name_of(shard)
     if path.exists() and not run.args.force:
-        made = {**run.settings, **prediction_settings(run)} if given is None else given.settings
         of_file = {**made, **settings}
         run.compare_settings(path, "posterior", of_file if shard is None else {**of_file, "shard": list(shard)})
-
-
-def prediction_settings(run):
-    """What predictions.h5 depends on beyond the maps and their split, checked. Raises InputError."""
-    from . import pipeline
-    if run.method == "spectrum":
-        # the fraction does not feed the statistics here, but decides which realisations are held out
-        return {"n_bin": 10, "ell_min": 100.0, "ell_max": 10000.0,
-                "statistics_fraction": run.args.statistics_fraction}
-    return {**pipeline.training_settings(run.args, run.n_train), "views": run.args.views,
-            "statistics_fraction": run.args.statistics_fraction if run.folds == 1 else None}
 
 
 def wanted_maps(run, split):
     """Indices of the maps that --target asks for, (n,)."""
     return np.flatnonzero(((split == TEST) & (run.target != "holdout")) | ((split == HOLDOUT) & (run.target != "test")))
-
-
-def predict(run):
-    """predictions.h5 of a run, made if need be. Returns the store.File, or None after one network with --only."""
-    from . import ensemble
-    settings = prediction_settings(run)
-    if run.method == "spectrum":
-        from . import spectrum
-        return run.predictions(settings, spectrum.predict)
-    if run.args.only is not None:
-        return ensemble.only(run, settings, run.args.only)
-    return run.predictions(settings, ensemble.predict)
 
 
 def statistics_maps(predictions):
@@ -141,10 +119,12 @@ def statistics_maps(predictions):
 
 
 def infer(run, predictions, settings, shard=None):
-    """Statistics, emulator and sampler: posterior.h5 of a run, or of a shard (I, N) of its maps.
+    """posterior.h5 of a run, or of a shard (I, N) of its maps: by statistics, emulator and sampler, or infer_direct().
 
     Returns its path. Raises InputError.
     """
+    if run.method == "direct":
+        return infer_direct(run, predictions, settings)
     args, name = run.args, shards.name_of(shard)
     data = predictions.groups["predictions"]
     estimate, split = data["estimate"], data["split"]

@@ -181,12 +181,39 @@ class Run:
         return self.set.n_test if self.target != "holdout" else 0
 
 
+def predict(run):
+    """predictions.h5 of a run, made if need be. Returns the store.File, or None after one network with --only."""
+    from . import ensemble
+    settings = prediction_settings(run)
+    if run.method == "spectrum":
+        from . import spectrum
+        return run.predictions(settings, spectrum.predict)
+    if run.args.only is not None:
+        return ensemble.only(run, settings, run.args.only)
+    return run.predictions(settings, ensemble.predict)
+
+
+def prediction_settings(run):
+    """What predictions.h5 depends on beyond the maps and their split, checked. Raises InputError."""
+    if run.method == "spectrum":
+        from .summaries import ELL_MAX, ELL_MIN, N_BIN
+        # the fraction does not feed the statistics here, but decides which realisations are held out
+        return {"n_bin": N_BIN, "ell_min": ELL_MIN, "ell_max": ELL_MAX,
+                "statistics_fraction": run.args.statistics_fraction}
+    return {**training_settings(run.args, run.n_train), "views": run.args.views,
+            "statistics_fraction": run.args.statistics_fraction if run.folds == 1 else None}
+
+
 def training_settings(args, n_train):
     """What a trained network depends on beyond the maps, checked. n_train: training maps. Raises InputError."""
+    names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
+             "ema", "noise", "pretrain", "coarse", "symmetries", "pack", "folds", "members")
+    settings = {name: getattr(args, name) for name in names}
     if args.epochs is None:
-        args.epochs = min(max(EPOCHS[0], -(-PRESENTATIONS // n_train)), EPOCHS[1])
+        settings["epochs"] = min(max(EPOCHS[0], -(-PRESENTATIONS // n_train)), EPOCHS[1])
+    epochs = settings["epochs"]
     for name in ("epochs", "batch_size", "lanes", "folds", "members"):
-        positive("--" + name.replace("_", "-"), getattr(args, name), integer=True)
+        positive("--" + name.replace("_", "-"), settings[name], integer=True)
     positive("--learning-rate", args.learning_rate)
     parts = parts_of(args.model)
     within("--weight-decay", args.weight_decay, 0.0, 1e6)
@@ -195,14 +222,11 @@ def training_settings(args, n_train):
     if args.lanes > args.batch_size:
         raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
     within("--ema", args.ema, 0.0, 0.99999)
-    names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
-             "ema", "noise", "pretrain", "coarse", "symmetries", "pack", "folds", "members")
-    settings = {name: getattr(args, name) for name in names}
     settings |= {"model_options": model_options(args.model, args.model_option),
                  "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])}
     for name in ("pretrain", "coarse"):
-        if not 0 <= settings[name] < args.epochs:
-            raise InputError(f"--{name}: expected 0 to {args.epochs - 1} of {args.epochs} epochs, got {settings[name]}")
+        if not 0 <= settings[name] < epochs:
+            raise InputError(f"--{name}: expected 0 to {epochs - 1} of {epochs} epochs, got {settings[name]}")
     flat = [part for part in parts if of_part(settings, part)["model_options"].get("head") == "flatten"]
     for name, plain in (("coarse", 0), ("symmetries", 4)):
         if settings[name] != plain and flat:
