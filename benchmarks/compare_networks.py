@@ -20,12 +20,7 @@ running, else as many as --epochs. --tune gives each network its own learning ra
 N epochs of --learning-rate times 0.1, 0.3, 1 and 2, with seed 0. Everything learnt lands in
 OUT/table_SETS_BUDGET.md and .json, the training curves in OUT/curves_SETS_BUDGET.png if matplotlib is there.
 """
-import contextlib
-import functools
-import io
 import json
-import math
-import os
 import pathlib
 import sys
 import time
@@ -33,16 +28,13 @@ import time
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
 
 import comparison_table  # noqa: E402
+from budgets import fitting_epochs, tuned_rate  # noqa: E402
+from commands import BASELINE, budget, convolutions, folder_of, identity, parsed  # noqa: E402
 from variants import SETS  # noqa: E402
 
 from wl import cli, figures  # noqa: E402
-from wl.checks import InputError, RunError  # noqa: E402
+from wl.checks import InputError  # noqa: E402
 from wl.provenance import refuse_difference  # noqa: E402
-
-RATES = (0.1, 0.3, 1.0, 2.0)      # times --learning-rate, for --tune; the first is the published one, 2e-4
-TUNING_SEED = 0
-TIMED_BATCHES = 12                # an epoch of them is timed for --minutes, after one that is not
-BASELINE = "statistics_mlp"       # no network on maps: has a training of its own, always the same
 
 
 def arguments(argv=None):
@@ -90,72 +82,9 @@ def chosen(args):
     return {s: {n: v for n, v in SETS[s][1].items() if args.variants is None or n in args.variants} for s in args.sets}
 
 
-# ---------------------------------------------------------------- one row
-def command(args, spec, seed, epochs, out, rate=None):
-    """The options of run_mcmc.py or run_direct.py that make a row. rate: in place of --learning-rate."""
-    rate = args.learning_rate if rate is None else rate
-    line = ["--data", args.data, "--out", str(out), "--target", "both", "--seed", str(seed),
-            "--threads", str(args.threads), "--statistics-fraction", str(args.statistics_fraction),
-            "--holdout-fraction", str(args.holdout_fraction), "--epochs", str(epochs), "--patience", "0",
-            "--batch-size", str(args.batch_size), "--lanes", str(args.lanes), "--ema", str(args.ema),
-            "--learning-rate", str(rate)] + ["--quiet"] * args.quiet
-    if not spec["direct"]:
-        line += ["--sampler", "exact"]
-    line += ["--model", "statistics" if spec["model"] == BASELINE else spec["model"]]
-    for word in spec["options"]:
-        line.append(str(rate * float(word[1:])) if word[:1] == "x" and word[1:2].isdigit() else word)
-    return line
-
-
-def parsed(args, spec, *rest, **rate):
-    """command() as the options of the script that it is for."""
-    import run_direct
-    import run_mcmc
-    found = (run_direct if spec["direct"] else run_mcmc).parser().parse_args(command(args, spec, *rest, **rate))
-    found.threads = args.threads
-    return found
-
-
-def identity(args, spec):
-    """What makes a row but for its seed, as JSON: two variants of one identity are the same row."""
-    from wl import pipeline, train
-    if spec["model"] == BASELINE:
-        found = {"model": BASELINE}
-    else:
-        options = parsed(args, spec, 1, args.epochs, "x")
-        found = pipeline.training_settings(options, 1) | {"precision": train.pick_precision(options.precision)}
-    if args.minutes is not None:
-        found["epochs"] = None                       # follow from the budget
-    return json.dumps({**found, "direct": spec["direct"], "data": str(pathlib.Path(args.data).resolve()),
-                       "statistics_fraction": args.statistics_fraction, "holdout_fraction": args.holdout_fraction,
-                       "minutes": args.minutes, "tune": args.tune}, sort_keys=True)
-
-
-def folder_of(args, spec):
-    """Folder of a variant's rows, named after the first variant of its identity."""
-    return pathlib.Path(args.out) / _names(json.dumps(vars(args), sort_keys=True))[identity(args, spec)]
-
-
-@functools.lru_cache(maxsize=1)
-def _names(text):
-    args, names = arguments([]), {}
-    vars(args).update(json.loads(text))
-    for _, variants in SETS.values():
-        for name, spec in variants.items():
-            with contextlib.suppress(InputError):          # one that so few epochs cannot hold is refused when used
-                names.setdefault(identity(args, spec), f"{name.replace(', ', '-').replace(' ', '_')}_{budget(args)}")
-    return names
-
-
-def budget(args):
-    tuned = f"_tuned{args.tune}" if args.tune else ""
-    return (f"{args.epochs}epochs" if args.minutes is None else f"{args.minutes:g}min") + tuned
-
-
 def make_row(args, name, spec, seed, folder):
     """Train, infer and score one variant with one seed; returns its figures, also in row.json."""
     from wl import inference, pipeline, report
-    baseline = spec["model"] == BASELINE
     epochs, rate = args.epochs, None
     if convolutions(spec):
         rate = tuned_rate(args, spec, folder) if args.tune else None
@@ -163,19 +92,19 @@ def make_row(args, name, spec, seed, folder):
     options = parsed(args, spec, seed, epochs, folder, rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     run.home = run.out                       # each network is trained here, whatever an earlier run has made
-    if baseline:
-        predictions, figures = hand_made(run)
+    if spec["model"] == BASELINE:
+        predictions, found = hand_made(run)
     else:
         began = time.monotonic()
         predictions = pipeline.predict(run)
-        figures = trained(run, time.monotonic() - began)
+        found = trained(run, time.monotonic() - began)
     posterior = inference.infer(run, predictions, inference.settings_of(options))
     result = report.score_posterior(posterior, seed=seed)
     report.save(result)
     kept = ("n", "score", "score_error", "mse", "mse_mean", "coverage_68_mean", "coverage_95_mean")
     subsets = {key: {k: result["subsets"][key][k] for k in kept} for key in ("test", "holdout")}
-    row = {"name": name, "seed": seed, "epochs": len(figures["history"]), "batch_size": options.batch_size,
-           "learning_rate": options.learning_rate if convolutions(spec) else None, **figures, "subsets": subsets,
+    row = {"name": name, "seed": seed, "epochs": len(found["history"]), "batch_size": options.batch_size,
+           "learning_rate": options.learning_rate if convolutions(spec) else None, **found, "subsets": subsets,
            "identity": json.loads(identity(args, spec)), "settings": predictions.settings, "posterior": str(posterior)}
     (folder / "row.json").write_text(json.dumps(row, indent=1))
     return row
@@ -191,20 +120,15 @@ def row_there(args, spec, folder):
     return row
 
 
-def convolutions(spec):
-    """The part of a variant's model that is a network on maps, with epochs and a rate; None without one."""
-    return next((part for part in spec["model"].split("+") if part not in ("statistics", BASELINE)), None)
-
-
 def trained(run, seconds):
     """Figures of a trained model from its files. seconds: all that its training and prediction took just now.
 
     That time stands for the training's own where hand-made statistics are measured and learnt too.
     """
-    from wl import dense, ensemble, train
+    from wl import ensemble
     from wl.networks import count_parameters
-    nets = {job.part: (dense.Dense if job.part == "statistics" else train.Network).load(job.model)
-            for job in (ensemble.Job(run, i) for i in range(ensemble.count(run)))}
+    jobs = (ensemble.Job(run, i) for i in range(ensemble.count(run)))
+    nets = {job.part: job.kind.load(job.model) for job in jobs}
     main = next((n for part, n in nets.items() if part != "statistics"), nets.get("statistics"))
     history = [{"epoch": h.get("epoch", h.get("passes")), **h} for h in main.history]
     return {"parameters": sum(count_parameters(n.net) for n in nets.values()), "history": history,
@@ -227,75 +151,6 @@ def hand_made(run):
     return predictions, {**json.loads(path.read_text()), "precision": "float32"}
 
 
-# ---------------------------------------------------------------- budgets and rates
-def short_training(args, spec, seed, epochs, rate=None, batches=None):
-    """A training for its time or its validation loss alone: nothing is written, noiseless and coarse epochs left out.
-
-    batches: only so many an epoch, with validation maps in proportion. Returns (Network, fraction of the training
-    maps that an epoch had).
-    """
-    from wl import ensemble, pipeline, train
-    from wl.batches import Batches, Frame, rms
-    options = parsed(args, {**spec, "model": convolutions(spec)}, seed, 1000, "x", rate=rate)
-    run = pipeline.Run(options, "direct" if spec["direct"] else "network")
-    settings, s = pipeline.training_settings(options, run.n_train), run.set
-    kappa, frame = s.kappa.reshape(-1, s.kappa.shape[-1]), Frame(s.mask, pack=pipeline.packs(settings))
-    source = Batches(kappa, frame, scale=rms(kappa, s.n_gal), n_gal=s.n_gal, seed=seed)
-    settings |= {"epochs": epochs, "pretrain": 0, "coarse": 0, "seed": seed, "frame": list(frame.shape),
-                 "precision": train.pick_precision(options.precision), "label_mean": s.theta.mean(0).tolist(),
-                 "label_sd": s.theta.std(0).tolist()}
-    split = ensemble.Job(run, 0).split()
-    rows, validation = run.rows_of(split == 0), run.rows_of(split == 1)
-    share = 1.0 if batches is None else min(1.0, batches * options.batch_size / len(rows))
-    rows, validation = (r[:max(1, round(share * len(r)))] for r in (rows, validation))
-    progress = cli.Progress(epochs * max(1, len(rows) // options.batch_size),
-                            f"trying {spec['model']}" + (f" at rate {rate:g}" if rate else ""), args.quiet)
-    network, _ = train.train(source, s.label.reshape(-1, s.label.shape[-1])[:, :2], rows, validation, settings,
-                             threads=args.threads, progress=progress)
-    progress.close()
-    return network, share
-
-
-def settled(path, find):
-    """What find() returned, a dict kept at path from the first time on: of several processes the first one's."""
-    if not path.exists():
-        found, mine = find(), path.with_name(f"{path.name}.{os.getpid()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mine.write_text(json.dumps(found))
-        with contextlib.suppress(FileExistsError):
-            os.link(mine, path)
-        mine.unlink()
-    return json.loads(path.read_text())
-
-
-def tuned_rate(args, spec, folder):
-    """The learning rate of RATES with the best validation loss, settled once for all seeds of a variant."""
-    def find():
-        losses = {}
-        for factor in RATES:
-            rate = args.learning_rate * factor
-            try:
-                network, _ = short_training(args, spec, TUNING_SEED, args.tune, rate=rate)
-                losses[rate] = min(h["validation"] for h in network.history)
-            except RunError:                                     # it went off to infinity
-                losses[rate] = math.inf
-        best = min(losses, key=losses.get)
-        if losses[best] == math.inf:
-            raise RunError(f"no learning rate of {', '.join(f'{r:g}' for r in losses)} trains; lower --learning-rate")
-        return {"rate": best, "validation": {f"{r:g}": v for r, v in losses.items() if v < math.inf}}
-    return settled(folder.parent / "rate.json", find)["rate"]
-
-
-def fitting_epochs(args, spec, seed, folder):
-    """Epochs that fit into --minutes, from the time of a small one; settled once for all seeds of a variant."""
-    def find():
-        network, share = short_training(args, spec, seed, 2, batches=TIMED_BATCHES)
-        seconds = network.seconds[1] / share
-        return {"epochs": max(1, int(60.0 * args.minutes / seconds)), "seconds_per_epoch": seconds,
-                "minutes": args.minutes}
-    return settled(folder.parent / "epochs.json", find)["epochs"]
-
-
 def main(argv=None):
     args = arguments(argv)
     if args.list:
@@ -311,8 +166,7 @@ def main(argv=None):
             row = row_there(args, spec, folder)
             if row is None and not args.table:
                 cli.say(f"{name}, seed {seed}", args.quiet)
-                with contextlib.redirect_stdout(io.StringIO()):
-                    row = make_row(args, name, spec, seed, folder)
+                row = make_row(args, name, spec, seed, folder)
             if row is not None:
                 rows[name, seed] = {**row, "name": name}
     rows, lines, text = list(rows.values()), {}, []

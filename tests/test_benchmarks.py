@@ -13,6 +13,8 @@ from test_ensemble import data  # noqa: F401
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import budgets  # noqa: E402
+import commands  # noqa: E402
 import compare_networks as compare  # noqa: E402
 import comparison_table  # noqa: E402
 import statistics_mlp  # noqa: E402
@@ -49,18 +51,18 @@ def test_every_variant_is_a_command_of_the_scripts():
         for name, spec in variants.items():
             over = variants[spec.get("over", first)]
             assert "over" not in over and (name == spec.get("over", first)) == (over is spec), name
-            parsed = compare.parsed(args, spec, 1, 9, "x")
+            parsed = commands.parsed(args, spec, 1, 9, "x")
             rates.add(parsed.learning_rate)
             assert parsed.lanes == 1 or "lanes" in name
-            if compare.convolutions(spec) is None:
+            if commands.convolutions(spec) is None:
                 continue
             settings = pipeline.training_settings(parsed, 100)
-            part = pipeline.of_part(settings, compare.convolutions(spec))
+            part = pipeline.of_part(settings, commands.convolutions(spec))
             build(part["model"], (128, 96), Loss(settings["loss"]).n_out, **part["model_options"])
             assert (parsed.loss == "mse") != spec["direct"], name
-            other = pipeline.training_settings(compare.parsed(args, over, 1, 9, "x"), 100)
+            other = pipeline.training_settings(commands.parsed(args, over, 1, 9, "x"), 100)
             if "over" in spec:                                  # one question at a time, and the rate that goes with it
-                settings["views"], other["views"] = parsed.views, compare.parsed(args, over, 1, 9, "x").views
+                settings["views"], other["views"] = parsed.views, commands.parsed(args, over, 1, 9, "x").views
                 changed = {k for k in settings if settings[k] != other[k]}
                 assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name or "symmetries" in name), name
     assert rates == {0.004, 0.002, 0.008}
@@ -70,7 +72,7 @@ def test_every_variant_is_a_command_of_the_scripts():
 
 def test_the_users_questions_are_asked():
     args = compare.arguments([])
-    asked = {s: [pipeline.training_settings(compare.parsed(args, v, 1, 9, "x"), 100) for v in variants.values()]
+    asked = {s: [pipeline.training_settings(commands.parsed(args, v, 1, 9, "x"), 100) for v in variants.values()]
              for s, (_, variants) in SETS.items() if s != "designs"}
 
     def values(name, key, model):
@@ -199,11 +201,11 @@ def test_equal_wall_clock_gives_a_slower_network_fewer_epochs(small, tmp_path):
     found = {}
     for name in ("compact", "resnet_attention"):
         folder = tmp_path / name / "seed1"
-        found[name] = compare.fitting_epochs(args, variant(name), 1, folder)
+        found[name] = budgets.fitting_epochs(args, variant(name), 1, folder)
         note = json.loads((folder.parent / "epochs.json").read_text())
         assert note["epochs"] == found[name] == max(1, int(120 / note["seconds_per_epoch"]))
         (folder.parent / "epochs.json").write_text(json.dumps({"epochs": 77}))
-        assert compare.fitting_epochs(args, variant(name), 2, folder) == 77     # settled
+        assert budgets.fitting_epochs(args, variant(name), 2, folder) == 77     # settled
     assert found["resnet_attention"] < found["compact"]
 
 
@@ -214,11 +216,11 @@ def test_the_time_of_an_epoch_holds_its_share_of_validation(small, monkeypatch):
         return train.Network(None, {}, [{"validation": 1.0}] * 2, [1e9, 100.0]), None
     seen = []
     monkeypatch.setattr(train, "train", short)
-    monkeypatch.setattr(compare, "TIMED_BATCHES", 1)
+    monkeypatch.setattr(budgets, "TIMED_BATCHES", 1)
     args = compare.arguments([*small[0], "--batch-size", "6", "--minutes", "60"])
-    assert compare.fitting_epochs(args, variant("compact"), 1, small[1] / "x" / "seed1") == 12
+    assert budgets.fitting_epochs(args, variant("compact"), 1, small[1] / "x" / "seed1") == 12
     whole = compare.arguments([*small[0], "--batch-size", "6"])
-    compare.short_training(whole, variant("compact"), 1, 2)
+    budgets.short_training(whole, variant("compact"), 1, 2)
     (few, few_valid), (n, n_valid) = seen
     assert few == 6 and n == 18 and few_valid == round(n_valid / 3)
 
@@ -231,22 +233,22 @@ def test_each_network_gets_the_rate_that_trains_it_best(small, tmp_path, monkeyp
         if rate > 0.003 and settings["model"] == "compact":
             raise RunError("the loss became nan")
         tried.append(rate)
-        assert settings["epochs"] == 3 and settings["seed"] == compare.TUNING_SEED
+        assert settings["epochs"] == 3 and settings["seed"] == budgets.TUNING_SEED
         return train.Network(None, {}, [{"validation": abs(rate - best[settings["model"]])}], [1.0]), None
     monkeypatch.setattr(train, "train", short)
     args = compare.arguments([*small[0], "--tune", "3"])
     for name, rate in best.items():
         tried = []
-        assert compare.tuned_rate(args, variant(name), tmp_path / name / "seed1") == pytest.approx(rate)
+        assert budgets.tuned_rate(args, variant(name), tmp_path / name / "seed1") == pytest.approx(rate)
         assert tried == pytest.approx([0.0002, 0.0006, 0.002, 0.004][:3 if name == "compact" else 4])
         assert json.loads((tmp_path / name / "rate.json").read_text())["rate"] == pytest.approx(rate)
         tried = []
-        assert compare.tuned_rate(args, variant(name), tmp_path / name / "seed2") == pytest.approx(rate) and not tried
-    assert compare.parsed(args, SETS["batch"][1]["simple_cnn, batch 4, half the rate"], 1, 2, "x",
+        assert budgets.tuned_rate(args, variant(name), tmp_path / name / "seed2") == pytest.approx(rate) and not tried
+    assert commands.parsed(args, SETS["batch"][1]["simple_cnn, batch 4, half the rate"], 1, 2, "x",
                           rate=0.004).learning_rate == 0.002
-    assert compare.budget(args) == "2epochs_tuned3"
+    assert commands.budget(args) == "2epochs_tuned3"
     tried = []                                                   # more noiseless epochs than are tried
-    compare.tuned_rate(args, SETS["pretraining"][1]["compact, 5 without noise"], tmp_path / "pretrained" / "seed1")
+    budgets.tuned_rate(args, SETS["pretraining"][1]["compact, 5 without noise"], tmp_path / "pretrained" / "seed1")
     assert len(tried) == 3
 
 
