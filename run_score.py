@@ -55,8 +55,6 @@ def parser():
 def main():
     options = parser().parse_args()
     positive("--bootstrap", options.bootstrap, integer=True)
-    if options.seed < 0:
-        raise InputError(f"--seed: expected a whole number from 0 on, got {options.seed}")
     if options.merge is not None:
         shards.merge(options.posterior, options.merge)
         cli.say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)

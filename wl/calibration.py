@@ -14,6 +14,7 @@ import numpy as np
 from . import score, store
 from .checks import InputError, RunError, positive
 from .params import PARAMS
+from .posterior import INTERVALS, LEVELS
 from .provenance import refuse_difference
 from .quadrature import triangle_areas
 
@@ -21,7 +22,7 @@ MAPS = 4000
 DRAWS = 100                                # of each map, far apart in the chain: ranks want independent ones
 LEAST_P = 0.01
 TOLERANCE = {"68": 0.02, "95": 0.015}      # of the coverage
-NOMINAL = {"68": (0.68, "q16", "q84"), "95": (0.95, "q2_5", "q97_5")}
+NOMINAL = {name: (LEVELS[high] - LEVELS[low], low, high) for name, (low, high) in INTERVALS.items()}
 
 
 def draw(emulator, n, seed):
@@ -99,7 +100,7 @@ def load(folder):
 
     Raises InputError, also where the two are of different runs, one of which was stopped.
     """
-    from . import emulator
+    from . import inference
     folder = pathlib.Path(folder)
     file = store.read(folder / "statistics.h5", "statistics")
     stat, settings = file.groups["statistics"], file.settings
@@ -109,8 +110,8 @@ def load(folder):
         raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give another")
     before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None} for f in (file, made))
     refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force", "posterior.h5 beside it")
-    return emulator.build(stat["theta"], stat["mean"], stat["covariance"], prior=constant["vertex_log_prior"],
-                          count=settings["orders"]["effective"] if settings.get("likelihood") == "t" else None)
+    return inference.emulate(stat["theta"], stat["mean"], stat["covariance"], settings["orders"], settings,
+                             constant["vertex_log_prior"])
 
 
 def table(result):

@@ -209,14 +209,14 @@ def predict(run, settings):
         on_shared = np.stack([v[np.searchsorted(rows, shared)] for v, rows in zip(estimates, kept)])
         fold = np.concatenate([fold, np.full(len(estimate) - len(fold), -1)])
         found = Predicted(estimate, sd, fold, covariance_between(on_shared))
-    return found if len(run.parts) == 1 else stacked(run, found)
+    return found if len(run.parts) == 1 else parts_as_one(run, found)
 
 
 def _mean(files, name, function=lambda x: x):
     return np.mean([function(f.groups["predictions"][name]) for f in files], 0)
 
 
-def stacked(run, found):
+def parts_as_one(run, found):
     """Predicted of several parts side by side, (n_map, n_part x 2), to one of their best linear combination."""
     rows = run.rows(STATISTICS)
     truth = run.set.theta[rows // run.set.n_realisation]
@@ -226,7 +226,7 @@ def stacked(run, found):
     say("parts combined: " + "; ".join(
         f"{p} " + " ".join(f"{w:+.2f} {part}" for w, part in zip(weights[k:-1:2, k], run.parts))
         for k, p in enumerate(PARAMS)), run.args.quiet)
-    return found._replace(estimate=estimate, between=between, stack=weights)
+    return found._replace(estimate=estimate, between=between, weights=weights)
 
 
 def stack(estimate, truth, group):

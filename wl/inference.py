@@ -201,7 +201,7 @@ def emulate(theta, mean, covariance, orders, settings, prior):
     """The emulator that the settings ask for. orders: of statistics.smoothed(); prior: of prior_of()."""
     from . import emulator
     return emulator.build(theta, mean, covariance, prior=prior,
-                          count=orders["effective"] if settings["likelihood"] == "t" else None)
+                          count=orders["effective"] if settings.get("likelihood") == "t" else None)
 
 
 def held_out(theta, estimate, settings, prior, seed, folds=4):

@@ -17,12 +17,12 @@ from .models import LOSSES, model_options, options, parts_of
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import refuse_difference
 
-Predicted = namedtuple("Predicted", "estimate sd fold between stack", defaults=(None, None, None, None))
+Predicted = namedtuple("Predicted", "estimate sd fold between weights", defaults=(None, None, None, None))
 Predicted.__doc__ = """Predictions of rows(STATISTICS), rows(HOLDOUT) and the test maps, in that order.
 
 estimate: (n_map, d); sd: (n_map, 2) or None; fold: (n_map,) int64, the fold whose networks predicted a map, -1
-for a mean over all; between: (d, d), covariance between the folds' networks for the same map, or None; stack:
-(n_part x d + 1, d), weights of the parts of a model and a constant, or None.
+for a mean over all; between: (d, d), covariance between the folds' networks for the same map, or None; weights:
+(n_part x d + 1, d), of the parts of a model and a constant, "stack" in the files, or None.
 """
 
 
@@ -169,8 +169,8 @@ class Run:
         if predicted.fold is not None:
             group["fold"] = var(("map",), predicted.fold.astype(np.int32))
             constant["between"] = var(("summary", "summary_2"), predicted.between)
-        if predicted.stack is not None:
-            constant["stack"] = var(("term", "summary"), predicted.stack)
+        if predicted.weights is not None:
+            constant["stack"] = var(("term", "summary"), predicted.weights)
         coords = {"map": np.arange(len(split)), "summary": names, "param": np.array(PARAMS)}
         store.write(self.out / name, "predictions", {"predictions": group, "constant_data": constant},
                     coords=coords, settings=settings, seed=self.args.seed, inputs=self.digests())

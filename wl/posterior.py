@@ -10,6 +10,7 @@ MOST_UNCONVERGED = 0.01        # share of a run's maps that may miss one of the 
 EDGE = -0.5                    # ln density, relative to the highest, where one standard deviation ends
 REGIONS = ("68", "95")         # highest-density regions, with 68.3 and 95.4 % of the probability
 LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
+INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
 
 
 def summarise(chains, estimate, mean, covariance, count=0.0):
@@ -64,18 +65,6 @@ def unconverged(summary):
     return (f"not converged: of {n} maps {few} have an effective sample size below {LEAST_ESS:.0f}, {wide} an R-hat "
             f"above {MOST_RHAT}" + (f", {still} never moved" if still else "")
             + "; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
-
-
-def temperature(truth, mean, sd):
-    """What error bars have to be multiplied by to match the errors of maps whose cosmology is known.
-
-    truth, mean, sd: (n, 2) of the statistics split, never of maps to be scored. The factor is that of the
-    greatest Gaussian likelihood, rms(error / sd) of each parameter (Guo et al. 2017, arXiv:1706.04599, for
-    two numbers instead of classes). What it absorbs: cosmologies on the edge of the design, 12 % of the
-    challenge's, lie where the posterior is cut off by the hull (their squared pulls are 2 instead of 1).
-    Returns (2,) float64.
-    """
-    return np.sqrt((((truth - mean) / sd)**2).mean(0))
 
 
 def gaussian(mean, sd):

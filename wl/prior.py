@@ -94,7 +94,7 @@ def read_prior(path, theta):
     first form). Raises InputError.
     """
     from scipy.interpolate import LinearNDInterpolator      # 0.1 s that only this needs
-    path = pathlib.Path(path)
+    path, name = pathlib.Path(path), f"--prior {path}"
     try:
         if path.suffix == ".npy":
             table = np.load(path, allow_pickle=False)
@@ -104,12 +104,9 @@ def read_prior(path, theta):
                 raise ValueError("it is empty")
             table = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=1)
     except OSError as error:
-        raise InputError(f"--prior {path}: cannot be read ({error.strerror or error}); give design, flat or a file"
-                         ) from None
+        raise InputError(f"{name}: cannot be read ({error.strerror or error}); give design, flat or a file") from None
     except (ValueError, EOFError) as error:
-        raise InputError(f"--prior {path}: is not a table of numbers ({error}); see the README for the format"
-                         ) from None
-    name = f"--prior {path}"
+        raise InputError(f"{name}: is not a table of numbers ({error}); see the README for the format") from None
     if table.ndim < 2 or table.shape[1] == 1:
         values = np.asarray(array(name, table.ravel(), (len(theta),), ("f", "i"), advice="give one ln density for each "
                                   "cosmology, or rows of Omega_m, S_8, density"), dtype=np.float64)

@@ -15,7 +15,7 @@ from scipy.stats import f as f_distribution
 from . import cli, maps
 from .bandpowers import CosmologyTable, masked_window
 from .checks import InputError, array, positive, within
-from .drawing import Field, draw_maps, generator
+from .drawing import Field, draw_maps
 from .fields import GAUSSIAN_SHARE, Grid
 from .interpolate import lagrange_weights
 from .params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma

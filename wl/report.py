@@ -8,7 +8,7 @@ from . import maps, store
 from .atomic import atomic
 from .checks import InputError, array
 from .params import HOLDOUT, SPLITS, STATISTICS, TEST, TRAIN
-from .posterior import LEVELS, unconverged
+from .posterior import INTERVALS, LEVELS, unconverged
 from .reference import beside_limit
 from .score import out_of_distribution as out_of_distribution_rate
 from .score import prior_score, summarise
@@ -16,7 +16,6 @@ from .score import prior_score, summarise
 SCHEMA_VERSION = 1
 ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
 FLAGS = {1: "acceptance", 2: "ess", 4: "rhat", 8: "hull contact", 16: "p-value < 0.001"}
-INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
 FEW = 4                     # so many maps without truth are listed one by one
 
 
@@ -243,7 +242,7 @@ def out_of_distribution(path, other):
         inside, outside = values[test][~outlying], values[test][outlying]
     else:
         inside, (outside, strange) = values, chi2_of(other)
-        d, d_other = (maps["estimate"].shape[1] for maps in (observed, strange))
+        d, d_other = (found["estimate"].shape[1] for found in (observed, strange))
         if d != d_other:
             raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}, so that their chi2 cannot "
                              "be compared; give a run with the same --method")

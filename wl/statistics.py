@@ -23,10 +23,7 @@ def per_cosmology(estimate):
     when there are too few realisations.
     """
     n_cosmology, n, d = estimate.shape
-    if n - d - 2 <= 0:
-        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per "
-                         f"cosmology, got {n}; simulate more, raise --statistics-fraction, or leave "
-                         "--smooth on auto")
+    check_count(n, d)
     mean = estimate.mean(1)
     residual = estimate - mean[:, None]
     covariance = np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)

@@ -22,8 +22,7 @@ import numpy as np
 from . import __version__
 from .atomic import atomic
 from .checks import InputError, RunError
-from .provenance import (code_version, digest_array, digest_file, refuse_difference,  # noqa: F401
-                         to_json, versions)
+from .provenance import code_version, digest_array, digest_file, refuse_difference, to_json, versions
 from .variables import attributes
 
 SCHEMA_VERSION = 1
