@@ -13,8 +13,9 @@ from wl import batches, ensemble, inference, maps, pipeline, splits, statistics,
 from wl.checks import InputError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
-QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32", "--quiet", "--nstep", "500",
-         "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1", "--threads", "2"]
+QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32",
+         "--quiet", "--nstep", "500", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1",
+         "--threads", "2"]
 N_TEST = 5
 
 

@@ -24,7 +24,8 @@ PARSERS = {"run_mcmc.py": run_mcmc.parser, "run_direct.py": run_direct.parser, "
 
 
 def test_commands_were_found():
-    assert len(COMMANDS) >= 8 and {c.split()[1] for c in COMMANDS} == {"run_mcmc.py", "run_direct.py", "run_score.py", "-m"}
+    assert len(COMMANDS) >= 8
+    assert {c.split()[1] for c in COMMANDS} == {"run_mcmc.py", "run_direct.py", "run_score.py", "-m"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -88,6 +89,7 @@ def test_models_and_losses_of_the_readme_are_those_of_the_code():
 
 
 def test_help_needs_no_torch(python):
-    run = python("import sys, run_mcmc, run_direct\nrun_mcmc.parser().format_help()\nrun_direct.parser().format_help()\n"
+    run = python("import sys, run_mcmc, run_direct\n"
+                 "run_mcmc.parser().format_help()\nrun_direct.parser().format_help()\n"
                  "assert not {'torch', 'numba'} & set(sys.modules)")
     assert run.returncode == 0, run.stderr

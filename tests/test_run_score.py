@@ -180,24 +180,17 @@ def test_changed_truth_is_said(case):
     assert len(notes) == 1 and "label_test.npy is not the file" in notes[0]
 
 
-def test_shared_seeds_widen_the_error(tmp_path):
-    for shared in (False, True):
-        folder = tmp_path / f"set{shared}"
-        label, label_test = make_data(folder, shared_seeds=shared)
-        make_posterior(tmp_path / "posterior.h5", folder, label, label_test)
-        notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
-        assert any("share their seeds" in note for note in notes) == shared
-
-
-def test_simulated_maps_of_labels_that_share_nuisances(tmp_path):
-    """The public labels repeat their nuisances; maps simulated for them have seeds of their own, and say so."""
-    for shared in (False, True):
-        folder = tmp_path / f"set{shared}"
-        label, label_test = make_data(folder, shared_seeds=True)
-        (folder / "simulation.json").write_text(json.dumps({"settings": {"shared_seeds": shared}}))
-        make_posterior(tmp_path / "posterior.h5", folder, label, label_test)
-        notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
-        assert any("share their seeds" in note for note in notes) == shared
+@pytest.mark.parametrize("simulation", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_seeds_widen_the_error(tmp_path, shared, simulation):
+    """By equal nuisances, or as simulation.json says: the public labels repeat their nuisances, but maps simulated
+    for them have seeds of their own."""
+    label, label_test = make_data(tmp_path / "set", shared_seeds=shared or simulation)
+    if simulation:
+        (tmp_path / "set" / "simulation.json").write_text(json.dumps({"settings": {"shared_seeds": shared}}))
+    make_posterior(tmp_path / "posterior.h5", tmp_path / "set", label, label_test)
+    notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
+    assert any("share their seeds" in note for note in notes) == shared
 
 
 def test_coverage_before_and_after_recalibration(case):

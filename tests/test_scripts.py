@@ -25,7 +25,8 @@ def work(tmp_path_factory, script):
     mask[30:50, 20:40] = False
     np.save(folder / "mask.npy", mask)
     code = ("from wl.simulate import simulate; "
-            "simulate('data/small', cosmologies=12, realisations=16, test=24, mask='mask.npy', processes=1, quiet=True)")
+            "simulate('data/small', cosmologies=12, realisations=16, test=24, mask='mask.npy', processes=1, "
+            "quiet=True)")
     _python(code, folder)
     run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--draws", "3", cwd=folder)
     assert run.returncode == 0, run.stderr
@@ -203,7 +204,8 @@ def test_interrupted_sampling_goes_on(work, predicted, python):
     lines = [line for line in run.stdout.splitlines() if re.match(r"\d+ \[", line)]
     assert lines[0] == "4 ['sampling.0.h5', 'sampling.10.h5', 'sampling.5.h5']", run.stdout
     assert lines[1] == "7 ['posterior.h5']", run.stdout
-    assert digest_of(predicted / "posterior.h5") == digest_of(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5")
+    whole = work / "data" / "runs" / "small_compact+statistics" / "posterior.h5"
+    assert digest_of(predicted / "posterior.h5") == digest_of(whole)
 
 
 def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
@@ -221,7 +223,7 @@ def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
 
 
 def test_priors_likelihoods_and_recalibrations(work, predicted, script):
-    """Each option leaves its mark: a prior of one's own moves the means, t widens, isotonic (the default) writes quantiles."""
+    """Each leaves its mark: a prior of one's own moves the means, t widens, isotonic (the default) writes quantiles."""
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
     common = ("--data", "data/small", *QUICK, "--sampler", "exact", "--out", predicted, "--force")
@@ -399,7 +401,8 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
             "        except SystemExit as end:\n"
             "            code = end.code\n"
             "    sys.argv[1:] = saved\n"
-            "    left = [str(p) for p in base.rglob('*') if 'runs' in p.parts and p.is_file() and p.name != 'inputs.json']\n"
+            "    left = [str(p) for p in base.rglob('*')\n"
+            "            if 'runs' in p.parts and p.is_file() and p.name != 'inputs.json']\n"
             "    print(repr((fault, code, err.getvalue(), out.getvalue(), left)))\n")
     run = python(code, ROOT, copied, work / "data" / "small", timeout=900)
     assert run.returncode == 0, run.stderr
@@ -412,8 +415,9 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
 
 
 @pytest.mark.parametrize("option, value, word", [
-    ("--sigma", "0", "--sigma"), ("--sigma", "-1", "--sigma"), ("--sigma", "nan", "--sigma"), ("--nstep", "0", "--nstep"),
-    ("--nstep", "-5", "--nstep"), ("--burn-in", "1.0", "--burn-in"), ("--model", "nonsense", "--model")])
+    ("--sigma", "0", "--sigma"), ("--sigma", "-1", "--sigma"), ("--sigma", "nan", "--sigma"),
+    ("--nstep", "0", "--nstep"), ("--nstep", "-5", "--nstep"), ("--burn-in", "1.0", "--burn-in"),
+    ("--model", "nonsense", "--model")])
 def test_wrong_settings_are_refused(copied, script, option, value, word):
     line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, option, value, cwd=copied))
     assert word in line
@@ -421,8 +425,8 @@ def test_wrong_settings_are_refused(copied, script, option, value, word):
 
 
 def test_too_few_realisations_for_raw_covariances(copied, script):
-    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, "--smooth", "none", "--statistics-fraction", "0.2",
-                           cwd=copied))
+    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, "--smooth", "none", "--statistics-fraction",
+                           "0.2", cwd=copied))
     assert "realisations" in line
 
 

@@ -331,21 +331,30 @@ def test_a_killed_run_leaves_nothing_complete_and_goes_on(mask_file, tmp_path, h
     assert same_files(out, tmp_path / "whole")
 
 
-def test_killed_while_moving_into_place(small, mask_file, tmp_path, monkeypatch):
-    out = tmp_path / "set"
-    replace, moved = os.replace, []
+def killed_at(moves, out, mask_file, monkeypatch):
+    """Simulate into `out`, killed at the first of the moves, a function of the target, that is true."""
+    replace = os.replace
 
-    def fail_at_the_third(source, target):
-        if os.fspath(target).startswith(os.fspath(out)) and ".unfinished" not in os.fspath(target):
-            moved.append(target)
-            if len(moved) == 3:
-                raise KeyboardInterrupt
+    def until(source, target):
+        if moves(os.fspath(target)):
+            raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(complete.os, "replace", fail_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        simulate(out, mask=mask_file, **SMALL)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(complete.os, "replace", until)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(out, mask=mask_file, **SMALL)
+
+
+def test_killed_while_moving_into_place(small, mask_file, tmp_path, monkeypatch):
+    out, moved = tmp_path / "set", []
+
+    def third(target):
+        if target.startswith(os.fspath(out)) and ".unfinished" not in target:
+            moved.append(target)
+        return len(moved) == 3
+
+    killed_at(third, out, mask_file, monkeypatch)
     assert not (out / KAPPA_FILE).exists()
     assert simulate(out, mask=mask_file, **SMALL) is True
     assert same_files(out, small) and sorted(p.name for p in out.iterdir()) == sorted(FILES)
@@ -354,17 +363,7 @@ def test_killed_while_moving_into_place(small, mask_file, tmp_path, monkeypatch)
 def test_killed_before_the_last_file_moved(small, mask_file, tmp_path, monkeypatch):
     """All maps in place, simulation.json not: no reader takes it, the same command completes it."""
     out = tmp_path / "set"
-    replace = os.replace
-
-    def fail_at_the_proof(source, target):
-        if os.fspath(target) == os.fspath(out / "simulation.json"):
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    monkeypatch.setattr(complete.os, "replace", fail_at_the_proof)
-    with pytest.raises(KeyboardInterrupt):
-        simulate(out, mask=mask_file, **SMALL)
-    monkeypatch.undo()
+    killed_at(lambda target: target == os.fspath(out / "simulation.json"), out, mask_file, monkeypatch)
     assert (out / KAPPA_FILE).exists()
     with pytest.raises(InputError) as error:
         open_set(out)

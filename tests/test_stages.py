@@ -166,6 +166,12 @@ def test_what_cannot_be_is_refused(options, words):
     assert (found["coarse"], found["symmetries"], found["pretrain"]) == (1, 8, 0)
 
 
+def test_default_epochs_make_36000_maps_and_leave_the_options_alone():
+    args = run_mcmc.parser().parse_args([])
+    found = [pipeline.training_settings(args, n)["epochs"] for n in (100, 2000, 3000, 30000)]
+    assert found == [60, 18, 12, 12] and args.epochs is None
+
+
 def test_coarse_maps_have_to_be_large_enough():
     with pytest.raises(InputError) as error:
         run(model="resnet_attention", model_options={"stem": 4, "widths": [4, 4, 4, 4]}, coarse=1, epochs=2)
