@@ -40,11 +40,11 @@ def fit(x, y, x_valid, y_valid, seed, epochs=60, width=256, batch=256):
     import torch
     from torch import nn
 
+    from wl.architectures import dense_head
     from wl.layers import Dropout
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), Dropout(0.2), nn.Linear(width, width), nn.ReLU(),
-                            Dropout(0.2), nn.Linear(width, 2))
+        net = dense_head(x.shape[1], (width, width), (0.2, 0.2), 2)
     for k, module in enumerate(m for m in net if isinstance(m, Dropout)):
         module.generator.manual_seed(1000 * seed + k)
     x, y, x_valid, y_valid = (torch.from_numpy(np.asarray(v, np.float32)) for v in (x, y, x_valid, y_valid))
@@ -81,6 +81,7 @@ def predict(run, draws=2, epochs=60):
 
     from wl import batches
     from wl.cli import Progress
+    from wl.networks import count_parameters
     from wl.params import HOLDOUT, STATISTICS, TRAIN
     from wl.pipeline import Predicted
     run.check_maps()
@@ -114,6 +115,6 @@ def predict(run, draws=2, epochs=60):
     seconds += time.monotonic() - began
     with torch.inference_mode():
         out = net(torch.from_numpy(x_rest.astype(np.float32))).double().numpy()
-    figures = {"parameters": sum(p.numel() for p in net.parameters()), "history": history, "seconds": seconds,
+    figures = {"parameters": count_parameters(net), "history": history, "seconds": seconds,
                "n_train": len(train_rows)}
     return Predicted(mean + sd * out), figures
