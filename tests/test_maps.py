@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import one_line
 
-from wl import maps, splits
+from wl import maps, provenance, splits
 from wl.checks import InputError
 from wl.params import FILE_PREFIX, HOLDOUT, N_OBSERVED, STATISTICS, TRAIN
 from wl.provenance import digest_array
@@ -353,24 +353,24 @@ def test_digests_are_kept_and_invalidated(tmp_path, monkeypatch):
     path, cache = tmp_path / "a.npy", tmp_path / "out" / "inputs.json"
     path.write_bytes(b"one")
     read = []
-    digest = maps.digest_file
-    monkeypatch.setattr(maps, "digest_file", lambda p: read.append(p) or digest(p))
-    first = maps.digests({"kappa": path}, cache)
-    assert maps.digests({"kappa": path}, cache) == first and len(read) == 1
+    digest = provenance.digest_file
+    monkeypatch.setattr(provenance, "digest_file", lambda p: read.append(p) or digest(p))
+    first = provenance.digest_files({"kappa": path}, cache)
+    assert provenance.digest_files({"kappa": path}, cache) == first and len(read) == 1
     path.write_bytes(b"two!")                                  # another size
-    second = maps.digests({"kappa": path}, cache)
+    second = provenance.digest_files({"kappa": path}, cache)
     assert second != first and len(read) == 2
     before = os.stat(path)
     path.write_bytes(b"ten!")                                  # the same size and modification time
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    third = maps.digests({"kappa": path}, cache)
+    third = provenance.digest_files({"kappa": path}, cache)
     assert third != second and len(read) == 3
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert maps.digests({"kappa": path}, cache) == third and len(read) == 4
-    assert maps.digests({"kappa": path}) == third              # without a cache
+    assert provenance.digest_files({"kappa": path}, cache) == third and len(read) == 4
+    assert provenance.digest_files({"kappa": path}) == third              # without a cache
     other = tmp_path / "b.npy"
     other.write_bytes(b"one")
-    assert maps.digests({"kappa": other}, cache) == first      # the same name, another file
+    assert provenance.digest_files({"kappa": other}, cache) == first      # the same name, another file
 
 
 @pytest.mark.parametrize("content", ["", "null", "[1, 2]", "{half", '{"kappa": 3}',
@@ -379,11 +379,11 @@ def test_damaged_digest_cache_is_read_again(tmp_path, content):
     path, cache = tmp_path / "a.npy", tmp_path / "inputs.json"
     path.write_bytes(b"one")
     cache.write_text(content)
-    assert maps.digests({"kappa": path}, cache) == maps.digests({"kappa": path})
+    assert provenance.digest_files({"kappa": path}, cache) == provenance.digest_files({"kappa": path})
     assert json.loads(cache.read_text())["kappa"]["sha256"]
 
 
 def test_digest_of_a_file_that_went_away(tmp_path):
     with pytest.raises(InputError) as error:
-        maps.digests({"kappa": tmp_path / "gone.npy"})
+        provenance.digest_files({"kappa": tmp_path / "gone.npy"})
     one_line(error, "gone.npy")

@@ -19,6 +19,7 @@ from .provenance import refuse_difference
 from .quadrature import triangle_areas
 
 MAPS = 4000
+DRAW_STREAM, TIE_STREAM = 111, 112
 DRAWS = 100                                # of each map, far apart in the chain: ranks want independent ones
 LEAST_P = 0.01
 TOLERANCE = {"68": 0.02, "95": 0.015}      # of the coverage
@@ -30,7 +31,7 @@ def draw(emulator, n, seed):
 
     Returns theta (n, 2), estimate (n, d) float64.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(111,)))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(DRAW_STREAM,)))
     at, prior = emulator.triangles, emulator.vertex_log_prior
     top = prior[at].max(1)
     share = triangle_areas(emulator.theta, at) * np.exp(top - top.max())
@@ -71,7 +72,7 @@ def check(emulator, n=MAPS, *, nstep=10000, sigma=0.06, seed=1, scale=1.0, progr
 
     draws = middle[:, None] + scale * (chains.draws[:, 0] - middle[:, None])
     ranks = score.sbc_ranks(theta, draws)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(112,)))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TIE_STREAM,)))
     pit = (ranks + rng.uniform(size=ranks.shape)) / (draws.shape[1] + 1.0)
     density = np.concatenate([np.diag(emulator.log_posterior(theta[k:k + 256], estimate[k:k + 256]))
                               for k in range(0, n, 256)]) - exact.log_evidence

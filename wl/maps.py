@@ -1,14 +1,12 @@
 """Open a data set in the public layout by memory map, and check it."""
 import json
-import os
 import pathlib
 
 import numpy as np
 
-from .atomic import atomic
 from .checks import InputError, array, positive
 from .params import FILE_PREFIX, LABELS, N_GAL, PARAMS
-from .provenance import digest_array, digest_file
+from .provenance import digest_array
 
 # (maps, labels) of each published form, in the order they are looked for
 RELEASES = {
@@ -271,34 +269,3 @@ def _check_pixels(path, maps, mask, mask_path):
     if maps.shape[-1] != int(mask.sum()):
         raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in {mask_path.name}, "
                          f"got {maps.shape[-1]}; use the mask that belongs to the maps")
-
-
-def digests(files, cache=None):
-    """sha256 of each file; a cache file spares reading gigabytes again while size and time agree.
-
-    files: {name: Path}; cache: Path of a JSON file or None. Returns {name: hex}. Raises InputError for a
-    file that cannot be read.
-    """
-    known, fresh = {}, {}
-    if cache is not None and pathlib.Path(cache).is_file():
-        try:
-            known = json.loads(pathlib.Path(cache).read_text())
-            known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
-                     for name, entry in known.items()}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            known = {}                            # damaged: all is read again
-    for name, path in files.items():
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-        # the change time too: archives and copies give other contents the same modification time
-        stamp = [str(pathlib.Path(path).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        if name in known and known[name]["stamp"] == stamp:
-            fresh[name] = known[name]
-        else:
-            fresh[name] = {"stamp": stamp, "sha256": digest_file(path)}
-    if cache is not None and fresh != known:
-        with atomic(cache) as part:
-            pathlib.Path(part).write_text(json.dumps(fresh, indent=1))
-    return {name: entry["sha256"] for name, entry in fresh.items()}

@@ -15,7 +15,7 @@ from .cli import Progress, say, warn
 from .locate import DEFAULT_DATA, locate
 from .models import LOSSES, model_options, options, parts_of
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
-from .provenance import refuse_difference
+from .provenance import digest_files, refuse_difference
 
 Predicted = namedtuple("Predicted", "estimate sd fold between weights", defaults=(None, None, None, None))
 Predicted.__doc__ = """Predictions of rows(STATISTICS), rows(HOLDOUT) and the test maps, in that order.
@@ -87,7 +87,7 @@ class Run:
     def digests(self):
         """sha256 of the set's files, kept beside the results so that a second run need not read them."""
         if self.inputs is None:
-            self.inputs = maps.digests(self.set.files, self.out / "inputs.json")
+            self.inputs = digest_files(self.set.files, self.out / "inputs.json")
         return self.inputs
 
     def reuse(self, name, kind, settings, inputs):

@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 
 from . import __version__
+from .atomic import atomic
 from .checks import InputError
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py")
@@ -52,6 +53,37 @@ def digest_file(path, quick=False, end=None):
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     return digest.hexdigest()
+
+
+def digest_files(files, cache=None):
+    """sha256 of each file; a cache file spares reading gigabytes again while size and time agree.
+
+    files: {name: Path}; cache: Path of a JSON file or None. Returns {name: hex}. Raises InputError for a
+    file that cannot be read.
+    """
+    known, fresh = {}, {}
+    if cache is not None and pathlib.Path(cache).is_file():
+        try:
+            known = json.loads(pathlib.Path(cache).read_text())
+            known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
+                     for name, entry in known.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            known = {}                            # damaged: all is read again
+    for name, path in files.items():
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        # the change time too: archives and copies give other contents the same modification time
+        stamp = [str(pathlib.Path(path).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if name in known and known[name]["stamp"] == stamp:
+            fresh[name] = known[name]
+        else:
+            fresh[name] = {"stamp": stamp, "sha256": digest_file(path)}
+    if cache is not None and fresh != known:
+        with atomic(cache) as part:
+            pathlib.Path(part).write_text(json.dumps(fresh, indent=1))
+    return {name: entry["sha256"] for name, entry in fresh.items()}
 
 
 @functools.cache

@@ -4,6 +4,8 @@ import numpy as np
 from .checks import InputError
 from .params import HOLDOUT, STATISTICS, TRAIN
 
+SPLIT_STREAM = 100
+
 
 def split_realisations(n_realisation, statistics, holdout, seed):
     """Which realisations train the network, feed the statistics, or are held out.
@@ -17,11 +19,11 @@ def split_realisations(n_realisation, statistics, holdout, seed):
         raise InputError("--statistics-fraction and --holdout-fraction: expected fractions that leave some "
                          f"for training, got {statistics} and {holdout}")
     n_statistics = max(1, round(statistics * n_realisation))
-    n_holdout = max(1, round(holdout * n_realisation)) if holdout > 0 else 0
+    n_holdout = _held_out(n_realisation, holdout)
     if n_statistics + n_holdout >= n_realisation:
         raise InputError(f"expected enough realisations to split, got {n_realisation} for fractions "
                          f"{statistics} and {holdout}; simulate more realisations")
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(100,))).permutation(n_realisation)
+    order = _order(n_realisation, seed)
     split = np.full(n_realisation, TRAIN, np.int8)
     split[order[:n_statistics]] = STATISTICS
     split[order[n_statistics:n_statistics + n_holdout]] = HOLDOUT
@@ -39,16 +41,24 @@ def split_folds(n_realisation, folds, holdout, seed):
     """
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout-fraction: expected a fraction from 0 to below 1, got {holdout}")
-    n_holdout = max(1, round(holdout * n_realisation)) if holdout > 0 else 0
+    n_holdout = _held_out(n_realisation, holdout)
     n_shared = max(1, round(n_realisation / 32))
     rest = n_realisation - n_holdout - n_shared
     if not 2 <= folds <= min(rest, 100):
         raise InputError(f"--folds: expected 2 to {max(min(rest, 100), 2)} for {n_realisation} realisations, got "
                          f"{folds}; simulate more realisations, or give fewer folds")
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(100,))).permutation(n_realisation)
+    order = _order(n_realisation, seed)
     split, fold = np.full(n_realisation, STATISTICS, np.int8), np.full(n_realisation, -1, np.int8)
     split[order[:n_holdout]] = HOLDOUT
     fold[order[n_holdout:]] = np.arange(n_realisation - n_holdout) % folds
     shared = np.zeros(n_realisation, bool)
     shared[order[n_holdout:n_holdout + n_shared]] = True
     return split, fold, shared
+
+
+def _held_out(n_realisation, holdout):
+    return max(1, round(holdout * n_realisation)) if holdout > 0 else 0
+
+
+def _order(n_realisation, seed):
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLIT_STREAM,))).permutation(n_realisation)

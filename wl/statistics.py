@@ -11,6 +11,7 @@ from .checks import InputError, array, choice
 ORDERS = (1, 2, 3, 4, 5)               # of the polynomials tried for the mean
 SPREAD_ORDERS = (0, 1, 2, 3)           # and for the covariance
 RAW = -1                               # no smoothing, in place of an order
+FOLD_STREAM = 110
 SINGULAR = 1e-10                       # least eigenvalue of a correlation matrix that counts as one
 
 
@@ -170,7 +171,7 @@ def _polynomials(u, order):
 
 
 def _folds(n, seed, count=4):
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(110,))).permutation(n)
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(FOLD_STREAM,))).permutation(n)
     return np.array_split(order, min(count, n))
 
 
