@@ -20,10 +20,11 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     batches: only so many an epoch, with validation maps in proportion. Returns (Network, fraction of the training
     maps that an epoch had).
     """
-    from wl import ensemble, pipeline, train
+    from wl import pipeline, train
+    from wl.job import Job
     options = parsed(args, {**spec, "model": convolutions(spec)}, seed, 1000, "x", rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
-    job = ensemble.Job(run, 0)
+    job = Job(run, 0)
     source, settings = job.training()
     settings |= {"epochs": epochs, "pretrain": 0, "coarse": 0}
     rows, validation = job.training_rows()

@@ -125,9 +125,9 @@ def trained(run, seconds):
 
     That time stands for the training's own where hand-made statistics are measured and learnt too.
     """
-    from wl import ensemble
+    from wl.job import Job, count
     from wl.networks import count_parameters
-    jobs = (ensemble.Job(run, i) for i in range(ensemble.count(run)))
+    jobs = (Job(run, i) for i in range(count(run)))
     nets = {job.part: job.kind.load(job.model) for job in jobs}
     main = next((n for part, n in nets.items() if part != "statistics"), nets.get("statistics"))
     history = [{"epoch": h.get("epoch", h.get("passes")), **h} for h in main.history]

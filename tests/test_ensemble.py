@@ -9,7 +9,7 @@ from test_train import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
-from wl import batches, ensemble, inference, maps, pipeline, splits, statistics, store, train
+from wl import batches, cli, ensemble, inference, maps, pipeline, splits, statistics, store, train
 from wl.checks import InputError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
@@ -174,14 +174,14 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     whole = pipeline.predict(start(data, *options))
     steps = []
 
-    class Killed(ensemble.Progress):
+    class Killed(cli.Progress):
         def update(self, step=1, note=None):
             steps.append(step)
             if len(steps) == killed_at:
                 raise KeyboardInterrupt
             super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr(ensemble, "Progress", Killed)
+        patch.setattr("wl.job.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
             pipeline.predict(start(data, *options, out="killed"))
     out = data.parent / "killed"
