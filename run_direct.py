@@ -32,14 +32,14 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=True)
-    from wl import inference, outcome, pipeline
+    from wl import inference, outcome, pipeline, prediction
     from wl.checks import InputError
     if args.loss == "mse":
         raise InputError("--loss mse: has no error bars; expected kl, score, three_term or beta_nll here, or give "
                          "run_mcmc.py the means")
     run, settings = pipeline.Run(args, "direct"), inference.settings_of(args)
     inference.refuse_early(run, settings)
-    predictions = pipeline.predict(run)
+    predictions = prediction.predict(run)
     if predictions is not None:
         outcome.report_on(inference.infer(run, predictions, settings), args)
 

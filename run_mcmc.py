@@ -68,12 +68,12 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=args.method == "network")
-    from wl import inference, outcome, pipeline, shards
+    from wl import inference, outcome, pipeline, prediction, shards
     settings, shard = inference.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
     given = inference.given_predictions(args)
     run = pipeline.Run(args, args.method)
     inference.refuse_early(run, settings, shard, given)
-    predictions = given or pipeline.predict(run)
+    predictions = given or prediction.predict(run)
     if predictions is None:                               # --only: one network of several is trained
         return
     path = inference.infer(run, predictions, settings, shard)

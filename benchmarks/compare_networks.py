@@ -84,7 +84,7 @@ def chosen(args):
 
 def make_row(args, name, spec, seed, folder):
     """Train, infer and score one variant with one seed; returns its figures, also in row.json."""
-    from wl import inference, pipeline, report
+    from wl import inference, pipeline, prediction, report
     epochs, rate = args.epochs, None
     if convolutions(spec):
         rate = tuned_rate(args, spec, folder) if args.tune else None
@@ -96,7 +96,7 @@ def make_row(args, name, spec, seed, folder):
         predictions, found = hand_made(run)
     else:
         began = time.monotonic()
-        predictions = pipeline.predict(run)
+        predictions = prediction.predict(run)
         found = trained(run, time.monotonic() - began)
     posterior = inference.infer(run, predictions, inference.settings_of(options))
     result = report.score_posterior(posterior, seed=seed)

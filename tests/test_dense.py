@@ -8,7 +8,7 @@ from test_ensemble import data, start  # noqa: F401  (a fixture)
 
 import run_mcmc
 
-from wl import batches, dense, ensemble, features, models, pipeline, store, summaries, train
+from wl import batches, dense, ensemble, features, models, pipeline, prediction, store, summaries, train
 from wl.checks import InputError, RunError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
@@ -196,7 +196,7 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
 def test_a_run_of_two_parts(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--target", "both")
     run = start(data, *options)
-    file = pipeline.predict(run)
+    file = prediction.predict(run)
     found, weights = file.groups["predictions"], file.groups["constant_data"]["stack"]
     names = {p.name for p in run.out.iterdir()}
     assert {"features.h5", "model_compact.pt", "model_statistics.pt", "predictions.h5", "predictions_compact.h5",
@@ -212,11 +212,11 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     oracle = np.linalg.lstsq(np.c_[both, np.ones(len(both))][~new], truth, rcond=None)[0]
     assert np.allclose(weights, oracle)
     # one part alone gives what it gave here, and the parts made one by one the same file
-    alone = pipeline.predict(statistics_alone(data, *SMALL, "--target", "both"))
+    alone = prediction.predict(statistics_alone(data, *SMALL, "--target", "both"))
     assert np.array_equal(alone.groups["predictions"]["estimate"], parts[1]["estimate"])
     for index in (1, 0):
-        assert pipeline.predict(start(data, *options, "--only", str(index), out="jobs")) is None
-    assert pipeline.predict(start(data, *options, "--threads", "1", out="jobs")).digest == file.digest
+        assert prediction.predict(start(data, *options, "--only", str(index), out="jobs")) is None
+    assert prediction.predict(start(data, *options, "--threads", "1", out="jobs")).digest == file.digest
     # measured maps are the files': draws differ, fixed ones have the noise that the convolutional part sees
     measured = store.read(run.out / "features.h5", "features").groups["features"]
     rows = run.rows(TRAIN)
@@ -233,7 +233,7 @@ def test_a_run_of_two_parts(data):  # noqa: F811
 def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target", "both")
     run = start(data, *options)
-    file = pipeline.predict(run)
+    file = prediction.predict(run)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
     assert found["estimate"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stack"].shape == (5, 2)
     assert (np.linalg.eigvalsh(constant["between"]) > 0).all()
@@ -255,7 +255,7 @@ def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     (("--model-option", "scales=4,2"), "rising"), (("--model-option", "draws=-1"), "draws")])
 def test_wrong_models_are_refused(data, options, words):  # noqa: F811
     with pytest.raises(InputError) as error:
-        pipeline.predict(start(data, *options) if "--model" in options else statistics_alone(data, *options))
+        prediction.predict(start(data, *options) if "--model" in options else statistics_alone(data, *options))
     one_line(error, words)
 
 

@@ -9,7 +9,7 @@ from test_train import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
-from wl import batches, cli, ensemble, inference, maps, pipeline, splits, statistics, store, train
+from wl import batches, cli, ensemble, inference, maps, pipeline, prediction, splits, statistics, store, train
 from wl.checks import InputError
 from wl.params import HOLDOUT, STATISTICS, TEST, TRAIN
 
@@ -88,7 +88,7 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
 # ---------------------------------------------------------------- a whole run, network by network
 def test_predictions_are_out_of_fold_and_averaged(data):
     run = start(data, "--folds", "3", "--members", "2", "--target", "both")
-    file = pipeline.predict(run)
+    file = prediction.predict(run)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
     split, realisation, cosmology = found["split"], found["realisation"], found["cosmology"]
     assert (split == STATISTICS).sum() == N_COSMOLOGY * (N_REALISATION - 1) and (split == TEST).sum() == N_TEST
@@ -123,24 +123,24 @@ def test_predictions_are_out_of_fold_and_averaged(data):
 
 def test_networks_made_one_by_one_give_the_same_file(data):
     options = ("--folds", "2", "--members", "2", "--loss", "kl")
-    whole = pipeline.predict(start(data, *options))
+    whole = prediction.predict(start(data, *options))
     for index in (2, 0, 3):
-        assert pipeline.predict(start(data, *options, "--only", str(index), out="jobs")) is None
+        assert prediction.predict(start(data, *options, "--only", str(index), out="jobs")) is None
     out = data.parent / "jobs"
     made = {p.name: p.stat().st_mtime_ns for p in out.glob("*_f*")}
     assert set(made) == {f"{kind}_f{tag}{end}" for kind, end in (("model", ".pt"), ("predictions", ".h5"))
                          for tag in ("0_m0", "1_m0", "1_m1")}
-    merged = pipeline.predict(start(data, *options, out="jobs"))
+    merged = prediction.predict(start(data, *options, out="jobs"))
     assert merged.digest == whole.digest
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())       # not done again
     # a part that is lost is made again from its network, others stay; the result is the same
     (out / "predictions.h5").unlink()
     (out / "predictions_f1_m0.h5").unlink()
-    assert pipeline.predict(start(data, *options, out="jobs")).digest == whole.digest
+    assert prediction.predict(start(data, *options, out="jobs")).digest == whole.digest
     assert (out / "model_f1_m0.pt").stat().st_mtime_ns == made["model_f1_m0.pt"]
     # more members: those there are serve
     run = start(data, *options[:3], "3", *options[4:], "--force", out="jobs")
-    more = pipeline.predict(run)
+    more = prediction.predict(run)
     assert more.digest != whole.digest and (out / "model_f1_m2.pt").exists()
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items() if "model" in name)
 
@@ -158,9 +158,9 @@ def test_foreign_files_in_place_of_a_network_are_refused(data, name):
 
 def test_a_network_of_other_settings_is_refused(data):
     run = start(data, "--folds", "2", "--only", "0")
-    pipeline.predict(run)
+    prediction.predict(run)
     with pytest.raises(InputError) as error:
-        pipeline.predict(start(data, "--folds", "2", "--only", "0", "--learning-rate", "0.001"))
+        prediction.predict(start(data, "--folds", "2", "--only", "0", "--learning-rate", "0.001"))
     one_line(error, "predictions_f0_m0.h5", "learning_rate", "--force")
 
 
@@ -171,7 +171,7 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
                "--model-option", "stem=3")
     quick = [a for a in QUICK if "widths" not in a and "hidden" not in a and a != "--model-option"]
     monkeypatch.setattr("test_ensemble.QUICK", [*quick, "--model-option", "widths=3,4", "--model-option", "hidden=4,3"])
-    whole = pipeline.predict(start(data, *options))
+    whole = prediction.predict(start(data, *options))
     steps = []
 
     class Killed(cli.Progress):
@@ -183,10 +183,10 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     with monkeypatch.context() as patch:
         patch.setattr("wl.job.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.predict(start(data, *options, out="killed"))
+            prediction.predict(start(data, *options, out="killed"))
     out = data.parent / "killed"
     assert len(list(out.glob("checkpoint*"))) == 1 and not (out / "predictions.h5").exists()
-    assert pipeline.predict(start(data, *options, out="killed")).digest == whole.digest
+    assert prediction.predict(start(data, *options, out="killed")).digest == whole.digest
     assert not list(out.glob("checkpoint*"))
 
 
@@ -195,7 +195,7 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     ("--members", "0"), ("--folds", "9"), ("--ema", "1.5")])
 def test_wrong_numbers_of_networks_are_refused(data, options):
     with pytest.raises(InputError) as error:
-        pipeline.predict(start(data, *options))
+        prediction.predict(start(data, *options))
     one_line(error, options[-2])
     assert not list(data.parent.glob("out/*.pt"))
 
@@ -203,7 +203,7 @@ def test_wrong_numbers_of_networks_are_refused(data, options):
 def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
     """sd over members, and over folds for test maps; and what the emulator is made of, rescaled by `between`."""
     run = start(data, "--folds", "2", "--members", "2", "--loss", "kl")
-    file = pipeline.predict(run)
+    file = prediction.predict(run)
     found, n = file.groups["predictions"], int((file.groups["predictions"]["split"] == STATISTICS).sum())
     parts = {(k, m): store.read(run.out / f"predictions_f{k}_m{m}.h5").groups["predictions"]
              for k in range(2) for m in range(2)}
@@ -224,7 +224,7 @@ def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
 
 def test_members_without_folds(data):
     run = start(data, "--members", "2")
-    found = pipeline.predict(run).groups
+    found = prediction.predict(run).groups
     nets = [train.Network.load(run.out / f"model_f0_m{m}.pt") for m in range(2)]
     assert nets[0].settings["split"] == nets[1].settings["split"] == run.split.tolist()
     source = batches.Batches(KAPPA, FRAME, scale=nets[0].settings["scale"], n_gal=3000.0, seed=1)
@@ -242,7 +242,7 @@ def test_direct_and_mcmc_run_with_folds(data):
         settings = inference.settings_of(run.args)
         assert method == "network" or settings == {"recalibrate": "temperature"}
         inference.refuse_early(run, settings)
-        path = inference.infer(run, pipeline.predict(run), settings)
+        path = inference.infer(run, prediction.predict(run), settings)
         with h5py.File(path) as file:
             assert file["summary/mean"].shape == (N_TEST, 2) and np.isfinite(file["summary/errorbar"][:]).all()
             assert json.loads(file.attrs["settings"])["loss_options"] == {"start": -4.0}

@@ -7,7 +7,7 @@ from conftest import one_line
 from test_ensemble import QUICK, data  # noqa: F401
 
 import run_mcmc
-from wl import inference, pipeline, posterior, store, train
+from wl import inference, pipeline, posterior, prediction, store, train
 from wl.checks import InputError, RunError
 
 
@@ -30,20 +30,20 @@ def refuse_training(*_, **__):
 
 
 def test_a_trial_elsewhere_takes_the_same_predictions(begin, monkeypatch, tmp_path):
-    first = pipeline.predict(begin()[0])
+    first = prediction.predict(begin()[0])
     assert first.path.resolve() == tmp_path / "data" / "runs" / "set_compact" / "predictions.h5"
     monkeypatch.setattr(train, "train", refuse_training)
-    again = pipeline.predict(begin("--sampler", "exact", "--out", "exact")[0])
+    again = prediction.predict(begin("--sampler", "exact", "--out", "exact")[0])
     assert again.digest == first.digest and not list(tmp_path.glob("exact/*.pt"))
     for other in (("--epochs", "3"), ("--seed", "2"), ("--views", "2")):
         with pytest.raises(RuntimeError):
-            pipeline.predict(begin(*other, "--out", "other")[0])
+            prediction.predict(begin(*other, "--out", "other")[0])
 
 
 def test_predictions_given_by_name(begin, monkeypatch, tmp_path, data):  # noqa: F811
     plain, _ = begin("--sampler", "exact", "--out", "plain", "--loss", "kl")
     settings = inference.settings_of(plain.args)
-    whole = inference.infer(plain, pipeline.predict(plain), settings)
+    whole = inference.infer(plain, prediction.predict(plain), settings)
     monkeypatch.setattr(train, "train", refuse_training)
     file = plain.out / "predictions.h5"
     run, given = begin("--sampler", "exact", "--out", "given", "--epochs", "7", "--predictions", file)
@@ -76,7 +76,7 @@ def test_predictions_given_by_name(begin, monkeypatch, tmp_path, data):  # noqa:
                                      ("--sigma", "1e300", "--chains", "3")])
 def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_path):
     run, _ = begin(*options)
-    predictions = pipeline.predict(run)
+    predictions = prediction.predict(run)
     with pytest.raises(RunError) as error:
         inference.infer(run, predictions, inference.settings_of(run.args))
     one_line(error, "posterior.h5", "not written", "never moved", "--sigma")
@@ -114,17 +114,17 @@ def test_a_damaged_checkpoint_or_network(begin, name, capsys):
     run.out.mkdir(parents=True)
     (run.out / name).write_bytes(b"PK not a checkpoint")
     with pytest.raises(InputError) as error:
-        pipeline.predict(run)
+        prediction.predict(run)
     one_line(error, run.out / name, "remove it", "--force")
     run, _ = begin("--force")
-    assert pipeline.predict(run).path.exists()
+    assert prediction.predict(run).path.exists()
     said = capsys.readouterr().err
     assert said.count("warning: ") == 1 and name in said and not (run.out / "checkpoint.pt").exists()
 
 
 def test_damaged_statistics_are_noticed(begin, capsys):
     run, _ = begin("--sampler", "exact")
-    settings, predictions = inference.settings_of(run.args), pipeline.predict(run)
+    settings, predictions = inference.settings_of(run.args), prediction.predict(run)
     before = store.read(inference.infer(run, predictions, settings)).digest
     path = run.out / "statistics.h5"
     whole = store.read(path).digest

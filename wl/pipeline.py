@@ -181,18 +181,6 @@ class Run:
         return self.set.n_test if self.target != "holdout" else 0
 
 
-def predict(run):
-    """predictions.h5 of a run, made if need be. Returns the store.File, or None after one network with --only."""
-    from . import ensemble
-    settings = prediction_settings(run)
-    if run.method == "spectrum":
-        from . import spectrum
-        return run.predictions(settings, spectrum.predict)
-    if run.args.only is not None:
-        return ensemble.only(run, settings, run.args.only)
-    return run.predictions(settings, ensemble.predict)
-
-
 def prediction_settings(run):
     """What predictions.h5 depends on beyond the maps and their split, checked. Raises InputError."""
     if run.method == "spectrum":
