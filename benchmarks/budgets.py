@@ -3,13 +3,14 @@ import contextlib
 import json
 import math
 import os
+import time
 
 from commands import convolutions, parsed
 
 from wl import cli
 from wl.checks import RunError
 
-RATES = (0.1, 0.3, 1.0, 2.0)      # times --learning-rate, for --tune; the first is the published one, 2e-4
+RATES = (0.1, 0.3, 1.0, 2.0, 4.0)   # times --learning-rate, for --tune; the first is the published one, 2e-4
 TUNING_SEED = 0
 TIMED_BATCHES = 12                # an epoch of them is timed for --minutes, after one that is not
 
@@ -76,3 +77,15 @@ def fitting_epochs(args, spec, seed, folder):
         return {"epochs": max(1, int(60.0 * args.minutes / seconds)), "seconds_per_epoch": seconds,
                 "minutes": args.minutes}
     return settled(folder.parent / "epochs.json", find)["epochs"]
+
+
+def feature_seconds(run, folder):
+    """Seconds that measuring the hand-made statistics of a run takes, settled when it is done for the row."""
+    def find():
+        from wl import features
+        from wl.pipeline import of_part, prediction_settings
+        (run.out / "features.h5").unlink(missing_ok=True)            # of a row killed since: its time is lost
+        began = time.monotonic()
+        features.measure(run, of_part(prediction_settings(run), "statistics")["model_options"])
+        return {"seconds": time.monotonic() - began}
+    return settled(folder / "features.json", find)["seconds"]

@@ -39,12 +39,12 @@ def parsed(args, spec, *rest, **rate):
 
 def identity(args, spec):
     """What makes a row but for its seed, as JSON: two variants of one identity are the same row."""
-    from wl import pipeline, train
+    from wl import pipeline
     if spec["model"] == BASELINE:
         found = {"model": BASELINE}
     else:
         options = parsed(args, spec, 1, args.epochs, "x")
-        found = pipeline.training_settings(options, 1) | {"precision": train.pick_precision(options.precision)}
+        found = pipeline.training_settings(options, 1)
     if args.minutes is not None:
         found["epochs"] = None                       # follows from the budget
     return json.dumps({**found, "direct": spec["direct"], "data": str(pathlib.Path(args.data).resolve()),

@@ -16,19 +16,21 @@ the table names.
 A batch is trained in one lane and on one thread, so that batch norm sees the whole of it, as it does in the
 published designs: start one process per core with other --seeds or --sets and the same OUT. --minutes gives each
 network the epochs that fit into so much wall-clock, timed on this machine with the same number of such processes
-running, else as many as --epochs. --tune gives each network its own learning rate: the best validation loss after
-N epochs of --learning-rate times 0.1, 0.3, 1 and 2, with seed 0. Everything learnt lands in
+running, else as many as --epochs; a part on hand-made statistics takes what it takes. --tune gives each network its
+own learning rate: the best validation loss after N epochs of --learning-rate times 0.1, 0.3, 1, 2 and 4, with seed 0.
+Everything learnt lands in
 OUT/table_SETS_BUDGET.md and .json, the training curves in OUT/curves_SETS_BUDGET.png if matplotlib is there.
 """
 import json
 import pathlib
 import sys
-import time
+
+import numpy as np
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
 
 import comparison_table  # noqa: E402
-from budgets import fitting_epochs, tuned_rate  # noqa: E402
+from budgets import feature_seconds, fitting_epochs, tuned_rate  # noqa: E402
 from commands import BASELINE, budget, convolutions, folder_of, identity, parsed  # noqa: E402
 from variants import SETS  # noqa: E402
 
@@ -92,18 +94,21 @@ def make_row(args, name, spec, seed, folder):
     options = parsed(args, spec, seed, epochs, folder, rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     run.home = run.out                       # each network is trained here, whatever an earlier run has made
+    if not run.set.has_truth:
+        raise InputError(f"--data {args.data}: expected test maps with a truth, to score the networks on; give another "
+                         "set, e.g. one that wl.simulate makes")
     if spec["model"] == BASELINE:
         predictions, found = hand_made(run)
     else:
-        began = time.monotonic()
+        measured = feature_seconds(run, folder) if "statistics" in run.parts else 0.0
         predictions = prediction.predict(run)
-        found = trained(run, time.monotonic() - began)
+        found = trained(run, measured)
     posterior = inference.infer(run, predictions, inference.settings_of(options))
     result = report.score_posterior(posterior, seed=seed)
     report.save(result)
     kept = ("n", "score", "score_error", "mse", "mse_mean", "coverage_68_mean", "coverage_95_mean")
     subsets = {key: {k: result["subsets"][key][k] for k in kept} for key in ("test", "holdout")}
-    row = {"name": name, "seed": seed, "epochs": len(found["history"]), "batch_size": options.batch_size,
+    row = {"name": name, "seed": seed, "epochs": found["history"][-1]["epoch"], "batch_size": options.batch_size,
            "learning_rate": options.learning_rate if convolutions(spec) else None, **found, "subsets": subsets,
            "identity": json.loads(identity(args, spec)), "settings": predictions.settings, "posterior": str(posterior)}
     (folder / "row.json").write_text(json.dumps(row, indent=1))
@@ -120,19 +125,17 @@ def row_there(args, spec, folder):
     return row
 
 
-def trained(run, seconds):
-    """Figures of a trained model from its files. seconds: all that its training and prediction took just now.
-
-    That time stands for the training's own where hand-made statistics are measured and learnt too.
-    """
+def trained(run, measured):
+    """Figures of a trained model from its files. measured: seconds that measuring its statistics took."""
     from wl.job import Job, count
     from wl.networks import count_parameters
     jobs = (Job(run, i) for i in range(count(run)))
     nets = {job.part: job.kind.load(job.model) for job in jobs}
     main = next((n for part, n in nets.items() if part != "statistics"), nets.get("statistics"))
-    history = [{"epoch": h.get("epoch", h.get("passes")), **h} for h in main.history]
+    passes = np.cumsum([h.get("passes", 1) for h in main.history]).tolist()        # schedules start anew
+    history = [{**h, "epoch": n} for n, h in zip(passes, main.history)]
     return {"parameters": sum(count_parameters(n.net) for n in nets.values()), "history": history,
-            "seconds": seconds if "statistics" in nets else sum(main.seconds), "n_train": run.n_train,
+            "seconds": measured + sum(sum(n.seconds) for n in nets.values()), "n_train": run.n_train,
             "precision": main.settings.get("precision", "float32")}
 
 

@@ -34,7 +34,7 @@ def summary(rows, variants):
 
         def of(subset, key):
             return [r["subsets"][subset][key] for r in mine]
-        seconds = np.array([r["seconds"] / len(r["history"]) for r in mine])
+        seconds = np.array([r["seconds"] / r["epochs"] for r in mine])
         line = {"name": name, "parameters": mine[0]["parameters"], "epochs": mine[0]["epochs"],
                 "learning_rate": mine[0]["learning_rate"], "precision": mine[0]["precision"],
                 "ms_per_map": float(np.mean([1e3 * s / r["n_train"] for s, r in zip(seconds, mine)])),

@@ -22,24 +22,40 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from wl import cli  # noqa: E402
+from wl.checks import RunError  # noqa: E402
+from wl.models import PRECISIONS  # noqa: E402
+
 WARM_UP = 3                     # steps that are not timed
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of ours a round (default 20)")
-    parser.add_argument("--reference-steps", type=int, default=20, help="timed steps of the reference (default 20)")
-    parser.add_argument("--rounds", type=int, default=3, help="alternations (default 3)")
-    parser.add_argument("--batch-size", type=int, default=32, help="of ours (default 32)")
-    parser.add_argument("--lanes", type=int, default=4, help="of ours (default 4)")
-    parser.add_argument("--precision", default="auto", help="of ours (default auto)")
-    parser.add_argument("--leak-steps", type=int, default=2000, help="of the leak check, 0 for none (default 2000)")
-    parser.add_argument("--leak-batch", type=int, default=8, help="maps a step there (default 8)")
-    parser.add_argument("--frame", default="1424x176", help="rows x columns (default 1424x176, with the survey's mask)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both (default all)")
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of ours a round")
+    parser.add_argument("--reference-steps", type=int, default=20, help="timed steps of the reference")
+    parser.add_argument("--rounds", type=int, default=3, help="alternations")
+    parser.add_argument("--batch-size", type=int, default=32, help="of ours")
+    parser.add_argument("--lanes", type=int, default=4, help="of ours")
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS), help="of ours")
+    parser.add_argument("--leak-steps", type=int, default=2000, help="of the leak check, 0 for none")
+    parser.add_argument("--leak-batch", type=int, default=8, help="maps a step there")
+    parser.add_argument("--frame", default="1424x176", help="rows x columns")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both")
     parser.add_argument("--same-allocator", action="store_true", help="our allocator settings for the reference too")
     parser.add_argument("--reference", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    try:
+        args.frame = tuple(int(n) for n in args.frame.split("x"))
+        if len(args.frame) != 2 or min(args.frame) < 32:
+            raise ValueError
+    except ValueError:
+        parser.error("--frame: expected ROWSxCOLUMNS of at least 32 pixels each, e.g. 96x64")
+    for name in ("steps", "reference_steps", "rounds", "batch_size", "lanes", "leak_batch", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
+    if args.leak_steps and args.leak_steps < 10:
+        parser.error(f"--leak-steps: expected 0 or at least 10, got {args.leak_steps}")
+    return args
 
 
 def maps_of(frame, n=128):
@@ -47,8 +63,7 @@ def maps_of(frame, n=128):
     import numpy as np
 
     from wl.survey import procedural_mask
-    rows, columns = (int(x) for x in frame.split("x"))
-    mask = procedural_mask() if (rows, columns) == (1424, 176) else np.ones((rows, columns), bool)
+    mask = procedural_mask() if frame == (1424, 176) else np.ones(frame, bool)
     rng = np.random.default_rng(1)
     return mask, (0.0114 * rng.standard_normal((n, int(mask.sum())), np.float32)).astype(np.float16)
 
@@ -114,7 +129,7 @@ def resident():
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
-    raise SystemExit("train_step: no RssAnon in /proc/self/status; give --leak-steps 0")
+    raise RunError("no RssAnon in /proc/self/status; give --leak-steps 0")
 
 
 def ours(args, model, mask, maps, steps, batch_size, clock):
@@ -123,7 +138,7 @@ def ours(args, model, mask, maps, steps, batch_size, clock):
 
     from wl import train
     from wl.batches import FRESH, Batches, Frame
-    from wl.models import MODELS
+    from wl.models import MODELS, pick_precision
     from wl.pipeline import packs
 
     class Timed(Batches):
@@ -140,7 +155,7 @@ def ours(args, model, mask, maps, steps, batch_size, clock):
     source, label = Timed(maps, frame, scale=0.0205, seed=1), np.random.default_rng(2).normal(size=(len(maps), 2))
     settings = {"model": model, "frame": list(frame.shape), "loss": "mse", "epochs": 1, "batch_size": batch_size,
                 "lanes": min(args.lanes, batch_size), "learning_rate": 1e-3, "weight_decay": 1e-4, "patience": 0,
-                "precision": train.pick_precision(args.precision), "seed": 1, "label_mean": [0.0, 0.0],
+                "precision": pick_precision(args.precision), "seed": 1, "label_mean": [0.0, 0.0],
                 "label_sd": [1.0, 1.0]}
     rows = np.resize(np.arange(len(maps)), (steps + WARM_UP) * batch_size)
     train.train(source, label, rows, np.arange(2), settings, threads=args.threads, progress=clock)
@@ -153,7 +168,6 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     if args.reference:
         return reference(args)
-    from wl import cli
     cli.prepare_process(args.threads, allocator=True)
     environment = {k: v for k, v in os.environ.items() if args.same_allocator or k not in cli.ALLOCATOR}
     child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--reference"], env=environment, text=True,
@@ -164,7 +178,10 @@ def main():
         for k in range(args.rounds):
             child.stdin.write("go\n")
             child.stdin.flush()
-            times.setdefault("reference", []).append(float(child.stdout.readline()))
+            answer = child.stdout.readline()
+            if not answer:
+                raise RunError("the reference ended early; its own message stands above")
+            times.setdefault("reference", []).append(float(answer))
             for name in names:
                 seconds, share = ours(args, name, mask, maps, args.steps, args.batch_size, Clock())
                 times.setdefault(name, []).append(seconds)
@@ -190,4 +207,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -27,9 +27,9 @@ def designs(*models, **questions):
 
 
 def batches(model):
-    """Batch sizes, with the learning rate as it is and as the root of the batch."""
-    return against(f"{model}, batch 16", variant(model, "--batch-size", "16"), {
-        "batch 4": ("--batch-size", "4"), "batch 64": ("--batch-size", "64"),
+    """Batch sizes over the one of all, with the learning rate as it is and in step with the batch."""
+    return against(model, variant(model), {
+        **{f"batch {n}": ("--batch-size", str(n)) for n in (4, 16, 64)},
         "batch 4, half the rate": ("--batch-size", "4", "--learning-rate", "x0.5"),
         "batch 64, twice the rate": ("--batch-size", "64", "--learning-rate", "x2")})
 
@@ -49,7 +49,7 @@ SETS = {
         "compact": variant("compact"), "compact, kl direct": variant("compact", "--loss", "kl", direct=True),
         DEFAULT_MODEL: variant(DEFAULT_MODEL),
         "simple_cnn, kl direct": variant("simple_cnn", "--loss", "kl", direct=True)}),
-    "batch": ("batch 4, 16, 64; also with the learning rate as the root of the batch",
+    "batch": ("batch 4, 16, 64 over 32; also with half and twice the learning rate",
               {**batches("simple_cnn"), **batches("resnet_reduced")}),
     "lanes": ("batch norm over the batch, or over the 16, 8, 4 maps of a lane", designs(
         "simple_cnn", "compact", **{f"{n}_lanes": ("--lanes", str(n)) for n in (2, 4, 8)})),

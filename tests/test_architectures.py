@@ -11,7 +11,7 @@ from wl import models, train
 from wl.checks import InputError
 from wl.layers import (CBAM, BasicBlock, DenseLayer, DownBlock, Dropout, FourierFeatures, InceptionBlock, ResidualConv,
                        SelfAttention, SqueezeExcitation)
-from wl.networks import NETWORKS, build, count_parameters
+from wl.networks import NETWORKS, build, count_parameters, values_per_norm
 
 torch.set_num_threads(1)
 POOLED = [name for name in NETWORKS if "simple" not in name]
@@ -142,6 +142,33 @@ def test_the_least_frame_and_one_below(name):
     with pytest.raises(InputError) as error:
         thin(name, (least - 1, 200))
     one_line(error, f"--model {name}", least)
+
+
+def test_attention_after_the_last_block_needs_two_pixels_more():
+    net = thin("biggan_encoder", (64, 64), attention=4)
+    assert net.stride == 64 and thin("biggan_encoder", (64, 64), attention=3).stride == 32
+    with torch.inference_mode():
+        assert net.eval()(torch.ones(1, 1, 64, 64)).shape == (1, 2)
+    with pytest.raises(InputError):
+        thin("biggan_encoder", (63, 64), attention=4)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_the_norm_that_sees_the_fewest_values(name):
+    """On frames of 1, 2 x 1 and 2 x 3 features at the end of the network."""
+    net = thin(name, (256, 256))
+    for height, width in ((1, 1), (2, 1), (2, 3)):
+        frame = (height * net.stride, width * net.stride)
+        with torch.inference_mode():
+            end = net.eval().features(torch.ones(1, 1, *frame))
+        net.train()
+        assert values_per_norm(net, frame) >= end.shape[2] * end.shape[3] == height * width and net.training
+        try:
+            net(torch.ones(1, 1, *frame))
+        except ValueError:                                       # torch refuses to normalise one value
+            assert values_per_norm(net, frame) == 1
+        else:
+            assert values_per_norm(net, frame) > 1 or name == "compact"
 
 
 # ---------------------------------------------------------------- what one feature sees
@@ -375,3 +402,24 @@ def test_wrong_options_are_refused_in_one_line(name, text, words):
     with pytest.raises(InputError) as error:
         models.options("--model-option", [text], models.MODELS[name])
     one_line(error, "--model-option", *words)
+
+
+@pytest.mark.parametrize("name, texts, words", [
+    ("biggan_encoder", ["attention=5"], ["attention", "at most 4"]),
+    ("resnet_attention", ["attention=3", "widths=8,16"], ["attention", "at most 2"]),
+    ("simple_cnn", ["residual=4"], ["residual", "at most 3"]), ("biggan_encoder", ["fourier=17"], ["fourier", "16"]),
+    ("inception", ["widths=8,3"], ["widths", "at least 4", "inception"])])
+def test_options_that_no_network_can_have(name, texts, words):
+    with pytest.raises(InputError) as error:
+        models.model_options(name, texts)
+    one_line(error, "--model-option", *words)
+    with pytest.raises(InputError):
+        models.model_options(f"{name}+statistics", texts)
+
+
+def test_a_default_that_counts_stages_follows_their_number():
+    for name, plain in models.MODELS.items():
+        assert models.model_options(name, None) == {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+    assert models.model_options("resnet_attention", ["widths=8,16"])["attention"] == 2
+    assert models.model_options("simple_cnn_residual", ["widths=8,16"])["residual"] == 1
+    assert models.model_options("biggan_encoder", ["widths=8,16,32"])["attention"] == 2

@@ -21,6 +21,7 @@ import statistics_mlp  # noqa: E402
 from variants import SETS, variant  # noqa: E402
 from wl import figures, models, pipeline, train  # noqa: E402
 from wl.checks import InputError, RunError  # noqa: E402
+from wl.dense import Dense  # noqa: E402
 from wl.losses import Loss  # noqa: E402
 from wl.networks import build, count_parameters  # noqa: E402
 from wl.params import HOLDOUT, STATISTICS, TEST  # noqa: E402
@@ -78,7 +79,7 @@ def test_the_users_questions_are_asked():
     def values(name, key, model):
         return {str(s["model_options"].get(key, s.get(key))) for s in asked[name] if s["model"] == model}
     for model in ("simple_cnn", "resnet_reduced"):
-        assert values("batch", "batch_size", model) == {"4", "16", "64"}
+        assert values("batch", "batch_size", model) == {"4", "16", "32", "64"}
     assert values("precision", "precision", "simple_cnn") == {"float32", "float64", "bfloat16"}
     assert values("attention", "attention", "resnet_attention") == {"0", "4"}
     assert values("dropout", "dropout", "resnet_attention") == {"[0.3, 0.2]", "[0.0, 0.0]"}
@@ -113,7 +114,7 @@ def test_a_table_of_rows_that_are_not_repeated(small, capsys, monkeypatch):
     assert first["seeds"] == [1, 2] and len(first["test"]) == 2 and "gain" not in first
     assert np.allclose(second["gain"]["seeds"], np.subtract(second["test"], first["test"]), atol=1e-6)
     assert first["parameters"] == count_parameters(build("compact", (64, 48), 2)) and first["epochs"] == 2
-    same = train.pick_precision() == "float32"                   # then compact and compact, float32 are one row
+    same = models.pick_precision() == "float32"                   # then compact and compact, float32 are one row
     assert len(list(out.glob("*/*/row.json"))) == (4 if same else 6)
     for path in out.glob("*/*/row.json"):
         found = json.loads(path.read_text())
@@ -181,7 +182,7 @@ def test_a_picture_has_a_line_for_each_row_and_a_name_for_each_variant(monkeypat
     monkeypatch.setitem(sys.modules, "matplotlib", module)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", pyplot)
     rows = [{"name": name, "posterior": f"{name}{seed}", "seconds": 120.0,
-             "history": [{"epoch": 1, "validation": 0.4}, {"epoch": 2, "validation": 0.3}]}
+             "history": [{"epoch": 10, "validation": 0.4}, {"epoch": 40, "validation": 0.3}]}
             for name in "ab" for seed in (1, 2)]
     for more, scale in (([], "log"), ([{**rows[0], "name": "c", "posterior": "c", "history": [
             {"epoch": 1, "validation": -0.1}]}], "linear")):
@@ -191,7 +192,7 @@ def test_a_picture_has_a_line_for_each_row_and_a_name_for_each_variant(monkeypat
         lines = [c for c in calls if c[0] == "plot"]
         assert len(lines) == 2 * (4 + len(more))
         assert [c[2]["label"] for c in lines if "label" in c[2]][:4] == ["a", None, "b", None]
-        assert lines[0][1] == ([1, 2], [0.4, 0.3]) and lines[1][1] == ([1.0, 2.0], [0.4, 0.3])
+        assert lines[0][1] == ([10, 40], [0.4, 0.3]) and lines[1][1] == ([0.5, 2.0], [0.4, 0.3])
         assert {c[2]["yscale"] for c in calls if c[0] == "set"} == {scale}
 
 
@@ -240,7 +241,7 @@ def test_each_network_gets_the_rate_that_trains_it_best(small, tmp_path, monkeyp
     for name, rate in best.items():
         tried = []
         assert budgets.tuned_rate(args, variant(name), tmp_path / name / "seed1") == pytest.approx(rate)
-        assert tried == pytest.approx([0.0002, 0.0006, 0.002, 0.004][:3 if name == "compact" else 4])
+        assert tried == pytest.approx([0.0002, 0.0006, 0.002, 0.004, 0.008][:3 if name == "compact" else 5])
         assert json.loads((tmp_path / name / "rate.json").read_text())["rate"] == pytest.approx(rate)
         tried = []
         assert budgets.tuned_rate(args, variant(name), tmp_path / name / "seed2") == pytest.approx(rate) and not tried
@@ -256,6 +257,14 @@ def test_unknown_variants_are_refused(small):
     with pytest.raises(InputError) as error:
         compare.main([*small[0], "--sets", "noise", "--variants", "huge"])
     one_line(error, "--variants", "huge", "compact, fixed noise")
+
+
+def test_a_set_without_truth_is_refused_before_any_training(small, data, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(train, "train", None)
+    (data / "label_test.npy").unlink()
+    with pytest.raises(InputError) as error:
+        compare.main([*small[0], "--sets", "designs", "--variants", "compact", "--seeds", "1"])
+    one_line(error, "--data", "truth")
 
 
 def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
@@ -274,8 +283,15 @@ def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
     both, alone = rows[models.DEFAULT_MODEL], rows["statistics"]
     assert f"| {models.DEFAULT_MODEL} | {both['parameters']:,} | 0.002 |" in text
     assert both["parameters"] == alone["parameters"] + count_parameters(build("compact", (64, 48), 2))
-    assert len(both["history"]) == 2 and alone["history"][0]["epoch"] == alone["history"][0]["passes"]
-    assert both["learning_rate"] == 0.002 and alone["learning_rate"] is None and both["seconds"] > 0
+    assert len(both["history"]) == both["epochs"] == 2 and both["learning_rate"] == 0.002
+    assert alone["learning_rate"] is None and alone["epochs"] == sum(h["passes"] for h in alone["history"])
+    folder = out / f"{models.DEFAULT_MODEL}_2epochs/seed1"
+    parts = [train.Network.load(folder / "model_compact.pt"), Dense.load(folder / "model_statistics.pt")]
+    measured = json.loads((folder / "features.json").read_text())["seconds"]
+    assert both["seconds"] == pytest.approx(measured + sum(sum(p.seconds) for p in parts)) and measured > 0
+    (folder / "row.json").unlink()                                # killed at the end: nothing left to do but the row
+    compare.main([*options, "--sets", "designs", "--variants", models.DEFAULT_MODEL, "--seeds", "1"])
+    assert json.loads((folder / "row.json").read_text()) == both
     from wl import store
     file = store.read(out / "statistics_mlp_2epochs/seed1/predictions.h5").groups["predictions"]
     assert set(file["split"]) == {STATISTICS, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()
@@ -306,3 +322,10 @@ def test_train_step_prints_its_line():
     assert re.fullmatch(r"train_step ratio=\d+\.\d ours=\S+ reference=\S+ n=1", lines[-1])
     assert any("anonymous memory over 10 steps" in line for line in lines)
     assert sum("data path" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("options", [["--frame", "abc"], ["--frame", "9x9"], ["--steps", "0"], ["--precision", "int8"]])
+def test_train_step_refuses_in_one_line(options):
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "train_step.py", *options], capture_output=True,
+                         text=True, timeout=100)
+    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and options[0] in run.stderr

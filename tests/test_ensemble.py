@@ -164,6 +164,50 @@ def test_a_network_of_other_settings_is_refused(data):
     one_line(error, "predictions_f0_m0.h5", "learning_rate", "--force")
 
 
+@pytest.mark.parametrize("file", ["checkpoint.pt", "model.pt"])
+def test_trainings_of_other_settings_are_not_thrown_away(data, monkeypatch, file):
+    """Of a network without predictions yet: in mid-training, or finished."""
+    run = start(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Network, "save" if file == "checkpoint.pt" else "predict", None)      # dies there
+        with pytest.raises(TypeError):
+            prediction.predict(run)
+    before = (run.out / file).read_bytes()
+    with pytest.raises(InputError) as error:
+        prediction.predict(start(data, "--learning-rate", "0.001"))
+    one_line(error, file, "learning_rate", "0.001", "--force")
+    assert (run.out / file).read_bytes() == before
+    found = prediction.predict(start(data, "--learning-rate", "0.001", "--force"))
+    assert found.digest == prediction.predict(start(data, "--learning-rate", "0.001", out="plain")).digest
+
+
+def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
+    """--precision auto on machines that differ: after a kill, and for members; another type by name is refused."""
+    auto = ("--members", "2", "--precision", "auto")
+    whole = prediction.predict(start(data, "--members", "2", out="whole"))
+    monkeypatch.setattr(pipeline, "pick_precision", lambda asked: "float32" if asked == "auto" else asked)
+    steps = []
+
+    class Killed(cli.Progress):
+        def update(self, step=1, note=None):
+            steps.append(step)
+            if len(steps) == 8:                      # in the second epoch of two
+                raise KeyboardInterrupt
+            super().update(step, note)
+    with monkeypatch.context() as patch:
+        patch.setattr("wl.job.Progress", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            prediction.predict(start(data, *auto))
+    assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
+    monkeypatch.setattr(pipeline, "pick_precision", lambda asked: "float64" if asked == "auto" else asked)
+    prediction.predict(start(data, *auto, "--only", "0"))
+    assert prediction.predict(start(data, *auto)).digest == whole.digest
+    assert start(data, *auto, "--force").precision == "float64"
+    with pytest.raises(InputError) as error:
+        prediction.predict(start(data, "--members", "2", "--precision", "float64"))
+    one_line(error, "precision", "float32", "float64")
+
+
 @pytest.mark.parametrize("killed_at", [5, 12, 20])
 def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, killed_at):
     """Two folds of two members, all options that draw or average: in the second epoch of the first, second, third."""

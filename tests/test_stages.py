@@ -141,9 +141,9 @@ def test_a_killed_run_goes_on_as_if_never_killed(tmp_path, options, at):
 def test_patience_does_not_count_the_first_stage(monkeypatch):
     losses = iter([0.1, 0.9, 0.8, 0.95, 0.5, 0.6, 0.7, 0.8])
     monkeypatch.setattr(train, "_validate", lambda *rest: next(losses))
-    assert len(run(epochs=8, patience=2, pretrain=4)[1]) == 7
+    assert len(run(epochs=8, patience=2, pretrain=4)[1]) == 6
     losses = iter([0.1, 0.9, 0.8, 0.95, 0.5, 0.6, 0.7, 0.8])
-    assert len(run(epochs=8, patience=2)[1]) == 4
+    assert len(run(epochs=8, patience=2)[1]) == 3
 
 
 def test_it_learns_with_all_of_them():

@@ -7,7 +7,7 @@ from conftest import one_line
 from scipy import ndimage
 from torch import nn
 
-from wl import networks, train
+from wl import models, networks, train
 from wl.batches import FIXED, FRESH, NO_NOISE, Batches, Frame
 from wl.checks import InputError, RunError
 from wl.layers import Dropout
@@ -101,10 +101,10 @@ def test_momentum_of_a_run(monkeypatch):
 
 
 def test_precision():
-    assert train.pick_precision("float64") == "float64"
-    assert train.pick_precision("auto") in ("float32", "bfloat16")
+    assert models.pick_precision("float64") == "float64"
+    assert models.pick_precision("auto") in ("float32", "bfloat16")
     with pytest.raises(InputError) as error:
-        train.pick_precision("float16")
+        models.pick_precision("float16")
     one_line(error, "--precision", "float16", "bfloat16")
 
 
@@ -165,6 +165,51 @@ def test_lanes_share_weights_and_average_their_statistics():
             assert torch.allclose(dict(other.named_buffers())[name], torch.stack(each).mean(0), atol=1e-7)
     finally:
         lanes.close()
+
+
+def test_a_lane_without_maps_has_no_say_in_the_statistics():
+    torch.manual_seed(2)
+    lanes = train.Lanes(networks.build("compact", FRAME.shape, 2), 4, 1, "float32")
+    try:
+        lanes.train()
+        lanes.step(source().fetch(np.arange(3), noise=FIXED), torch.zeros(3, 2), Loss("mse"))
+        name = next(n for n, b in lanes.net.named_buffers() if n.endswith("running_mean"))
+        each = [dict(c.named_buffers())[name].clone() for c in lanes.copies]
+        assert not each[3].any()
+        lanes.share_buffers()
+        for other in lanes.copies:
+            assert torch.allclose(dict(other.named_buffers())[name], torch.stack(each[:3]).mean(0), atol=1e-7)
+    finally:
+        lanes.close()
+
+
+def test_float64_is_that_to_the_end():
+    lanes = train.Lanes(networks.build("compact", FRAME.shape, 2).double(), 2, 1, "float64")
+    lanes.train(False)
+    x = source().fetch(np.arange(3), noise=FIXED)
+    with torch.inference_mode():
+        whole = lanes.net(torch.from_numpy(x).double())
+    found = lanes.predict(x)
+    lanes.close()
+    assert found.dtype == torch.double and torch.allclose(found, whole, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("model, options, frame, coarse", [
+    ("inception", {"stem": 4, "widths": [8, 8, 12, 12]}, (32, 32), 0), ("compact", {}, (24, 24), 0),
+    ("resnet_reduced", {"stem": 4, "widths": [4, 5]}, (16, 16), 1)])
+def test_one_value_is_not_normalised(model, options, frame, coarse):
+    """One map a lane whose features are one pixel: refused; two maps, or two pixels, train."""
+    def small(batch_size, frame):
+        mask = np.ones(frame, bool)
+        kappa = np.random.default_rng(1).normal(0, 0.01, (len(LABEL), mask.sum())).astype(np.float16)
+        batches = Batches(kappa, Frame(mask, pack=False), scale=0.02, n_gal=3000.0, seed=3)
+        return run(batches=batches, frame=list(frame), model=model, model_options=options, batch_size=batch_size,
+                   coarse=coarse, epochs=1 + coarse)
+    with pytest.raises(InputError) as error:
+        small(2, frame)
+    one_line(error, "--lanes 2", "at least 2", model, f"{frame[0]} x {frame[1]}")
+    for wide in (small(4, frame), small(2, (2 * frame[0], frame[1]))):
+        assert all(np.isfinite(h["loss"]) for h in wide[1])
 
 
 # ---------------------------------------------------------------- a whole run
@@ -308,7 +353,7 @@ def test_best_epoch_and_patience(monkeypatch):
         return next(losses)
     monkeypatch.setattr(train, "_validate", validate)
     network, history = run(epochs=7, patience=2)
-    assert [h["validation"] for h in history] == [0.5, 0.3, 0.4, 0.35, 0.6]
+    assert [h["validation"] for h in history] == [0.5, 0.3, 0.4, 0.35]
     assert all(torch.equal(v, seen[1][k]) for k, v in network.net.state_dict().items())
     losses = iter([0.5, 0.3, 0.4, 0.35, 0.6, 0.2, 0.1])
     assert len(run(epochs=7, patience=0)[1]) == 7

@@ -109,7 +109,8 @@ class BigGANEncoder(Pooled):
                 layers.append(SelfAttention(c_out))
             c_in = c_out
         layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
-        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out), input_pool * 2**len(widths))
+        attended = 2**(attention + 1) if attention else 1              # attention pools what the block leaves
+        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out), input_pool * max(2**len(widths), attended))
 
     @staticmethod
     def begin(weight):

@@ -4,6 +4,7 @@ They learn in seconds, on several draws of noise of each training map. How long 
 depends on the size of the set: schedules of rising length are tried until the validation maps see no gain.
 """
 import math
+import time
 
 import numpy as np
 import torch
@@ -47,16 +48,17 @@ class Dense:
     """Trained dense networks with all that is needed to use them.
 
     centre, width: (c,) float32 of the statistics; used: (c_all,) bool, those that vary over the training maps;
-    settings: with loss, label_mean, label_sd, members, layers; history: per schedule its passes and losses.
+    settings: with loss, label_mean, label_sd, members, layers; history: per schedule its passes and losses;
+    seconds: what each schedule took.
     """
 
-    def __init__(self, net, centre, width, used, settings, history=()):
+    def __init__(self, net, centre, width, used, settings, history=(), seconds=()):
         self.net, self.centre, self.width, self.used = net, centre, width, used
-        self.settings, self.history = settings, list(history)
+        self.settings, self.history, self.seconds = settings, list(history), list(seconds)
 
     def save(self, path):
         save_torch(path, {"settings": self.settings, "weights": self.net.state_dict(), "history": self.history,
-                          **{k: torch.from_numpy(getattr(self, k)) for k in ("centre", "width", "used")}})
+                          "seconds": self.seconds, **{k: torch.from_numpy(getattr(self, k)) for k in ("centre", "width", "used")}})
 
     @classmethod
     def load(cls, path):
@@ -68,7 +70,7 @@ class Dense:
             net.load_state_dict(content["weights"])
         except (KeyError, TypeError, AttributeError, RuntimeError):
             raise InputError(f"{path}: holds no dense network of this version; remove it and train again") from None
-        return cls(net, *scaling, s, content["history"])
+        return cls(net, *scaling, s, content["history"], content.get("seconds", ()))
 
     def standardise(self, statistics):
         """(n, c_all) -> (n, c) float32 tensor."""
@@ -81,6 +83,8 @@ class Dense:
         statistics: (n, c_all). Returns mean (n, 2) and sd (n, 2) float64 or None; of sigmas, the mean logarithm.
         """
         out = _averaged(self.net, self.standardise(statistics)).double().numpy()
+        if not np.isfinite(out).all():
+            raise RunError("the dense networks predict NaN; look at the maps")
         s, loss = self.settings, of_settings(self.settings)
         mean = np.array(s["label_mean"]) + np.array(s["label_sd"]) * out[:, :2]
         return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
@@ -116,9 +120,11 @@ def fit(statistics, label, validation, validation_label, settings, progress=None
     torch.set_num_threads(1)                           # sums of several threads depend on their number
     try:
         for passes in PASSES:
+            began = time.monotonic()
             net, value = _train(x, y, passes, loss, settings)
             valid = loss(_averaged(net, x_valid), y_valid).item()
             dense.history.append({"passes": passes, "loss": value, "validation": valid})
+            dense.seconds.append(time.monotonic() - began)
             if progress is not None:
                 progress(f"statistics: {passes} passes, loss {value:.4f}, validation {valid:.4f}")
             gain, best = best - valid, min(best, valid)

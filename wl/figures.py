@@ -114,7 +114,7 @@ def training_curves(path, rows):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3], "linewidth": 1.0}
         label = r["name"] if r is next(x for x in rows if x["name"] == r["name"]) else None
         axes[0].plot(epoch, valid, label=label, **style)
-        axes[1].plot([e * r["seconds"] / len(epoch) / 60 for e in epoch], valid, **style)
+        axes[1].plot([e * r["seconds"] / epoch[-1] / 60 for e in epoch], valid, **style)
     positive = all(h["validation"] > 0 for r in rows for h in r["history"])     # those with error bars may not be
     for axis, text in zip(axes, ("epoch", "minutes of training")):
         axis.set(xlabel=text, yscale="log" if positive else "linear")

@@ -5,6 +5,7 @@ from .checks import InputError
 from .cli import Progress, say, warn
 from .params import HOLDOUT, STATISTICS, TRAIN
 from .pipeline import Predicted, of_part, packs, training_settings
+from .provenance import refuse_difference
 
 SEED_STREAM = 104
 
@@ -58,7 +59,7 @@ class Job:
         return Network
 
     def stored(self, settings):
-        """The network of an earlier run with these settings, or None. Raises InputError for a damaged one."""
+        """The network of an earlier run, or None. Raises InputError for one that is damaged or of other settings."""
         if not self.model.exists():
             return None
         try:
@@ -68,7 +69,13 @@ class Job:
                 raise
             warn(f"{self.model}: damaged, trained again")
             return None
-        return network if network.settings == settings else None
+        return network if self._same(self.model, network.settings, settings) else None
+
+    def _same(self, path, before, settings):
+        """Whether a file was made with these settings; False only if --force says so. Raises InputError otherwise."""
+        if not self.run.args.force:
+            refuse_difference(f"{path}: was made with", before, settings)
+        return before == settings
 
     def predict(self, settings):
         """Train the network (or load it) and predict with it. Returns Predicted, statistics maps of rows() only."""
@@ -76,13 +83,12 @@ class Job:
 
     def training(self):
         """What train.train() takes for a network on maps: batches.Batches, and its settings but for the digests."""
-        from . import batches, train
+        from . import batches
         run, s = self.run, self.run.set
-        chosen = of_part(training_settings(run.args, run.n_train), self.part)
+        chosen = of_part(training_settings(run.args, run.n_train, run.precision), self.part)
         frame, scale = batches.Frame(s.mask, pack=packs(chosen)), batches.rms(s.flat_kappa, s.n_gal)
         settings = {**{k: v for k, v in chosen.items() if k not in ("folds", "members", "pack")},
-                    "precision": train.pick_precision(run.args.precision), "frame": [int(n) for n in frame.shape],
-                    "scale": scale, "n_gal": s.n_gal, **self._task()}
+                    "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal, **self._task()}
         return batches.Batches(s.flat_kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed), settings
 
     def _task(self):
@@ -102,7 +108,7 @@ class Job:
             rows, validation = self.training_rows()
             progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]),
                                 f"training {full['model']}{self.name}", args.quiet)
-            self.drop_damaged_checkpoint()
+            self.drop_useless_checkpoint(full)
             network, _ = train.train(source, s.flat_theta, rows, validation, full, checkpoint=self.checkpoint,
                                      threads=args.threads, progress=progress)
             progress.close()
@@ -141,16 +147,19 @@ class Job:
         parts = [values["fixed"][np.concatenate([self.rows(), run.rows(HOLDOUT)])]]
         return Predicted(*network.predict(np.concatenate(parts + ([values["test"]] if run.n_test else []))))
 
-    def drop_damaged_checkpoint(self):
-        """Remove a checkpoint that cannot be read if --force says so. Raises InputError otherwise."""
+    def drop_useless_checkpoint(self, settings):
+        """Remove a checkpoint that is damaged or of other settings if --force says so. Raises InputError otherwise."""
         from . import train
         if self.checkpoint.exists():
             try:
-                train.load_torch(self.checkpoint)
+                saved = train.load_torch(self.checkpoint)
+                before = saved["settings"] if isinstance(saved, dict) and "settings" in saved else {}
             except InputError as error:
                 if not self.run.args.force:
                     raise InputError(f"{error} to train from the start") from None
                 warn(f"{self.checkpoint}: damaged, training begins again")
+                before = {}
+            if not self._same(self.checkpoint, before, settings):
                 self.checkpoint.unlink()
 
     def done(self, settings):

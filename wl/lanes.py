@@ -23,7 +23,7 @@ class Lanes:
     """Copies of a network that share its weights, run side by side by a pool of threads."""
 
     def __init__(self, net, lanes, threads, precision):
-        self.net, self.precision = net, precision
+        self.net, self.precision, self.used = net, precision, 0
         self.copies = [net] + [copy.deepcopy(net) for _ in range(lanes - 1)]
         for other in self.copies[1:]:
             for mine, theirs in zip(net.parameters(), other.parameters()):
@@ -42,10 +42,10 @@ class Lanes:
                 module.generator.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
 
     def share_buffers(self):
-        """Batch-norm statistics: every copy takes the mean over the copies."""
+        """Batch-norm statistics: every copy takes the mean over the copies that have seen maps, all before a step."""
         for group in zip(*(net.buffers() for net in self.copies)):
             if group[0].is_floating_point():
-                mean = torch.stack([b.double() for b in group]).mean(0)
+                mean = torch.stack([b.double() for b in group[:self.used or None]]).mean(0)
                 for b in group:
                     b.copy_(mean)
 
@@ -74,7 +74,7 @@ class Lanes:
             x = nn.functional.avg_pool2d(x, shrink)
         x = (x.transpose(2, 3) if turn else x).contiguous(memory_format=torch.channels_last)
         if self.precision == "float64":
-            return net(x.double()).float()
+            return net(x.double())
         # the cache of cast weights is one for all threads, and whichever leaves first empties it: a weight used
         # twice (CBAM) would have its gradients added in bfloat16 or in float32 as the threads happen to run
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False):
@@ -87,6 +87,7 @@ class Lanes:
         the maps with rows and columns exchanged, and shrink, the side of the squares that it sees the means of.
         """
         parts = [p for p in np.array_split(np.arange(len(x)), len(self.copies)) if len(p)]
+        self.used = max(self.used, len(parts))
 
         def one(net, part):
             net.zero_grad(set_to_none=True)

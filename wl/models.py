@@ -1,5 +1,6 @@
 """What can be chosen for a network and its loss: names, options and their defaults, known without torch."""
 import math
+import pathlib
 
 from .checks import InputError, choice
 
@@ -32,11 +33,30 @@ LOSSES = {
     "beta_nll": {"beta": 0.5, "start": None},
 }
 
-HEADS = ("flatten", "pool")
+HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "compression": (0.05, 1.0), "beta": (0.0, 1.0), "start": (-20.0, 5.0),
           "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6), "scales": (0.1, 60.0),
-          "draws": (0, 100), "networks": (1, 100)}
-MAY_BE_ZERO = ("residual", "attention", "fourier", "squeeze")
+          "draws": (0, 100), "networks": (1, 100), "fourier": (0, 16)}
+MAY_BE_ZERO = ("residual", "attention", "squeeze")
+OF_STAGES = {"residual": 1, "attention": 0}    # these count the stages that widths names, but for so many
+LEAST_WIDTH = {"inception": 4}                 # a block is made of so many parts
+
+
+def pick_precision(asked="auto"):
+    """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
+    if asked != "auto":
+        return choice("--precision", asked, PRECISIONS)
+    return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def _cpu_flags():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.split(":")[1].split())
+    except OSError:
+        pass
+    return set()
 
 
 def parts_of(name):
@@ -56,12 +76,28 @@ def model_options(name, texts):
     """
     parts = parts_of(name)
     if len(parts) == 1:
-        return options("--model-option", texts, MODELS[name])
+        return _of_model(name, texts)
     texts = texts or ()
     known = {key: value for part in parts for key, value in MODELS[part].items()}
     options("--model-option", texts, known)
-    return {part: options("--model-option", [t for t in texts if t.partition("=")[0] in MODELS[part]], MODELS[part])
-            for part in parts}
+    return {part: _of_model(part, [t for t in texts if t.partition("=")[0] in MODELS[part]]) for part in parts}
+
+
+def _of_model(name, texts):
+    found = options("--model-option", texts, MODELS[name])
+    widths = found.get("widths", ())
+    given = {text.partition("=")[0] for text in texts or ()}
+    for key, without in OF_STAGES.items():
+        most = len(widths) - without
+        if key in found and found[key] > most:
+            if key in given:
+                raise InputError(f"--model-option {key}: expected at most {most} with {len(widths)} widths, got "
+                                 f"{found[key]}")
+            found[key] = most
+    least = LEAST_WIDTH.get(name, 1)
+    if widths and min(widths) < least:
+        raise InputError(f"--model-option widths: expected at least {least} for {name}, got {min(widths)}")
+    return found
 
 
 def options(flag, texts, defaults):

@@ -53,6 +53,19 @@ def build(name, frame, n_out, **options):
     return net
 
 
+def values_per_norm(net, frame):
+    """Values that one map of a frame (rows, columns) gives a channel of the batch norm that sees the fewest."""
+    seen, training = [], net.training
+    hooks = [m.register_forward_hook(lambda m, given, out: seen.append(out.shape[2] * out.shape[3]))
+             for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.inference_mode():
+        net.eval()(torch.zeros(1, 1, *frame))
+    net.train(training)
+    for hook in hooks:
+        hook.remove()
+    return min(seen, default=2)
+
+
 def count_parameters(net):
     """Number of trained parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -3,6 +3,7 @@
 A stage whose file exists with the same settings and inputs is not repeated; other settings are
 refused, with both values named, unless --force.
 """
+import functools
 import pathlib
 from collections import namedtuple
 
@@ -13,7 +14,7 @@ from .arguments import DEFAULT_HOLDOUT, EPOCHS, PRESENTATIONS
 from .checks import InputError, positive, within
 from .cli import Progress, say, warn
 from .locate import DEFAULT_DATA, locate
-from .models import LOSSES, model_options, options, parts_of
+from .models import LOSSES, PRECISIONS, model_options, options, parts_of, pick_precision
 from .params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN
 from .provenance import digest_files, refuse_difference
 
@@ -77,6 +78,20 @@ class Run:
     def rows(self, code):
         """Indices of the maps of one split, cosmology by cosmology, (n,) int64."""
         return self.rows_of(self.split == code)
+
+    @functools.cached_property
+    def precision(self):
+        """Number type of the convolutions. With --precision auto that of the folder's files, else what the CPU has.
+
+        So that a run goes on where it was, and networks of one run are of one type, on machines that differ.
+        """
+        if self.args.precision == "auto" and not self.args.force:
+            for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt"):
+                for path in sorted(self.out.glob(pattern)):
+                    found = _settings_of(path).get("precision")
+                    if found in PRECISIONS:
+                        return found
+        return pick_precision(self.args.precision)
 
     @property
     def n_train(self):
@@ -188,15 +203,31 @@ def prediction_settings(run):
         # the fraction does not feed the statistics here, but decides which realisations are held out
         return {"n_bin": N_BIN, "ell_min": ELL_MIN, "ell_max": ELL_MAX,
                 "statistics_fraction": run.args.statistics_fraction}
-    return {**training_settings(run.args, run.n_train), "views": run.args.views,
+    return {**training_settings(run.args, run.n_train, run.precision), "views": run.args.views,
             "statistics_fraction": run.args.statistics_fraction if run.folds == 1 else None}
 
 
-def training_settings(args, n_train):
-    """What a trained network depends on beyond the maps, checked. n_train: training maps. Raises InputError."""
+def _settings_of(path):
+    """Settings of a file of predictions, of a network or of its training; none of one that cannot be read."""
+    try:
+        if path.suffix == ".h5":
+            return store.read(path, "predictions", groups=()).settings
+        from .train import load_torch
+        found = load_torch(path)
+        return found["settings"] if isinstance(found, dict) else {}
+    except (InputError, KeyError):
+        return {}
+
+
+def training_settings(args, n_train, precision=None):
+    """What a trained network depends on beyond the maps, checked. n_train: training maps. Raises InputError.
+
+    precision: in place of args.precision, None for that or what the CPU has.
+    """
     names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
              "ema", "noise", "pretrain", "coarse", "symmetries", "pack", "folds", "members")
     settings = {name: getattr(args, name) for name in names}
+    settings["precision"] = precision or pick_precision(args.precision)
     if args.epochs is None:
         settings["epochs"] = min(max(EPOCHS[0], -(-PRESENTATIONS // n_train)), EPOCHS[1])
     epochs = settings["epochs"]

@@ -7,7 +7,6 @@ import hashlib
 import io
 import math
 import os
-import pathlib
 import time
 
 import numpy as np
@@ -16,31 +15,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from .atomic import atomic
 from .batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE
-from .checks import InputError, RunError, choice
+from .checks import InputError, RunError
 from .lanes import Lanes, as_computed
 from .losses import LOG_SIGMA_RANGE, of_settings
-from .networks import build
+from .networks import build, values_per_norm
 
 WARM_UP = 0.15                 # of the steps
 EPOCH_STREAM, INIT_STREAM, TURN_STREAM = 101, 102, 105
 SHRINK = 2                     # pixels a side that become one in coarse epochs
-
-
-def pick_precision(asked="auto"):
-    """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
-    if asked != "auto":
-        return choice("--precision", asked, ("float32", "bfloat16", "float64"))
-    return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
-
-
-def _cpu_flags():
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.split(":")[1].split())
-    except OSError:
-        pass
-    return set()
 
 
 def moving_average(net, decay):
@@ -113,7 +95,7 @@ class Network:
                     progress.update(len(rows[part]))
         finally:
             lanes.close()
-        if not np.isfinite(mean).all():
+        if not (np.isfinite(mean).all() and np.isfinite(log_sigma).all()):
             raise RunError("the network predicts NaN; train again with a lower --learning-rate")
         loss = of_settings(self.settings)
         return centre + width * mean, loss.sigma(log_sigma) if loss.has_sigma else None
@@ -185,6 +167,11 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     if s.get("coarse") and min(s["frame"]) // SHRINK < getattr(net, "stride", 1):
         raise InputError(f"--coarse: expected a frame of at least {SHRINK * net.stride} pixels each way for "
                          f"{s['model']}, got {s['frame'][0]} x {s['frame'][1]}")
+    least = min(s["batch_size"], len(rows)) // s["lanes"]
+    if least < 2 and values_per_norm(net, [n // SHRINK if s.get("coarse") else n for n in s["frame"]]) < 2:
+        raise InputError(f"--lanes {s['lanes']}: expected at least 2 maps a lane for {s['model']} on a frame of "
+                         f"{s['frame'][0]} x {s['frame'][1]}, whose batch norms have one value otherwise, got "
+                         f"{min(s['batch_size'], len(rows))} a batch; give fewer --lanes or a larger --batch-size")
     loss.begin(net)
     net = as_computed(net, s["precision"])
     optimiser = torch.optim.AdamW(net.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], fused=True)
@@ -214,7 +201,7 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     torch.set_num_threads(1)
     try:
         for epoch in range(first, s["epochs"]):
-            if s["patience"] and epoch - max(_best_epoch(history), pretrain, coarse) > s["patience"]:
+            if s["patience"] and epoch - max(_best_epoch(history), pretrain, coarse) >= s["patience"]:
                 break
             rng = np.random.default_rng(np.random.SeedSequence(s["seed"], spawn_key=(EPOCH_STREAM, epoch)))
             order, flips = rng.permutation(rows), rng.integers(0, N_SYMMETRY, len(rows))
@@ -266,7 +253,8 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
 
 
 def _best_epoch(history):
-    return min(range(len(history)), key=lambda k: history[k]["validation"], default=-1) + 1
+    finite = [k for k, h in enumerate(history) if math.isfinite(h["validation"])]
+    return min(finite, key=lambda k: history[k]["validation"], default=-1) + 1
 
 
 def _turns(s, epoch, n_batch):
