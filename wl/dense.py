@@ -82,7 +82,12 @@ class Dense:
 
         statistics: (n, c_all). Returns mean (n, 2) and sd (n, 2) float64 or None; of sigmas, the mean logarithm.
         """
-        out = _averaged(self.net, self.standardise(statistics)).double().numpy()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)                       # as in fit()
+        try:
+            out = _averaged(self.net, self.standardise(statistics)).double().numpy()
+        finally:
+            torch.set_num_threads(threads)
         if not np.isfinite(out).all():
             raise RunError("the dense networks predict NaN; look at the maps")
         s, loss = self.settings, of_settings(self.settings)
