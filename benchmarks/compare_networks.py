@@ -18,8 +18,8 @@ published designs: start one process per core with other --seeds or --sets and t
 network the epochs that fit into so much wall-clock, timed on this machine with the same number of such processes
 running, else as many as --epochs; a part on hand-made statistics takes what it takes. --tune gives each network its
 own learning rate: the best validation loss after N epochs of --learning-rate times 0.1, 0.3, 1, 2 and 4, with seed 0.
-Everything learnt lands in
-OUT/table_SETS_BUDGET.md and .json, the training curves in OUT/curves_SETS_BUDGET.png if matplotlib is there.
+Everything learnt lands in OUT/table_SETS_BUDGET.md and .json, the training curves in OUT/curves_SETS_BUDGET.png if
+matplotlib is there.
 """
 import json
 import pathlib

@@ -81,9 +81,8 @@ class Run:
 
     @functools.cached_property
     def precision(self):
-        """Number type of the convolutions. With --precision auto that of the folder's files, else what the CPU has.
-
-        So that a run goes on where it was, and networks of one run are of one type, on machines that differ.
+        """Number type of the convolutions. With --precision auto that of the folder's files, else what the CPU has:
+        a run goes on where it was, and its networks are of one type, on machines that differ.
         """
         if self.args.precision == "auto" and not self.args.force:
             for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt"):
