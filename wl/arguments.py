@@ -54,8 +54,8 @@ def add_training_options(parser, loss):
     group.add_argument("--patience", type=int, default=12, metavar="N",
                        help="epochs without a better validation loss before training ends; 0 never")
     group.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
-                       help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 where "
-                            "the CPU computes in it)")
+                       help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 "
+                            "where the CPU computes in it)")
     group.add_argument("--ema", type=float, default=0.0, metavar="X",
                        help="use a moving average of the weights that keeps this share of itself at each step, "
                             "e.g. 0.995; 0 for none")

@@ -57,8 +57,9 @@ class Dense:
         self.settings, self.history, self.seconds = settings, list(history), list(seconds)
 
     def save(self, path):
+        scaling = {k: torch.from_numpy(getattr(self, k)) for k in ("centre", "width", "used")}
         save_torch(path, {"settings": self.settings, "weights": self.net.state_dict(), "history": self.history,
-                          "seconds": self.seconds, **{k: torch.from_numpy(getattr(self, k)) for k in ("centre", "width", "used")}})
+                          "seconds": self.seconds, **scaling})
 
     @classmethod
     def load(cls, path):
