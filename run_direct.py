@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Omega_m and S_8 of convergence maps, straight from a network with mean and log-sigma heads."""
-from wl import cli
+from wl.core import cli
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps by a network alone.
 
@@ -19,7 +19,7 @@ examples:
 
 
 def parser():
-    from wl import arguments
+    from wl.summaries import arguments
     parser = cli.Parser(description=DESCRIPTION)
     arguments.add_data_options(parser)
     arguments.add_training_options(parser, loss="kl")
@@ -32,16 +32,18 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=True)
-    from wl import inference, outcome, pipeline, prediction
-    from wl.checks import InputError
+    from wl.posterior import infer
+    from wl.scoring import outcome
+    from wl.summaries import pipeline, prediction
+    from wl.core.checks import InputError
     if args.loss == "mse":
         raise InputError("--loss mse: has no error bars; expected kl, score, three_term or beta_nll here, or give "
                          "run_mcmc.py the means")
-    run, settings = pipeline.Run(args, "direct"), inference.settings_of(args)
-    inference.refuse_early(run, settings)
+    run, settings = pipeline.Run(args, "direct"), infer.settings_of(args)
+    infer.refuse_early(run, settings)
     predictions = prediction.predict(run)
     if predictions is not None:
-        outcome.report_on(inference.infer(run, predictions, settings), args)
+        outcome.report_on(infer.infer(run, predictions, settings), args)
 
 
 if __name__ == "__main__":

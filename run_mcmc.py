@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Omega_m and S_8 of convergence maps by a network (or the power spectrum) and a Metropolis sampler."""
-from wl import cli
+from wl.core import cli
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
 
@@ -21,7 +21,7 @@ examples:
 
 
 def parser():
-    from wl import arguments
+    from wl.summaries import arguments
     parser = cli.Parser(description=DESCRIPTION)
     arguments.add_data_options(parser)
     parser.add_argument("--method", default="network", choices=("network", "spectrum"),
@@ -68,15 +68,17 @@ def main():
     args = parser().parse_args()
     args.threads = cli.thread_count(args.threads)
     cli.prepare_process(args.threads, allocator=args.method == "network")
-    from wl import inference, outcome, pipeline, prediction, shards
-    settings, shard = inference.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
-    given = inference.given_predictions(args)
+    from wl.posterior import infer, shards
+    from wl.scoring import outcome
+    from wl.summaries import pipeline, prediction
+    settings, shard = infer.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
+    given = infer.given_predictions(args)
     run = pipeline.Run(args, args.method)
-    inference.refuse_early(run, settings, shard, given)
+    infer.refuse_early(run, settings, shard, given)
     predictions = given or prediction.predict(run)
     if predictions is None:                               # --only: one network of several is trained
         return
-    path = inference.infer(run, predictions, settings, shard)
+    path = infer.infer(run, predictions, settings, shard)
     if shard is None:
         outcome.report_on(path, args)
     else:

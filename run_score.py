@@ -4,9 +4,11 @@ import json
 import pathlib
 import sys
 
-from wl import cli, outcome, report, shards, submission, table
-from wl.checks import InputError, positive
-from wl.score import SCORE_FLOOR
+from wl.core import cli
+from wl.scoring import outcome, report, submission, table
+from wl.posterior import shards
+from wl.core.checks import InputError, positive
+from wl.scoring.score import SCORE_FLOOR
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.

@@ -7,8 +7,8 @@ import time
 
 from commands import convolutions, parsed
 
-from wl import cli
-from wl.checks import RunError
+from wl.core import cli
+from wl.core.checks import RunError
 
 RATES = (0.1, 0.3, 1.0, 2.0, 4.0)   # times --learning-rate, for --tune; the first is the published one, 2e-4
 TUNING_SEED = 0
@@ -21,8 +21,8 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     batches: only so many an epoch, with validation maps in proportion. Returns (Network, fraction of the training
     maps that an epoch had).
     """
-    from wl import pipeline, train
-    from wl.job import Job
+    from wl.summaries import pipeline, training
+    from wl.summaries.job import Job
     options = parsed(args, {**spec, "model": convolutions(spec)}, seed, 1000, "x", rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     job = Job(run, 0)
@@ -33,7 +33,7 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     rows, validation = (r[:max(1, round(share * len(r)))] for r in (rows, validation))
     progress = cli.Progress(epochs * max(1, len(rows) // options.batch_size),
                             f"trying {spec['model']}" + (f" at rate {rate:g}" if rate else ""), args.quiet)
-    network, _ = train.train(source, run.set.flat_theta, rows, validation, settings, threads=args.threads,
+    network, _ = training.train(source, run.set.flat_theta, rows, validation, settings, threads=args.threads,
                              progress=progress)
     progress.close()
     return network, share
@@ -82,8 +82,8 @@ def fitting_epochs(args, spec, seed, folder):
 def feature_seconds(run, folder):
     """Seconds that measuring the hand-made statistics of a run takes, settled when it is done for the row."""
     def find():
-        from wl import features
-        from wl.pipeline import of_part, prediction_settings
+        from wl.summaries import features
+        from wl.summaries.pipeline import of_part, prediction_settings
         (run.out / "features.h5").unlink(missing_ok=True)            # of a row killed since: its time is lost
         began = time.monotonic()
         features.measure(run, of_part(prediction_settings(run), "statistics")["model_options"])

@@ -7,7 +7,7 @@ import pathlib
 
 from variants import SETS
 
-from wl.checks import InputError
+from wl.core.checks import InputError
 
 BASELINE = "statistics_mlp"       # no network on maps: has a training of its own, always the same
 
@@ -39,7 +39,7 @@ def parsed(args, spec, *rest, **rate):
 
 def identity(args, spec):
     """What makes a row but for its seed, as JSON: two variants of one identity are the same row."""
-    from wl import pipeline
+    from wl.summaries import pipeline
     if spec["model"] == BASELINE:
         found = {"model": BASELINE}
     else:

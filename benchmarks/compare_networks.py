@@ -34,9 +34,10 @@ from budgets import feature_seconds, fitting_epochs, tuned_rate  # noqa: E402
 from commands import BASELINE, budget, convolutions, folder_of, identity, parsed  # noqa: E402
 from variants import SETS  # noqa: E402
 
-from wl import cli, figures  # noqa: E402
-from wl.checks import InputError  # noqa: E402
-from wl.provenance import refuse_difference  # noqa: E402
+from wl.core import cli
+from wl.validate import figures  # noqa: E402
+from wl.core.checks import InputError  # noqa: E402
+from wl.core.provenance import refuse_difference  # noqa: E402
 
 
 def arguments(argv=None):
@@ -86,7 +87,9 @@ def chosen(args):
 
 def make_row(args, name, spec, seed, folder):
     """Train, infer and score one variant with one seed; returns its figures, also in row.json."""
-    from wl import inference, pipeline, prediction, report
+    from wl.posterior import infer
+    from wl.summaries import pipeline, prediction
+    from wl.scoring import report
     epochs, rate = args.epochs, None
     if convolutions(spec):
         rate = tuned_rate(args, spec, folder) if args.tune else None
@@ -103,7 +106,7 @@ def make_row(args, name, spec, seed, folder):
         measured = feature_seconds(run, folder) if "statistics" in run.parts else 0.0
         predictions = prediction.predict(run)
         found = trained(run, measured)
-    posterior = inference.infer(run, predictions, inference.settings_of(options))
+    posterior = infer.infer(run, predictions, infer.settings_of(options))
     result = report.score_posterior(posterior, seed=seed)
     report.save(result)
     kept = ("n", "score", "score_error", "mse", "mse_mean", "coverage_68_mean", "coverage_95_mean")
@@ -127,8 +130,8 @@ def row_there(args, spec, folder):
 
 def trained(run, measured):
     """Figures of a trained model from its files. measured: seconds that measuring its statistics took."""
-    from wl.job import Job, count
-    from wl.networks import count_parameters
+    from wl.summaries.job import Job, count
+    from wl.summaries.networks import count_parameters
     jobs = (Job(run, i) for i in range(count(run)))
     nets = {job.part: job.kind.load(job.model) for job in jobs}
     main = next((n for part, n in nets.items() if part != "statistics"), nets.get("statistics"))

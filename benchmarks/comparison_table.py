@@ -8,9 +8,9 @@ def map_scores(row):
     """Challenge score of each test map of a row, (n_test,)."""
     import h5py
 
-    from wl.maps import TRUTH_FILE
-    from wl.params import TEST
-    from wl.score import challenge_score
+    from wl.maps.dataset import TRUTH_FILE
+    from wl.core.params import TEST
+    from wl.scoring.score import challenge_score
     with h5py.File(row["posterior"]) as file:
         test = file["observed_data/split"][:] == TEST
         number = file["observed_data/realisation"][:][test]

@@ -92,8 +92,8 @@ def main():
     args = arguments()
     os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
     import numpy as np
-    from wl import sampler
-    from wl.emulator import build
+    from wl.posterior import metropolis
+    from wl.posterior.emulator import build
     from wl.kernels.metropolis import random_numbers
     theta, mean, covariance, estimate = problem(np, args.maps, args.summaries)
     emulator = build(theta, mean, covariance, prior="flat")
@@ -103,8 +103,8 @@ def main():
         result = run(*arguments, **options)
         return time.perf_counter() - start, result
 
-    first, _ = timed(sampler.metropolis, emulator, estimate[:32], nstep=32, sigma=args.sigma)
-    exact_first, _ = timed(sampler.exact, emulator, estimate[:32])
+    first, _ = timed(metropolis.metropolis, emulator, estimate[:32], nstep=32, sigma=args.sigma)
+    exact_first, _ = timed(metropolis.exact, emulator, estimate[:32])
     random_numbers(16, 32, args.sigma, np.uint64(0))
     reference(np, theta, mean, covariance, estimate, 2, args.sigma, 0)
     ours, theirs, random, exact = [], [], [], []
@@ -112,22 +112,22 @@ def main():
         seconds, states = timed(reference, np, theta, mean, covariance, estimate, args.reference_steps,
                                 args.sigma, k)
         theirs.append(args.maps * args.reference_steps / seconds)
-        seconds, chains = timed(sampler.metropolis, emulator, estimate, nstep=args.nstep, sigma=args.sigma,
+        seconds, chains = timed(metropolis.metropolis, emulator, estimate, nstep=args.nstep, sigma=args.sigma,
                                 seed=k)
         ours.append(args.maps * args.nstep / seconds)
         seconds, _ = timed(random_numbers, args.maps, args.nstep, args.sigma, np.uint64(k))
         random.append(args.maps * args.nstep / seconds)
-        seconds, truth = timed(sampler.exact, emulator, estimate)
+        seconds, truth = timed(metropolis.exact, emulator, estimate)
         exact.append(seconds)
         print(f"run {k + 1}: ours {ours[-1] / 1e6:.1f} M chain-steps/s, reference {theirs[-1] / 1e6:.3f}, "
               f"ratio {ours[-1] / theirs[-1]:.1f}, whole step / random numbers {random[-1] / ours[-1]:.2f}, "
               f"exact {exact[-1]:.3f} s", flush=True)
     some = estimate[::max(args.maps // 200, 1)]
-    order_8, order_12 = sampler.exact(emulator, some), sampler.exact(emulator, some, 12)
+    order_8, order_12 = metropolis.exact(emulator, some), metropolis.exact(emulator, some, 12)
     off = max(np.abs(order_8.mean - order_12.mean).max(), np.abs(order_8.sd - order_12.sd).max())
     peak = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
     for nstep in (args.nstep, 10 * args.nstep):
-        sampler.metropolis(emulator, estimate[:64], nstep=nstep, sigma=args.sigma)
+        metropolis.metropolis(emulator, estimate[:64], nstep=nstep, sigma=args.sigma)
         peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     moved = (np.diff(states, axis=0) != 0.0).any(axis=2).mean()
     z = np.abs(chains.mean - truth.mean) / truth.sd

@@ -22,10 +22,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from wl.drawing import Field, draw_maps, generator  # noqa: E402
-from wl.fields import GAUSSIAN_SHARE, Grid, component_shift, log_normal_shift  # noqa: E402
-from wl.survey import draw_nuisances, procedural_mask  # noqa: E402
-from wl.theory import Theory  # noqa: E402
+from wl.simulate.draw import Field, draw_maps, generator  # noqa: E402
+from wl.simulate.fields import GAUSSIAN_SHARE, Grid, component_shift, log_normal_shift  # noqa: E402
+from wl.simulate.mask import draw_nuisances, procedural_mask  # noqa: E402
+from wl.simulate.theory import Theory  # noqa: E402
 
 THETA = (0.3, 0.8)
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from wl import summaries
+from wl.summaries import handmade
 
 N_BIN = 28
 
@@ -17,8 +17,8 @@ class Features:
     """The features of maps, for summaries.measure. mask: (rows, columns) bool, the frame's; n_gal: as Shapes."""
 
     def __init__(self, mask, n_gal):
-        self.spectrum = summaries.Spectrum(mask.shape, int(mask.sum()), n_bin=N_BIN)
-        self.shapes = summaries.Shapes(mask, n_gal=n_gal)
+        self.spectrum = handmade.Spectrum(mask.shape, int(mask.sum()), n_bin=N_BIN)
+        self.shapes = handmade.Shapes(mask, n_gal=n_gal)
         self.width = len(self.spectrum.used) + self.shapes.width
 
     def __call__(self, kappa):
@@ -40,8 +40,8 @@ def fit(x, y, x_valid, y_valid, seed, epochs=60, width=256, batch=256):
     import torch
     from torch import nn
 
-    from wl.architectures import dense_head
-    from wl.layers import Dropout
+    from wl.summaries.architectures import dense_head
+    from wl.summaries.layers import Dropout
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = dense_head(x.shape[1], (width, width), (0.2, 0.2), 2)
@@ -79,11 +79,11 @@ def predict(run, draws=2, epochs=60):
     """
     import torch
 
-    from wl import batches
-    from wl.cli import Progress
-    from wl.networks import count_parameters
-    from wl.params import HOLDOUT, STATISTICS, TRAIN
-    from wl.pipeline import Predicted
+    from wl.maps import batches
+    from wl.core.cli import Progress
+    from wl.summaries.networks import count_parameters
+    from wl.core.params import HOLDOUT, STATISTICS, TRAIN
+    from wl.summaries.pipeline import Predicted
     run.check_maps()
     args, s = run.args, run.set
     frame = batches.Frame(s.mask, pack=False)
@@ -94,7 +94,7 @@ def predict(run, draws=2, epochs=60):
 
     def measured(maps, rows, noise, n_gal, seed):
         source = batches.Batches(maps, frame, scale=1.0, n_gal=n_gal, seed=seed)
-        return summaries.measure(features, source, rows, noise, args.threads, progress)
+        return handmade.measure(features, source, rows, noise, args.threads, progress)
     began = time.monotonic()
     x = np.concatenate([measured(kappa, train_rows, batches.FRESH, s.n_gal, args.seed + k) for k in range(draws)])
     seconds = time.monotonic() - began

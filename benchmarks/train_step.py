@@ -22,9 +22,9 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from wl import cli  # noqa: E402
-from wl.checks import RunError  # noqa: E402
-from wl.models import PRECISIONS  # noqa: E402
+from wl.core import cli  # noqa: E402
+from wl.core.checks import RunError  # noqa: E402
+from wl.summaries.options import PRECISIONS  # noqa: E402
 
 WARM_UP = 3                     # steps that are not timed
 
@@ -62,7 +62,7 @@ def maps_of(frame, n=128):
     """A mask and n noiseless maps of white pixels, which train as fast as any: mask, (n, n_observed) float16."""
     import numpy as np
 
-    from wl.survey import procedural_mask
+    from wl.simulate.mask import procedural_mask
     mask = procedural_mask() if frame == (1424, 176) else np.ones(frame, bool)
     rng = np.random.default_rng(1)
     return mask, (0.0114 * rng.standard_normal((n, int(mask.sum())), np.float32)).astype(np.float16)
@@ -136,10 +136,10 @@ def ours(args, model, mask, maps, steps, batch_size, clock):
     """Train for some steps; returns the seconds per map and the data path's share of them."""
     import numpy as np
 
-    from wl import train
-    from wl.batches import FRESH, Batches, Frame
-    from wl.models import MODELS, pick_precision
-    from wl.pipeline import packs
+    from wl.summaries import training
+    from wl.maps.batches import FRESH, Batches, Frame
+    from wl.summaries.options import MODELS, pick_precision
+    from wl.summaries.pipeline import packs
 
     class Timed(Batches):
         spent = []
@@ -158,7 +158,7 @@ def ours(args, model, mask, maps, steps, batch_size, clock):
                 "precision": pick_precision(args.precision), "seed": 1, "label_mean": [0.0, 0.0],
                 "label_sd": [1.0, 1.0]}
     rows = np.resize(np.arange(len(maps)), (steps + WARM_UP) * batch_size)
-    train.train(source, label, rows, np.arange(2), settings, threads=args.threads, progress=clock)
+    training.train(source, label, rows, np.arange(2), settings, threads=args.threads, progress=clock)
     seconds = clock.times[-1] - clock.times[WARM_UP - 1]
     return seconds / (steps * batch_size), sum(source.spent[WARM_UP:]) / seconds
 

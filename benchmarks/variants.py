@@ -1,5 +1,5 @@
 """The networks and settings that compare_networks.py holds against each other, and the questions they answer."""
-from wl.models import DEFAULT_MODEL, MODELS
+from wl.summaries.options import DEFAULT_MODEL, MODELS
 
 
 def variant(model, *options, direct=False):

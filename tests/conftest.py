@@ -33,7 +33,8 @@ def script():
 def python():
     """python("code") runs code in a fresh interpreter that finds wl, returns the CompletedProcess."""
     def run(code, *arguments, env=None, timeout=600):
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        folders = [ROOT, *(p for p in (ROOT / "tests").glob("**/") if p.name != "__pycache__")]
+        path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
         return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], timeout=timeout,
                               env={**os.environ, "PYTHONPATH": path, **(env or {})}, capture_output=True,
                               text=True)

@@ -1,7 +1,7 @@
 """Emulators with known truth for the tests of emulator, sampler and posterior."""
 import numpy as np
 
-from wl.emulator import build
+from wl.posterior.emulator import build
 
 
 def design(n=60, seed=5):

@@ -1,0 +1,252 @@
+"""Options, exit codes, progress, and how a process is prepared."""
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, one_line
+
+from wl import __version__
+from wl.core import cli
+from wl.core.checks import InputError, RunError
+
+
+def parser():
+    made = cli.Parser(prog="run_x.py", description="What it does.\n\n  a -> b")
+    made.add_argument("--nstep", type=int, default=10, help="steps of each chain")
+    return cli.add_common(made)
+
+
+# ---------------------------------------------------------------- options
+def test_common_options_and_their_defaults():
+    args = parser().parse_args([])
+    assert (args.seed, args.threads, args.quiet, args.nstep) == (1, None, False, 10)
+    args = parser().parse_args(["--seed", "7", "--threads", "3", "--quiet"])
+    assert (args.seed, args.threads, args.quiet) == (7, 3, True)
+    assert not hasattr(cli.add_common(cli.Parser(), threads=False).parse_args([]), "threads")
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and "  a -> b" in text             # the description keeps its lines
+    assert re.search(r"steps of each chain\s+\(default:\s+10\)", text)
+    assert not re.search(r"default: (None|False)", text)
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--version"])
+    assert capsys.readouterr().out == f"wl {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--nstep", "many"], ["--nope"], ["--nst", "5"], ["--threads", "2.5"],
+                                       ["stray"], ["--seed", "-1"], ["--seed", "x"], ["--seed", str(2**63)]])
+def test_wrong_usage_is_one_line_and_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(arguments)
+    out, error = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and error.endswith("see run_x.py --help\n")
+    one_line(error.strip(), "run_x.py: error: ")
+
+
+def test_largest_seed():
+    assert parser().parse_args(["--seed", str(2**63 - 1)]).seed == 2**63 - 1
+    assert parser().parse_args(["--seed", "0"]).seed == 0
+
+
+# ---------------------------------------------------------------- exit codes
+@pytest.mark.parametrize("error, code, words", [
+    (InputError("--sigma: expected 1,\n  got 2"), 2, "--sigma: expected 1, got 2"),
+    (RunError("not converged"), 1, "not converged"),
+    (OSError(28, "No space left on device", "a.h5"), 1, "a.h5: No space left on device"),
+    (PermissionError(13, "Permission denied"), 1, "Permission denied"), (MemoryError(), 1, "MemoryError"),
+    (MemoryError("Unable to allocate 9 GiB"), 1, "9 GiB"),
+    (KeyboardInterrupt(), 130, "run the same command again"),
+])
+def test_errors_become_one_line_and_a_code(error, code, words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/run_x.py", "--x"])
+
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    out, text = capsys.readouterr()
+    assert end.value.code == code and out == ""
+    assert one_line(text.strip(), words).startswith("run_x.py: error: ")
+
+
+@pytest.mark.parametrize("value, code", [(None, 0), (0, 0), (1, 1), (75, 75)])
+def test_what_main_returns_is_the_code(value, code):
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: value)
+    assert end.value.code == code
+    assert (cli.EXIT_OK, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_UNFINISHED) == (0, 1, 2, 75)
+
+
+@pytest.mark.parametrize("asked, lines", [(None, 1), ("0", 1), ("1", 5)])
+def test_our_own_mistakes_are_one_line_unless_asked(asked, lines, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_x.py"])
+    monkeypatch.setenv(cli.TRACEBACK, asked) if asked else monkeypatch.delenv(cli.TRACEBACK, raising=False)
+
+    def main():
+        raise ValueError("a bug\nof ours")
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    out, text = capsys.readouterr()
+    assert end.value.code == 1 and out == "" and (text.count("\n") == 1) == (lines == 1)
+    one_line(text.strip().splitlines()[-1], "run_x.py: error: internal error", "ValueError: a bug of ours",
+             "test_cli.py:", cli.TRACEBACK)
+    assert ("Traceback" in text) == (lines > 1)
+
+
+def test_an_exit_passes_and_help_names_the_codes():
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: sys.exit(3))
+    assert end.value.code == 3
+    assert "130" in parser().format_help() and cli.TRACEBACK in parser().format_help()
+
+
+def test_the_program_is_named_as_it_was_called(python):
+    run = python("import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '--field', 'x']; "
+                 "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
+    assert run.returncode == 2 and run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
+    run = python("import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '--mask', '/nowhere/mask.npy']; "
+                 "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
+    assert run.returncode == 2 and run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
+
+
+def test_a_closed_pipe_is_no_error(python):
+    code = ("import sys\nfrom wl.core import cli\n"
+            "def main():\n    [print('x' * 1000) for _ in range(1000)]\n"
+            "sys.stdout.flush()\nimport os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\ncli.run(main)")
+    run = python(code)
+    assert run.returncode == 0 and run.stderr == ""
+
+
+# ---------------------------------------------------------------- threads and process
+def test_thread_count():
+    assert cli.thread_count(None) == cli.available_cpus() >= 1
+    assert cli.thread_count(3) == 3
+    for bad in (0, -2, 5000):
+        with pytest.raises(InputError) as error:
+            cli.thread_count(bad)
+        one_line(error, "--threads", "expected", bad)
+
+
+def test_process_is_prepared_before_anything_loads(tmp_path):
+    """Thread limits reach numba; one re-execution sets the allocator, keeps arguments and options."""
+    code = ("import os, sys\n"
+            "from wl.core import cli\n"
+            "assert not {'numba', 'torch', 'h5py'} & set(sys.modules)\n"
+            "print(sys.argv[1:], sys.dont_write_bytecode, flush=True)\n"
+            "cli.prepare_process(3, allocator=True)\n"
+            "import numba\n"
+            "names = 'OMP_NUM_THREADS', 'MALLOC_MMAP_MAX_', 'OPENBLAS_NUM_THREADS'\n"
+            "print(numba.config.NUMBA_NUM_THREADS, *(os.environ[n] for n in names))\n")
+    path = tmp_path / "main.py"
+    path.write_text(code)
+    ours = ("MALLOC_", "OMP_", "NUMBA_", "OPENBLAS_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    run = subprocess.run([sys.executable, "-B", path, "a b", "--c"], capture_output=True, text=True,
+                         timeout=60, env={**env, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0, run.stderr
+    head = "['a b', '--c'] True"
+    assert run.stdout.splitlines() == [head, head, "3 3 0 1"]
+
+
+def test_allocator_is_left_alone_when_set_or_not_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", os.environ.get("NUMBA_NUM_THREADS", "1"))
+    cli.prepare_process(1)
+    for key in cli.ALLOCATOR:
+        monkeypatch.setenv(key, "1")
+    cli.prepare_process(1, allocator=True)
+    assert os.environ["OMP_NUM_THREADS"] == "5"                  # what the user has set stands
+
+
+# ---------------------------------------------------------------- progress
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture()
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_progress_in_a_log_is_dated_and_rare(clock):
+    stream = io.StringIO()
+    progress = cli.Progress(100, "training", stream=stream)
+    for _ in range(50):
+        clock[0] += 1.0
+        progress.update(note="loss 0.5")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2                                       # each 20 s
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d training:  40 % 40/100, 40 s gone, "
+                        r"1 min 00 s to go, loss 0.5", lines[1])
+    clock[0] += 3600
+    progress.close("accuracy 1")
+    assert stream.getvalue().splitlines()[-1].endswith("training: done in 1 h 00 min, accuracy 1")
+
+
+def test_progress_on_a_terminal_is_a_bar(clock):
+    stream = Terminal()
+    progress = cli.Progress(4, "sampling", stream=stream)
+    for _ in range(4):
+        clock[0] += 1.0
+        progress.update()
+    progress.close()
+    text = stream.getvalue()
+    assert text.count("\n") == 1 and text.endswith("sampling: done in 4 s\n")
+    assert "[############............]" in text
+    assert all(part.startswith("\x1b[K") for part in text.split("\r")[1:])
+
+
+def test_progress_of_a_resumed_run_counts_only_its_own_time(clock):
+    stream = io.StringIO()
+    progress = cli.Progress(100, "training", stream=stream, every=0.0)
+    progress.begin_at(80)
+    clock[0] += 10.0
+    progress.update(10)
+    assert "90 % 90/100, 10 s gone, 10 s to go" in stream.getvalue()
+
+
+def test_quiet_progress_and_odd_totals(clock):
+    stream = io.StringIO()
+    progress = cli.Progress(10, "x", quiet=True, stream=stream)
+    clock[0] += 100
+    progress.update()
+    progress.close()
+    assert stream.getvalue() == ""
+    for total in (0, 5):
+        progress = cli.Progress(total, "x", stream=stream, every=0.0)
+        clock[0] += 1
+        progress.update(0)
+        progress.update(7)                                       # more than was announced
+        progress.close()
+    assert set(re.findall(r"\d+ %", stream.getvalue())) == {"0 %", "100 %"}
+    assert "-" not in re.sub(r"\d{4}-\d\d-\d\d", "", stream.getvalue())     # no negative time to go
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
+                                           (3599, "59 min 59 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min")])
+def test_duration(seconds, text):
+    assert cli._duration(seconds) == text
+
+
+def test_warnings_are_always_shown(capsys):
+    cli.warn("sigma\nis large")
+    out, error = capsys.readouterr()
+    assert out == "" and error.endswith(": warning: sigma is large\n") and error.count("\n") == 1
+
+
+def test_say(capsys):
+    cli.say("done before")
+    cli.say("hidden", quiet=True)
+    out, error = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d done before\n", error)

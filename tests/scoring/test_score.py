@@ -1,0 +1,242 @@
+"""The score and the calibration checks, each against an independent route and with a negative control."""
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from conftest import one_line
+from wl.scoring import score
+from wl.core.checks import InputError
+
+CORRELATION = -0.6
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    """4000 maps with calibrated, correlated Gaussian posteriors of varying width: truth, mean, sd, rho."""
+    rng = np.random.default_rng(5)
+    n = 4000
+    mean = np.array([0.29, 0.81]) + rng.normal(size=(n, 2)) * [0.1, 0.066]
+    sd = np.array([0.03, 0.015]) * rng.uniform(0.5, 2.0, size=(n, 2))
+    return mean + sd * pairs(rng, n), mean, sd, np.full(n, CORRELATION)      # truth drawn from its posterior
+
+
+def pairs(rng, *shape):
+    a, b = rng.normal(size=(2, *shape))
+    return np.stack([a, CORRELATION * a + math.sqrt(1 - CORRELATION**2) * b], axis=-1)
+
+
+# ---------------------------------------------------------------- the score
+def test_score_by_hand():
+    """Map 1: e = 0.02, s = 0.04 and e = -0.01, s = 0.01; map 2: no error, s = 1, 1."""
+    truth, mean = np.array([[0.30, 0.80], [0.4, 0.7]]), np.array([[0.32, 0.79], [0.4, 0.7]])
+    sd = np.array([[0.04, 0.01], [1.0, 1.0]])
+    first = -((0.25 + 2 * math.log(0.04) + 0.4) + (1.0 + 2 * math.log(0.01) + 0.1))
+    np.testing.assert_allclose(score.challenge_score(truth, mean, sd), [first, 0.0], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(score.score_terms(truth, mean, sd)[0, :, 0], [0.25, 2 * math.log(0.04), 0.4])
+
+
+def test_score_follows_from_the_gaussian_log_likelihood(posterior):
+    """-2 log N(truth) of scipy, less its constant, plus the weighted square: no line shared."""
+    truth, mean, sd, _ = posterior
+    log_likelihood = stats.norm(mean, sd).logpdf(truth)
+    want = (2 * log_likelihood + math.log(2 * math.pi)).sum(1) - 1000 * ((truth - mean)**2).sum(1)
+    np.testing.assert_allclose(score.challenge_score(truth, mean, sd), want, rtol=1e-10)
+
+
+def test_honest_error_bars_score_best(posterior):
+    """The expected score is greatest at the true width: wider or narrower bars lose."""
+    truth, mean, sd, _ = posterior
+    at = [score.challenge_score(truth, mean, sd * f).mean() for f in (0.7, 0.9, 1.0, 1.1, 1.4)]
+    assert np.argmax(at) == 2
+
+
+def test_prior_only_by_hand():
+    """Pulls of a design by its own mean and sd have mean square 1: - sum (1 + ln var + 1000 var)."""
+    theta = np.array([[0.2, 0.7], [0.4, 0.9], [0.3, 0.74]])
+    want = -(1 + np.log(theta.var(0)) + 1000 * theta.var(0)).sum()
+    assert score.prior_score(theta) == pytest.approx(want, rel=1e-12)
+
+
+def test_prior_only_scores_what_was_published(real):
+    theta = np.load(real / "label.npy")[:, 0, :2]
+    assert score.prior_score(theta) == pytest.approx(-7.56, abs=0.005)
+
+
+@pytest.mark.parametrize("change, part", [
+    (lambda t, m, s: (t, m[:-1], s), "shape"), (lambda t, m, s: (t[:, :1], m[:, :1], s[:, :1]), "shape"),
+    (lambda t, m, s: (t[:0], m[:0], s[:0]), "at least one map"),
+    (lambda t, m, s: (t, m, np.where(np.arange(9)[:, None] == 4, 0.0, s)), "map 4"),
+    (lambda t, m, s: (t, m, np.where(np.arange(9)[:, None] == 4, -0.1, s)), "map 4"),
+    (lambda t, m, s: (t, np.where(np.arange(9)[:, None] == 4, np.nan, m), s), "(4, 0)"),
+    (lambda t, m, s: (t, m, np.where(np.arange(9)[:, None] == 4, np.inf, s)), "(4, 0)")])
+def test_bad_arrays(posterior, change, part):
+    truth, mean, sd, _ = posterior
+    with pytest.raises(InputError) as error:
+        score.challenge_score(*change(truth[:9], mean[:9], sd[:9]))
+    one_line(error, part)
+
+
+# ---------------------------------------------------------------- bootstrap
+def test_bootstrap_equals_a_plain_loop(rng):
+    values = rng.normal(size=(37, 3))
+    means = score.bootstrap_means(values, count=150, seed=3)
+    again = np.random.default_rng(3)
+    for start, stop in ((0, 64), (64, 128), (128, 150)):
+        drawn = again.integers(0, 37, size=(stop - start, 37))
+        want = [values[row].mean(0) for row in drawn]
+        np.testing.assert_allclose(means[start:stop], want, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(means, score.bootstrap_means(values, count=150, seed=3))
+    assert not np.array_equal(means, score.bootstrap_means(values, count=150, seed=4))
+
+
+def test_bootstrap_error_of_a_mean(rng):
+    values = rng.exponential(size=(2000, 1))
+    error = score.bootstrap_means(values, count=2000).std(ddof=1)
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(2000), rel=0.06)
+
+
+def test_bootstrap_of_clusters(rng):
+    """Every map ten times over: by map the error is too small by sqrt(10), by cluster it is right."""
+    values = rng.normal(size=(300, 1))
+    tenfold, cluster = np.tile(values, (10, 1)), np.tile(np.arange(300), 10) * 7
+    by_cluster = score.bootstrap_means(tenfold, 500, 1, cluster)
+    np.testing.assert_allclose(by_cluster, score.bootstrap_means(values, 500, 1), rtol=1e-9, atol=1e-12)
+    assert score.bootstrap_means(tenfold, 500, 1).std() < 0.4 * by_cluster.std()
+
+
+# ---------------------------------------------------------------- calibration
+def test_pit(posterior):
+    truth, mean, sd, _ = posterior
+    values = score.pit(truth, mean, sd)
+    np.testing.assert_allclose(values, stats.norm(mean, sd).cdf(truth), rtol=1e-10)
+    levels = np.array([0.025, 0.16, 0.5, 0.84, 0.975])
+    quantiles = stats.norm.ppf(levels)[:, None, None] * sd + mean
+    np.testing.assert_allclose(score.pit_quantiles(truth, levels, quantiles), values, rtol=1e-7, atol=1e-12)
+
+
+def test_pit_of_a_skewed_posterior(rng):
+    """Gamma posteriors: quantiles give a PIT that is uniform, mean and sd do not."""
+    shape, levels = 2.0, np.linspace(0.01, 0.99, 25)
+    truth = rng.gamma(shape, size=(4000, 2))
+    quantiles = np.broadcast_to(stats.gamma(shape).ppf(levels)[:, None, None], (25, 4000, 2))
+    good = score.pit_quantiles(truth, levels, quantiles)
+    assert score.uniform_p_value(good[:, 0]) > 0.01
+    gaussian = score.pit(truth, np.full((4000, 2), shape), np.full((4000, 2), shape**0.5))
+    assert score.uniform_p_value(gaussian[:, 0]) < 1e-6
+
+
+@pytest.mark.parametrize("n", [5, 30, 4000])
+def test_uniformity_test_against_scipy(rng, n):
+    for _ in range(20):
+        values = rng.random(n)**rng.uniform(0.8, 1.2)
+        want = stats.kstest(values, "uniform").pvalue
+        assert score.uniform_p_value(values) == pytest.approx(want, abs=0.025)
+
+
+def test_rank_test_against_scipy(rng):
+    for n_draws in (9, 99, 100):
+        ranks = rng.integers(0, n_draws + 1, 3000)
+        bins = min(20, n_draws + 1)
+        edges = np.searchsorted(np.arange(n_draws + 1) * bins // (n_draws + 1), np.arange(bins + 1))
+        count = np.histogram(ranks, np.append(edges[:-1], n_draws + 1) - 0.5)[0]
+        want = stats.chisquare(count, np.diff(edges) / (n_draws + 1) * 3000).pvalue
+        assert score.rank_p_value(ranks, n_draws) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale, good", [(1.0, True), (0.7, False), (1.4, False)])
+def test_calibration_separates_right_from_wrong_error_bars(posterior, scale, good):
+    truth, mean, sd, rho = posterior
+    sd, rng = scale * sd, np.random.default_rng(2)
+    values = score.pit(truth, mean, sd)
+    draws = mean[:, None] + sd[:, None] * pairs(rng, len(truth), 99)
+    p_values = [score.uniform_p_value(values[:, 0]),
+                score.rank_p_value(score.sbc_ranks(truth, draws)[:, 1], 99),
+                score.uniform_p_value(score.tarp(truth, draws)),
+                score.uniform_p_value(np.exp(-0.5 * score.joint_distance(truth, mean, sd, rho)))]
+    assert all(p > 0.01 if good else p < 1e-6 for p in p_values), p_values
+    levels = [0.5, 0.682689, 0.9545]
+    want = [math.erf(stats.norm.ppf(0.5 + level / 2) * scale / math.sqrt(2)) for level in levels]
+    np.testing.assert_allclose(score.coverage_curve(values, levels), np.transpose([want, want]), atol=0.025)
+
+
+def test_joint_checks_see_a_wrong_correlation(posterior):
+    """Both parameters alone are calibrated; only the ellipse and TARP can tell."""
+    truth, mean, sd, rho = posterior
+    rng = np.random.default_rng(2)
+    wrong = mean[:, None] + sd[:, None] * pairs(rng, len(truth), 99) * [1, -1]
+    assert score.rank_p_value(score.sbc_ranks(truth, wrong)[:, 0], 99) > 0.01
+    assert score.uniform_p_value(score.tarp(truth, wrong)) < 0.01
+    assert score.uniform_p_value(np.exp(-0.5 * score.joint_distance(truth, mean, sd, -rho))) < 1e-6
+
+
+def test_joint_distance_against_linear_algebra(posterior):
+    truth, mean, sd, rho = posterior
+    for i in range(5):
+        off = rho[i] * sd[i, 0] * sd[i, 1]
+        e = truth[i] - mean[i]
+        want = e @ np.linalg.solve([[sd[i, 0]**2, off], [off, sd[i, 1]**2]], e)
+        assert score.joint_distance(truth, mean, sd, rho)[i] == pytest.approx(want, rel=1e-10)
+
+
+# ---------------------------------------------------------------- the summary
+def test_summary(posterior):
+    truth, mean, sd, rho = posterior
+    variance = np.array([0.01, 0.004])
+    out = score.summarise(truth, mean, sd, variance, correlation=rho, count=300,
+                          intervals={"68": (mean - 0.5 * sd, mean + 0.5 * sd)})
+    error = mean - truth
+    assert out["n"] == 4000 and out["score"] == pytest.approx(score.challenge_score(truth, mean, sd).mean())
+    np.testing.assert_allclose(out["mse"], (error**2).mean(0) / variance)
+    assert out["mse_mean"] == pytest.approx(np.mean(out["mse"]))
+    np.testing.assert_allclose(out["r2"], 1 - (error**2).sum(0) / ((truth - truth.mean(0))**2).sum(0))
+    np.testing.assert_allclose(out["bias"], error.mean(0), atol=1e-15)
+    np.testing.assert_allclose(out["bias_error"], error.std(0) / math.sqrt(4000), rtol=0.15)
+    np.testing.assert_allclose(out["mean_sd"], sd.mean(0))
+    np.testing.assert_allclose(out["coverage_68"], (np.abs(error / sd) <= 1).mean(0))
+    np.testing.assert_allclose(out["coverage_95"], (np.abs(error / sd) <= 2).mean(0))
+    np.testing.assert_allclose(out["coverage_68_quantiles"], (np.abs(error / sd) <= 0.5).mean(0))
+    for name, want in (("coverage_68_mean", 0.6827), ("coverage_95_mean", 0.9545),
+                       ("coverage_68_joint", 0.6827), ("coverage_95_joint", 0.9545)):
+        assert abs(out[name] - want) < 4 * out[f"{name}_error"] < 0.05
+    assert out["score"] == pytest.approx(-np.sum(list(out["score_terms"].values())))
+    assert min(out["pit_p_value"]) > 0.01
+    assert out == score.summarise(truth, mean, sd, variance, correlation=rho, count=300,
+                                  intervals={"68": (mean - 0.5 * sd, mean + 0.5 * sd)})
+
+
+def test_expected_score_is_the_mean_score_of_right_error_bars(rng):
+    sd = rng.uniform(0.005, 0.05, (200, 2))
+    draws = [score.challenge_score(np.zeros_like(sd), sd * rng.normal(size=sd.shape), sd) for _ in range(2000)]
+    np.testing.assert_allclose(score.expected_score(sd), np.mean(draws, axis=0), atol=0.5)
+    assert abs(score.expected_score(sd).mean() - np.mean(draws)) < 0.02
+
+
+def test_the_mean_of_the_labels_has_mse_one(posterior):
+    truth = posterior[0]
+    guess = np.broadcast_to(truth.mean(0), truth.shape)
+    out = score.summarise(truth, guess, np.ones_like(truth), truth.var(0), count=10)
+    np.testing.assert_allclose(out["mse"] + out["r2"], [1, 1, 0, 0], atol=1e-12)
+
+
+def test_errors_that_resampling_cannot_give(posterior):
+    """All truths inside: not "100 +- 0"; dependent maps: the error of clusters, not below that of maps."""
+    truth, _, sd, _ = (a[:60] for a in posterior)
+    out = score.summarise(truth, truth, sd, [0.01, 0.01], count=50)
+    assert out["coverage_68"] == [1.0, 1.0] and 0.01 < out["coverage_68_error"][0] < 0.04
+    truth, mean, sd = (np.tile(a[:40], (10, 1)) for a in posterior[:3])
+    by_map = score.summarise(truth, mean, sd, [0.01, 0.01], count=300)
+    by_seed = score.summarise(truth, mean, sd, [0.01, 0.01], count=300, cluster=np.tile(np.arange(40), 10))
+    assert by_seed["score"] == by_map["score"] and by_seed["score_error"] > 2.5 * by_map["score_error"]
+
+
+def test_one_map_and_floor():
+    out = score.summarise([[0.3, 0.8]], [[0.31, 0.8]], [[1e-6, 1e-6]], [0.01, 0.01], floor=score.SCORE_FLOOR)
+    assert out["score"] == -1e6 and out["score_error"] is None and out["r2"] == [None, None]
+    assert score.summarise([[0.3, 0.8]], [[0.31, 0.8]], [[1e-6, 1e-6]], [0.01, 0.01])["score"] < -9e7
+
+
+def test_no_heavy_imports(python):
+    done = python("import sys, wl.scoring.score; print({'torch', 'numba', 'scipy', 'h5py'} & set(sys.modules))")
+    assert done.stdout.strip() == "set()", done.stderr

@@ -1,0 +1,97 @@
+"""What the README says: every command parses, every file and option it names is there."""
+import inspect
+import re
+import shlex
+import subprocess
+
+import pytest
+
+import run_direct
+import run_mcmc
+import run_score
+from conftest import ROOT
+from wl.validate import calibration, limit, realism
+from wl.summaries import options as models
+from wl.simulate import simulate
+from wl.core.cli import TRACEBACK
+from wl.core.variables import FLAGS
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [c.replace(".venv/bin/", "") for c in COMMANDS if re.match(r"(\.venv/bin/)?python (run_|-m wl)", c)]
+PARSERS = {"run_mcmc.py": run_mcmc.parser, "run_direct.py": run_direct.parser, "run_score.py": run_score.parser,
+           "-m wl.simulate": simulate.parser, "-m wl.validate limit": limit.parser, "-m wl.validate realism": realism.parser,
+           "-m wl.validate calibration": calibration.parser}
+
+
+def test_commands_were_found():
+    assert len(COMMANDS) >= 8
+    assert {c.split()[1] for c in COMMANDS} == {"run_mcmc.py", "run_direct.py", "run_score.py", "-m"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_parses(command):
+    name = next(n for n in PARSERS if command.startswith(f"python {n}"))
+    PARSERS[name]().parse_args(shlex.split(command)[len(name.split()) + 1:])
+
+
+@pytest.mark.parametrize("module", [run_mcmc, run_direct, run_score])
+def test_examples_of_help_parse(module):
+    found = re.findall(r"^  python (run_\w+\.py)(.*?)(?:   .*)?$", module.DESCRIPTION, re.M)
+    assert found
+    for name, rest in found:
+        PARSERS[name]().parse_args(shlex.split(rest))
+
+
+def test_options_named_in_prose_exist():
+    known = " ".join(p().format_help() for p in PARSERS.values())
+    for option in set(re.findall(r"`(--[a-z-]+)", TEXT)):
+        assert option in known, option
+
+
+def test_what_a_user_meets_is_explained():
+    for bit in FLAGS:
+        assert f"| {bit} |" in TEXT, bit
+    for word in (TRACEBACK, "130", "`checkpoint.pt`", "`inputs.json`", "`edge`", "flag_masks"):
+        assert word in TEXT, word
+
+
+def test_relative_links_and_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_main_and_test_commands_are_the_ones_ci_runs():
+    for marker in ("main", "test"):
+        assert re.search(rf"<!-- {marker} command -->\n```sh\npython3 -m venv \.venv\n", TEXT), marker
+    run = (ROOT / ".ci" / "run").read_text()
+    assert "<!-- test command -->" in run
+    subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+
+
+def test_models_of_the_help_are_those_of_the_code():
+    from wl.summaries.networks import NETWORKS
+    assert (*NETWORKS, "statistics") == tuple(models.MODELS)
+    for name, made in NETWORKS.items():
+        asked = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert sorted(asked) == sorted(models.MODELS[name]), name
+
+
+def test_models_and_losses_of_the_readme_are_those_of_the_code():
+    """Each has its row, with the defaults that the code has; networks whose row says "as above" name what differs."""
+    for table in (models.MODELS, models.LOSSES):
+        for name, options in table.items():
+            row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{name}` |"))
+            given = dict(re.findall(r"`(\w+)=([^`]+)`", row))
+            known = {k: ",".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" if isinstance(v, float) else str(v)
+                     for k, v in options.items() if v is not None}
+            assert all(known[k] == v for k, v in given.items()), (name, given)
+            assert "as above" in row or set(given) == set(known), (name, set(known) - set(given))
+
+
+def test_help_needs_no_torch(python):
+    run = python("import sys, run_mcmc, run_direct\n"
+                 "run_mcmc.parser().format_help()\nrun_direct.parser().format_help()\n"
+                 "assert not {'torch', 'numba'} & set(sys.modules)")
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,359 @@
+"""run_score.py as a user meets it: a synthetic data set and posteriors, run in a process of its own."""
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from conftest import one_line
+from wl.scoring import report, score, submission, table
+from wl.core import hdf5
+from wl.core.checks import InputError
+from wl.core.params import HOLDOUT, TEST
+from wl.core.hdf5 import Var
+
+N_COSMOLOGY, N_REALISATION, N_TEST = 12, 20, 60
+
+
+def make_data(folder, *, truth=True, unseen=15, shared_seeds=False, seed=1):
+    """Label files of a small set; the last `unseen` test maps lie off the design."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    theta = np.column_stack([rng.uniform(0.1, 0.6, N_COSMOLOGY), rng.uniform(0.68, 0.95, N_COSMOLOGY)])
+    nuisance = rng.random((1 if shared_seeds else N_COSMOLOGY, N_REALISATION, 3))
+    label = np.empty((N_COSMOLOGY, N_REALISATION, 5))
+    label[:, :, :2], label[:, :, 2:] = theta[:, None], nuisance
+    np.save(folder / "label.npy", label)
+    label_test = np.column_stack([theta[rng.integers(0, N_COSMOLOGY, N_TEST)], rng.random((N_TEST, 3))])
+    label_test[N_TEST - unseen:, :2] += 0.01
+    if truth:
+        np.save(folder / "label_test.npy", label_test)
+    return label, label_test
+
+
+def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", seed=2, inputs=None, **settings):
+    """A calibrated Gaussian posterior of the maps: sd 0.03 and 0.015, times width."""
+    rng = np.random.default_rng(seed)
+    cosmology = np.repeat(np.arange(N_COSMOLOGY), 3)
+    realisation = np.tile([4, 9, 17], N_COSMOLOGY)
+    split = np.full(len(cosmology), HOLDOUT)
+    truth = label[cosmology, realisation, :2]
+    if maps != "holdout":
+        order = rng.permutation(N_TEST)                     # the order of the test maps must not matter
+        both = maps == "both"
+        cosmology = np.concatenate([cosmology[:both * len(split)], np.full(N_TEST, -1)])
+        realisation = np.concatenate([realisation[:both * len(split)], order])
+        truth = np.concatenate([truth[:both * len(split)], label_test[order, :2]])
+        split = np.concatenate([split[:both * len(split)], np.full(N_TEST, TEST)])
+    n, sd = len(split), np.array([0.03, 0.015]) * np.ones((len(split), 2)) * width
+    mean = truth + sd / width * rng.normal(size=(n, 2))
+    groups = {
+        "summary": {"mean": Var(("map", "param"), mean), "sd": Var(("map", "param"), sd),
+                    "correlation": Var(("map",), np.zeros(n)), "acceptance": Var(("map",), np.full(n, 0.31)),
+                    "q16": Var(("map", "param"), mean - 0.994 * sd),
+                    "q84": Var(("map", "param"), mean + 0.994 * sd),
+                    "ess": Var(("map", "param"), np.full((n, 2), 500.0)),
+                    "p_value": Var(("map",), rng.random(n)),
+                    "rhat": Var(("map", "param"), np.full((n, 2), np.nan)),
+                    "flag": Var(("map",), (np.arange(n) == 3).astype(np.int8))},
+        "observed_data": {"split": Var(("map",), split.astype(np.int8)),
+                          "cosmology": Var(("map",), cosmology.astype(np.int32)),
+                          "realisation": Var(("map",), realisation.astype(np.int32))},
+        "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
+    settings = {"data": str(data), "method": "mcmc", "model": "compact", "nstep": 10000, **settings}
+    hdf5.write(path, "posterior", groups, settings=settings, seed=seed, inputs=inputs, coords={
+        "param": ["Omega_m", "S_8"]})
+    return mean, sd, truth, split, realisation
+
+
+@pytest.fixture()
+def case(tmp_path):
+    """A data folder and a posterior of it: (folder, path, the posterior's arrays)."""
+    label, label_test = make_data(tmp_path / "data" / "set")
+    path = tmp_path / "runs" / "main" / "posterior.h5"
+    arrays = make_posterior(path, tmp_path / "data" / "set", label, label_test)
+    return tmp_path / "data" / "set", path, arrays
+
+
+def ok(done):
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def failed(done, *parts, code=2):
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return one_line(lines[0], "run_score.py", *parts)
+
+
+# ---------------------------------------------------------------- the script
+def test_table_details_and_json(case, script, tmp_path):
+    _, path, (mean, sd, truth, split, _) = case
+    text = ok(script("run_score.py", path, cwd=tmp_path))
+    want = score.challenge_score(truth[split == TEST], mean[split == TEST], sd[split == TEST]).mean()
+    first = text.splitlines()[1].split()
+    assert first[:4] == [str(path.parent), "mcmc", "test", str(N_TEST)] and f"{want:.2f}" == first[4]
+    for part in ("test, on design", "test, off design", "holdout", "Omega_m: R2", "S_8: truth within 1 sd",
+                 "acceptance 0.31", "1 map flagged (1 acceptance)", "knows only the design"):
+        assert part in text
+    content = json.loads((path.parent / "score.json").read_text())
+    assert content["score"] == pytest.approx(want) and content["scored"] == "test"
+    assert {k: v["n"] for k, v in content["subsets"].items()} == {
+        "test": N_TEST, "test_on_design": N_TEST - 15, "test_off_design": 15, "holdout": 36}
+    assert content["settings"]["nstep"] == 10000 and content["digest"] == hdf5.read(path).digest
+    assert set(content["truth"]) == {"label", "label_test"} and "path" not in content
+    for name in ("coverage_68_mean", "coverage_95_mean"):
+        assert abs(content["subsets"]["test"][name] - score.LEVELS[name[9:11]][0]) < 0.12
+    before = (path.parent / "score.json").read_bytes()
+    assert ok(script("run_score.py", path, cwd=tmp_path)) == text
+    assert (path.parent / "score.json").read_bytes() == before
+
+
+def test_several_posteriors_best_first(case, script, tmp_path):
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    make_posterior(tmp_path / "runs" / "narrow" / "posterior.h5", folder, label, label_test, width=0.3)
+    make_posterior(tmp_path / "runs" / "holdout" / "posterior.h5", folder, label, label_test, width=1.3,
+                   maps="holdout")
+    names = [tmp_path / "runs" / n / "posterior.h5" for n in ("narrow", "main", "holdout")]
+    rows = [line.split() for line in ok(script("run_score.py", *names, "--bootstrap", 50)).splitlines()[1:4]]
+    scores = [float(row[4]) for row in rows]
+    assert scores == sorted(scores, reverse=True) and rows[-1][0].endswith("narrow")
+    listed = json.loads(ok(script("run_score.py", *names, "--json", "--bootstrap", 50)))
+    assert [r["path"] for r in listed] == [str(n) for n in names]
+
+
+def test_one_bad_file_of_several(case, script, tmp_path):
+    _, path, _ = case
+    (tmp_path / "bad.h5").write_bytes(b"no")
+    done = script("run_score.py", tmp_path / "bad.h5", path)
+    failed(done, tmp_path / "bad.h5")
+    assert str(path.parent) in done.stdout and (path.parent / "score.json").exists()
+
+
+def test_a_set_without_truth(tmp_path, script):
+    folder = tmp_path / "public"
+    label, label_test = make_data(folder, truth=False)
+    both, only = tmp_path / "a" / "posterior.h5", tmp_path / "b" / "posterior.h5"
+    make_posterior(both, folder, label, label_test)
+    make_posterior(only, folder, label, label_test, maps="test")
+    text = ok(script("run_score.py", both, only))
+    assert text.splitlines()[1].split()[2] == "holdout" and "no truth" in text.splitlines()[2]
+    assert text.count(f"no truth for {N_TEST} test maps") == 2
+    assert json.loads((only.parent / "score.json").read_text())["score"] is None
+
+
+def test_one_real_map(tmp_path, script):
+    """One test map without truth: its posterior and chi2 p-value are printed."""
+    label, label_test = make_data(tmp_path / "set", truth=False)
+    path = tmp_path / "posterior.h5"
+    groups = {"summary": {"mean": Var(("map", "param"), [[0.3, 0.8]]),
+                          "sd": Var(("map", "param"), [[0.05, 0.02]]),
+                          "p_value": Var(("map",), [0.25])},
+              "observed_data": {"split": Var(("map",), np.array([TEST])), "cosmology": Var(("map",), [-1]),
+                                "realisation": Var(("map",), [0])},
+              "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
+    hdf5.write(path, "posterior", groups, settings={"data": str(tmp_path / "set")})
+    assert "test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25" in ok(
+        script("run_score.py", path))
+
+
+def test_relative_data_folder_and_data_option(case, script, tmp_path):
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    make_posterior(path, os.path.join("data", "set"), label, label_test)
+    text = ok(script("run_score.py", path, cwd=tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    failed(script("run_score.py", path, cwd=elsewhere), path, "--data")
+    assert ok(script("run_score.py", path, "--data", folder, cwd=elsewhere)) == text
+
+
+def test_changed_truth_is_said(case):
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    inputs = {"label": hdf5.digest_file(folder / "label.npy"), "label_test": "ab" * 32}
+    make_posterior(path, folder, label, label_test, inputs=inputs)
+    notes = report.score_posterior(path, bootstrap=10)["notes"]
+    assert len(notes) == 1 and "label_test.npy is not the file" in notes[0]
+
+
+@pytest.mark.parametrize("simulation", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_seeds_widen_the_error(tmp_path, shared, simulation):
+    """By equal nuisances, or as simulation.json says: the public labels repeat their nuisances, but maps simulated
+    for them have seeds of their own."""
+    label, label_test = make_data(tmp_path / "set", shared_seeds=shared or simulation)
+    if simulation:
+        (tmp_path / "set" / "simulation.json").write_text(json.dumps({"settings": {"shared_seeds": shared}}))
+    make_posterior(tmp_path / "posterior.h5", tmp_path / "set", label, label_test)
+    notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
+    assert any("share their seeds" in note for note in notes) == shared
+
+
+def test_coverage_before_and_after_recalibration(case):
+    """errorbar is what is scored; what sd holds stands beside it."""
+    _, path, (mean, sd, truth, split, _) = case
+    before = report.score_posterior(path, bootstrap=10)["subsets"]["test"]
+    assert "coverage_68_plain" not in before and "before recalibration" not in table.details(
+        report.score_posterior(path, bootstrap=10))
+    file = hdf5.read(path)
+    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    groups["summary"]["errorbar"] = Var(("map", "param"), 3.0 * sd)
+    hdf5.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    result = report.score_posterior(path, bootstrap=10)
+    after = result["subsets"]["test"]
+    assert after["coverage_68_plain"] == before["coverage_68"] and after["score_plain"] == before["score"]
+    assert min(after["coverage_68"]) > 0.95 and after["score"] != before["score"]
+    assert "S_8: within 1 sd before recalibration" in table.details(result)
+
+
+def test_an_unconverged_posterior_is_noted(case):
+    _, path, _ = case
+    file = hdf5.read(path)
+    file.groups["summary"]["flag"][:20] = 2
+    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    assert not report.score_posterior(path, bootstrap=10)["notes"]
+    hdf5.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    assert any("not converged" in note for note in report.score_posterior(path, bootstrap=10)["notes"])
+
+
+def test_real_labels_give_the_prior_score(real, tmp_path):
+    """The design's mean and sd for every real training map, by way of file and report."""
+    label = np.load(real / "label.npy")
+    index = np.arange(101)
+    shape = np.ones((101, 1))
+    groups = {"summary": {"mean": Var(("map", "param"), label[:, 0, :2].mean(0) * shape),
+                          "sd": Var(("map", "param"), label[:, 0, :2].std(0) * shape)},
+              "observed_data": {"split": Var(("map",), np.full(101, HOLDOUT)),
+                                "cosmology": Var(("map",), index),
+                                "realisation": Var(("map",), index)},
+              "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
+    hdf5.write(tmp_path / "posterior.h5", "posterior", groups, settings={"data": str(real)})
+    result = report.score_posterior(tmp_path / "posterior.h5", bootstrap=50)
+    assert result["score"] == pytest.approx(-7.56, abs=0.005) == result["prior_only_score"]
+    assert result["subsets"]["holdout"]["mse_mean"] == pytest.approx(1.0)
+    assert any("share their seeds" in note for note in result["notes"])     # the first release's flaw
+
+
+# ---------------------------------------------------------------- bad input
+@pytest.mark.parametrize("name", ["label.npy", "label_test.npy"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "shape", "dtype", "nan", "pickle", "small"])
+def test_damaged_truth(case, name, damage):
+    folder, path, _ = case
+    target, values = folder / name, np.load(folder / name)
+    if damage in ("empty", "truncated", "text"):
+        raw = target.read_bytes()
+        target.write_bytes({"empty": b"", "truncated": raw[:len(raw) // 2], "text": b"0.3 0.8"}[damage])
+    else:
+        bad = {"shape": values[..., :4], "dtype": values.astype(int), "small": values[:3],
+               "nan": np.where(np.arange(5) == 1, np.nan, values), "pickle": np.array([{}], object)}[damage]
+        np.save(target, bad, allow_pickle=True)
+    with pytest.raises(InputError) as error:
+        report.score_posterior(path, bootstrap=10)
+    one_line(error, target)
+
+
+def test_other_cosmologies_are_refused(case, script, tmp_path):
+    _, path, _ = case
+    make_data(tmp_path / "other", seed=5)
+    failed(script("run_score.py", path, "--data", tmp_path / "other"), "label.npy", "--data")
+    assert not (path.parent / "score.json").exists()
+
+
+def test_data_folder_without_labels_or_gone(case, script, tmp_path):
+    folder, path, _ = case
+    (folder / "label.npy").unlink()
+    failed(script("run_score.py", path), path, "label.npy", "--data")
+    folder.rename(tmp_path / "moved")
+    failed(script("run_score.py", path), path, "--data")
+
+
+@pytest.mark.parametrize("arguments, part", [
+    ((), "POSTERIOR"), (("none.h5",), "none.h5"), (("{path}", "--bootstrap", "0"), "--bootstrap"),
+    (("{path}", "--bootstrap", "x"), "--bootstrap"), (("{path}", "--seed", "-1"), "--seed"),
+    (("{path}", "--colour"), "--colour"), (("{path}", "--submission", "x.txt"), ".zip"),
+    (("{path}", "{path}", "--submission", "x.zip"), "one posterior"),
+    (("{path}", "--data", "nowhere"), "nowhere")])
+def test_wrong_usage(case, script, tmp_path, arguments, part):
+    _, path, _ = case
+    failed(script("run_score.py", *(a.format(path=path) for a in arguments), cwd=tmp_path), part)
+    assert not (path.parent / "score.json").exists() and not list(tmp_path.glob("x.*"))
+
+
+def test_a_map_whose_sampler_failed(case, tmp_path):
+    folder, path, _ = case
+    file = hdf5.read(path)
+    file.groups["summary"]["sd"][5, 1] = np.nan
+    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    hdf5.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    with pytest.raises(InputError) as error:
+        report.score_posterior(path, bootstrap=10)
+    one_line(error, path, "nan", "sampler failed")
+    del groups["summary"]["sd"]
+    hdf5.write(path, "posterior", groups, settings=file.settings)
+    with pytest.raises(InputError) as error:
+        report.score_posterior(path, bootstrap=10)
+    one_line(error, path, "sd")
+
+
+# ---------------------------------------------------------------- submission
+def test_submission(case, script, tmp_path):
+    _, path, (mean, sd, _, split, realisation) = case
+    out = tmp_path / "out" / "entry.zip"
+    done = script("run_score.py", path, "--submission", out)
+    ok(done)
+    assert f"{N_TEST} test maps" in done.stderr
+    with zipfile.ZipFile(out) as archive:
+        assert archive.namelist() == ["result.json"] and archive.testzip() is None
+        result = json.loads(archive.read("result.json"))
+    assert set(result) == {"means", "errorbars"}
+    at = {r: i for i, r in enumerate(realisation) if split[i] == TEST}
+    for test_map in range(N_TEST):
+        assert result["means"][test_map] == mean[at[test_map]].tolist()
+        assert result["errorbars"][test_map] == sd[at[test_map]].tolist()
+    before = out.read_bytes()
+    assert ok(script("run_score.py", path, "--submission", out, "--quiet")) and out.read_bytes() == before
+
+
+@pytest.mark.parametrize("why", ["holdout", "shard", "incomplete", "twice"])
+def test_no_submission(case, tmp_path, why):
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    make_posterior(path, folder, label, label_test, maps="holdout" if why == "holdout" else "test",
+                   **({"shard": [1, 4]} if why == "shard" else {}))
+    if why in ("incomplete", "twice"):
+        file = hdf5.read(path)
+        file.groups["observed_data"]["realisation"][7] = 1000 if why == "incomplete" else (
+            file.groups["observed_data"]["realisation"][8])
+        groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+        hdf5.write(path, "posterior", groups, settings=file.settings)
+    with pytest.raises(InputError) as error:
+        submission.write(path, tmp_path / "entry.zip")
+    one_line(error, path, {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each"))
+    assert not (tmp_path / "entry.zip").exists()
+
+
+# ---------------------------------------------------------------- how it behaves
+def test_help_teaches(script):
+    text = ok(script("run_score.py", "--help"))
+    assert text.count("  python run_score.py ") == 4
+    for word in ("--data", "--submission", "--json", "--bootstrap", "--seed", "default: 1000", "label_test"):
+        assert word in text
+
+
+def test_no_torch_and_no_numba(case, python):
+    _, path, _ = case
+    done = python("import sys, run_score; sys.argv[1:] = sys.argv[1:]; run_score.main(); "
+                  "print('heavy', {'torch', 'numba', 'scipy.stats', 'matplotlib'} & set(sys.modules))", path)
+    assert done.stdout.strip().endswith("heavy set()"), done.stdout + done.stderr
+
+
+def test_a_folder_that_cannot_be_written(case, script):
+    _, path, _ = case
+    (path.parent / "score.json").mkdir()                  # root may write anywhere else
+    done = script("run_score.py", path)
+    assert ok(done).startswith("run ") and "warning" in done.stderr and "score.json" in done.stderr

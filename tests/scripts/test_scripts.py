@@ -1,0 +1,450 @@
+"""The three scripts as a user runs them: subprocesses, from another folder, on a small simulated set."""
+import json
+import os
+import re
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from wl.maps import dataset
+from wl.core import params, hdf5
+
+QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
+         "--allow-unconverged")
+DIRECT = ("--epochs", "2", "--batch-size", "16", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, script):
+    """A working folder with data/small (simulated) and the finished run data/runs/small_compact+statistics."""
+    folder = tmp_path_factory.mktemp("work")
+    mask = np.zeros((96, 64), bool)
+    mask[4:90, 3:60] = True
+    mask[30:50, 20:40] = False
+    np.save(folder / "mask.npy", mask)
+    code = ("from wl.simulate.simulate import simulate; "
+            "simulate('data/small', cosmologies=12, realisations=16, test=24, mask='mask.npy', processes=1, "
+            "quiet=True)")
+    _python(code, folder)
+    run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--draws", "3", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    (folder / "stdout.txt").write_text(run.stdout)
+    return folder
+
+
+def _python(code, cwd):
+    import subprocess
+    import sys
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, env={**os.environ, "PYTHONPATH": path},
+                   timeout=900)
+
+
+@pytest.fixture()
+def copied(work, tmp_path):
+    """A fresh copy of the data set, for damage; with the mask beside it."""
+    shutil.copytree(work / "data" / "small", tmp_path / "data" / "small")
+    return tmp_path
+
+
+def posterior(folder, name="small_compact+statistics"):
+    with h5py.File(folder / "data" / "runs" / name / "posterior.h5") as file:
+        return {key: file["summary"][key][:] for key in file["summary"] if file["summary"][key].dtype.kind in "fi"}
+
+
+def test_main_job_writes_every_file_and_prints_a_score(work):
+    out = work / "data" / "runs" / "small_compact+statistics"
+    parts = {f"{kind}_{part}" for part in ("compact", "statistics") for kind in ("model", "predictions")}
+    assert {p.name for p in out.iterdir()} == {
+        "features.h5", "inputs.json", "posterior.h5", "predictions.h5", "score.json", "statistics.h5",
+        *(f"{name}{'.pt' if 'model' in name else '.h5'}" for name in parts)}
+    score = json.loads((out / "score.json").read_text())
+    assert score["scored"] == "test" and np.isfinite(score["score"]) and score["score_error"] > 0
+    text = (work / "stdout.txt").read_text()
+    assert re.search(r"autocorrelation time \d+ steps \(most \d+\)", text)
+    assert re.search(r"score +-?\d+\.\d\d \+- \d+\.\d\d", text) and "truth within 1 sd" in text
+    with h5py.File(out / "posterior.h5") as file:
+        assert file["posterior/Omega_m"].shape[2] == 3 and file["summary/mean"].shape == (24, 2)
+        assert (file["observed_data/split"][:] == params.TEST).all()
+    for path in out.glob("*.h5"):
+        with h5py.File(path) as file:
+            for group in file.values():
+                assert all("long_name" in var.attrs for var in group.values() if not var.is_scale), path
+
+
+def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
+    from scipy.spatial import Delaunay
+    found = posterior(work)
+    theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
+    assert (Delaunay(theta).find_simplex(found["mean"]) >= 0).all()
+    with h5py.File(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5") as file:
+        draws = np.stack([file[f"posterior/{p}"][:] for p in params.PARAMS], -1)
+    assert (Delaunay(theta).find_simplex(draws.reshape(-1, 2)) >= 0).all()
+    assert np.allclose(draws.mean((0, 1)), found["mean"][:3], atol=5e-3)
+
+
+def test_second_run_repeats_nothing(work, script):
+    out = work / "data" / "runs" / "small_compact+statistics"
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "score.json"}
+    run = script("run_mcmc.py", "--data", "data/small", *[a for a in QUICK if a != "--quiet"], "--draws", "3", cwd=work)
+    assert run.returncode == 0 and run.stdout == (work / "stdout.txt").read_text()
+    assert run.stderr.count("not repeated") == 2
+    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "score.json"}
+
+
+def test_other_settings_are_refused_and_force_replaces_only_what_differs(work, copied, script):
+    shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
+    out = copied / "data" / "runs" / "small_compact+statistics"
+    common = ("--data", "data/small", *QUICK, "--draws", "3")
+    # the data folder moved, which a setting records
+    run = script("run_mcmc.py", *common, cwd=copied)
+    assert run.returncode == 2 and "data" in run.stderr
+    assert script("run_mcmc.py", *common, "--force", cwd=copied).returncode == 0
+    model = (out / "model_compact.pt").stat().st_mtime_ns
+    run = script("run_mcmc.py", *common, "--sigma", "0.05", cwd=copied)
+    assert run.returncode == 2 and "sigma = 0.06" in run.stderr and "sigma = 0.05" in run.stderr
+    assert len(run.stderr.splitlines()) == 1 and run.stdout == ""
+    assert script("run_mcmc.py", *common, "--sigma", "0.05", "--force", cwd=copied).returncode == 0
+    assert (out / "model_compact.pt").stat().st_mtime_ns == model
+    with h5py.File(out / "posterior.h5") as file:
+        assert json.loads(file.attrs["settings"])["sigma"] == 0.05
+
+
+def test_results_do_not_depend_on_threads(work, copied, script):
+    run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--draws", "3", "--threads", "1", cwd=copied)
+    assert run.returncode == 0, run.stderr
+    one, two = posterior(copied), posterior(work)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert np.array_equal(one[name], two[name], equal_nan=True), name
+
+
+def test_exact_sampler_agrees_with_the_chains(work, copied, script):
+    run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--nstep", "20000", cwd=copied)
+    assert run.returncode == 0, run.stderr
+    chains = posterior(copied)
+    assert script("run_mcmc.py", "--data", "data/small", *QUICK, "--sampler", "exact", "--force",
+                  cwd=copied).returncode == 0
+    exact = posterior(copied)
+    assert (np.abs(chains["mean"] - exact["mean"]) < 0.2 * exact["sd"]).mean() > 0.95
+    assert np.isnan(exact["ess"]).all()
+
+
+def digest_of(path):
+    with h5py.File(path) as file:
+        return file.attrs["content"]
+
+
+@pytest.fixture()
+def predicted(work, tmp_path):
+    """A folder for results that holds the finished predictions of `work`, to be used from there."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("predictions.h5", "inputs.json"):
+        shutil.copy(work / "data" / "runs" / "small_compact+statistics" / name, out)
+    return out
+
+
+def test_shards_merged_are_the_whole(work, predicted, script):
+    """In any order, with the draws of the first maps; a missing shard, one twice and nonsense are refused.
+
+    None of them judges whether the run has converged: joining them does."""
+    common = ("--data", "data/small", *QUICK, "--draws", "3", "--out", predicted)
+    for shard in ("3/3", "1/3", "2/3"):
+        run = script("run_mcmc.py", *[a for a in common if a != "--allow-unconverged"], "--shard", shard, cwd=work)
+        assert run.returncode == 0 and "--merge" in run.stdout and "not converged" in run.stderr, run.stderr
+    shards = sorted(predicted.glob("posterior.shard-*-of-3.h5"))
+    assert len(shards) == 3
+    merged = predicted / "posterior.h5"
+    for wrong in (shards[:2], [*shards, shards[0]]):
+        assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work)) and not merged.exists()
+    run = script("run_score.py", *shards, "--merge", merged, "--data", "data/small", cwd=work)
+    assert run.returncode == 1 and "score" in run.stdout and "not converged" in run.stderr, run.stderr
+    assert script("run_score.py", *shards, "--merge", merged, "--allow-unconverged", cwd=work).returncode == 0
+    assert digest_of(merged) == digest_of(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5")
+    again = script("run_mcmc.py", *common, cwd=work)                     # the merged file stands for the whole run
+    assert again.returncode == 0 and merged.stat().st_size and not list(predicted.glob("sampling*"))
+    for wrong in ("0/3", "4/3", "3", "a/b", "1/0", "-1/3"):
+        assert "--shard" in one_line(script("run_mcmc.py", *common[:-2], "--shard=" + wrong, cwd=work))
+
+
+RESUME = """
+import os, sys
+from wl.core import cli
+from wl.posterior import metropolis as sampler, sampling, shards
+os.environ.update(cli.ALLOCATOR)
+os.chdir(sys.argv[1]); sys.argv = ['run_mcmc.py'] + sys.argv[2:]
+import run_mcmc
+sampling.PART, sampling.LEAST = 1, 5                            # 24 maps: five parts
+plain, calls = sampler.metropolis, []
+def metropolis(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 4:
+        raise KeyboardInterrupt
+    return plain(*arguments, **options)
+sampling.metropolis.metropolis = metropolis
+for expected in (130, 0):
+    try:
+        cli.run(run_mcmc.main)
+    except SystemExit as end:
+        assert end.code == expected, end.code
+    out = sys.argv[sys.argv.index('--out') + 1]
+    print(len(calls), sorted(n for n in os.listdir(out) if n.startswith(('sampling', 'posterior'))))
+    if expected:
+        with open(os.path.join(out, 'sampling.5.h5'), 'r+b') as file:       # one part is damaged
+            file.seek(900); file.write(b'xxxxxxxx')
+"""
+
+
+def test_interrupted_sampling_goes_on(work, predicted, python):
+    """Three of five parts are kept; the damaged one of them and the missing two are done; nothing differs."""
+    run = python(RESUME, work, "--data", "data/small", *QUICK, "--draws", "3", "--out", predicted)
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if re.match(r"\d+ \[", line)]
+    assert lines[0] == "4 ['sampling.0.h5', 'sampling.10.h5', 'sampling.5.h5']", run.stdout
+    assert lines[1] == "7 ['posterior.h5']", run.stdout
+    whole = work / "data" / "runs" / "small_compact+statistics" / "posterior.h5"
+    assert digest_of(predicted / "posterior.h5") == digest_of(whole)
+
+
+def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
+    """The files are written and the answer printed; a second run says so again, and may be allowed."""
+    common = [a for a in ("--data", "data/small", *QUICK, "--out", predicted) if a != "--allow-unconverged"]
+    short = [*common, "--nstep", "100"]
+    for _ in range(2):
+        run = script("run_mcmc.py", *short, cwd=work)
+        lines = run.stderr.splitlines()                     # warnings are said although it is quiet
+        assert run.returncode == 1 and "error: " in lines[-1] and "not converged" in lines[-1], run.stderr
+        assert all("warning: " in line for line in lines[:-1])
+        assert "score" in run.stdout and (predicted / "posterior.h5").is_file() and (predicted / "score.json").is_file()
+    assert script("run_mcmc.py", *short, "--allow-unconverged", cwd=work).returncode == 0
+    assert script("run_mcmc.py", *common, "--nstep", "60000", "--adapt", "--force", cwd=work).returncode == 0
+
+
+def test_priors_likelihoods_and_recalibrations(work, predicted, script):
+    """Each leaves its mark: a prior of one's own moves the means, t widens, isotonic (the default) writes quantiles."""
+    theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
+    np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
+    common = ("--data", "data/small", *QUICK, "--sampler", "exact", "--out", predicted, "--force")
+    found = {}
+    for name, options in {"plain": (), "t": ("--likelihood", "t"), "prior": ("--prior", predicted / "prior.txt"),
+                          "temperature": ("--recalibrate", "temperature")}.items():
+        run = script("run_mcmc.py", *common, *options, cwd=work)
+        assert run.returncode == 0, run.stderr
+        with h5py.File(predicted / "posterior.h5") as file:
+            found[name] = {key: file["summary"][key][:] for key in file["summary"]}
+    assert found["prior"]["mean"][:, 1].mean() < found["plain"]["mean"][:, 1].mean() - 0.01
+    assert (found["t"]["sd"] != found["plain"]["sd"]).all() and (found["plain"]["area_95"] > 0).all()
+    assert {"recalibrated_q16", "errorbar"} <= set(found["plain"]) and "recalibrated_q16" not in found["temperature"]
+    assert np.array_equal(found["plain"]["errorbar"], found["temperature"]["errorbar"])
+    bad = predicted / "bad.txt"
+    bad.write_text("1 2 3\n")
+    assert "--prior" in one_line(script("run_mcmc.py", *common, "--prior", bad, cwd=work))
+    for option in (("--draws", "2"), ("--adapt",)):
+        assert option[0] in one_line(script("run_mcmc.py", *common, *option, cwd=work))    # no chains to keep or adapt
+
+
+def test_out_of_distribution_metric(work, predicted, script):
+    """Labels of the test maps, or another posterior file; only with one posterior."""
+    path = "data/runs/small_compact+statistics/posterior.h5"
+    np.save(predicted / "label.npy", np.arange(24) % 3 == 0)
+    for other in (predicted / "label.npy", path):
+        run = script("run_score.py", path, "--ood", other, cwd=work)
+        assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stderr
+    np.save(predicted / "label.npy", np.ones(5, bool))
+    assert "24" in one_line(script("run_score.py", path, "--ood", predicted / "label.npy", cwd=work))
+    file = hdf5.read(work / path)
+    file.groups["observed_data"]["estimate"] = np.ones((24, 3))
+    groups = {g: {n: hdf5.Var(file.dims[g][n], a) for n, a in file.groups[g].items()}
+              for g in ("summary", "observed_data")}
+    hdf5.write(predicted / "three.h5", "posterior", groups, settings=file.settings)
+    line = one_line(script("run_score.py", path, "--ood", predicted / "three.h5", cwd=work))
+    assert "has 3 summaries" in line and "has 2" in line
+
+
+def test_calibration_of_a_finished_run(work, predicted, python):
+    """Calibrated: exit 0; shrunk posteriors: 1; a run without emulator, or of two different runs: 2, in one line."""
+    run_folder = work / "data" / "runs" / "small_compact+statistics"
+
+    def calibrate(*options):
+        code = "from wl.core import cli; from wl.validate import calibration; cli.run(calibration.main)"
+        return python(code, *options, "--maps", "3000", "--quiet")
+    run = calibrate(run_folder)
+    assert run.returncode == 0 and run.stdout.splitlines()[-1] == "calibrated", run.stderr
+    run = calibrate(run_folder, "--scale", "0.7")
+    assert run.returncode == 1 and "not calibrated: coverage at 68 %" in run.stderr and "TARP" in run.stderr
+    assert "statistics.h5" in one_line(calibrate(predicted))
+    shutil.copy(run_folder / "posterior.h5", predicted)
+    file = hdf5.read(run_folder / "statistics.h5")
+    groups = {g: {n: hdf5.Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    hdf5.write(predicted / "statistics.h5", "statistics", groups, settings={**file.settings, "likelihood": "t"},
+                seed=file.seed, inputs=file.inputs)
+    assert "likelihood" in one_line(calibrate(predicted))
+
+
+def test_spectrum_runs_end_to_end(work, script):
+    run = script("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet", "--nstep", "3000", "--sigma",
+                 "0.04", "--allow-unconverged", cwd=work)
+    assert run.returncode == 0, run.stderr
+    assert np.isfinite(posterior(work, "small_spectrum")["mean"]).all()
+
+
+def test_direct_runs_end_to_end_and_holdout_is_scored(work, script):
+    run = script("run_direct.py", "--data", "data/small", *DIRECT, "--target", "both", cwd=work)
+    assert run.returncode == 0, run.stderr
+    found = posterior(work, "small_direct_compact+statistics")
+    assert (found["sd"] > 0).all()
+    with h5py.File(work / "data" / "runs" / "small_direct_compact+statistics" / "posterior.h5") as file:
+        split, cosmology = file["observed_data/split"][:], file["observed_data/cosmology"][:]
+    assert set(split) == {params.TEST, params.HOLDOUT} and (cosmology[split == params.HOLDOUT] >= 0).all()
+    score = json.loads((work / "data" / "runs" / "small_direct_compact+statistics" / "score.json").read_text())
+    assert {"test", "holdout"} <= set(score["subsets"])
+
+
+def test_run_score_and_submission(work, script):
+    run = script("run_score.py", "data/runs/small_compact+statistics/posterior.h5", "--submission", "out.zip", cwd=work)
+    assert run.returncode == 0 and (work / "out.zip").is_file(), run.stderr
+
+
+def test_help_of_every_script(script):
+    for name in ("run_mcmc.py", "run_direct.py", "run_score.py"):
+        run = script(name, "--help")
+        assert run.returncode == 0 and "examples" in run.stdout and "--seed" in run.stdout
+        assert script(name, "--version").stdout.startswith("wl ")
+
+
+def test_warm_start_imports_no_torch(work, python):
+    code = ("import sys, os; os.chdir(sys.argv[1]); sys.argv = ['run_mcmc.py'] + sys.argv[2:]\n"
+            "os.environ.update({k: v for k, v in __import__('wl.core.cli').core.cli.ALLOCATOR.items()})\n"
+            "import run_mcmc\nrun_mcmc.main()\nassert 'torch' not in sys.modules")
+    run = python(code, work, "--data", "data/small", *QUICK, "--draws", "3")
+    assert run.returncode == 0, run.stderr
+
+
+# ---------------------------------------------------------------- faults: one line, exit 2, nothing left
+def damage(folder, what):
+    data = folder / "data" / "small"
+    kappa = data / f"{params.FILE_PREFIX}_kappa.npy"
+    if what == "missing maps":
+        kappa.unlink()
+    elif what == "missing mask":
+        (data / dataset.MASK_FILE).unlink()
+    elif what == "missing labels":
+        (data / "label.npy").unlink()
+    elif what == "truncated maps":
+        os.truncate(kappa, kappa.stat().st_size // 2)
+    elif what == "no npy":
+        kappa.write_text("these are not maps")
+    elif what == "pickle":
+        np.save(kappa, np.array([{}, None]), allow_pickle=True)
+    elif what in ("nan in maps", "inf in maps"):
+        values = np.load(kappa)
+        values[3, 4, 5] = np.nan if "nan" in what else np.inf
+        np.save(kappa, values)
+    elif what == "nan in test maps":
+        values = np.load(data / dataset.TEST_FILE)
+        values[2, 7] = np.nan
+        np.save(data / dataset.TEST_FILE, values)
+    elif what == "dtype":
+        np.save(kappa, np.load(kappa).astype(np.float64))
+    elif what == "shape":
+        np.save(kappa, np.load(kappa)[:, :3])
+    elif what == "pixels":
+        mask = np.load(data / dataset.MASK_FILE)
+        mask[0, 0] = True
+        np.save(data / dataset.MASK_FILE, mask)
+    elif what == "mask dtype":
+        np.save(data / dataset.MASK_FILE, np.load(data / dataset.MASK_FILE).astype(np.float32))
+    else:
+        label = np.load(data / "label.npy")
+        if what == "nan in labels":
+            label[1, 2, 0] = np.nan
+        elif what == "labels differ":
+            label[1, 2, 0] += 0.01
+        elif what == "label columns":
+            label = label[..., :4]
+        elif what == "same cosmology twice":
+            label[1, :, :2] = label[0, :, :2]
+        np.save(data / "label.npy", label)
+
+
+FAULTS = ["missing maps", "missing mask", "missing labels", "truncated maps", "no npy", "pickle", "nan in maps",
+          "inf in maps", "nan in test maps", "dtype", "shape", "pixels", "mask dtype", "nan in labels", "labels differ",
+          "label columns"]
+
+
+def one_line(run):
+    assert run.returncode == 2, (run.returncode, run.stderr)
+    lines = run.stderr.splitlines()
+    assert len(lines) == 1 and "error:" in lines[0] and "Traceback" not in run.stderr, run.stderr
+    assert run.stdout == ""
+    return lines[0]
+
+
+def test_damaged_data_is_refused_in_one_line(copied, work, python):
+    """All faults in one process each would cost minutes of imports: one process runs the script for each."""
+    code = ("import sys, io, contextlib, os, shutil\n"
+            "import pathlib, test_scripts, run_mcmc\nfrom wl.core import cli\n"
+            "os.environ.update(cli.ALLOCATOR)\n"
+            "os.chdir(sys.argv[2]); base = pathlib.Path('.')\n"
+            "for fault in test_scripts.FAULTS:\n"
+            "    shutil.rmtree('data/small'); shutil.copytree(sys.argv[3], 'data/small')\n"
+            "    test_scripts.damage(base, fault)\n"
+            "    err, out = io.StringIO(), io.StringIO()\n"
+            "    sys.argv[:] = ['run_mcmc.py', '--data', 'data/small', *test_scripts.QUICK] + sys.argv[1:4]\n"
+            "    saved = sys.argv[-3:]; del sys.argv[-3:]\n"
+            "    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):\n"
+            "        try:\n"
+            "            cli.run(run_mcmc.main)\n"
+            "        except SystemExit as end:\n"
+            "            code = end.code\n"
+            "    sys.argv[1:] = saved\n"
+            "    left = [str(p) for p in base.rglob('*')\n"
+            "            if 'runs' in p.parts and p.is_file() and p.name != 'inputs.json']\n"
+            "    print(repr((fault, code, err.getvalue(), out.getvalue(), left)))\n")
+    run = python(code, ROOT, copied, work / "data" / "small", timeout=900)
+    assert run.returncode == 0, run.stderr
+    import ast
+    results = [ast.literal_eval(line) for line in run.stdout.splitlines()]
+    assert [r[0] for r in results] == FAULTS
+    for fault, code, err, out, left in results:
+        assert code == 2 and len(err.splitlines()) == 1 and "Traceback" not in err, (fault, code, err)
+        assert out == "" and left == [], (fault, out, left)
+
+
+@pytest.mark.parametrize("option, value, word", [
+    ("--sigma", "0", "--sigma"), ("--sigma", "-1", "--sigma"), ("--sigma", "nan", "--sigma"),
+    ("--nstep", "0", "--nstep"), ("--nstep", "-5", "--nstep"), ("--burn-in", "1.0", "--burn-in"),
+    ("--model", "nonsense", "--model")])
+def test_wrong_settings_are_refused(copied, script, option, value, word):
+    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, option, value, cwd=copied))
+    assert word in line
+    assert not (copied / "data" / "runs").exists() or not any((copied / "data" / "runs").rglob("*.h5"))
+
+
+def test_too_few_realisations_for_raw_covariances(copied, script):
+    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, "--smooth", "none", "--statistics-fraction",
+                           "0.2", cwd=copied))
+    assert "realisations" in line
+
+
+@pytest.mark.parametrize("harm", ["truncated", "text", "foreign"])
+def test_damaged_outputs_are_refused(work, copied, script, harm):
+    shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
+    path = copied / "data" / "runs" / "small_compact+statistics" / "posterior.h5"
+    if harm == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif harm == "text":
+        path.write_text("not HDF5")
+    else:
+        with h5py.File(path, "w") as file:
+            file["x"] = [1, 2, 3]
+    assert "posterior.h5" in one_line(script("run_score.py", path, cwd=copied))
+    assert "posterior.h5" in one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, cwd=copied))
+
+
+def test_missing_folder(tmp_path, script):
+    assert "nowhere" in one_line(script("run_mcmc.py", "--data", "nowhere", cwd=tmp_path))

@@ -1,0 +1,269 @@
+"""Hand-made statistics, the dense networks on them, and the stacking of several models' predictions."""
+import numpy as np
+import pytest
+import torch
+from conftest import one_line
+from scipy import stats
+from test_ensemble import data, start  # noqa: F401  (a fixture)
+
+import run_mcmc
+
+from wl.maps import batches
+from wl.summaries import dense, ensemble, features, options as models, pipeline, prediction, handmade, training
+from wl.core import hdf5
+from wl.core.checks import InputError, RunError
+from wl.core.params import HOLDOUT, STATISTICS, TEST, TRAIN
+
+SCALES = (1.5, 3.0, 6.0)
+MASK = np.ones((64, 48), bool)
+MASK[20:30, 10:15] = False
+SMALL = ("--model-option", "scales=2,4", "--model-option", "networks=2", "--model-option", "layers=8,6")
+
+
+def some_maps(n, seed=1):
+    """Skewed correlated maps, zero outside the mask."""
+    rng = np.random.default_rng(seed)
+    white = rng.normal(size=(n, 64, 48))
+    smooth = np.fft.irfft2(np.fft.rfft2(white) * np.exp(-2.0 * np.pi**2 * (
+        np.fft.fftfreq(64)[:, None]**2 + np.fft.rfftfreq(48)**2)), s=(64, 48))
+    return np.where(MASK, 0.02 * (np.exp(2.0 * smooth) - 1.0) + 0.01 * white, 0.0).astype(np.float32)
+
+
+# ---------------------------------------------------------------- the statistics
+def test_features_against_numpy_and_scipy():
+    kappa, found = some_maps(3), features.Features(MASK, 30.0, SCALES)
+    out = found(kappa)
+    n = found.spectrum.width
+    assert out.shape == (3, found.width) and found.width == n + 3 * 19 and np.isfinite(out).all()
+    assert np.array_equal(out[:, :n], found.spectrum(kappa))
+    smooth = found.shapes.smooth(kappa[1])
+    for k, (field, (_, valid, bins)) in enumerate(zip(smooth, found.fields)):
+        values, part = field[valid].astype(float), out[1, n + 19 * k:n + 19 * (k + 1)]
+        assert part[:3] == pytest.approx([np.log(values.var()), stats.skew(values),
+                                          stats.kurtosis(values, fisher=False)], rel=1e-4, abs=1e-5)
+        edges = bins[0] + bins[1] * np.arange(17)
+        edges[0], edges[-1] = -np.inf, np.inf
+        assert np.allclose(part[3:]**2, np.histogram(values, edges)[0] / valid.sum(), rtol=0, atol=1e-12)
+        assert bins[1] == pytest.approx(0.5 * values.std(), rel=0.9)         # bins cover what there is
+
+
+def test_features_do_not_know_left_from_right_nor_their_neighbours():
+    symmetric = MASK & MASK[::-1] & MASK[:, ::-1] & MASK[::-1, ::-1]
+    kappa, found = np.where(symmetric, some_maps(4), 0.0).astype(np.float32), features.Features(symmetric, 30.0, SCALES)
+    out = found(kappa)
+    for turned in (kappa[:, ::-1], kappa[:, :, ::-1]):
+        near = np.abs(found(np.ascontiguousarray(turned)) - out)
+        assert near.max() < 0.03 and near.mean() < 1e-4                      # a pixel on a bin's edge may change bin
+    assert np.array_equal(found(kappa[2:3]), out[2:3])
+    assert np.abs(found(2.0 * kappa) - out).max() > 0.5
+
+
+def test_a_map_of_zeros_is_refused_and_fields_without_pixels_are_left_out():
+    frame = batches.Frame(MASK, pack=False)
+    maps = np.zeros((3, MASK.sum()), np.float16)
+    maps[:2] = some_maps(2)[:, MASK]
+    with pytest.raises(InputError) as error:
+        handmade.measure(features.Features(MASK, 30.0, SCALES), batches.Batches(maps, frame, scale=1.0, n_gal=None),
+                          np.arange(3), batches.NO_NOISE)
+    one_line(error, "map 2 of 3")
+    ragged = np.zeros((64, 48), bool)
+    ragged[::8, ::8] = True
+    assert not features.Features(ragged, 30.0, SCALES).fields
+
+
+# ---------------------------------------------------------------- the networks
+def world(n, seed, c=12):
+    """Statistics that are linear in two parameters but for noise, and a useless constant one."""
+    rng = np.random.default_rng(seed)
+    theta = rng.normal([0.3, 0.8], [0.1, 0.05], (n, 2))
+    response = np.random.default_rng(99).normal(size=(2, c))
+    x = (theta - [0.3, 0.8]) / [0.1, 0.05] @ response + rng.normal(0.0, 1.5, (n, c))
+    return theta, np.concatenate([x, np.full((n, 1), 7.0)], 1).astype(np.float32), response
+
+
+def settings(**more):
+    return {"seed": 1, "loss": "mse", "loss_options": {}, "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.05],
+            "members": 3, "layers": [32, 16], **more}
+
+
+def fitted(seed=1, **more):
+    theta, x, _ = world(2000, 1)
+    again = x + np.float32(0.1) * np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
+    again[:, -1] = 7.0
+    valid_theta, valid, _ = world(500, 2)
+    return dense.fit(np.stack([x, again]), theta, valid, valid_theta, settings(seed=seed, **more))
+
+
+def test_networks_come_near_the_best_linear_answer():
+    net = fitted()
+    theta, x, response = world(4000, 3)
+    mean, sd = net.predict(x)
+    error = ((mean - theta) / [0.1, 0.05])
+    best = np.linalg.inv(np.eye(2) + response @ response.T / 1.5**2)          # posterior covariance
+    assert sd is None and (error**2).mean(0) == pytest.approx(np.diag(best), rel=0.15)
+    assert not net.used[-1] and net.used[:-1].all()
+    losses = [h["validation"] for h in net.history]
+    assert len(losses) >= 2 and [h["passes"] for h in net.history] == list(dense.PASSES[:len(losses)])
+    assert np.ptp([m for m in net.net[0].weight.detach().numpy()[:, 0, 0]]) > 1e-3       # members differ
+
+
+def test_error_bars_are_learnt_and_start_where_asked():
+    net = fitted(loss="kl", loss_options={"start": -5.0})
+    theta, x, response = world(4000, 3)
+    mean, sd = net.predict(x)
+    best = np.linalg.inv(np.eye(2) + response @ response.T / 1.5**2)
+    assert sd.mean(0) / [0.1, 0.05] == pytest.approx(np.sqrt(np.diag(best)), rel=0.2)
+    assert (((mean - theta) / sd)**2).mean(0) == pytest.approx([0.85, 0.85], abs=0.2)
+
+
+def test_a_start_without_gradient_is_refused():
+    with pytest.raises(InputError) as error:
+        fitted(loss="kl", loss_options={"start": -19.0})
+    one_line(error, "--loss-option start", "got -19")
+
+
+def test_weights_follow_from_the_seed_alone(tmp_path):
+    threads, weights = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            torch.manual_seed(n)
+            weights.append(fitted().net.state_dict())
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not torch.equal(fitted(seed=2).net.state_dict()["0.weight"], weights[0]["0.weight"])
+
+
+def test_saved_networks_are_the_same(tmp_path):
+    net, (_, x, _) = fitted(), world(50, 4)
+    net.save(tmp_path / "model.pt")
+    again = dense.Dense.load(tmp_path / "model.pt")
+    assert np.array_equal(again.predict(x)[0], net.predict(x)[0]) and again.settings == net.settings
+    assert again.history == net.history
+    training.save_torch(tmp_path / "other.pt", {"settings": {}})
+    for name in ("other.pt", "none.pt"):
+        with pytest.raises(InputError) as error:
+            dense.Dense.load(tmp_path / name)
+        one_line(error, name)
+
+
+def test_maps_that_teach_nothing_end_in_words():
+    theta, x, _ = world(300, 1)
+    with pytest.raises(RunError) as error:
+        dense.fit(x[None], theta, np.full_like(x, np.nan), theta, settings())
+    one_line(error, "not finite")
+
+
+def test_side_by_side_layers_are_linear_layers():
+    side, x = dense.Side(3, 5, 4), torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(1))
+    for k in range(3):
+        oracle = torch.nn.functional.linear(x[k], side.weight[k].T, side.bias[k, 0])
+        assert torch.allclose(side(x)[k], oracle, atol=1e-6)
+    assert dense.Side(1, 400, 300).weight.std().item() == pytest.approx(1.0 / np.sqrt(3 * 400), rel=0.02)
+
+
+# ---------------------------------------------------------------- stacking
+def statistics_alone(data, *options, out="alone"):  # noqa: F811
+    args = run_mcmc.parser().parse_args(["--data", str(data), "--out", str(data.parent / out), "--quiet", "--threads",
+                                         "2", "--model", "statistics", *options])
+    return pipeline.Run(args, "network")
+
+
+def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
+    rng = np.random.default_rng(1)
+    truth = rng.normal([0.3, 0.8], [0.1, 0.05], (4000, 2))
+    one = truth + rng.normal(0.0, [0.02, 0.01], truth.shape)
+    two = truth + rng.normal(0.0, [0.04, 0.03], truth.shape) + 0.2
+    known, group = 3000, np.arange(3000) % 4
+    estimate, weights = ensemble.stack(np.concatenate([one, two], 1), truth[:known], group)
+    assert weights.shape == (5, 2)
+    precise = 1.0 / np.array([0.02**2, 0.04**2, 0.1**2])
+    assert weights[[0, 2], 0] == pytest.approx(precise[:2] / precise.sum(), abs=0.03)
+    assert np.abs(weights[[1, 3], 0]).max() < 0.06                            # S_8 says nothing about Omega_m
+    error = estimate[known:] - truth[known:]
+    assert (error**2).mean(0)[0] == pytest.approx(1.0 / precise.sum(), rel=0.15)
+    assert np.allclose(estimate[known:], np.c_[one, two, np.ones(4000)][known:] @ weights)
+    # a map's own truth, and its group's, do not reach its prediction; all others' do
+    other = truth[:known].copy()
+    other[group == 2] += rng.normal(0.0, 0.1, other[group == 2].shape)
+    moved, _ = ensemble.stack(np.concatenate([one, two], 1), other, group)
+    same = np.abs(moved - estimate).max(1) == 0.0
+    assert same[:known][group == 2].all() and not same[:known][group != 2].any() and not same[known:].any()
+    alone, _ = ensemble.stack(one, truth[:known], np.zeros(known, int))
+    assert np.isfinite(alone).all()
+
+
+def test_a_run_of_two_parts(data):  # noqa: F811
+    options = ("--model", "compact+statistics", *SMALL, "--target", "both")
+    run = start(data, *options)
+    file = prediction.predict(run)
+    found, weights = file.groups["predictions"], file.groups["constant_data"]["stack"]
+    names = {p.name for p in run.out.iterdir()}
+    assert {"features.h5", "model_compact.pt", "model_statistics.pt", "predictions.h5", "predictions_compact.h5",
+            "predictions_statistics.h5"} <= names and "model.pt" not in names
+    parts = [hdf5.read(run.out / f"predictions_{p}.h5", "predictions").groups["predictions"] for p in run.parts]
+    both = np.concatenate([p["estimate"] for p in parts], 1)
+    split = found["split"]
+    for part in parts:
+        assert np.array_equal(part["split"], split) and np.array_equal(part["realisation"], found["realisation"])
+    new = split != STATISTICS
+    assert new.any() and np.allclose(found["estimate"][new], np.c_[both, np.ones(len(both))][new] @ weights)
+    truth = run.set.theta[found["cosmology"][~new]]
+    oracle = np.linalg.lstsq(np.c_[both, np.ones(len(both))][~new], truth, rcond=None)[0]
+    assert np.allclose(weights, oracle)
+    # one part alone gives what it gave here, and the parts made one by one the same file
+    alone = prediction.predict(statistics_alone(data, *SMALL, "--target", "both"))
+    assert np.array_equal(alone.groups["predictions"]["estimate"], parts[1]["estimate"])
+    for index in (1, 0):
+        assert prediction.predict(start(data, *options, "--only", str(index), out="jobs")) is None
+    assert prediction.predict(start(data, *options, "--threads", "1", out="jobs")).digest == file.digest
+    # measured maps are the files': draws differ, fixed ones have the noise that the convolutional part sees
+    measured = hdf5.read(run.out / "features.h5", "features").groups["features"]
+    rows = run.rows(TRAIN)
+    assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == features.MOST_DRAWS - 1
+    draws = np.concatenate([measured["fixed"][rows][None], measured["fresh"]])
+    assert np.ptp(draws, 0).max(1).min() > 0.0
+    source = batches.Batches(run.set.kappa.reshape(-1, run.set.kappa.shape[-1]),
+                             batches.Frame(run.set.mask, pack=False), scale=1.0, n_gal=run.set.n_gal, seed=1)
+    kappa = source.fetch(rows[3:4], noise=batches.FIXED)[:, 0]
+    oracle = features.Features(run.set.mask, run.set.n_gal, (2.0, 4.0))(kappa)
+    assert np.allclose(measured["fixed"][rows[3]], oracle[0], rtol=1e-6)
+
+
+def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
+    options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target", "both")
+    run = start(data, *options)
+    file = prediction.predict(run)
+    found, constant = file.groups["predictions"], file.groups["constant_data"]
+    assert found["estimate"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stack"].shape == (5, 2)
+    assert (np.linalg.eigvalsh(constant["between"]) > 0).all()
+    parts = [[hdf5.read(run.out / f"predictions_{p}_f{k}_m0.h5", "predictions").groups["predictions"]
+              for k in range(2)] for p in run.parts]
+    held = [[f["split"] != STATISTICS for f in files] for files in parts]
+    both = np.concatenate([np.mean([f["estimate"][h] for f, h in zip(files, hs)], 0)
+                           for files, hs in zip(parts, held)], 1)
+    new = found["split"] != STATISTICS
+    assert set(found["split"][new]) == {HOLDOUT, TEST}
+    assert np.allclose(found["estimate"][new], np.c_[both, np.ones(len(both))] @ constant["stack"])
+    logs = np.mean([np.log(f["sd"][h]) for files, hs in zip(parts, held) for f, h in zip(files, hs)], 0)
+    assert np.allclose(found["sd"][new], np.exp(logs))
+
+
+@pytest.mark.parametrize("options, words", [
+    (("--model", "compact+huge"), "huge"), (("--model", "compact+compact"), "different"),
+    (("--model", "compact+statistics", "--model-option", "depth=3"), "depth"),
+    (("--model-option", "scales=4,2"), "rising"), (("--model-option", "draws=-1"), "draws")])
+def test_wrong_models_are_refused(data, options, words):  # noqa: F811
+    with pytest.raises(InputError) as error:
+        prediction.predict(start(data, *options) if "--model" in options else statistics_alone(data, *options))
+    one_line(error, words)
+
+
+def test_options_of_parts():
+    found = models.model_options("simple_cnn+statistics", ["draws=2", "dropout=0,0"])
+    assert found["statistics"]["draws"] == 2 and found["simple_cnn"]["dropout"] == [0.0, 0.0]
+    assert "dropout" not in found["statistics"] and set(found["simple_cnn"]) == set(models.MODELS["simple_cnn"])
+    part = pipeline.of_part({"model": "a+b", "model_options": found, "loss": "mse"}, "statistics")
+    assert part == {"model": "statistics", "model_options": found["statistics"], "loss": "mse"}

@@ -1,0 +1,169 @@
+"""The losses against NumPy and SciPy formulas, their gradients by differences, and where they are least."""
+import numpy as np
+import pytest
+import torch
+from conftest import one_line
+from scipy import optimize, stats
+from test_training import LABEL, VALIDATION, run, source
+
+from wl.summaries import options, networks
+from wl.scoring import score
+from wl.core.checks import InputError
+from wl.summaries.losses import LOG_SIGMA_RANGE, Loss, of_settings
+
+SD = np.array([0.1055, 0.0660])
+NAMES = tuple(options.LOSSES)
+
+
+def batch(n=7, seed=1, spread=1.0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 2)), 0.7 * rng.normal(size=(n, 2)), spread * rng.normal(size=(n, 2))
+
+
+def value(loss, target, mean, log_sigma):
+    out = np.concatenate([mean, log_sigma], 1)[:, :loss.n_out]
+    return float(loss(torch.tensor(out), torch.tensor(target)))
+
+
+def test_every_loss_is_in_the_table_and_knows_its_outputs():
+    for name in NAMES:
+        loss = Loss(name, SD)
+        assert loss.n_out == (2 if name == "mse" else 4) and loss.has_sigma == (name != "mse")
+    with pytest.raises(InputError) as error:
+        Loss("rmse", SD)
+    one_line(error, "--loss", "three_term", "rmse")
+
+
+def test_mse_and_kl():
+    target, mean, log_sigma = batch()
+    assert value(Loss("mse", SD), target, mean, log_sigma) == pytest.approx(np.mean((target - mean)**2))
+    density = stats.norm(mean, np.exp(log_sigma)).logpdf(target) + 0.5 * np.log(2 * np.pi)
+    assert value(Loss("kl", SD), target, mean, log_sigma) == pytest.approx(-density.sum(1).mean())
+
+
+def test_score_is_minus_the_challenges():
+    target, mean, log_sigma = batch()
+    centre = np.array([0.29, 0.8135])
+    oracle = score.challenge_score(centre + SD * target, centre + SD * mean, SD * np.exp(log_sigma)).mean()
+    loss = Loss("score", SD)
+    assert value(loss, target, mean, log_sigma) == pytest.approx(-oracle)
+    assert np.allclose(loss.sigma(log_sigma), SD * np.exp(log_sigma))
+    same = Loss("three_term", SD, log_variance=1.0, pull=1.0, square=1000.0)
+    assert value(same, target, mean, log_sigma) == pytest.approx(-oracle)
+
+
+@pytest.mark.parametrize("a, b, c", [(2.0, 1.0, 0.0), (1.0, 3.0, 200.0)])
+def test_three_terms(a, b, c):
+    target, mean, log_sigma = batch()
+    e, s = SD * (target - mean), SD * np.exp(log_sigma)
+    oracle = (a * np.log(s**2) + b * e**2 / s**2 + c * e**2).sum(1).mean()
+    loss = Loss("three_term", SD, log_variance=a, pull=b, square=c)
+    assert value(loss, target, mean, log_sigma) == pytest.approx(oracle)
+    # the log sigma that minimises it, given errors of a known width, is turned into that width
+    errors = np.random.default_rng(2).normal(size=4000)
+    errors *= 0.3 / np.sqrt(np.mean(errors**2))
+    target = np.stack([errors, errors], 1)
+    cost = lambda x: value(loss, target, 0 * target, np.full_like(target, x))               # noqa: E731
+    best = optimize.minimize_scalar(cost, (-2.0, 0.0)).x
+    assert best == pytest.approx(np.log(0.3 * np.sqrt(b / a)), abs=1e-5)
+    assert np.allclose(loss.sigma(np.full((1, 2), best)), 0.3 * SD, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "mse"])
+def test_error_bars_are_those_of_the_errors_at_the_best_fit(name):
+    loss, log_sigma = Loss(name, SD), torch.zeros(1, 2, dtype=torch.double, requires_grad=True)
+    errors = torch.tensor([[0.3, 0.2], [-0.3, -0.2]], dtype=torch.double)
+    optimiser = torch.optim.Adam([log_sigma], 0.02)
+    for _ in range(800):
+        optimiser.zero_grad()
+        loss(torch.cat([torch.zeros(2, 2), log_sigma.expand(2, 2)], 1), errors).backward()
+        optimiser.step()
+    assert np.allclose(loss.sigma(log_sigma.detach().numpy()), [[0.3, 0.2] * SD], rtol=1e-3)
+
+
+def test_beta_nll():
+    """Seitzer et al. 2022, equation 5: the gradients of kl, each weighted by s^(2 beta)."""
+    target, mean, log_sigma = batch()
+    kl = 0.5 * (target - mean)**2 * np.exp(-2 * log_sigma) + log_sigma
+    for beta in (0.0, 0.5, 1.0):
+        loss = Loss("beta_nll", SD, beta=beta)
+        weight = np.exp(log_sigma)**(2 * beta)
+        assert value(loss, target, mean, log_sigma) == pytest.approx((weight * kl).sum(1).mean())
+        out = torch.tensor(np.concatenate([mean, log_sigma], 1), requires_grad=True)
+        loss(out, torch.tensor(target)).backward()
+        pull = (mean - target) * np.exp(-2 * log_sigma)
+        oracle = np.concatenate([weight * pull, weight * (1 - (mean - target) * pull)], 1) / len(mean)
+        assert np.allclose(out.grad.numpy(), oracle, atol=1e-12)
+    whole = torch.tensor(mean, requires_grad=True)
+    (0.5 * ((torch.tensor(target) - whole)**2).sum(1).mean()).backward()
+    assert np.allclose(out.grad.numpy()[:, :2], whole.grad.numpy())       # beta = 1: means as under mse
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "beta_nll"])
+def test_gradients_by_differences(name):
+    target, mean, log_sigma = batch(spread=0.5)
+    loss = Loss(name, SD)
+    out = torch.tensor(np.concatenate([mean, log_sigma], 1)[:, :loss.n_out], requires_grad=True)
+    assert torch.autograd.gradcheck(lambda o: loss(o, torch.tensor(target)), out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wild_outputs_stay_finite(name):
+    loss = Loss(name, SD)
+    for wild in (-1e4, 1e4):
+        out = torch.tensor([[0.0, 0.0, wild, -wild]])[:, :loss.n_out].requires_grad_()
+        one = loss(out, torch.ones(1, 2))
+        one.backward()
+        assert torch.isfinite(one) and torch.isfinite(out.grad).all() and one.dtype == torch.float32
+    assert LOG_SIGMA_RANGE[0] < -5 and LOG_SIGMA_RANGE[1] > 1
+
+
+def test_start_of_the_log_variance_is_in_units_of_the_parameters():
+    torch.manual_seed(1)
+    net = networks.build("compact", (48, 48), 4)
+    loss = Loss("score", SD, start=-5.0)
+    before = net.head[-1].bias.detach().clone()
+    loss.begin(net)
+    bias = net.head[-1].bias.detach().numpy().astype(float)
+    assert np.allclose(np.log(loss.sigma(bias[None, 2:])**2), -5.0, atol=1e-6)
+    assert np.array_equal(bias[:2], before.numpy()[:2].astype(float))
+    for idle in (Loss("kl", SD), Loss("mse", SD)):
+        was = net.head[-1].bias.detach().clone()
+        idle.begin(net)
+        assert torch.equal(net.head[-1].bias, was)
+
+
+@pytest.mark.parametrize("start", [-19.0, 1.0, 5.0])
+def test_a_start_without_gradient_is_refused(start):
+    """Beyond the range of the outputs error bars would stay for ever what they are."""
+    net, loss = networks.build("compact", (48, 48), 4), Loss("kl", SD, start=start)
+    with pytest.raises(InputError) as error:
+        loss.begin(net)
+    one_line(error, "--loss-option start", f"got {start:g}")
+    for inside in (-18.0, 0.0):
+        Loss("kl", SD, start=inside).begin(net)
+        out = torch.zeros(1, 4).index_copy(1, torch.tensor([2, 3]), net.head[-1].bias[None, 2:]).requires_grad_()
+        out.retain_grad()
+        loss(out, torch.ones(1, 2)).backward()
+        assert (out.grad[0, 2:] != 0).all()
+
+
+def test_losses_of_settings():
+    s = {"loss": "three_term", "label_sd": SD.tolist(), "loss_options": {"pull": 4.0}}
+    loss = of_settings(s)
+    assert loss.weights == (2.0, 4.0, 0.0) and loss.n_out == 4
+    assert of_settings({"loss": "mse", "label_sd": [1.0, 1.0]}).n_out == 2
+
+
+@pytest.mark.parametrize("name", ["score", "three_term", "beta_nll"])
+def test_a_network_learns_its_error_bars(name):
+    network, history = run(loss=name, epochs=16, loss_options={**options.LOSSES[name], "start": -4.0})
+    mean, sd = network.predict(source(), VALIDATION)
+    pull = (mean - LABEL[VALIDATION]) / sd
+    assert sd.shape == mean.shape and 0.3 < np.sqrt(np.mean(pull**2)) < 3.0
+    assert history[-1]["validation"] < history[0]["validation"]
+    truth = LABEL[VALIDATION]
+    if name == "score":                       # the validation loss is minus the score, but for the views
+        one, bars = network.predict(source(), VALIDATION, symmetries=1)
+        best = min(h["validation"] for h in history)
+        assert -score.challenge_score(truth, one, bars).mean() == pytest.approx(best, rel=1e-4)

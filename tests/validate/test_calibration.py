@@ -1,0 +1,165 @@
+"""Calibration on 4000 simulated maps, with negative controls; recalibration; the out-of-distribution metric."""
+import numpy as np
+import pytest
+import synthetic
+from conftest import one_line
+from scipy import stats
+
+from wl.validate import calibration
+from wl.posterior import infer, recalibration, metropolis
+from wl.scoring import score
+from wl.core.checks import InputError
+from wl.posterior.posterior import LEVELS
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return synthetic.emulator(100)
+
+
+@pytest.fixture(scope="module")
+def result(emulator):
+    return calibration.check(emulator, 4000, seed=5)
+
+
+def test_posteriors_are_calibrated(result):
+    """Coverage 68 +- 2 and 95 +- 1.5 %, uniform ranks of both parameters, PIT and TARP, regions."""
+    assert calibration.failures(result) == []
+    for name, tolerance in (("68", 0.02), ("95", 0.015)):
+        level = calibration.NOMINAL[name][0]
+        assert (np.abs(result["coverage"][name] - level) < tolerance).all()
+        assert abs(result["region"][name] - score.LEVELS[name][0]) < 0.03
+    assert (result["sbc"] > 0.01).all() and (result["pit"] > 0.01).all() and result["tarp"] > 0.01
+    assert np.abs(result["curve"] - np.arange(1, 10)[:, None] / 10).max() < 0.03
+    assert "coverage at" in calibration.table(result)
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.4])
+def test_wrong_error_bars_fail_every_check(emulator, scale):
+    failed = calibration.failures(calibration.check(emulator, 4000, nstep=3000, seed=5, scale=scale))
+    assert failed == ["coverage at 68 %", "coverage at 95 %", "ranks", "PIT", "TARP"]
+
+
+def test_a_wrong_prior_or_likelihood_fails(emulator, monkeypatch):
+    """Summaries and cosmologies of one emulator, posteriors of another: prior, covariance, mean."""
+    flat = synthetic.emulator(100, prior="flat")
+    drawn = calibration.draw(flat, 3000, 1)
+    monkeypatch.setattr(calibration, "draw", lambda *_: drawn)
+    assert "ranks" in calibration.failures(calibration.check(emulator, 3000, nstep=3000))
+    biased = drawn[0], drawn[1] + [0.01, 0.0]
+    monkeypatch.setattr(calibration, "draw", lambda *_: biased)
+    assert "ranks" in calibration.failures(calibration.check(flat, 3000, nstep=3000))
+
+
+def test_draws_follow_prior_and_likelihood():
+    """Means of functions over the prior against quadrature; pulls of the summaries; heavier tails for t."""
+    from wl.posterior.quadrature import quadrature_points
+    emulator = synthetic.emulator(60)
+    theta, estimate = calibration.draw(emulator, 20000, 1)
+    assert emulator.contains(theta).all()
+    points, weight, corners = quadrature_points(emulator.theta, emulator.triangles, 10)
+    weight = weight * np.exp(emulator.vertex_log_prior[emulator.triangles] @ corners.T)
+    for power in (1, 2):
+        expected = (weight[..., None] * points**power).sum((0, 1))
+        assert np.allclose((theta**power).mean(0), expected, atol=5 * (theta**power).std(0) / np.sqrt(20000))
+    mean, covariance, _ = emulator.interpolate(theta)
+    r = estimate - mean
+    chi2 = np.einsum("ni,nij,nj->n", r, np.linalg.inv(covariance), r)
+    assert stats.kstest(chi2, stats.chi2(2).cdf).pvalue > 0.01
+    emulator.count = 12.0
+    theta, estimate = calibration.draw(emulator, 20000, 2)
+    mean, covariance, _ = emulator.interpolate(theta)
+    r = estimate - mean
+    t2 = np.einsum("ni,nij,nj->n", r, np.linalg.inv(covariance), r)
+    assert stats.kstest(t2 * 10 / (2 * 11), stats.f(2, 10).cdf).pvalue > 0.01       # Hotelling
+
+
+def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen(emulator):
+    """Another realisation of a map's own fold changes nothing for it, one of another fold does."""
+    n = 8
+    noise = np.random.default_rng(0).normal(size=(len(emulator.theta), n, 2))
+    estimate = emulator.mean[:, None] + np.einsum("cij,crj->cri", np.linalg.cholesky(emulator.covariance), noise)
+    settings = {"smooth": "none", "likelihood": "gaussian"}
+
+    def means(changed):
+        moved = estimate.copy()
+        moved[:, changed] += 0.05
+        truth, chains = infer.held_out(emulator.theta, moved, settings, emulator.vertex_log_prior, 1)
+        first = slice(0, 2 * len(emulator.theta), 2)            # realisation 0 of the first fold, 0 and 4
+        assert np.array_equal(truth[first], emulator.theta)
+        return chains.mean[first]
+    before = means([])
+    assert np.array_equal(before, means([4])) and np.abs(before - means([1])).min() > 0.0
+
+
+# ---------------------------------------------------------------- isotonic recalibration
+def gaussian_summary(mean, sd):
+    return {"mean": mean, "sd": sd, **{q: mean + sd * stats.norm.ppf(p) for q, p in LEVELS.items()}}
+
+
+def test_isotonic_corrects_width_and_bias(rng):
+    """Fitted on half of the maps, the other half is covered as it should be, whatever was wrong."""
+    truth = rng.normal(size=(6000, 2)) * [1.0, 2.0]
+    for scale, shift in ((0.6, 0.0), (1.5, 0.0), (1.0, 0.5)):
+        mean, sd = np.full(truth.shape, shift), np.tile([1.0, 2.0], (6000, 1)) * scale
+        curve = recalibration.isotonic(score.pit(truth[:3000], mean[:3000], sd[:3000]))
+        assert (np.diff(curve, axis=0) > 0).all()
+        known = truth[:3000], mean[:3000], sd[:3000]
+        found, made_of = recalibration.recalibrate("isotonic", gaussian_summary(mean[3000:], sd[3000:]), *known,
+                                                   score.pit(*known))
+        assert np.array_equal(made_of["recalibration"], curve)
+        for low, high, level in (("q16", "q84", 0.68), ("q2_5", "q97_5", 0.95)):
+            inside = (truth[3000:] > found[f"recalibrated_{low}"]) & (truth[3000:] < found[f"recalibrated_{high}"])
+            assert (np.abs(inside.mean(0) - level) < 4 * np.sqrt(level * (1 - level) / 3000) + 0.01).all()
+        expected = np.sqrt(np.mean((truth - shift)**2, axis=0))
+        assert np.allclose(found["errorbar"], expected, rtol=0.06)
+
+
+def test_isotonic_leaves_the_calibrated_alone(rng):
+    mean, sd = rng.normal(size=(4000, 2)), np.full((4000, 2), 0.1)
+    truth = mean + 0.1 * rng.normal(size=mean.shape)
+    summary = gaussian_summary(mean, sd)
+    found, _ = recalibration.recalibrate("isotonic", summary, truth, mean, sd, score.pit(truth, mean, sd))
+    assert np.allclose(found["errorbar"], sd, rtol=0.05)
+    assert set(recalibration.recalibrate("temperature", summary, truth, mean, sd, None)[0]) == {"errorbar"}
+    for q in LEVELS:
+        assert np.abs(found[f"recalibrated_{q}"] - summary[q]).max() < 0.02
+
+
+# ---------------------------------------------------------------- out of distribution
+def test_out_of_distribution_of_known_tests(rng):
+    """Two Gaussians at a distance have a known curve; a blind test gives the mean rate, a perfect one 1."""
+    rates = np.geomspace(0.001, 0.05, 100)
+    inside = rng.normal(size=400000)
+    for shift in (0.0, 1.0, 3.0):
+        expected = stats.norm.sf(stats.norm.isf(rates) - shift).mean()
+        found = score.out_of_distribution(inside, rng.normal(size=400000) + shift)
+        assert abs(found - expected) < 0.003
+    assert score.out_of_distribution(inside, np.full(10, 99.0)) == 1.0
+    assert score.out_of_distribution(inside, np.full(10, -99.0)) == 0.0
+    assert score.out_of_distribution(np.zeros(50), np.zeros(70)) == pytest.approx(rates.mean())      # ties tell nothing
+    assert score.out_of_distribution(inside, np.full(3, np.inf)) == 1.0
+    order = rng.permutation(400000)
+    assert score.out_of_distribution(inside[order], inside[:900]) == score.out_of_distribution(inside, inside[:900])
+
+
+def test_out_of_distribution_refusals():
+    for inside, outside in (([], [1.0]), ([1.0], []), ([1.0, np.nan], [1.0])):
+        with pytest.raises(InputError) as error:
+            score.out_of_distribution(inside, outside)
+        one_line(error, "out-of-distribution")
+
+
+def test_chi2_finds_summaries_that_no_cosmology_gives():
+    """d = 6 summaries off the emulator's surface are told from simulated ones; d = 2 would fit nearly all."""
+    emulator = synthetic.emulator(60, 6)
+    estimate = calibration.draw(emulator, 1500, 3)[1]
+    strange = calibration.draw(emulator, 500, 4)[1] + 2.0 * np.sqrt(np.einsum("nii->ni", emulator.covariance)).mean(0)
+
+    def chi2(e):
+        chains = metropolis.exact(emulator, e, order=4)
+        mean, covariance, _ = emulator.interpolate(chains.mean)
+        r = e - mean
+        return np.einsum("nd,nd->n", r, np.linalg.solve(covariance, r[..., None])[..., 0])
+    assert score.out_of_distribution(chi2(estimate), chi2(strange)) > 0.1
+    assert score.out_of_distribution(chi2(estimate[:750]), chi2(estimate[750:])) < 0.05

@@ -1,0 +1,268 @@
+"""The only place that knows HDF5: the layout of the files, atomic writes, digests.
+
+The layout is netCDF-4's and ArviZ's, written with h5py alone: one group per kind of content, each with
+its own dimension scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netcdf`,
+`h5dump` and h5py open a file unchanged. What each rule avoids:
+ - float16 variables crash netCDF4-python, a "/" in a name hides the variable, libver "latest" shuts out
+   HDF5 1.10, a bool has no netCDF type: float32, refused, v110, int8 with the attribute dtype="bool";
+ - a flipped bit was silent 119 times of 120 without fletcher32 and gzip: both, and a sha256 per array;
+ - a flipped bit in HDF5's own tables can make the library free memory twice and abort: 40 bytes behind
+   the end of the HDF5 file, which every reader ignores, hold the sha256 of all before them.
+"""
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections import namedtuple
+
+import h5py
+import numpy as np
+
+from .. import __version__
+from .atomic import atomic
+from .checks import InputError, RunError
+from .provenance import code_version, digest_array, digest_file, refuse_difference, to_json, versions
+from .variables import attributes
+
+SCHEMA_VERSION = 1
+KINDS = {"predictions": "run_mcmc.py or run_direct.py", "statistics": "run_mcmc.py",
+         "posterior": "run_mcmc.py or run_direct.py", "sampling": "run_mcmc.py",
+         "features": "run_mcmc.py or run_direct.py"}
+SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
+
+Var = namedtuple("Var", "dims values attrs", defaults=((),))
+Var.__doc__ = """One variable: dims, tuple of dimension names; values, an array; attrs, beyond those of variables.py."""
+
+File = namedtuple("File", "path kind settings seed inputs groups dims coords attrs versions "
+                          "code_version created_at digest")
+File.__doc__ = """A file that was read and verified.
+
+settings, inputs: dicts; seed: int; groups: {group: {name: array}}; dims: {group: {name: tuple}};
+coords: {group: {dimension: array}}; attrs: {group: {name: dict}}; digest: sha256 hex of the contents
+(arrays, settings, seed, inputs; not of the time, the versions or the bytes on disk): the value for
+`inputs` of whatever is made from this file.
+"""
+
+
+# ---------------------------------------------------------------- writing
+def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None):
+    """Write one file atomically; equal contents give equal bytes but for the time of writing.
+
+    path: where; kind: one of KINDS; groups: {group: {name: Var}};
+    coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps whose
+    draws are kept, say), dimensions without one count from 0; settings: dict of JSON values; seed: int;
+    inputs: {name: sha256 hex}. Returns the digest of the contents (File.digest). The environment
+    variable SOURCE_DATE_EPOCH (seconds) replaces the time. Raises RunError when the disk fails.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    coords = coords or {}
+    prepared, digests, dims, attrs = {}, {}, {}, {}
+    for group, variables in groups.items():
+        _check_name(group)
+        sizes, prepared[group] = {}, {}
+        for name, var in variables.items():
+            var = Var(tuple(var[0]), _storable(f"{group}/{name}", var[1]), dict(var[2:] and var[2] or {}))
+            _check_name(name)
+            if len(set(var.dims)) != var.values.ndim or len(var.dims) != var.values.ndim or name in var.dims:
+                raise ValueError(f"{group}/{name}: dimensions {var.dims} do not fit shape {var.values.shape}")
+            for dim, size in zip(var.dims, var.values.shape):
+                _check_name(dim)
+                if sizes.setdefault(dim, size) != size:
+                    raise ValueError(f"{group}/{name}: {dim} has {size} entries, elsewhere {sizes[dim]}")
+            prepared[group][name] = var
+        for dim, size in sizes.items():
+            values = coords.get((group, dim), coords.get(dim))
+            values = _storable(dim, np.arange(size, dtype=np.int32) if values is None else values)
+            if values.shape != (size,) or dim in variables:
+                raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got {values.shape}")
+            prepared[group] = {dim: Var((dim,), values, {}), **prepared[group]}
+        dims[group] = {n: v.dims for n, v in prepared[group].items()}
+        attrs[group] = {n: _clean_attrs(n, v) for n, v in prepared[group].items()}
+        digests.update({f"{group}/{n}": digest_array(v.values) for n, v in prepared[group].items()})
+    root = {"schema_version": SCHEMA_VERSION, "kind": kind, "settings": to_json(settings or {}),
+            "seed": int(seed), "inputs": to_json(inputs or {}), "digests": to_json(digests)}
+    root["content"] = _content(root, dims, attrs)
+    root.update(versions=to_json(versions()), code_version=code_version())
+    created = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
+    common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", created),
+              "inference_library": "wl", "inference_library_version": __version__}
+    image = _image({**root, **common}, common, prepared, attrs)
+    with atomic(path) as temporary:
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(image)
+                stream.write(SEAL + hashlib.sha256(image).digest())
+        except OSError as error:
+            raise RunError(f"{path}: could not be written ({error.strerror}); free some space or give "
+                           "another --out") from None
+    return root["content"]
+
+
+def _image(root, common, prepared, attrs):
+    """The bytes of the HDF5 file, made in memory: on a full disk HDF5 itself crashes when it closes."""
+    with h5py.File("image", "w", driver="core", backing_store=False, libver=("earliest", "v110"),
+                   track_order=True) as file:
+        file.attrs.update(root)
+        for group, variables in prepared.items():
+            target = file.create_group(group, track_order=True)
+            target.attrs.update(common)
+            _write_group(target, variables, attrs[group])
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _write_group(target, variables, attrs):
+    for name, (dims, values, _) in variables.items():
+        options = {}
+        if values.dtype.kind == "O":
+            options["dtype"] = h5py.string_dtype()       # filters see only the pointers of strings
+        elif values.ndim and values.size:
+            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+            if values.dtype.kind == "f":
+                options["fillvalue"] = np.nan
+        data = values.astype(np.int8) if values.dtype.kind == "b" else values
+        dataset = target.create_dataset(name, data=data, **options)
+        if dims == (name,):
+            dataset.make_scale(name)
+        dataset.attrs.update(attrs[name])
+    for name, (dims, _, _) in variables.items():
+        for axis, dim in enumerate(dims if dims != (name,) else ()):
+            target[name].dims[axis].attach_scale(target[dim])
+
+
+def _check_name(name):
+    if not name or "/" in name or name.startswith((".", "_")) or not name.isprintable():
+        raise ValueError(f"{name!r} cannot name a group, variable or dimension")
+
+
+def _storable(name, values):
+    values = np.asarray(values)
+    if values.dtype.kind in "OU" and all(isinstance(x, str) for x in values.ravel().tolist()):
+        return values.astype(object)
+    if values.dtype.kind == "f" and values.dtype.itemsize == 2:
+        return values.astype(np.float32)
+    if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+        raise ValueError(f"{name}: values of dtype {values.dtype} cannot be stored")
+    return values
+
+
+def _clean_attrs(name, var):
+    """Attributes as strings, plain numbers and arrays; lists are JSON, as long values are no attributes of HDF5."""
+    attrs = {n: v.item() if isinstance(v, np.generic) else v
+             for n, v in {**attributes(name, var.values.dtype), **var.attrs}.items()}
+    attrs = {n: v if isinstance(v, (str, float, np.ndarray)) or type(v) is int else to_json(v)
+             for n, v in attrs.items()}
+    return {**attrs, "dtype": "bool"} if var.values.dtype.kind == "b" else attrs
+
+
+def _content(root, dims, attrs):
+    part = [root[n] for n in ("schema_version", "kind", "settings", "seed", "inputs", "digests")]
+    return hashlib.sha256(to_json([part, dims, attrs]).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- reading
+def read(path, kind=None, groups=None):
+    """Read and verify a file.
+
+    kind: what it must be (None: any); groups: names of the groups to read (None: all; the others are
+    neither read nor verified). Returns a File. Raises InputError, naming the file and what to do, if it
+    is missing, truncated, damaged, not ours, of another kind or of another schema version.
+    """
+    path = pathlib.Path(path)
+    maker = KINDS.get(kind, "the run that made it")
+    if path.is_dir():
+        raise InputError(f"{path}: expected an HDF5 file, got a folder; give the file's path")
+    damaged = (f"{path}: is truncated, damaged or was changed; delete it and repeat the run that made it, or "
+               "copy it again")
+    try:
+        with open(path, "rb") as stream:
+            start, size = stream.read(8), os.fstat(stream.fileno()).st_size
+            stream.seek(max(0, size - 40))
+            seal = stream.read(40)
+    except OSError as error:
+        raise InputError(f"{path}: expected a {kind or 'result'} file, cannot read it ({error.strerror}); "
+                         f"check the path or make it with {maker}") from None
+    if seal.startswith(SEAL) and digest_file(path, end=size - 40) != seal[8:].hex():
+        raise InputError(damaged)
+    if start != b"\x89HDF\r\n\x1a\n":
+        found = "another kind of" if size else "an empty"
+        raise InputError(f"{path}: expected an HDF5 file, got {found} file; check the path or make it "
+                         f"with {maker}")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            root = {name: file.attrs[name] for name in file.attrs}
+            if not {"schema_version", "kind", "content", "digests"} <= set(root):
+                raise InputError(f"{path}: is an HDF5 file, but not one of wl; check the path or make it "
+                                 f"with {maker}")
+            if root["schema_version"] != SCHEMA_VERSION:
+                raise InputError(f"{path}: has schema version {root['schema_version']}, this wl reads "
+                                 f"{SCHEMA_VERSION}; repeat the run that made it (--force), or use its wl")
+            if kind is not None and root["kind"] != kind:
+                raise InputError(f"{path}: expected a {kind} file, got a {root['kind']} file; check the "
+                                 "path")
+            return _read_verified(path, file, root, groups, limit=1100 * size + (1 << 20))
+    except InputError:
+        raise
+    except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError here
+        raise InputError(f"{damaged} ({type(error).__name__})") from error
+
+
+def _read_verified(path, file, root, wanted, limit):
+    digests = json.loads(root["digests"])
+    values, dims, attrs = {}, {}, {}
+    for group in file:
+        values[group], dims[group], attrs[group] = {}, {}, {}
+        for name, dataset in file[group].items():
+            scale = dataset.is_scale
+            dims[group][name] = (name,) if scale else tuple(dim[0].name.rsplit("/", 1)[1]
+                                                            for dim in dataset.dims)
+            attrs[group][name] = {n: v.item() if isinstance(v, np.generic) else v
+                                  for n, v in dataset.attrs.items()
+                                  if n not in ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")}
+            if wanted is not None and group not in wanted:
+                continue
+            if dataset.size * dataset.dtype.itemsize > limit:      # more than gzip can have packed
+                raise ValueError(f"{group}/{name}: {dataset.shape}")
+            array = (dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...])
+            array = np.asarray(array).astype(str) if array.dtype.kind == "O" else np.asarray(array)
+            if attrs[group][name].get("dtype") == "bool":
+                array = array.astype(bool)
+            if digest_array(array) != digests.get(f"{group}/{name}"):
+                raise ValueError(f"{group}/{name}: digest differs")
+            values[group][name] = array
+    if {f"{g}/{n}" for g in dims for n in dims[g]} != set(digests):
+        raise ValueError("a variable is missing")
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in root.items()}
+    if _content(plain, dims, attrs) != plain["content"]:
+        raise ValueError("the digest of the contents differs")
+    is_coord = {g: [n for n in dims[g] if dims[g][n] == (n,)] for g in values}
+    groups = {g: v for g, v in values.items() if v or not dims[g]}
+    return File(path=path, kind=plain["kind"], settings=json.loads(plain["settings"]), seed=plain["seed"],
+                inputs=json.loads(plain["inputs"]), versions=json.loads(plain["versions"]),
+                groups={g: {n: a for n, a in v.items() if n not in is_coord[g]} for g, v in groups.items()},
+                dims={g: {n: d for n, d in dims[g].items() if n not in is_coord[g]} for g in groups},
+                coords={g: {n: v[n] for n in is_coord[g]} for g, v in groups.items()},
+                attrs={g: {n: a for n, a in attrs[g].items() if n not in is_coord[g]} for g in groups},
+                code_version=plain["code_version"], created_at=plain["created_at"], digest=plain["content"])
+
+
+def reusable(path, kind, settings, inputs, seed=None):
+    """The verified File at `path` if it was made with these settings and inputs, None if there is none.
+
+    Values are compared as JSON has them (1 equals 1.0, a tuple a list; unset equals null). seed: None or
+    the seed to compare. Raises InputError that names the first setting or input that differs with both
+    values, or that the file is damaged.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        file = read(path, kind)
+    except InputError as error:
+        raise InputError(f"{error}; or give --force to overwrite it") from None
+    refuse_difference(f"{path}: was made with", file.settings, settings)
+    if seed is not None:
+        refuse_difference(f"{path}: was made with", {"seed": file.seed}, {"seed": int(seed)})
+    refuse_difference(f"{path}: was made from other input,", file.inputs, inputs)
+    return file

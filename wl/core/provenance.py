@@ -1,0 +1,153 @@
+"""Where a result comes from: digests of arrays, files and code, versions, settings as JSON."""
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+
+import numpy as np
+
+from .. import __version__
+from .atomic import atomic
+from .checks import InputError
+
+PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py")
+
+
+def digest_array(array):
+    """sha256 (hex) of an array: its type, shape and values, whatever its memory order or byte order."""
+    array = np.asarray(array)
+    if array.dtype.kind in "OU":
+        head, body = "str", json.dumps([str(x) for x in array.ravel()]).encode()
+    else:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        head, body = little.dtype.str, little.reshape(-1).view(np.uint8)
+    digest = hashlib.sha256(f"{head}{list(array.shape)}".encode())
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def digest_file(path, quick=False, end=None):
+    """sha256 (hex) of a file's bytes.
+
+    quick: of a file above 64 MB only the size and 1024 blocks of 16 kB at even distances are read (the
+    public maps, 6.8 GB, take milliseconds instead of the time to read them; a change of single values
+    can go unseen); end: bytes to read from the start, None for all. Raises InputError if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size if end is None else end
+            if quick and size > 1 << 26:
+                digest.update(f"quick {size} ".encode())
+                for block in range(1024):
+                    stream.seek(block * (size - (1 << 14)) // 1023)
+                    digest.update(stream.read(1 << 14))
+            else:
+                while block := stream.read(min(1 << 20, size - stream.tell())):
+                    digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    return digest.hexdigest()
+
+
+def digest_files(files, cache=None):
+    """sha256 of each file; a cache file spares reading gigabytes again while size and time agree.
+
+    files: {name: Path}; cache: Path of a JSON file or None. Returns {name: hex}. Raises InputError for a
+    file that cannot be read.
+    """
+    known, fresh = {}, {}
+    if cache is not None and pathlib.Path(cache).is_file():
+        try:
+            known = json.loads(pathlib.Path(cache).read_text())
+            known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
+                     for name, entry in known.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            known = {}                            # damaged: all is read again
+    for name, path in files.items():
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        # the change time too: archives and copies give other contents the same modification time
+        stamp = [str(pathlib.Path(path).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if name in known and known[name]["stamp"] == stamp:
+            fresh[name] = known[name]
+        else:
+            fresh[name] = {"stamp": stamp, "sha256": digest_file(path)}
+    if cache is not None and fresh != known:
+        with atomic(cache) as part:
+            pathlib.Path(part).write_text(json.dumps(fresh, indent=1))
+    return {name: entry["sha256"] for name, entry in fresh.items()}
+
+
+@functools.cache
+def code_version():
+    """sha256 (first 16 hex digits) of the sources of wl, with `git describe` behind it in a clone."""
+    here = pathlib.Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for source in sorted(here.rglob("*.py")):
+        digest.update(source.relative_to(here).as_posix().encode() + b"\0" + source.read_bytes())
+    text = digest.hexdigest()[:16]
+    if (here.parent / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            out = subprocess.run(["git", "--no-optional-locks", "describe", "--always", "--dirty"], cwd=here,
+                                 capture_output=True, text=True, timeout=5.0, check=True)
+            text += " " + out.stdout.strip()
+    return text
+
+
+@functools.cache
+def versions():
+    """{package: version} of Python, wl and the packages it stands on; imports none of them."""
+    found = {"python": platform.python_version(), "wl": __version__}
+    for name in PACKAGES:                      # asked of the metadata: importing torch takes seconds
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def to_json(value):
+    """JSON text with sorted keys; NumPy scalars, arrays, paths and tuples become plain values."""
+    return json.dumps(value, sort_keys=True, default=_plain, allow_nan=False)
+
+
+def _plain(value):
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"a setting of type {type(value).__name__} has no JSON form: {value!r}")
+
+
+def first_difference(before, now, name=""):
+    """The first difference of two JSON values as (dotted name, before, now), None if they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now)):
+            found = first_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            if found:
+                return found
+        return None
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        differ = [first_difference(a, b) for a, b in zip(before, now)]
+        return (name, before, now) if any(differ) else None
+    same = before == now and isinstance(before, bool) == isinstance(now, bool)
+    return None if same else (name, before, now)
+
+
+def refuse_difference(start, before, now, end="give --force to overwrite it, or another --out", other="this run"):
+    """Raise InputError "start name = before, other has name = now; end" at the first difference."""
+    found = first_difference(before, json.loads(to_json(now)))
+    if found:
+        name, old, new = found
+        raise InputError(f"{start} {name} = {_short(old)}, {other} has {name} = {_short(new)}; {end}")
+
+
+def _short(value):
+    text = "none" if value is None else to_json(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,135 @@
+"""From maps on disk to batches for a network: frames, fresh or fixed noise, symmetries."""
+import numpy as np
+from scipy.special import ndtri
+
+from ..kernels.batches import fill_batch
+from ..kernels.generators import FIXED_NOISE, TRAINING_NOISE
+from ..core.params import noise_sigma
+
+N_SYMMETRY = 4                         # identity, rows reversed, columns reversed, both
+NO_NOISE, FRESH, FIXED = range(3)
+
+
+class Frame:
+    """Where the observed pixels of a mask lie in the array that a network sees.
+
+    mask: (rows, columns) bool. pack: fold the frame when part of it is empty: the columns that only
+    some rows reach are cut off and laid below the others, with an overlap, so that no pixel is lost
+    (1424 x 176 of the survey becomes 1840 x 104: 24 % fewer pixels to convolve).
+    shape: (rows, columns) of the result; targets, copies: see kernels.batches.fill_batch.
+    """
+
+    def __init__(self, mask, pack=True, overlap=32):
+        self.packed = False
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        self.origin = (int(rows[0]), int(columns[0]))
+        box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+        place, first = np.full(box.shape, -1, np.int64), np.zeros((0, 2), np.int64)
+        shape = tuple(-(-n // 8) * 8 for n in box.shape)
+        fold = _best_fold(box, overlap) if pack else None
+        if fold is not None and fold[0] < 0.9 * shape[0] * shape[1]:
+            self.packed = True
+            _, cut, top, bottom = fold
+            height = -(-(box.shape[0] + bottom - top) // 8) * 8
+            width = -(-max(cut, box.shape[1] - cut + overlap) // 8) * 8
+            shape = (height, width)
+            y, x = np.nonzero(box)
+            left = x < cut
+            place[y[left], x[left]] = y[left] * width + x[left]
+            below = (box.shape[0] + y - top) * width + x - cut + overlap
+            place[y[~left], x[~left]] = below[~left]
+            twice = left & (x >= cut - overlap) & (y >= top) & (y < bottom)
+            first = np.stack([place[y[twice], x[twice]], below[twice]], 1)
+        else:
+            y, x = np.nonzero(box)
+            place[y, x] = y * shape[1] + x
+        self.shape = tuple(int(n) for n in shape)
+        flat = place[box]
+        self.targets = np.stack([self._turn(flat, s) for s in range(N_SYMMETRY)]).astype(np.int32)
+        self.copies = np.stack([self._turn(first, s) for s in range(N_SYMMETRY)]).astype(np.int32)
+
+    def _turn(self, flat, symmetry):
+        y, x = np.divmod(flat, self.shape[1])
+        y = self.shape[0] - 1 - y if symmetry & 1 else y
+        x = self.shape[1] - 1 - x if symmetry & 2 else x
+        return y * self.shape[1] + x
+
+    @property
+    def size(self):
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def observed(self):
+        """Where the observed pixels lie, (rows, columns) bool."""
+        out = np.zeros(self.size, bool)
+        out[self.targets[0]] = True
+        return out.reshape(self.shape)
+
+
+def _best_fold(box, overlap):
+    """(area, cut, first row, last row + 1) of the fold that leaves the smallest frame, or None."""
+    best = None
+    for cut in range(overlap + 1, box.shape[1]):
+        beyond = np.flatnonzero(box[:, cut:].any(1))
+        if beyond.size == 0:
+            break
+        # room above and below lets a filter see the overlap's surroundings
+        top, bottom = max(beyond[0] - 8, 0), min(beyond[-1] + 9, box.shape[0])
+        area = (box.shape[0] + bottom - top) * max(cut, box.shape[1] - cut + overlap)
+        if best is None or area < best[0]:
+            best = (area, cut, top, bottom)
+    return best
+
+
+class Batches:
+    """Draws batches of standardised maps from a memory map.
+
+    maps: (n_map, n_observed) float16, noiseless, or noisy with n_gal=None; frame: Frame; n_gal: source
+    galaxies per square arcminute; scale: what a pixel is divided by (training set's rms, signal and
+    noise together); seed: of the noise. fetch() allocates nothing that depends on n_map.
+    """
+
+    def __init__(self, maps, frame, *, scale, n_gal=30.0, seed=0):
+        if maps.ndim != 2 or maps.shape[1] != frame.targets.shape[1]:
+            raise ValueError(f"maps of shape {maps.shape} do not fit a mask of {frame.targets.shape[1]} "
+                             "pixels")
+        self.maps, self.frame, self.seed = maps.view(np.uint16), frame, int(seed)
+        bits = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            self.decode = (bits / scale).astype(np.float32)
+        self.noise = 0.0 if n_gal is None else noise_sigma(n_gal) / scale
+        z = ndtri((np.arange(65536) + 0.5) / 65536)
+        self.quantiles = (self.noise * z / z.std()).astype(np.float32)
+
+    def fetch(self, rows, *, noise, draws=None, symmetry=None, out=None):
+        """A batch (n, 1, height, width) float32.
+
+        rows: (n,) indices of maps; noise: NO_NOISE, FRESH (training: a new draw per index in draws)
+        or FIXED (one exact draw per map, the same for ever); draws: (n,) int64 for FRESH alone, e.g.
+        epoch x n_map + row; symmetry: (n,) 0..3 or None; out: contiguous array to write to.
+        """
+        rows = np.ascontiguousarray(rows, np.int64)
+        draws = rows if draws is None or noise != FRESH else np.ascontiguousarray(draws, np.int64)
+        symmetry = np.zeros(len(rows), np.int64) if symmetry is None else np.asarray(symmetry, np.int64)
+        for name, index, count in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
+            if len(index) and not 0 <= index.min() <= index.max() < count:       # compiled code would not notice
+                raise IndexError(f"{name}: expected 0 to {count - 1}, got {index.min()} to {index.max()}")
+        if out is None:
+            out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
+        noise = NO_NOISE if self.noise == 0.0 else noise
+        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, rows, self.frame.targets, self.frame.copies,
+                   symmetry, self.decode, self.quantiles if noise != NO_NOISE else self.quantiles[:0],
+                   self.noise, noise == FIXED, self.seed,
+                   TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)
+        return out
+
+
+def rms(maps, n_gal=30.0, sample=256, seed=0):
+    """Standard deviation of an observed pixel, signal and noise together, from a sample of maps.
+
+    maps: (n_map, n_observed) float16 noiseless. Returns float.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(maps), min(sample, len(maps)), replace=False))
+    signal = np.mean([np.mean(maps[r].astype(np.float64)**2) for r in rows])
+    return float(np.sqrt(signal + noise_sigma(n_gal)**2))

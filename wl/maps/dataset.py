@@ -1,0 +1,271 @@
+"""Open a data set in the public layout by memory map, and check it."""
+import json
+import pathlib
+
+import numpy as np
+
+from ..core.checks import InputError, array, positive
+from ..core.params import FILE_PREFIX, LABELS, N_GAL, PARAMS
+from ..core.provenance import digest_array
+
+# (maps, labels) of each published form, in the order they are looked for
+RELEASES = {
+    "public": (f"{FILE_PREFIX}_kappa.npy", "label.npy"),
+    "newrealization": (f"{FILE_PREFIX}_kappa_newrealization.npy", "label_newrealization.npy"),
+    "sampled": (f"sampled_{FILE_PREFIX}_kappa.npy", "sampled_label.npy"),
+}
+MASK_FILE = f"{FILE_PREFIX}_mask.npy"
+TEST_FILE = f"{FILE_PREFIX}_kappa_noisy_test.npy"
+TRUTH_FILE = "label_test.npy"
+SIMULATION_FILE = "simulation.json"
+UNFINISHED = ".unfinished"               # folder in which a simulated set lives until it is complete
+PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
+
+
+class MapSet:
+    """One data set on disk; nothing is read until it is asked for.
+
+    folder: Path; release: key of RELEASES; kappa: memory map (n_cosmology, n_realisation,
+    n_observed) float16, noiseless; label: (n_cosmology, n_realisation, 5) float64 in the order of
+    params.LABELS; theta: (n_cosmology, 2) float64; mask: (rows, columns) bool; noisy_test: memory
+    map (n_test, n_observed) float16 or None; has_truth: a label_test.npy lies beside it;
+    simulation: settings of the simulator, or {}; files: {name: Path} of what it consists of; name: what
+    results are called after.
+    """
+
+    def __init__(self, folder, release, kappa, label, mask, noisy_test, files):
+        self.folder, self.release = pathlib.Path(folder), release
+        self.name = self.folder.resolve().name
+        self.kappa, self.label, self.mask, self.noisy_test = kappa, label, mask, noisy_test
+        self.files = files
+        self.theta = np.ascontiguousarray(label[:, 0, :2])
+        self.has_truth = (self.folder / TRUTH_FILE).is_file()
+        self.simulation = read_simulation(self.folder)
+
+    @property
+    def n_cosmology(self):
+        return self.label.shape[0]
+
+    @property
+    def n_realisation(self):
+        return self.label.shape[1]
+
+    @property
+    def n_test(self):
+        return 0 if self.noisy_test is None else self.noisy_test.shape[0]
+
+    @property
+    def flat_kappa(self):
+        """The noiseless maps one after the other, cosmology by cosmology: (n_map, n_observed), a view of kappa."""
+        return self.kappa.reshape(-1, self.kappa.shape[-1])
+
+    @property
+    def flat_theta(self):
+        """Omega_m and S_8 of each of them, (n_map, 2) float64."""
+        return self.label.reshape(-1, self.label.shape[-1])[:, :2]
+
+    @property
+    def n_gal(self):
+        """Source galaxies per square arcminute that set the noise."""
+        return float(self.simulation.get("n_gal", N_GAL))
+
+    def changed(self):
+        """Names of the files of a simulated set that are no longer what the simulator wrote, list of str."""
+        was = _read_proof(self.folder).get("inputs")
+        now = {"mask": self.mask, "label": self.label}
+        return [self.files[name].name for name, value in now.items()
+                if isinstance(was, dict) and was.get(name, digest_array(value)) != digest_array(value)]
+
+    def check_maps(self, progress=None):
+        """Read every map once and refuse NaN and inf. Raises InputError that names the map."""
+        for name, maps in (("kappa", self.kappa), ("noisy_test", self.noisy_test)):
+            if maps is None:
+                continue
+            rows = maps.reshape(-1, maps.shape[-1])
+            step = max(1, (1 << 24) // rows.shape[1])
+            for start in range(0, len(rows), step):
+                # exponent all ones: inf or NaN in float16; integers test ten times faster than isfinite
+                bad = (rows[start:start + step].view(np.uint16) & 0x7C00) == 0x7C00
+                if bad.any():
+                    row, pixel = (int(i) for i in np.argwhere(bad)[0])
+                    where = (row + start,) if maps.ndim == 2 else divmod(row + start, maps.shape[1])
+                    raise InputError(f"{self.files[name]}: expected finite numbers, got "
+                                     f"{rows[row + start, pixel]} at index {(*where, pixel)}; repair or "
+                                     "download the file again")
+                if progress is not None:
+                    progress.update(len(bad))
+
+
+def read_simulation(folder):
+    """Settings of the simulator that made a folder's maps; {} for maps from elsewhere."""
+    path, content = pathlib.Path(folder) / SIMULATION_FILE, _read_proof(folder)
+    settings = content.get("settings", content)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected the simulator's settings, got {settings!r}; simulate the set again")
+    positive(f"{path}: n_gal", settings.get("n_gal", N_GAL))
+    return settings
+
+
+def _read_proof(folder):
+    """What simulation.json holds, a dict; {} without one."""
+    path = pathlib.Path(folder) / SIMULATION_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: expected the simulator's JSON, could not read it ({error}); "
+                         "simulate the set again") from None
+
+
+def load_npy(path, mmap=False):
+    """A .npy array, in memory or as a read-only memory map. Raises InputError for anything else."""
+    path = pathlib.Path(path)
+    try:
+        value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: file is missing; the README says what a data set consists of") from None
+    except Exception as error:            # a damaged header raises errors of half a dozen kinds
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{path}: expected a complete .npy file, could not read it ({reason}); copy or "
+                         "download it again") from None
+    if not isinstance(value, np.ndarray):
+        value.close()
+        raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array with numpy.save")
+    if mmap and not value.flags.c_contiguous:
+        raise InputError(f"{path}: expected an array in C order, got Fortran order, of which no map could be "
+                         "read without all others; save it again with numpy.ascontiguousarray")
+    return value
+
+
+def find_sets(folder):
+    """Folders that hold a data set: the folder itself, or those directly below it."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        return []
+    below = sorted(p for p in folder.iterdir() if p.is_dir())
+    return [p for p in [folder, *below] if _releases(p)]
+
+
+def _releases(folder):
+    return [name for name, (maps, _) in RELEASES.items() if (folder / maps).is_file()]
+
+
+def open_set(folder, release="auto"):
+    """Open and check a data set: names, shapes, dtypes, labels and mask (not yet every pixel).
+
+    folder: where the files lie; release: "public", "newrealization", "sampled", or "auto" for
+    the first of them that is there. Returns a MapSet. Raises InputError.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give --data a folder with a data set")
+    if interrupted(folder):
+        raise InputError(f"{folder}: its simulation was interrupted in its last step; repeat the command that "
+                         "simulated it")
+    found = _releases(folder)
+    if release == "auto":
+        if not found:
+            raise InputError(f"{folder}: expected {' or '.join(m for m, _ in RELEASES.values())}, "
+                             "found none; see the README for where the public files go")
+        release = found[0]
+    maps_name, label_name = RELEASES[release]
+    files = {"kappa": folder / maps_name, "label": folder / label_name,
+             "mask": _with_prefix(folder, MASK_FILE, release)}
+    mask = read_mask(files["mask"])
+    label = read_label(files["label"])
+    kappa = load_npy(files["kappa"], mmap=True)
+    array(files["kappa"], kappa, (label.shape[0], label.shape[1], None), np.float16, finite=False,
+          advice=f"its maps must match {label_name}")
+    _check_pixels(files["kappa"], kappa, mask, files["mask"])
+    noisy_test, test_path = None, _with_prefix(folder, TEST_FILE, release)
+    if test_path.is_file():
+        files["noisy_test"] = test_path
+        noisy_test = read_test(test_path, mask, files["mask"])
+        if (folder / TRUTH_FILE).is_file():
+            read_truth(folder, len(noisy_test))           # looked at only to refuse it before any work
+    return MapSet(folder, release, kappa, label, mask, noisy_test, files)
+
+
+def interrupted(folder):
+    """True for a simulated set that a killed run was moving into place."""
+    folder = pathlib.Path(folder)
+    return (folder / UNFINISHED / SIMULATION_FILE).is_file() and not (folder / SIMULATION_FILE).is_file()
+
+
+def _with_prefix(folder, name, release):
+    """The kit's sample carries its prefix on some files and shares the others."""
+    special = folder / f"sampled_{name}"
+    return special if release == "sampled" and special.is_file() else folder / name
+
+
+def read_mask(path):
+    """A survey mask (rows, columns) bool, True = observed. Raises InputError."""
+    mask = array(path, load_npy(path), (None, None), np.bool_, advice="True must mean observed")
+    if not mask.any():
+        raise InputError(f"{path}: expected observed pixels (True), got none; check the mask")
+    return mask
+
+
+def read_label(path):
+    """Labels (n_cosmology, n_realisation, 5) float64, one (Omega_m, S_8) per cosmology. Raises InputError."""
+    label = array(path, load_npy(path), (None, None, len(LABELS)), ("f",),
+                  advice=f"the columns are {', '.join(LABELS)}").astype(np.float64, copy=False)
+    if 0 in label.shape:
+        raise InputError(f"{path}: expected at least one cosmology and realisation, got shape {label.shape}")
+    differs = np.abs(label[:, :, :2] - label[:, :1, :2]).max(axis=(1, 2)) > 0
+    if differs.any():
+        i = int(np.argmax(differs))
+        raise InputError(f"{path}: expected the same Omega_m and S_8 in all realisations of a cosmology, "
+                         f"got different ones in cosmology {i}; sort the labels as the maps")
+    _check_plausible(path, label)
+    return label
+
+
+def read_truth(folder, n_test=None):
+    """Labels of a simulated set's test maps, (n_test, 5): for scores, and for wl.limit. Raises InputError."""
+    path, advice = pathlib.Path(folder) / TRUTH_FILE, f"the columns are {', '.join(LABELS)}"
+    label = array(path, load_npy(path), (n_test, len(LABELS)), "f", advice=advice)
+    if len(label):
+        _check_plausible(path, label)
+    return label
+
+
+def _check_plausible(path, label):
+    """Raise InputError, with the row, for cosmologies (..., 5) that no simulation can have had."""
+    order = f"the columns are {', '.join(LABELS)}"
+    mean = label.reshape(-1, label.shape[-1])[:, :2].mean(0)
+    if mean[1] < mean[0] <= PLAUSIBLE[0][1]:
+        raise InputError(f"{path}: expected Omega_m below S_8, got means of {mean[0]:.3f} and {mean[1]:.3f}, as if the "
+                         f"columns were swapped; {order}")
+    for name, column, (low, high) in zip(PARAMS, np.moveaxis(label, -1, 0), PLAUSIBLE):
+        off = np.argwhere((column < low) | (column > high))
+        if len(off):
+            at = tuple(int(i) for i in off[0])
+            raise InputError(f"{path}: expected {name} between {low} and {high}, got {column[at]:g} at index {at} "
+                             f"({len(off)} in all); {order}")
+
+
+def check_design(path, theta):
+    """Raise InputError if cosmologies (n, 2) cannot be triangulated: fewer than 3, repeated, or on a line."""
+    if len(theta) < 3 or np.linalg.matrix_rank((theta - theta.mean(0)) / np.maximum(theta.std(0), 1e-12), 1e-9) < 2:
+        raise InputError(f"{path}: expected at least 3 cosmologies that span Omega_m and S_8, got {len(theta)} on "
+                         "a line; add cosmologies")
+    same = np.flatnonzero((theta[:, None] == theta).all(-1).sum(1) > 1)
+    if same.size:
+        raise InputError(f"{path}: expected different cosmologies, got the same in {same[0]} and {same[1]}; "
+                         "merge their realisations")
+
+
+def read_test(path, mask, mask_path):
+    """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError."""
+    noisy = array(path, load_npy(path, mmap=True), (None, None), np.float16, finite=False,
+                  advice="one row of observed pixels per map")
+    _check_pixels(path, noisy, mask, mask_path)
+    return noisy
+
+
+def _check_pixels(path, maps, mask, mask_path):
+    if maps.shape[-1] != int(mask.sum()):
+        raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in {mask_path.name}, "
+                         f"got {maps.shape[-1]}; use the mask that belongs to the maps")

@@ -1,0 +1,1 @@
+"""(cosmology, nuisances, seed) -> maps."""
