@@ -9,6 +9,7 @@ from wl.scoring import outcome, report, submission, table
 from wl.posterior import shards
 from wl.core.checks import InputError, positive
 from wl.scoring.score import SCORE_FLOOR
+from wl.core.progress import fail, say, warn
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.
@@ -59,7 +60,7 @@ def main():
     positive("--bootstrap", options.bootstrap, integer=True)
     if options.merge is not None:
         shards.merge(options.posterior, options.merge)
-        cli.say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
+        say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
         options.posterior = [options.merge]
     if options.ood is not None and len(options.posterior) != 1:
         raise InputError(f"--ood: expected one posterior to compare with, got {len(options.posterior)}; name one")
@@ -70,7 +71,7 @@ def main():
         if pathlib.Path(options.submission).suffix != ".zip":
             raise InputError(f"--submission: expected a name that ends in .zip, got {options.submission}")
         count = submission.write(options.posterior[0], options.submission)
-        cli.say(f"{options.submission}: {count} test maps to submit", options.quiet)
+        say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):
         try:
@@ -85,7 +86,7 @@ def main():
         try:
             report.save(result)
         except InputError as error:            # a colleague's folder: the table is still wanted
-            cli.warn(f"no score.json, {error}")
+            warn(f"no score.json, {error}")
     if options.json:
         print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
     elif results:
@@ -93,7 +94,7 @@ def main():
         for result in results:
             print("\n" + table.details(result))
     for error in failures[:-1]:
-        cli.fail(error, cli.EXIT_USAGE)
+        fail(error, cli.EXIT_USAGE)
     if failures:
         sys.stdout.flush()
         raise failures[-1]

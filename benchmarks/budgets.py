@@ -9,6 +9,7 @@ from commands import convolutions, parsed
 
 from wl.core import cli
 from wl.core.checks import RunError
+from wl.core.progress import Progress
 
 RATES = (0.1, 0.3, 1.0, 2.0, 4.0)   # times --learning-rate, for --tune; the first is the published one, 2e-4
 TUNING_SEED = 0
@@ -31,7 +32,7 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     rows, validation = job.training_rows()
     share = 1.0 if batches is None else min(1.0, batches * options.batch_size / len(rows))
     rows, validation = (r[:max(1, round(share * len(r)))] for r in (rows, validation))
-    progress = cli.Progress(epochs * max(1, len(rows) // options.batch_size),
+    progress = Progress(epochs * max(1, len(rows) // options.batch_size),
                             f"trying {spec['model']}" + (f" at rate {rate:g}" if rate else ""), args.quiet)
     network, _ = training.train(source, run.set.flat_theta, rows, validation, settings, threads=args.threads,
                              progress=progress)

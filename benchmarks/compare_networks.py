@@ -38,6 +38,7 @@ from wl.core import cli
 from wl.validate import figures  # noqa: E402
 from wl.core.checks import InputError  # noqa: E402
 from wl.core.provenance import refuse_difference  # noqa: E402
+from wl.core.progress import say
 
 
 def arguments(argv=None):
@@ -171,7 +172,7 @@ def main(argv=None):
             folder = folder_of(args, spec) / f"seed{seed}"
             row = row_there(args, spec, folder)
             if row is None and not args.table:
-                cli.say(f"{name}, seed {seed}", args.quiet)
+                say(f"{name}, seed {seed}", args.quiet)
                 row = make_row(args, name, spec, seed, folder)
             if row is not None:
                 rows[name, seed] = {**row, "name": name}
@@ -189,7 +190,7 @@ def main(argv=None):
         try:
             figures.training_curves(out / f"curves_{title}.png", rows)
         except InputError:
-            cli.say("no picture of the training curves: pip install matplotlib", args.quiet)
+            say("no picture of the training curves: pip install matplotlib", args.quiet)
     print("\n".join(text), end="")
 
 

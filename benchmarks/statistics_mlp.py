@@ -80,7 +80,7 @@ def predict(run, draws=2, epochs=60):
     import torch
 
     from wl.maps import batches
-    from wl.core.cli import Progress
+    from wl.core.progress import Progress
     from wl.summaries.networks import count_parameters
     from wl.core.params import HOLDOUT, STATISTICS, TRAIN
     from wl.summaries.pipeline import Predicted

@@ -11,6 +11,7 @@ from conftest import ROOT, one_line
 from wl import __version__
 from wl.core import cli
 from wl.core.checks import InputError, RunError
+from wl.core.progress import Progress, _duration, say, warn
 
 
 def parser():
@@ -181,7 +182,7 @@ def clock(monkeypatch):
 
 def test_progress_in_a_log_is_dated_and_rare(clock):
     stream = io.StringIO()
-    progress = cli.Progress(100, "training", stream=stream)
+    progress = Progress(100, "training", stream=stream)
     for _ in range(50):
         clock[0] += 1.0
         progress.update(note="loss 0.5")
@@ -196,7 +197,7 @@ def test_progress_in_a_log_is_dated_and_rare(clock):
 
 def test_progress_on_a_terminal_is_a_bar(clock):
     stream = Terminal()
-    progress = cli.Progress(4, "sampling", stream=stream)
+    progress = Progress(4, "sampling", stream=stream)
     for _ in range(4):
         clock[0] += 1.0
         progress.update()
@@ -209,7 +210,7 @@ def test_progress_on_a_terminal_is_a_bar(clock):
 
 def test_progress_of_a_resumed_run_counts_only_its_own_time(clock):
     stream = io.StringIO()
-    progress = cli.Progress(100, "training", stream=stream, every=0.0)
+    progress = Progress(100, "training", stream=stream, every=0.0)
     progress.begin_at(80)
     clock[0] += 10.0
     progress.update(10)
@@ -218,13 +219,13 @@ def test_progress_of_a_resumed_run_counts_only_its_own_time(clock):
 
 def test_quiet_progress_and_odd_totals(clock):
     stream = io.StringIO()
-    progress = cli.Progress(10, "x", quiet=True, stream=stream)
+    progress = Progress(10, "x", quiet=True, stream=stream)
     clock[0] += 100
     progress.update()
     progress.close()
     assert stream.getvalue() == ""
     for total in (0, 5):
-        progress = cli.Progress(total, "x", stream=stream, every=0.0)
+        progress = Progress(total, "x", stream=stream, every=0.0)
         clock[0] += 1
         progress.update(0)
         progress.update(7)                                       # more than was announced
@@ -236,17 +237,17 @@ def test_quiet_progress_and_odd_totals(clock):
 @pytest.mark.parametrize("seconds, text", [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
                                            (3599, "59 min 59 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min")])
 def test_duration(seconds, text):
-    assert cli._duration(seconds) == text
+    assert _duration(seconds) == text
 
 
 def test_warnings_are_always_shown(capsys):
-    cli.warn("sigma\nis large")
+    warn("sigma\nis large")
     out, error = capsys.readouterr()
     assert out == "" and error.endswith(": warning: sigma is large\n") and error.count("\n") == 1
 
 
 def test_say(capsys):
-    cli.say("done before")
-    cli.say("hidden", quiet=True)
+    say("done before")
+    say("hidden", quiet=True)
     out, error = capsys.readouterr()
     assert out == "" and re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d done before\n", error)

@@ -15,6 +15,7 @@ from wl.summaries import ensemble, pipeline, prediction, training
 from wl.posterior import infer, covariance
 from wl.core.checks import InputError
 from wl.core.params import HOLDOUT, STATISTICS, TEST, TRAIN
+from wl.core.progress import Progress
 
 QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32",
          "--quiet", "--nstep", "500", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1",
@@ -191,7 +192,7 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
     monkeypatch.setattr(pipeline, "pick_precision", lambda asked: "float32" if asked == "auto" else asked)
     steps = []
 
-    class Killed(cli.Progress):
+    class Killed(Progress):
         def update(self, step=1, note=None):
             steps.append(step)
             if len(steps) == 8:                      # in the second epoch of two
@@ -221,7 +222,7 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     whole = prediction.predict(start(data, *options))
     steps = []
 
-    class Killed(cli.Progress):
+    class Killed(Progress):
         def update(self, step=1, note=None):
             steps.append(step)
             if len(steps) == killed_at:

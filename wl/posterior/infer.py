@@ -5,7 +5,7 @@ from ..summaries import pipeline
 from . import shards, covariance as statistics
 from ..core import hdf5
 from ..core.checks import InputError, RunError, positive
-from ..core.cli import say, warn
+from ..core.progress import say, warn
 from ..simulate.locate import DEFAULT_DATA
 from ..core.params import HOLDOUT, PARAMS, STATISTICS, TEST
 from ..core.provenance import refuse_difference

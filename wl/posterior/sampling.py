@@ -9,7 +9,7 @@ import dataclasses
 from . import metropolis
 from ..core import hdf5
 from ..core.checks import InputError
-from ..core.cli import Progress
+from ..core.progress import Progress
 from .shards import name_of
 
 PART = 1e9                     # chain-steps of a part for d = 2: some ten seconds of two cores

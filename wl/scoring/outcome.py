@@ -2,7 +2,7 @@
 from . import report, table
 from ..core import hdf5
 from ..core.checks import InputError, RunError
-from ..core.cli import warn
+from ..core.progress import warn
 
 MOST_QUADRATURE_ERROR = 0.01   # sd, of a mean or sd
 

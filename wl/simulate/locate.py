@@ -4,7 +4,7 @@ import pathlib
 
 from ..maps import dataset
 from ..core.checks import InputError, positive
-from ..core.cli import say, warn
+from ..core.progress import say, warn
 
 DEFAULT_DATA = "data"
 SIMULATED = "simulated"                # below the folder of --data: the set that a script simulates

@@ -22,6 +22,7 @@ from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UN
 from ..core.params import FRAME, N_GAL
 from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, NUISANCE_WAYS, Plan, whole
 from .mask import WIDE_BOX
+from ..core.progress import Progress
 
 
 def simulate(out, *, processes=None, quiet=False, force=False, **options):
@@ -64,7 +65,7 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
 
 
 def _run(part, plan, tasks, processes, quiet):
-    bar = cli.Progress(plan.label.shape[0] * plan.label.shape[1] + len(plan.label_test), "simulate", quiet)
+    bar = Progress(plan.label.shape[0] * plan.label.shape[1] + len(plan.label_test), "simulate", quiet)
     bar.begin_at(bar.total - sum(len(task[2]) for task in tasks))
     start = {name: np.load(part / (name + ".part"), mmap_mode="r").offset
              for name in {task[1] for task in tasks}}

@@ -14,7 +14,7 @@ that have not seen its realisation, so that its scatter is that of a new map.
 import numpy as np
 
 from ..core.checks import InputError
-from ..core.cli import say
+from ..core.progress import say
 from .job import Job, count
 from ..core.params import PARAMS, STATISTICS
 from .pipeline import Predicted, of_part

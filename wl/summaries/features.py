@@ -12,7 +12,7 @@ from ..maps import batches
 from ..core import hdf5
 from . import handmade
 from ..core.checks import InputError
-from ..core.cli import Progress
+from ..core.progress import Progress
 from ..kernels.summaries import distribution
 from ..core.params import HOLDOUT, TRAIN
 

@@ -2,7 +2,7 @@
 import numpy as np
 
 from ..core.checks import InputError
-from ..core.cli import Progress, say, warn
+from ..core.progress import Progress, say, warn
 from ..core.params import HOLDOUT, STATISTICS, TRAIN
 from .pipeline import Predicted, of_part, packs, training_settings
 from ..core.provenance import refuse_difference

@@ -13,7 +13,7 @@ from ..maps import dataset, splits
 from ..core import hdf5
 from .arguments import DEFAULT_HOLDOUT, EPOCHS, PRESENTATIONS
 from ..core.checks import InputError, positive, within
-from ..core.cli import Progress, say, warn
+from ..core.progress import Progress, say, warn
 from ..simulate.locate import DEFAULT_DATA, locate
 from .options import LOSSES, PRECISIONS, model_options, options, parts_of, pick_precision
 from ..core.params import HOLDOUT, PARAMS, STATISTICS, TEST, TRAIN

@@ -3,7 +3,7 @@ import numpy as np
 
 from ..maps import batches
 from . import handmade
-from ..core.cli import Progress
+from ..core.progress import Progress
 from ..core.params import HOLDOUT, STATISTICS
 from .pipeline import Predicted
 

@@ -18,6 +18,7 @@ from ..core.params import PARAMS
 from ..posterior.posterior import INTERVALS, LEVELS
 from ..core.provenance import refuse_difference
 from ..posterior.quadrature import triangle_areas
+from ..core.progress import Progress
 
 MAPS = 4000
 DRAW_STREAM, TIE_STREAM = 111, 112
@@ -154,7 +155,7 @@ def main(argv=None):
     n, scale = positive("--maps", args.maps, integer=True), positive("--scale", args.scale)
     cli.prepare_process(cli.thread_count(args.threads))
     emulator = load(args.run)
-    progress = cli.Progress(n, f"sampling {n} maps", args.quiet)
+    progress = Progress(n, f"sampling {n} maps", args.quiet)
     result = check(emulator, n, nstep=args.nstep, sigma=args.sigma, seed=args.seed, scale=scale, progress=progress)
     progress.close()
     print(table(result))

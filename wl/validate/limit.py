@@ -28,6 +28,7 @@ from ..posterior.quadrature import quadrature_points
 from ..scoring.against_limit import LIMIT_FILE, STAMPS
 from ..simulate.mask import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import Theory
+from ..core.progress import Progress
 
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
@@ -204,7 +205,7 @@ def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, cou
     triangles = Delaunay(data.theta).simplices
     priors = {name: log_prior(name, data.theta, triangles) for name in PRIORS}
     starts = range(0, len(measured), MAPS)
-    bar = cli.Progress(len(triangles) * len(starts), f"limit of {len(measured)} maps", quiet)
+    bar = Progress(len(triangles) * len(starts), f"limit of {len(measured)} maps", quiet)
     parts = [posteriors(powers, points, data.theta, priors, measured[i:i + MAPS], modes, order, bar) for i in starts]
     bar.close()
     found = {name: tuple(map(np.concatenate, zip(*(part[name] for part in parts)))) for name in PRIORS}

@@ -23,6 +23,7 @@ from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, 
 from ..summaries.handmade import Shapes, Spectrum
 from ..simulate.mask import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
 from ..simulate.theory import Theory
+from ..core.progress import Progress
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
@@ -257,7 +258,7 @@ def main(argv=None):
         from . import figures
         figures.check(options.figure)
     comparison = Comparison(mask, positive("--n-gal", options.n_gal), field)
-    progress = cli.Progress(n, "realism", options.quiet)
+    progress = Progress(n, "realism", options.quiet)
     result = comparison.compare(kappa, n, options.seed, progress)
     progress.close()
     print(f"{options.map}, row {options.row}: {table(result)}")
