@@ -2,12 +2,14 @@
 
 The layout is netCDF-4's and ArviZ's, written with h5py alone: one group per kind of content, each with
 its own dimension scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netcdf`,
-`h5dump` and h5py open a file unchanged. What each rule avoids:
- - float16 variables crash netCDF4-python, a "/" in a name hides the variable, libver "latest" shuts out
-   HDF5 1.10, a bool has no netCDF type: float32, refused, v110, int8 with the attribute dtype="bool";
- - a flipped bit was silent 119 times of 120 without fletcher32 and gzip: both, and a sha256 per array;
- - a flipped bit in HDF5's own tables can make the library free memory twice and abort: 40 bytes behind
-   the end of the HDF5 file, which every reader ignores, hold the sha256 of all before them.
+`h5dump` and h5py open a file unchanged. float16 variables crash netCDF4-python, a "/" in a name hides
+the variable, libver "latest" shuts out HDF5 1.10, and a bool has no netCDF type; files hold float32, no
+"/", version v110, and int8 with the attribute dtype="bool" in their place.
+
+Two digests guard a file. The seal is the sha256 of all bytes, in 40 bytes behind the end of the HDF5 file,
+which every reader ignores: it is checked before HDF5 opens the file, as a flipped bit in HDF5's tables can
+abort the process. The content digest is the sha256 of settings, seed, inputs and arrays: it identifies what
+is in the file, whenever it was written, and is what later files name as their input.
 """
 import hashlib
 import json
@@ -25,66 +27,54 @@ from .checks import InputError, RunError
 from .provenance import code_version, digest_array, digest_file, refuse_difference, to_json, versions
 from .variables import attributes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# kind of file: the command that makes it
 KINDS = {"predictions": "run_mcmc.py or run_direct.py", "statistics": "run_mcmc.py",
-         "posterior": "run_mcmc.py or run_direct.py", "sampling": "run_mcmc.py",
-         "features": "run_mcmc.py or run_direct.py"}
+         "posterior": "run_mcmc.py or run_direct.py", "features": "run_mcmc.py or run_direct.py"}
 SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
 
 Var = namedtuple("Var", "dims values attrs", defaults=((),))
 Var.__doc__ = """One variable: dims, tuple of dimension names; values, an array; attrs, beyond those of variables.py."""
 
 File = namedtuple("File", "path kind settings seed inputs groups dims coords attrs versions "
-                          "code_version created_at digest")
+                          "code_version created_at digest origin")
 File.__doc__ = """A file that was read and verified.
 
-settings, inputs: dicts; seed: int; groups: {group: {name: array}}; dims: {group: {name: tuple}};
-coords: {group: {dimension: array}}; attrs: {group: {name: dict}}; digest: sha256 hex of the contents
-(arrays, settings, seed, inputs; not of the time, the versions or the bytes on disk): the value for
-`inputs` of whatever is made from this file.
+settings, inputs, origin: dicts
+seed: int
+groups: {group: {name: array}}; dims: {group: {name: tuple}}; coords: {group: {dimension: array}}
+attrs: {group: {name: dict}}
+digest: sha256 hex of arrays, settings, seed and inputs (not of the time, the versions, the origin or the
+    bytes on disk): the value for `inputs` of whatever is made from this file
 """
 
 
 # ---------------------------------------------------------------- writing
-def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None):
+def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None, origin=None) -> str:
     """Write one file atomically; equal contents give equal bytes but for the time of writing.
 
-    path: where; kind: one of KINDS; groups: {group: {name: Var}};
+    path: where
+    kind: one of KINDS
+    groups: {group: {name: Var}}
     coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps whose
-    draws are kept, say), dimensions without one count from 0; settings: dict of JSON values; seed: int;
-    inputs: {name: sha256 hex}. Returns the digest of the contents (File.digest). The environment
-    variable SOURCE_DATE_EPOCH (seconds) replaces the time. Raises RunError when the disk fails.
+        draws are kept, say); a dimension without one counts from 0
+    settings: dict of JSON values, all that the contents depend on
+    seed: int
+    inputs: {name: sha256 hex} of what the file was made from
+    origin: dict of JSON values, where the inputs lay; no part of the file's identity
+    Returns the digest of the contents (File.digest). The environment variable SOURCE_DATE_EPOCH
+    (seconds) replaces the time. Raises RunError when the disk fails.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    coords = coords or {}
-    prepared, digests, dims, attrs = {}, {}, {}, {}
-    for group, variables in groups.items():
-        _check_name(group)
-        sizes, prepared[group] = {}, {}
-        for name, var in variables.items():
-            var = Var(tuple(var[0]), _storable(f"{group}/{name}", var[1]), dict(var[2:] and var[2] or {}))
-            _check_name(name)
-            if len(set(var.dims)) != var.values.ndim or len(var.dims) != var.values.ndim or name in var.dims:
-                raise ValueError(f"{group}/{name}: dimensions {var.dims} do not fit shape {var.values.shape}")
-            for dim, size in zip(var.dims, var.values.shape):
-                _check_name(dim)
-                if sizes.setdefault(dim, size) != size:
-                    raise ValueError(f"{group}/{name}: {dim} has {size} entries, elsewhere {sizes[dim]}")
-            prepared[group][name] = var
-        for dim, size in sizes.items():
-            values = coords.get((group, dim), coords.get(dim))
-            values = _storable(dim, np.arange(size, dtype=np.int32) if values is None else values)
-            if values.shape != (size,) or dim in variables:
-                raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got {values.shape}")
-            prepared[group] = {dim: Var((dim,), values, {}), **prepared[group]}
-        dims[group] = {n: v.dims for n, v in prepared[group].items()}
-        attrs[group] = {n: _clean_attrs(n, v) for n, v in prepared[group].items()}
-        digests.update({f"{group}/{n}": digest_array(v.values) for n, v in prepared[group].items()})
+    prepared = {group: _prepared(group, variables, coords or {}) for group, variables in groups.items()}
+    dims = {g: {n: v.dims for n, v in part.items()} for g, part in prepared.items()}
+    attrs = {g: {n: _clean_attrs(n, v) for n, v in part.items()} for g, part in prepared.items()}
+    digests = {f"{g}/{n}": digest_array(v.values) for g, part in prepared.items() for n, v in part.items()}
     root = {"schema_version": SCHEMA_VERSION, "kind": kind, "settings": to_json(settings or {}),
             "seed": int(seed), "inputs": to_json(inputs or {}), "digests": to_json(digests)}
     root["content"] = _content(root, dims, attrs)
-    root.update(versions=to_json(versions()), code_version=code_version())
+    root.update(versions=to_json(versions()), code_version=code_version(), origin=to_json(origin or {}))
     created = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", created),
               "inference_library": "wl", "inference_library_version": __version__}
@@ -98,6 +88,30 @@ def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None
             raise RunError(f"{path}: could not be written ({error.strerror}); free some space or give "
                            "another --out") from None
     return root["content"]
+
+
+def _prepared(group, variables, coords):
+    """The variables of a group in a form that can be stored, its coordinates first."""
+    _check_name(group)
+    sizes, found, made = {}, {}, {}
+    for name, var in variables.items():
+        var = Var(tuple(var[0]), _storable(f"{group}/{name}", var[1]), dict(var[2:] and var[2] or {}))
+        _check_name(name)
+        wrong = len(var.dims) != var.values.ndim or len(set(var.dims)) != len(var.dims)
+        if wrong or name in var.dims:
+            raise ValueError(f"{group}/{name}: dimensions {var.dims} do not fit shape {var.values.shape}")
+        for dim, size in zip(var.dims, var.values.shape):
+            _check_name(dim)
+            if sizes.setdefault(dim, size) != size:
+                raise ValueError(f"{group}/{name}: {dim} has {size} entries, elsewhere {sizes[dim]}")
+        found[name] = var
+    for dim, size in sizes.items():
+        values = coords.get((group, dim), coords.get(dim))
+        values = _storable(dim, np.arange(size, dtype=np.int32) if values is None else values)
+        if values.shape != (size,) or dim in variables:
+            raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got {values.shape}")
+        made = {dim: Var((dim,), values, {}), **made}
+    return {**made, **found}
 
 
 def _image(root, common, prepared, attrs):
@@ -119,7 +133,7 @@ def _write_group(target, variables, attrs):
         if values.dtype.kind == "O":
             options["dtype"] = h5py.string_dtype()       # filters see only the pointers of strings
         elif values.ndim and values.size:
-            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
             if values.dtype.kind == "f":
                 options["fillvalue"] = np.nan
         data = values.astype(np.int8) if values.dtype.kind == "b" else values
@@ -184,12 +198,12 @@ def read(path, kind=None, groups=None):
     except OSError as error:
         raise InputError(f"{path}: expected a {kind or 'result'} file, cannot read it ({error.strerror}); "
                          f"check the path or make it with {maker}") from None
-    if seal.startswith(SEAL) and digest_file(path, end=size - 40) != seal[8:].hex():
-        raise InputError(damaged)
     if start != b"\x89HDF\r\n\x1a\n":
         found = "another kind of" if size else "an empty"
         raise InputError(f"{path}: expected an HDF5 file, got {found} file; check the path or make it "
                          f"with {maker}")
+    if seal.startswith(SEAL) and digest_file(path, end=size - 40) != seal[8:].hex():
+        raise InputError(damaged)
     try:
         with h5py.File(path, "r", locking=False) as file:
             root = {name: file.attrs[name] for name in file.attrs}
@@ -198,54 +212,54 @@ def read(path, kind=None, groups=None):
                                  f"with {maker}")
             if root["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"{path}: has schema version {root['schema_version']}, this wl reads "
-                                 f"{SCHEMA_VERSION}; repeat the run that made it (--force), or use its wl")
+                                 f"{SCHEMA_VERSION}; make it anew with {KINDS.get(root['kind'], maker)} "
+                                 "--force")
+            if not seal.startswith(SEAL):
+                raise InputError(f"{path}: was changed by another program; delete it and repeat the run that "
+                                 "made it, or copy it again")
             if kind is not None and root["kind"] != kind:
                 raise InputError(f"{path}: expected a {kind} file, got a {root['kind']} file; check the "
                                  "path")
-            return _read_verified(path, file, root, groups, limit=1100 * size + (1 << 20))
+            return _read_groups(path, file, root, groups)
     except InputError:
         raise
     except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError here
         raise InputError(f"{damaged} ({type(error).__name__})") from error
 
 
-def _read_verified(path, file, root, wanted, limit):
-    digests = json.loads(root["digests"])
-    values, dims, attrs = {}, {}, {}
+def _read_groups(path, file, root, wanted):
+    """The File of an open, sealed HDF5 file. wanted: names of the groups to read, None for all."""
+    groups, dims, coords, attrs = {}, {}, {}, {}
     for group in file:
-        values[group], dims[group], attrs[group] = {}, {}, {}
+        dims[group], attrs[group] = {}, {}
+        values = {}
         for name, dataset in file[group].items():
-            scale = dataset.is_scale
-            dims[group][name] = (name,) if scale else tuple(dim[0].name.rsplit("/", 1)[1]
-                                                            for dim in dataset.dims)
-            attrs[group][name] = {n: v.item() if isinstance(v, np.generic) else v
-                                  for n, v in dataset.attrs.items()
-                                  if n not in ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")}
-            if wanted is not None and group not in wanted:
-                continue
-            if dataset.size * dataset.dtype.itemsize > limit:      # more than gzip can have packed
-                raise ValueError(f"{group}/{name}: {dataset.shape}")
-            array = (dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...])
-            array = np.asarray(array).astype(str) if array.dtype.kind == "O" else np.asarray(array)
-            if attrs[group][name].get("dtype") == "bool":
-                array = array.astype(bool)
-            if digest_array(array) != digests.get(f"{group}/{name}"):
-                raise ValueError(f"{group}/{name}: digest differs")
-            values[group][name] = array
-    if {f"{g}/{n}" for g in dims for n in dims[g]} != set(digests):
-        raise ValueError("a variable is missing")
+            own = tuple(dim[0].name.rsplit("/", 1)[1] for dim in dataset.dims) if not dataset.is_scale else None
+            if own is not None:
+                dims[group][name] = own
+                attrs[group][name] = _plain_attrs(dataset)
+            if wanted is None or group in wanted:
+                values[name] = _values(dataset)
+        if wanted is None or group in wanted:
+            groups[group] = {n: v for n, v in values.items() if n in dims[group]}
+            coords[group] = {n: v for n, v in values.items() if n not in dims[group]}
     plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in root.items()}
-    if _content(plain, dims, attrs) != plain["content"]:
-        raise ValueError("the digest of the contents differs")
-    is_coord = {g: [n for n in dims[g] if dims[g][n] == (n,)] for g in values}
-    groups = {g: v for g, v in values.items() if v or not dims[g]}
     return File(path=path, kind=plain["kind"], settings=json.loads(plain["settings"]), seed=plain["seed"],
-                inputs=json.loads(plain["inputs"]), versions=json.loads(plain["versions"]),
-                groups={g: {n: a for n, a in v.items() if n not in is_coord[g]} for g, v in groups.items()},
-                dims={g: {n: d for n, d in dims[g].items() if n not in is_coord[g]} for g in groups},
-                coords={g: {n: v[n] for n in is_coord[g]} for g, v in groups.items()},
-                attrs={g: {n: a for n, a in attrs[g].items() if n not in is_coord[g]} for g in groups},
-                code_version=plain["code_version"], created_at=plain["created_at"], digest=plain["content"])
+                inputs=json.loads(plain["inputs"]), versions=json.loads(plain["versions"]), groups=groups,
+                dims={g: dims[g] for g in groups}, coords=coords, attrs={g: attrs[g] for g in groups},
+                code_version=plain["code_version"], created_at=plain["created_at"], digest=plain["content"],
+                origin=json.loads(plain["origin"]))
+
+
+def _plain_attrs(dataset):
+    hidden = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")
+    return {n: v.item() if isinstance(v, np.generic) else v for n, v in dataset.attrs.items() if n not in hidden}
+
+
+def _values(dataset):
+    array = dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
+    array = np.asarray(array).astype(str) if array.dtype.kind == "O" else np.asarray(array)
+    return array.astype(bool) if dataset.attrs.get("dtype") == "bool" else array
 
 
 def reusable(path, kind, settings, inputs, seed=None):

@@ -4,8 +4,6 @@ import numpy as np
 PARAMS = ("Omega_m", "S_8")
 NUISANCES = ("log10_T_AGN", "f_0", "Delta_z")
 LABELS = PARAMS + NUISANCES            # the columns of label.npy
-LATEX = {"Omega_m": r"\Omega_m", "S_8": r"S_8", "log10_T_AGN": r"\log_{10} T_{\rm AGN}",
-         "f_0": r"f_0", "Delta_z": r"\Delta z"}
 
 FRAME = (1424, 176)                    # rows, columns of the full map
 PIXEL_ARCMIN = 2.0                     # side of a pixel
@@ -19,8 +17,8 @@ T_AGN_RANGE = (7.2, 8.5)               # uniform prior of log10 T_AGN
 F_0_RANGE = (0.0, 0.0265)              # uniform prior of f_0
 DELTA_Z_SIGMA = 0.022                  # normal prior of Delta_z, mean zero
 
-SPLITS = ("train", "statistics", "holdout", "test")   # codes 0, 1, 2, 3 in every file
-TRAIN, STATISTICS, HOLDOUT, TEST = range(4)
+SPLITS = ("train", "emulator", "holdout", "test")     # codes 0, 1, 2, 3 in every file
+TRAIN, EMULATOR, HOLDOUT, TEST = range(4)
 
 
 def noise_sigma(n_gal=N_GAL, pixel_arcmin=PIXEL_ARCMIN):
@@ -30,11 +28,6 @@ def noise_sigma(n_gal=N_GAL, pixel_arcmin=PIXEL_ARCMIN):
     0.4 / sqrt(2 n_gal A) (van Waerbeke 2000, MNRAS 313, 524): 0.025820 for the challenge.
     """
     return SHAPE_NOISE / np.sqrt(2.0 * n_gal * pixel_arcmin**2)
-
-
-def s_8_of(omega_m, sigma_8):
-    """S_8 = sigma_8 sqrt(Omega_m / 0.3); arrays or floats."""
-    return sigma_8 * np.sqrt(np.asarray(omega_m) / 0.3)
 
 
 def sigma_8_of(omega_m, s_8):

@@ -9,7 +9,7 @@ FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100
 _QUANTILES = {"q2_5": "2.5", "q16": "16", "q50": "50", "q84": "84", "q97_5": "97.5"}
 # variable: (units, description); "1" is dimensionless
 VARIABLES = {
-    "estimate": ("1", "summaries of a map: a network's point estimates, or log10 of a binned spectrum"),
+    "summaries": ("1", "what a map becomes: a network's predictions, or log10 of a binned spectrum"),
     "sd": ("1", "standard deviation of the posterior"),
     "mean": ("1", "mean: of the posterior, or of a cosmology's summaries"),
     "covariance": ("1", "covariance of a cosmology's summaries from map to map"),
@@ -20,7 +20,7 @@ VARIABLES = {
     "realisation": ("1", "realisation of the cosmology, for test maps the row in their file"),
     "fold": ("1", "fold whose networks predicted the map, -1 for a mean over all"),
     "between": ("1", "covariance between the folds' networks for the same map"),
-    "stack": ("1", "coefficients that make one estimate of those of a model's parts"),
+    "stack": ("1", "coefficients that combine the summaries of a model's parts"),
     "errorbar": ("1", "recalibrated error bar: what is scored and submitted"),
     "correlation": ("1", "correlation of Omega_m and S_8 in the posterior"),
     "acceptance": ("1", "share of accepted proposals among the kept steps"),

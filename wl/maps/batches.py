@@ -1,7 +1,10 @@
 """From maps on disk to batches for a network: frames, fresh or fixed noise, symmetries."""
+from collections import namedtuple
+
 import numpy as np
 from scipy.special import ndtri
 
+from ..core import seeds
 from ..kernels.batches import fill_batch
 from ..kernels.generators import FIXED_NOISE, TRAINING_NOISE
 from ..core.params import noise_sigma
@@ -122,6 +125,26 @@ class Batches:
                    self.noise, noise == FIXED, self.seed,
                    TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)
         return out
+
+
+Part = namedtuple("Part", "source rows noise")
+Part.__doc__ = """Maps that are summarised alike: source, a Batches; rows, (n,) int64 of its maps; noise, for fetch()."""
+
+
+def parts_to_summarise(maps, split, rows, frame, *, scale=1.0, seed=0):
+    """The maps that get summaries, in the order of a predictions file, each with the noise it has for ever.
+
+    maps: dataset.MapSet
+    split: splits.Split
+    rows: (n,) int64, noiseless maps, those of the emulator split and the hold-out
+    frame: Frame
+    scale: float, what a pixel is divided by
+    seed: int, of the noise of noiseless maps; a map has the same whichever network looks at it
+    Yields Part: noiseless maps with their noise, then the test maps as they are.
+    """
+    yield Part(Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=seed), rows, FIXED)
+    if split.n_test:
+        yield Part(Batches(maps.noisy_test, frame, scale=scale, n_gal=None), np.arange(split.n_test), NO_NOISE)
 
 
 def rms(maps, n_gal=30.0, sample=256, seed=0):

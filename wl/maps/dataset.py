@@ -1,4 +1,5 @@
 """Open a data set in the public layout by memory map, and check it."""
+import dataclasses
 import json
 import pathlib
 
@@ -6,6 +7,7 @@ import numpy as np
 
 from ..core.checks import InputError, array, positive
 from ..core.params import FILE_PREFIX, LABELS, N_GAL, PARAMS
+from ..core.progress import Progress
 from ..core.provenance import digest_array
 
 # (maps, labels) of each published form, in the order they are looked for
@@ -22,78 +24,112 @@ UNFINISHED = ".unfinished"               # folder in which a simulated set lives
 PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
 
 
+@dataclasses.dataclass(frozen=True)
 class MapSet:
     """One data set on disk; nothing is read until it is asked for.
 
-    folder: Path; release: key of RELEASES; kappa: memory map (n_cosmology, n_realisation,
-    n_observed) float16, noiseless; label: (n_cosmology, n_realisation, 5) float64 in the order of
-    params.LABELS; theta: (n_cosmology, 2) float64; mask: (rows, columns) bool; noisy_test: memory
-    map (n_test, n_observed) float16 or None; has_truth: a label_test.npy lies beside it;
-    simulation: settings of the simulator, or {}; files: {name: Path} of what it consists of; name: what
-    results are called after.
+    folder: Path
+    release: str, key of RELEASES
+    kappa: memory map (n_cosmology, n_realisation, n_observed) float16, noiseless
+    label: (n_cosmology, n_realisation, 5) float64 in the order of params.LABELS
+    mask: (rows, columns) bool, True = observed
+    noisy_test: memory map (n_test, n_observed) float16, or None
+    files: {name: Path} of what the set consists of
+    name: str, what results are called after
+    has_truth: bool, whether a label_test.npy lies beside the maps
+    simulation: dict, settings of the simulator; {} for maps from elsewhere
     """
-
-    def __init__(self, folder, release, kappa, label, mask, noisy_test, files):
-        self.folder, self.release = pathlib.Path(folder), release
-        self.name = self.folder.resolve().name
-        self.kappa, self.label, self.mask, self.noisy_test = kappa, label, mask, noisy_test
-        self.files = files
-        self.theta = np.ascontiguousarray(label[:, 0, :2])
-        self.has_truth = (self.folder / TRUTH_FILE).is_file()
-        self.simulation = read_simulation(self.folder)
+    folder: pathlib.Path
+    release: str
+    kappa: np.ndarray
+    label: np.ndarray
+    mask: np.ndarray
+    noisy_test: np.ndarray | None
+    files: dict
+    name: str
+    has_truth: bool
+    simulation: dict
+    _passed: list = dataclasses.field(default_factory=list, repr=False)      # check_maps() reads once
 
     @property
-    def n_cosmology(self):
+    def theta(self) -> np.ndarray:
+        """Omega_m and S_8 of each cosmology, (n_cosmology, 2) float64."""
+        return np.ascontiguousarray(self.label[:, 0, :2])
+
+    @property
+    def n_cosmology(self) -> int:
+        """Cosmologies of the design."""
         return self.label.shape[0]
 
     @property
-    def n_realisation(self):
+    def n_realisation(self) -> int:
+        """Noiseless maps of each cosmology."""
         return self.label.shape[1]
 
     @property
-    def n_test(self):
+    def n_test(self) -> int:
+        """Noisy test maps."""
         return 0 if self.noisy_test is None else self.noisy_test.shape[0]
 
     @property
-    def flat_kappa(self):
-        """The noiseless maps one after the other, cosmology by cosmology: (n_map, n_observed), a view of kappa."""
+    def flat_kappa(self) -> np.ndarray:
+        """The noiseless maps cosmology by cosmology, (n_map, n_observed), a view of kappa."""
         return self.kappa.reshape(-1, self.kappa.shape[-1])
 
     @property
-    def flat_theta(self):
+    def flat_theta(self) -> np.ndarray:
         """Omega_m and S_8 of each of them, (n_map, 2) float64."""
         return self.label.reshape(-1, self.label.shape[-1])[:, :2]
 
     @property
-    def n_gal(self):
+    def n_gal(self) -> float:
         """Source galaxies per square arcminute that set the noise."""
         return float(self.simulation.get("n_gal", N_GAL))
 
-    def changed(self):
-        """Names of the files of a simulated set that are no longer what the simulator wrote, list of str."""
+    def origin(self) -> dict:
+        """Where the set lies and what it is called, for the files that are made from it."""
+        return {"data": str(self.folder.resolve()), "name": self.name}
+
+    def changed(self) -> list:
+        """Names of the files of a simulated set that are no longer what the simulator wrote."""
         was = _read_proof(self.folder).get("inputs")
         now = {"mask": self.mask, "label": self.label}
         return [self.files[name].name for name, value in now.items()
                 if isinstance(was, dict) and was.get(name, digest_array(value)) != digest_array(value)]
 
-    def check_maps(self, progress=None):
-        """Read every map once and refuse NaN and inf. Raises InputError that names the map."""
+    def check_maps(self, quiet: bool = True) -> None:
+        """Read every map once, refuse NaN, inf and constant maps. Raises InputError that names the map.
+
+        quiet: bool, whether no progress is shown
+        """
+        if self._passed:
+            return
+        progress = Progress(self.n_cosmology * self.n_realisation + self.n_test, "checking the maps", quiet)
         for name, maps in (("kappa", self.kappa), ("noisy_test", self.noisy_test)):
             if maps is None:
                 continue
-            rows = maps.reshape(-1, maps.shape[-1])
+            rows = maps.reshape(-1, maps.shape[-1]).view(np.uint16)
             step = max(1, (1 << 24) // rows.shape[1])
             for start in range(0, len(rows), step):
-                # exponent all ones: inf or NaN in float16; integers test ten times faster than isfinite
-                bad = (rows[start:start + step].view(np.uint16) & 0x7C00) == 0x7C00
-                if bad.any():
-                    row, pixel = (int(i) for i in np.argwhere(bad)[0])
-                    where = (row + start,) if maps.ndim == 2 else divmod(row + start, maps.shape[1])
-                    raise InputError(f"{self.files[name]}: expected finite numbers, got "
-                                     f"{rows[row + start, pixel]} at index {(*where, pixel)}; repair or "
-                                     "download the file again")
-                if progress is not None:
-                    progress.update(len(bad))
+                self._check_block(name, maps, rows[start:start + step], start)
+                progress.update(min(step, len(rows) - start))
+        progress.close()
+        self._passed.append(True)
+
+    def _check_block(self, name, maps, block, start):
+        # exponent all ones: inf or NaN in float16; integers test ten times faster than isfinite
+        bad = (block & 0x7C00) == 0x7C00
+        same = (block == block[:, :1]).all(1) if block.shape[1] > 1 else np.zeros(len(block), bool)
+        if not (bad.any() or same.any()):
+            return
+        row, pixel = (int(i) for i in np.argwhere(bad if bad.any() else same[:, None])[0])
+        where = (row + start,) if maps.ndim == 2 else divmod(row + start, maps.shape[1])
+        value = block[row, pixel].view(np.float16)
+        if bad.any():
+            raise InputError(f"{self.files[name]}: expected finite numbers, got {value} at index "
+                             f"{(*where, pixel)}; repair or download the file again")
+        raise InputError(f"{self.files[name]}: expected maps that vary, got {value} in every pixel of the map "
+                         f"at index {where}; the file is not complete: download or simulate it again")
 
 
 def read_simulation(folder):
@@ -184,7 +220,8 @@ def open_set(folder, release="auto"):
         noisy_test = read_test(test_path, mask, files["mask"])
         if (folder / TRUTH_FILE).is_file():
             read_truth(folder, len(noisy_test))           # looked at only to refuse it before any work
-    return MapSet(folder, release, kappa, label, mask, noisy_test, files)
+    return MapSet(folder, release, kappa, label, mask, noisy_test, files, folder.resolve().name,
+                  (folder / TRUTH_FILE).is_file(), read_simulation(folder))
 
 
 def interrupted(folder):

@@ -1,59 +1,138 @@
-"""Which realisations train, feed the statistics, or are held out: always whole realisations, never single maps."""
+"""Which realisations train, feed the emulator, or are held out: always whole realisations, never single maps."""
+import dataclasses
+
 import numpy as np
 
+from ..core import seeds
 from ..core.checks import InputError
-from ..core.params import HOLDOUT, STATISTICS, TRAIN
-
-SPLIT_STREAM = 100
+from ..core.params import EMULATOR, HOLDOUT, TRAIN
 
 
-def split_realisations(n_realisation, statistics, holdout, seed):
-    """Which realisations train the network, feed the statistics, or are held out.
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """What each realisation of a data set is used for.
+
+    code: (n_realisation,) int8, of params.SPLITS
+    fold: (n_realisation,) int8, the fold that a realisation belongs to, -1 without folds
+    is_shared: (n_realisation,) bool, realisations of a fold that train no network
+    n_cosmology: int
+    n_test: int, test maps that are inferred
+    options: MapOptions, decided for the set
+    """
+    code: np.ndarray
+    fold: np.ndarray
+    is_shared: np.ndarray
+    n_cosmology: int
+    n_test: int
+    options: object
+
+    def rows_of(self, chosen: np.ndarray) -> np.ndarray:
+        """Maps of the chosen realisations, cosmology by cosmology.
+
+        chosen: (n_realisation,) bool
+        Returns (n,) int64, indices into MapSet.flat_kappa.
+        """
+        first = np.arange(self.n_cosmology)[:, None] * len(self.code)
+        return (first + np.flatnonzero(chosen)).ravel()
+
+    def rows(self, code: int) -> np.ndarray:
+        """Maps of one split, (n,) int64. code: TRAIN, EMULATOR or HOLDOUT."""
+        return self.rows_of(self.code == code)
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether several networks take turns in what they train on."""
+        return bool((self.fold >= 0).any())
+
+    @property
+    def n_train(self) -> int:
+        """Maps that one network trains on (the first, where folds differ by one realisation)."""
+        chosen = (self.fold > 0) & ~self.is_shared if self.has_folds else self.code == TRAIN
+        return int(chosen.sum()) * self.n_cosmology
+
+    @property
+    def n_emulator(self) -> int:
+        """Realisations per cosmology that feed the emulator."""
+        return int((self.code == EMULATOR).sum())
+
+    def stored(self) -> dict:
+        """What a file of summaries says of the split."""
+        o = self.options
+        return {"release": o.release, "target": o.target, "holdout_fraction": o.holdout_fraction,
+                "emulator_fraction": None if self.has_folds else o.emulator_fraction}
+
+
+def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
+    """Split the realisations of a data set.
+
+    maps: dataset.MapSet
+    options: MapOptions
+    folds: int, networks that each predict what they were not trained on; 1 for none
+    trains: bool, whether a network is trained; else all but the hold-out feed the emulator
+    seed: int
+    Raises InputError when a part would be empty.
+    """
+    options, n = options.for_set(maps), maps.n_realisation
+    n_test = maps.n_test if options.target != "holdout" else 0
+    if folds > 1:
+        code, fold, is_shared = split_folds(n, folds, options.holdout_fraction, seed)
+    else:
+        code = np.full(n, EMULATOR, np.int8)
+        if trains or options.holdout_fraction > 0:
+            code = split_realisations(n, options.emulator_fraction, options.holdout_fraction, seed)
+        if not trains:
+            code[code == TRAIN] = EMULATOR
+        fold, is_shared = np.full(n, -1, np.int8), np.zeros(n, bool)
+    return Split(code, fold, is_shared, maps.n_cosmology, n_test, options)
+
+
+def split_realisations(n_realisation: int, emulator: float, holdout: float, seed: int) -> np.ndarray:
+    """Which realisations train the network, feed the emulator, or are held out.
 
     By realisation and never by map: the first public release shares its 256 seeds between the
     cosmologies, so that two maps of one realisation are not independent.
-    statistics, holdout: fractions in [0, 1); seed: int. Returns int8 (n_realisation,) of the codes
-    of params.SPLITS. Raises InputError when a part would be empty.
+    n_realisation: int
+    emulator, holdout: floats, shares of the realisations
+    seed: int
+    Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError when a part would be empty.
     """
-    if not (0 < statistics < 1 and 0 <= holdout < 1 and statistics + holdout < 1):
-        raise InputError("--statistics-fraction and --holdout-fraction: expected fractions that leave some "
-                         f"for training, got {statistics} and {holdout}")
-    n_statistics = max(1, round(statistics * n_realisation))
+    n_emulator = max(1, round(emulator * n_realisation))
     n_holdout = _held_out(n_realisation, holdout)
-    if n_statistics + n_holdout >= n_realisation:
+    if n_emulator + n_holdout >= n_realisation:
         raise InputError(f"expected enough realisations to split, got {n_realisation} for fractions "
-                         f"{statistics} and {holdout}; simulate more realisations")
+                         f"{emulator} and {holdout}; simulate more realisations")
     order = _order(n_realisation, seed)
-    split = np.full(n_realisation, TRAIN, np.int8)
-    split[order[:n_statistics]] = STATISTICS
-    split[order[n_statistics:n_statistics + n_holdout]] = HOLDOUT
-    return split
+    code = np.full(n_realisation, TRAIN, np.int8)
+    code[order[:n_emulator]] = EMULATOR
+    code[order[n_emulator:n_emulator + n_holdout]] = HOLDOUT
+    return code
 
 
-def split_folds(n_realisation, folds, holdout, seed):
+def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tuple:
     """Folds of realisations, for networks that each predict what they were not trained on.
 
-    Network k trains on the realisations of the other folds. One in 32 realisations belongs to a fold but trains
-    no network: on these maps all networks can be compared (statistics.as_average). holdout: fraction held out
-    from all. Returns split, int8 (n_realisation,), codes of params.SPLITS with STATISTICS for every realisation
-    of a fold; fold, int8 (n_realisation,), -1 for the hold-out; shared, bool (n_realisation,), those that train
-    none. Raises InputError.
+    Network k trains on the realisations of the other folds. One in 32 realisations belongs to a fold but
+    trains no network: on these maps all networks can be compared (covariance.as_average).
+    n_realisation, folds: ints
+    holdout: float, share of the realisations held out from all
+    seed: int
+    Returns code (n_realisation,) int8 with EMULATOR for every realisation of a fold; fold
+    (n_realisation,) int8, -1 for the hold-out; is_shared (n_realisation,) bool, those that train none.
+    Raises InputError.
     """
-    if not 0 <= holdout < 1:
-        raise InputError(f"--holdout-fraction: expected a fraction from 0 to below 1, got {holdout}")
     n_holdout = _held_out(n_realisation, holdout)
     n_shared = max(1, round(n_realisation / 32))
-    rest = n_realisation - n_holdout - n_shared
-    if not 2 <= folds <= min(rest, 100):
-        raise InputError(f"--folds: expected 2 to {max(min(rest, 100), 2)} for {n_realisation} realisations, got "
-                         f"{folds}; simulate more realisations, or give fewer folds")
+    max_folds = max(min(n_realisation - n_holdout - n_shared, 100), 2)
+    if not 2 <= folds <= min(max_folds, n_realisation - n_holdout - n_shared):
+        raise InputError(f"--folds: expected 2 to {max_folds} for {n_realisation} realisations, got {folds}; "
+                         "simulate more realisations, or give fewer folds")
     order = _order(n_realisation, seed)
-    split, fold = np.full(n_realisation, STATISTICS, np.int8), np.full(n_realisation, -1, np.int8)
-    split[order[:n_holdout]] = HOLDOUT
+    code, fold = np.full(n_realisation, EMULATOR, np.int8), np.full(n_realisation, -1, np.int8)
+    code[order[:n_holdout]] = HOLDOUT
     fold[order[n_holdout:]] = np.arange(n_realisation - n_holdout) % folds
-    shared = np.zeros(n_realisation, bool)
-    shared[order[n_holdout:n_holdout + n_shared]] = True
-    return split, fold, shared
+    is_shared = np.zeros(n_realisation, bool)
+    is_shared[order[n_holdout:n_holdout + n_shared]] = True
+    return code, fold, is_shared
 
 
 def _held_out(n_realisation, holdout):
@@ -61,4 +140,4 @@ def _held_out(n_realisation, holdout):
 
 
 def _order(n_realisation, seed):
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLIT_STREAM,))).permutation(n_realisation)
+    return seeds.generator(seed, seeds.SPLIT).permutation(n_realisation)

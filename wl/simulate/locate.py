@@ -1,25 +1,25 @@
 """The data set that --data means: found, or simulated where there is none."""
+import dataclasses
 import hashlib
 import pathlib
 
-from ..maps import dataset
-from ..core.checks import InputError, positive
+from ..core.checks import InputError
 from ..core.progress import say, warn
+from ..maps import dataset
+from ..maps.options import DEFAULT_DATA, DEFAULT_REALISATIONS
 
-DEFAULT_DATA = "data"
 SIMULATED = "simulated"                # below the folder of --data: the set that a script simulates
-DEFAULT_TEST, DEFAULT_REALISATIONS = 1024, 32
+DEFAULT_TEST = 1024
 
 
 def locate(args):
     """The data set that --data means, simulated first if there is none.
 
-    args: with data, release, realisations, seed, threads, quiet, force. Of several sets in the folder the one that a
-    script simulated is taken. Returns a maps.MapSet. Raises InputError.
+    args: the command line's values, with data, release, realisations, seed, threads, quiet, force
+    Of several sets in the folder the one that a script simulated is taken. Returns a dataset.MapSet.
+    Raises InputError.
     """
     folder = pathlib.Path(args.data)
-    if args.realisations is not None:
-        positive("--realisations", args.realisations, integer=True)
     if not folder.is_dir() and args.data != DEFAULT_DATA:
         raise InputError(f"--data {args.data}: no such folder; give one with a data set, or none to simulate one")
     sets = [p for p in dataset.find_sets(folder) if p.name != "runs"]
@@ -79,8 +79,8 @@ def _simulated(args, folder, mask, label):
              processes=args.threads, quiet=args.quiet, force=args.force)
     found = dataset.open_set(out)
     if mask is not None:
-        found.name = folder.resolve().name             # the user's, not the digest
+        found = dataclasses.replace(found, name=folder.resolve().name)             # the user's, not the digest
         if test_path.is_file():
-            found.noisy_test = dataset.read_test(test_path, found.mask, mask)
-            found.files["noisy_test"] = test_path
+            found = dataclasses.replace(found, noisy_test=dataset.read_test(test_path, found.mask, mask),
+                                        files={**found.files, "noisy_test": test_path})
     return found

@@ -8,20 +8,18 @@ bands and skew-spectra beside moments and PDF gained 0.001 to 0.002 at most and 
 """
 import numpy as np
 
-from ..maps import batches
-from ..core import hdf5
-from . import handmade
-from ..core.checks import InputError
+from ..core import hdf5, seeds
+from ..core.params import HOLDOUT, TRAIN
 from ..core.progress import Progress
 from ..kernels.summaries import distribution
-from ..core.params import HOLDOUT, TRAIN
+from ..maps import batches
+from . import handmade
 
 N_BIN = 28                              # of the spectrum, from ell 100 to 10,000
 PDF_BINS = (-3.0, 0.5, 16)              # of a field, in units of its typical standard deviation
-MEASURED = 10_000                       # training maps that dense networks want, all draws together; two draws at least
-MOST_DRAWS = 4
-LEAST_PIXELS = 100                      # that a smoothed field needs to count
-DRAW_STREAM = 108
+MIN_TRAINING_MAPS = 10_000              # that dense networks want, all draws of noise together
+MAX_DRAWS = 4                           # of noise per training map; two at least
+MIN_PIXELS = 100                        # that a smoothed field needs to count
 
 
 class Features:
@@ -37,7 +35,7 @@ class Features:
         self.shapes = handmade.Shapes(mask, scales=scales, n_gal=n_gal)
         self.fields = [(j, valid, np.array(PDF_BINS) * (unit, unit, 1.0))
                        for j, (valid, unit) in enumerate(zip(self.shapes.valid, self.shapes.unit))
-                       if valid.sum() >= LEAST_PIXELS]
+                       if valid.sum() >= MIN_PIXELS]
         self.width = self.spectrum.width + len(self.fields) * (3 + PDF_BINS[2])
 
     def __call__(self, kappa):
@@ -58,45 +56,47 @@ class Features:
         return out
 
 
-def measure(run, options):
-    """features.h5 of a run, made if need be. Returns the store.File.
+def measure(maps, split, options, folder) -> hdf5.File:
+    """features.h5 of a run, made if need be.
 
-    options: of the model "statistics": scales, and draws (0: as many as MEASURED needs). Its variables: "fixed" of
-    all maps of the set, in their order, with the noise that statistics and hold-out maps have; "fresh" (draw, row,
-    feature), further draws of noise for the maps `rows` that train; "test". Raises InputError.
+    maps: dataset.MapSet
+    split: splits.Split
+    options: options.NetworkOptions with the part "statistics"
+    folder: core.folder.Folder
+    Returns the file, whose variables are "fixed" (map, feature) of all maps of the set, in their order, with
+    the noise that emulator and hold-out maps have; "fresh" (draw, row, feature), further draws of noise for
+    the maps `rows` that train; "test" (test_map, feature). Raises InputError.
     """
-    args, s, scales = run.args, run.set, list(options["scales"])
-    if sorted(set(scales)) != scales:
-        raise InputError(f"--model-option scales: expected rising numbers, got {', '.join(map(str, scales))}")
-    rows = run.rows_of(run.split == TRAIN if run.folds == 1 else run.split != HOLDOUT)
-    draws = options["draws"] or min(max(2, -(-MEASURED // len(rows))), MOST_DRAWS)
-    settings = {**run.settings, "scales": scales, "draws": draws, "rows": hdf5.digest_array(rows)}
-    found = run.reuse("features.h5", "features", settings, run.digests())
+    own, seed = options.of_statistics(), folder.seed
+    rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
+    draws = own["draws"] or min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
+    settings = {"scales": list(own["scales"]), "draws": draws, "rows": hdf5.digest_array(rows),
+                "n_gal": maps.n_gal, "test_maps": split.n_test}
+    digests = folder.digests(maps.files)
+    found = folder.reuse("features.h5", "features", settings, digests)
     if found is not None:
         return found
-    run.check_maps()
-    frame = batches.Frame(s.mask, pack=False)
-    features, kappa = Features(frame.observed, s.n_gal, scales), s.flat_kappa
-    progress = Progress(len(kappa) + (draws - 1) * len(rows) + run.n_test, "measuring statistics", args.quiet)
+    maps.check_maps(folder.quiet)
+    frame = batches.Frame(maps.mask, pack=False)
+    features, every = Features(frame.observed, maps.n_gal, own["scales"]), np.arange(len(maps.flat_kappa))
+    total = len(every) + (draws - 1) * len(rows) + split.n_test
+    progress = Progress(total, "measuring statistics", folder.quiet)
 
-    def measured(maps, which, noise, n_gal, seed):
-        source = batches.Batches(maps, frame, scale=1.0, n_gal=n_gal, seed=seed)
-        return handmade.measure(features, source, which, noise, args.threads, progress).astype(np.float32)
+    def measured(source, which, noise):
+        values = handmade.measure(features, source, which, noise, options.threads, progress)
+        return values.astype(np.float32)
+
+    parts = [measured(*part) for part in batches.parts_to_summarise(maps, split, every, frame, seed=seed)]
     var = hdf5.Var
-    fixed = measured(kappa, np.arange(len(kappa)), batches.FIXED, s.n_gal, args.seed)
-    groups = {"fixed": var(("map", "feature"), fixed), "rows": var(("row",), rows)}
+    groups = {"fixed": var(("map", "feature"), parts[0]), "rows": var(("row",), rows)}
     if draws > 1:
-        groups["fresh"] = var(("draw", "row", "feature"), np.stack([
-            measured(kappa, rows, batches.FIXED, s.n_gal, draw_seed(args.seed, k)) for k in range(1, draws)]))
-    if run.n_test:
-        groups["test"] = var(("test_map", "feature"),
-                             measured(s.noisy_test, np.arange(run.n_test), batches.NO_NOISE, None, 0))
+        # FIXED noise, whose tails are exact, as emulator and test maps have
+        sources = [batches.Batches(maps.flat_kappa, frame, scale=1.0, n_gal=maps.n_gal,
+                                   seed=seeds.number(seed, seeds.NOISE_DRAW, k)) for k in range(1, draws)]
+        fresh = np.stack([measured(source, rows, batches.FIXED) for source in sources])
+        groups["fresh"] = var(("draw", "row", "feature"), fresh)
+    if split.n_test:
+        groups["test"] = var(("test_map", "feature"), parts[1])
     progress.close()
-    hdf5.write(run.out / "features.h5", "features", {"features": groups}, settings=settings, seed=args.seed,
-                inputs=run.digests())
-    return hdf5.read(run.out / "features.h5", "features")
-
-
-def draw_seed(seed, draw):
-    """Seed of the noise of a further draw: FIXED noise, whose tails are exact, as statistics and test maps have."""
-    return int(np.random.SeedSequence(seed, spawn_key=(DRAW_STREAM, draw)).generate_state(1, np.uint64)[0] >> 1)
+    return folder.write("features.h5", "features", {"features": groups}, settings=settings, inputs=digests,
+                        origin=maps.origin())

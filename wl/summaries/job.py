@@ -1,178 +1,266 @@
 """One network of a run: what it learns from, its own seed and files, its training and its predictions."""
+import dataclasses
+from collections import namedtuple
+
 import numpy as np
 
+from ..core import hdf5, seeds
 from ..core.checks import InputError
+from ..core.folder import Folder
+from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
-from ..core.params import HOLDOUT, STATISTICS, TRAIN
-from .pipeline import Predicted, of_part, packs, training_settings
 from ..core.provenance import refuse_difference
+from ..maps.dataset import MapSet
+from ..maps.splits import Split
+from .options import SPECTRUM, NetworkOptions
 
-SEED_STREAM = 104
+Predicted = namedtuple("Predicted", "summaries sd fold between weights", defaults=(None,) * 4)
+Predicted.__doc__ = """Summaries of the emulator split's maps, the hold-out's and the test maps, in that order.
+
+summaries: (n_map, d)
+sd: (n_map, 2), error bars of the network's own, or None
+fold: (n_map,) int64, the fold whose networks predicted a map, -1 for a mean over all; or None
+between: (d, d), covariance between the folds' networks for the same map, or None
+weights: (n_part x d + 1, d), of the parts of a model and a constant, "stack" in the files; or None
+"""
 
 
+@dataclasses.dataclass(frozen=True)
 class Job:
-    """One network of a run. run: pipeline.Run; index: 0 to count(run) - 1."""
+    """One network of a run.
 
-    def __init__(self, run, index):
-        self.run, self.index = run, index
-        self.part, self.fold, self.member = np.unravel_index(index, (len(run.parts), run.folds, run.members))
-        self.part = run.parts[self.part]
-        several = run.folds * run.members > 1
-        tag = (f"_{self.part}" if len(run.parts) > 1 else "") + (f"_f{self.fold}_m{self.member}" if several else "")
-        self.model, self.checkpoint = run.out / f"model{tag}.pt", run.out / f"checkpoint{tag}.pt"
-        self.file = f"predictions{tag}.h5"
-        self.name = f" (network {index + 1} of {count(run)})" if several else ""
-        self.seed = run.args.seed
-        if self.fold or self.member:
-            spawn = np.random.SeedSequence(run.args.seed, spawn_key=(SEED_STREAM, self.fold, self.member))
-            self.seed = int(spawn.generate_state(1, np.uint64)[0] >> 1)
+    maps, split, options, folder: of the run
+    index: int, from 0; parts, folds and members in that order
+    """
+    maps: MapSet
+    split: Split
+    options: NetworkOptions
+    folder: Folder
+    index: int
 
-    def split(self):
-        """int8 (n_realisation,): TRAIN, STATISTICS for what chooses its best epoch, HOLDOUT for all else."""
-        run = self.run
-        if run.folds == 1:
-            return run.split
-        split = np.where(run.fold == self.fold, STATISTICS, TRAIN).astype(np.int8)
-        split[run.shared | (run.fold < 0)] = HOLDOUT
-        return split
-
-    def rows(self):
-        """Maps of the STATISTICS split that it predicts: its fold's, and those that trained no network."""
-        run = self.run
-        wanted = run.split == STATISTICS
-        if run.folds > 1:
-            wanted &= (run.fold == self.fold) | run.shared
-        return run.rows_of(wanted)
-
-    def training_rows(self):
-        """Indices of the maps that it learns from, and of those that choose its epoch, (n,) int64 each."""
-        split = self.split()
-        return self.run.rows_of(split == TRAIN), self.run.rows_of(split == STATISTICS)
+    def __post_init__(self):
+        o = self.options
+        part, fold, member = np.unravel_index(self.index, (len(o.parts), o.folds, o.members))
+        object.__setattr__(self, "part", o.parts[part])
+        object.__setattr__(self, "fold", int(fold))
+        object.__setattr__(self, "member", int(member))
 
     @property
-    def kind(self):
-        """The class of its network, train.Network or dense.Dense."""
-        if self.part == "statistics":
-            from .dense import Dense
-            return Dense
-        from .training import Network
-        return Network
+    def several(self) -> bool:
+        """Whether the part has several networks."""
+        return self.options.folds * self.options.members > 1
 
-    def stored(self, settings):
-        """The network of an earlier run, or None. Raises InputError for one that is damaged or of other settings."""
+    def _file(self, kind, suffix):
+        tag = f"_{self.part}" if len(self.options.parts) > 1 else ""
+        tag += f"_f{self.fold}_m{self.member}" if self.several else ""
+        return self.folder.out / f"{kind}{tag}.{suffix}"
+
+    @property
+    def model(self):
+        """Path of the trained network."""
+        return self._file("model", "pt")
+
+    @property
+    def checkpoint(self):
+        """Path of a training under way."""
+        return self._file("checkpoint", "pt")
+
+    @property
+    def predictions(self):
+        """Path of the job's own predictions."""
+        return self._file("predictions", "h5")
+
+    @property
+    def seed(self) -> int:
+        """Seed of this network: the run's for the first, else one of its own."""
+        if not (self.fold or self.member):
+            return self.folder.seed
+        return seeds.number(self.folder.seed, seeds.NETWORK, self.fold, self.member)
+
+    def codes(self) -> np.ndarray:
+        """(n_realisation,) int8: TRAIN, EMULATOR for what chooses the best epoch, HOLDOUT for all else."""
+        split = self.split
+        if not split.has_folds:
+            return split.code
+        code = np.where(split.fold == self.fold, EMULATOR, TRAIN).astype(np.int8)
+        code[split.is_shared | (split.fold < 0)] = HOLDOUT
+        return code
+
+    def rows(self) -> np.ndarray:
+        """Maps of the emulator split that it predicts: its fold's, and those that trained no network."""
+        wanted = self.split.code == EMULATOR
+        if self.split.has_folds:
+            wanted &= (self.split.fold == self.fold) | self.split.is_shared
+        return self.split.rows_of(wanted)
+
+    def training_rows(self) -> tuple:
+        """Maps that it learns from, and maps that choose its epoch, (n,) int64 each."""
+        code = self.codes()
+        return self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
+
+    def predict(self) -> Predicted:
+        """Train the network, or load it, and predict with it: of the emulator split, maps of rows() only."""
+        return self._from_statistics() if self.part == "statistics" else self._from_maps()
+
+    def training(self, inputs: dict) -> tuple:
+        """What training.train() takes: the source of noiseless maps, and the settings of the training.
+
+        inputs: {name: sha256} of the set's files
+        Returns batches.Batches, training settings.
+        """
+        from ..maps import batches
+        from . import training
+        maps, options = self.maps, self.options.of_part(self.part)
+        frame, scale = batches.Frame(maps.mask, pack=options.packs), batches.rms(maps.flat_kappa, maps.n_gal)
+        settings = training.settings_of(options, frame=[int(n) for n in frame.shape], scale=scale,
+                                        n_gal=maps.n_gal, inputs=inputs, **self._task())
+        source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=self.seed)
+        return source, settings
+
+    def _task(self):
+        """What a network learns, whatever it learns from."""
+        theta = self.maps.theta
+        return {"seed": self.seed, "split": self.codes().tolist(), "label_mean": theta.mean(0).tolist(),
+                "label_sd": theta.std(0).tolist()}
+
+    def _from_maps(self):
+        from ..maps import batches
+        maps, quiet, threads = self.maps, self.folder.quiet, self.options.threads
+        maps.check_maps(quiet)
+        digests = self.folder.digests(maps.files)
+        source, settings = self.training({k: digests[k] for k in ("kappa", "label", "mask")})
+        network = self._trained(source, settings)
+        rows = np.concatenate([self.rows(), self.split.rows(HOLDOUT)])
+        progress = Progress(len(rows) + self.split.n_test, f"predicting{self.name}", quiet)
+        # every network sees a map with the same noise, whatever its own seed
+        found = [network.predict(part.source, part.rows, noise=part.noise, threads=threads,
+                                 symmetries=self.options.views, progress=progress)
+                 for part in batches.parts_to_summarise(maps, self.split, rows, source.frame,
+                                                        scale=settings["scale"], seed=self.folder.seed)]
+        progress.close()
+        mean, sd = zip(*found)
+        return Predicted(np.concatenate(mean), None if sd[0] is None else np.concatenate(sd))
+
+    @property
+    def name(self) -> str:
+        """Which of several it is, for messages."""
+        return f" (network {self.index + 1} of {self.options.n_networks})" if self.several else ""
+
+    def _trained(self, source, settings):
+        """The network on maps: loaded, or trained from where an earlier run stopped."""
+        from . import training
+        network = self._stored(training.Network, settings)
+        if network is not None:
+            return network
+        rows, validation = self.training_rows()
+        progress = Progress(settings["epochs"] * max(1, len(rows) // settings["batch_size"]),
+                            f"training {self.part}{self.name}", self.folder.quiet)
+        self.drop_useless_checkpoint(settings)
+        network, _ = training.train(source, self.maps.flat_theta, rows, validation, settings,
+                                    checkpoint=self.checkpoint, threads=self.options.threads, progress=progress)
+        progress.close()
+        network.save(self.model)
+        self.checkpoint.unlink(missing_ok=True)
+        return network
+
+    def _from_statistics(self):
+        from . import dense, features
+        options, theta = self.options.of_part(self.part), self.maps.flat_theta
+        file = features.measure(self.maps, self.split, self.options, self.folder)
+        values, own = file.groups["features"], options.model_options
+        settings = {"model": self.part, "loss": options.loss, "loss_options": options.loss_options,
+                    "members": own["networks"], "layers": list(own["layers"]), "features": file.digest,
+                    **self._task()}
+        network = self._stored(dense.Dense, settings)
+        if network is None:
+            rows, validation = self.training_rows()
+            several = values["fixed"][rows][None]
+            if "fresh" in values:
+                fresh = values["fresh"][:, np.searchsorted(values["rows"], rows)]
+                several = np.concatenate([several, fresh])
+            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], settings,
+                                lambda text: say(text, self.folder.quiet))
+            network.save(self.model)
+        parts = [values["fixed"][np.concatenate([self.rows(), self.split.rows(HOLDOUT)])]]
+        if self.split.n_test:
+            parts.append(values["test"])
+        return Predicted(*network.predict(np.concatenate(parts)))
+
+    def _stored(self, kind, settings):
+        """The network of an earlier run, or None. Raises InputError for one of other settings."""
         if not self.model.exists():
             return None
         try:
-            network = self.kind.load(self.model)
+            network = kind.load(self.model)
         except InputError:
-            if not self.run.args.force:
+            if not self.folder.force:
                 raise
             warn(f"{self.model}: damaged, trained again")
             return None
         return network if self._same(self.model, network.settings, settings) else None
 
     def _same(self, path, before, settings):
-        """Whether a file was made with these settings; False only if --force says so. Raises InputError otherwise."""
-        if not self.run.args.force:
+        """Whether a file was made with these settings; False only with --force. Raises InputError otherwise."""
+        if not self.folder.force:
             refuse_difference(f"{path}: was made with", before, settings)
         return before == settings
 
-    def predict(self, settings):
-        """Train the network (or load it) and predict with it. Returns Predicted, statistics maps of rows() only."""
-        return self._from_statistics(settings) if self.part == "statistics" else self._from_maps()
-
-    def training(self):
-        """What train.train() takes for a network on maps: batches.Batches, and its settings but for the digests."""
-        from ..maps import batches
-        run, s = self.run, self.run.set
-        chosen = of_part(training_settings(run.args, run.n_train, run.precision), self.part)
-        frame, scale = batches.Frame(s.mask, pack=packs(chosen)), batches.rms(s.flat_kappa, s.n_gal)
-        settings = {**{k: v for k, v in chosen.items() if k not in ("folds", "members", "pack")},
-                    "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal, **self._task()}
-        return batches.Batches(s.flat_kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed), settings
-
-    def _task(self):
-        """Settings of a network on whatever it learns from."""
-        theta = self.run.set.theta
-        return {"seed": self.seed, "split": self.split().tolist(), "label_mean": theta.mean(0).tolist(),
-                "label_sd": theta.std(0).tolist()}
-
-    def _from_maps(self):
-        from ..maps import batches
+    def drop_useless_checkpoint(self, settings: dict) -> None:
+        """With --force remove a checkpoint that is damaged or of other settings. Raises InputError otherwise."""
         from . import training
-        run, args, s = self.run, self.run.args, self.run.set
-        run.check_maps()
-        source, full = self.training()
-        full["inputs"] = {k: run.digests()[k] for k in ("kappa", "label", "mask")}
-        network = self.stored(full)
-        if network is None:
-            rows, validation = self.training_rows()
-            progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]),
-                                f"training {full['model']}{self.name}", args.quiet)
-            self.drop_useless_checkpoint(full)
-            network, _ = training.train(source, s.flat_theta, rows, validation, full, checkpoint=self.checkpoint,
-                                     threads=args.threads, progress=progress)
-            progress.close()
-            network.save(self.model)
-            self.checkpoint.unlink(missing_ok=True)
-        rows = np.concatenate([self.rows(), run.rows(HOLDOUT)])
-        progress = Progress(len(rows) + run.n_test, f"predicting{self.name}", args.quiet)
-        options = dict(threads=args.threads, symmetries=args.views, progress=progress)
-        # every network sees a map with the same noise, whatever its own seed
-        source = batches.Batches(s.flat_kappa, source.frame, scale=full["scale"], n_gal=s.n_gal, seed=args.seed)
-        mean, sd = network.predict(source, rows, noise=batches.FIXED, **options)
-        if run.n_test:
-            test = batches.Batches(s.noisy_test, source.frame, scale=full["scale"], n_gal=None)
-            more, more_sd = network.predict(test, np.arange(run.n_test), noise=batches.NO_NOISE, **options)
-            mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
-        progress.close()
-        return Predicted(mean, sd)
+        if not self.checkpoint.exists():
+            return
+        try:
+            saved = training.load_torch(self.checkpoint)
+            before = saved["settings"] if isinstance(saved, dict) and "settings" in saved else {}
+        except InputError as error:
+            if not self.folder.force:
+                raise InputError(f"{error} to train from the start") from None
+            warn(f"{self.checkpoint}: damaged, training begins again")
+            before = {}
+        if not self._same(self.checkpoint, before, settings):
+            self.checkpoint.unlink()
 
-    def _from_statistics(self, settings):
-        from . import dense, features
-        run, options, theta = self.run, settings["model_options"], self.run.set.flat_theta
-        file = features.measure(run, options)
-        values = file.groups["features"]
-        full = {"model": self.part, "loss": settings["loss"], "loss_options": settings["loss_options"],
-                "members": options["networks"], "layers": list(options["layers"]), "features": file.digest,
-                **self._task()}
-        network = self.stored(full)
-        if network is None:
-            rows, validation = self.training_rows()
-            several = values["fixed"][rows][None]
-            if "fresh" in values:
-                several = np.concatenate([several, values["fresh"][:, np.searchsorted(values["rows"], rows)]])
-            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], full,
-                                lambda text: say(text, run.args.quiet))
-            network.save(self.model)
-        parts = [values["fixed"][np.concatenate([self.rows(), run.rows(HOLDOUT)])]]
-        return Predicted(*network.predict(np.concatenate(parts + ([values["test"]] if run.n_test else []))))
-
-    def drop_useless_checkpoint(self, settings):
-        """Remove a checkpoint that is damaged or of other settings if --force says so. Raises InputError otherwise."""
-        from . import training
-        if self.checkpoint.exists():
-            try:
-                saved = training.load_torch(self.checkpoint)
-                before = saved["settings"] if isinstance(saved, dict) and "settings" in saved else {}
-            except InputError as error:
-                if not self.run.args.force:
-                    raise InputError(f"{error} to train from the start") from None
-                warn(f"{self.checkpoint}: damaged, training begins again")
-                before = {}
-            if not self._same(self.checkpoint, before, settings):
-                self.checkpoint.unlink()
-
-    def done(self, settings):
-        """The job's own predictions file, made if need be. Returns the store.File."""
-        settings = {k: v for k, v in settings.items() if k != "members"}      # more members keep those there are
-        settings |= {"part": self.part, "fold": int(self.fold), "member": int(self.member)}
-        found = self.run.reuse(self.file, "predictions", settings, self.run.digests())
-        if found is None:
-            found = self.run.write(self.file, self.rows(), self.predict(settings), settings)
-        return found
+    def done(self) -> hdf5.File:
+        """The job's own predictions file, made if need be."""
+        stored = {**self.split.stored(), **self.options.of_part(self.part).stored()}
+        del stored["members"]                          # more members keep those there are
+        stored |= {"part": self.part, "fold": self.fold, "member": self.member}
+        name, digests = self.predictions.name, self.folder.digests(self.maps.files)
+        found = self.folder.reuse(name, "predictions", stored, digests)
+        return found or write(self, name, self.rows(), self.predict(), stored)
 
 
-def count(run):
-    """Networks of a run."""
-    return len(run.parts) * run.folds * run.members
+def write(job, name: str, rows: np.ndarray, predicted: Predicted, settings: dict) -> hdf5.File:
+    """Write a predictions file.
+
+    job: anything with maps, split, options and folder
+    name: str, of the file
+    rows: (n,) int64, maps of the emulator split in it
+    predicted: Predicted
+    settings: dict, all that the summaries depend on
+    """
+    maps, split, var, d = job.maps, job.split, hdf5.Var, predicted.summaries.shape[1]
+    n_real, n_test = maps.n_realisation, split.n_test
+    parts = [(EMULATOR, rows), (HOLDOUT, split.rows(HOLDOUT))]
+    cosmology = np.concatenate([r // n_real for _, r in parts] + [np.full(n_test, -1)])
+    realisation = np.concatenate([r % n_real for _, r in parts] + [np.arange(n_test)])
+    code = np.concatenate([np.full(len(r), c) for c, r in parts] + [np.full(n_test, TEST)])
+    spectrum = job.options.method == SPECTRUM
+    names = [f"log10_C_ell_{i + 1}" for i in range(d)] if spectrum else PARAMS
+    group = {"summaries": var(("map", "summary"), predicted.summaries),
+             "split": var(("map",), code.astype(np.int8)),
+             "cosmology": var(("map",), cosmology.astype(np.int32)),
+             "realisation": var(("map",), realisation.astype(np.int32))}
+    constant = {"design": var(("cosmology", "param"), maps.theta)}
+    if predicted.sd is not None:
+        group["sd"] = var(("map", "param"), predicted.sd)
+    if predicted.fold is not None:
+        group["fold"] = var(("map",), predicted.fold.astype(np.int32))
+        constant["between"] = var(("summary", "summary_2"), predicted.between)
+    if predicted.weights is not None:
+        constant["stack"] = var(("term", "summary"), predicted.weights)
+    coords = {"map": np.arange(len(code)), "summary": np.array(names), "param": np.array(PARAMS)}
+    return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
+                            coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
+                            origin=maps.origin())

@@ -1,15 +1,18 @@
-"""What can be chosen for a network and its loss: names, options and their defaults, known without torch."""
+"""What can be chosen for a network, its loss and its training: known, and checked, without torch."""
+import argparse
+import dataclasses
 import math
 import pathlib
 
-from ..core.checks import InputError, choice
+from ..core.checks import InputError, choice, positive, within
 
 RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4, "hidden": (256, 128),
           "dropout": (0.3, 0.2)}
-SIMPLE = {"widths": (16, 32, 64, 128), "hidden": (512, 128), "dropout": (0.2, 0.1), "residual": 0, "head": "flatten"}
+SIMPLE = {"widths": (16, 32, 64, 128), "hidden": (512, 128), "dropout": (0.2, 0.1), "residual": 0,
+          "head": "flatten"}
 
-# model: its options with their defaults, the arguments of its constructor in networks.NETWORKS; "statistics" are
-# the dense networks of dense.py on what features.py measures
+# model: its options with their defaults, the arguments of its constructor in architectures.NETWORKS;
+# "statistics" are the dense networks of dense.py on what features.py measures
 MODELS = {
     "compact": {"widths": (32, 48, 64, 96), "hidden": 128},
     "simple_cnn": SIMPLE,
@@ -18,28 +21,202 @@ MODELS = {
     "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1, "hidden": (128, 64),
                        "dropout": (0.2, 0.1)},
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
-    "densenet": {"growth": 16, "blocks": (4, 6, 8, 6), "compression": 0.5},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
     "statistics": {"scales": (0.6, 1.5, 3.0, 6.0), "draws": 0, "networks": 5, "layers": (128, 128)},
 }
 DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
+SPECTRUM = "spectrum"                          # in place of a model: the binned power spectrum
 
-# loss: its options; weights and units are explained in losses.py. start: log-variance to start training at
-LOSSES = {
-    "mse": {},
-    "kl": {"start": None},
-    "score": {"start": None},
-    "three_term": {"log_variance": 2.0, "pull": 1.0, "square": 0.0, "start": None},
-    "beta_nll": {"beta": 0.5, "start": None},
-}
+# loss: its options; units are explained in losses.py. start: log-variance that training starts at
+LOSSES = {"mse": {}, "kl": {"start": None}, "score": {"start": None}}
+METHODS = ("network", SPECTRUM, "direct")
+NOISES, PACKS, VIEWS = ("fresh", "fixed"), ("auto", "yes", "no"), (1, 2, 4)
+
+MIN_EPOCHS, MAX_EPOCHS = 12, 60
+PRESENTATIONS = 36_000                         # maps that a network wants to see
 
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
-LIMITS = {"dropout": (0.0, 0.9), "compression": (0.05, 1.0), "beta": (0.0, 1.0), "start": (-20.0, 5.0),
-          "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6), "scales": (0.1, 60.0),
-          "draws": (0, 100), "networks": (1, 100), "fourier": (0, 16)}
+LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100),
+          "networks": (1, 100), "fourier": (0, 16)}
 MAY_BE_ZERO = ("residual", "attention", "squeeze")
 OF_STAGES = {"residual": 1, "attention": 0}    # these count the stages that widths names, but for so many
-LEAST_WIDTH = {"inception": 4}                 # a block is made of so many parts
+MIN_WIDTH = {"inception": 4}                   # a block is made of so many parts
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """How maps become summaries.
+
+    method: str, "network", "spectrum", or "direct" (a network's own error bars)
+    model: str, of MODELS, several with + between them; "spectrum" for that method
+    model_options: dict, complete; of several parts a dict for each
+    loss: str, of LOSSES; loss_options: dict, complete
+    epochs: int, None until the number of training maps is known
+    batch_size, lanes: ints, maps per step and parts of a batch with a thread each
+    learning_rate, weight_decay: floats, peak of the one-cycle schedule, and of AdamW
+    patience: int, epochs without a better validation loss before training ends; 0 for never
+    precision: str, "auto" or of PRECISIONS
+    noise: str, "fresh" at every use or "fixed"; pack: str, "auto", "yes", "no"
+    folds, members: ints; only: int or None, the one network to train
+    views: int, symmetries that a prediction is averaged over
+    threads: int, changes no result
+    """
+    method: str = "network"
+    model: str = DEFAULT_MODEL
+    model_options: dict = dataclasses.field(default_factory=dict)
+    loss: str = "mse"
+    loss_options: dict = dataclasses.field(default_factory=dict)
+    epochs: int | None = None
+    batch_size: int = 32
+    lanes: int = 4
+    learning_rate: float = 4e-3
+    weight_decay: float = 1e-4
+    patience: int = 12
+    precision: str = "auto"
+    noise: str = "fresh"
+    pack: str = "auto"
+    folds: int = 1
+    members: int = 1
+    only: int | None = None
+    views: int = 4
+    threads: int = 1
+
+    def __post_init__(self):
+        if self.method != SPECTRUM and not self.model_options:
+            object.__setattr__(self, "model_options", model_options(self.model, ()))
+        if not self.loss_options:
+            object.__setattr__(self, "loss_options", options("--loss-option", (), LOSSES[self.loss]))
+        for name in ("batch_size", "lanes", "folds", "members", "threads"):
+            positive("--" + name.replace("_", "-"), getattr(self, name), integer=True)
+        if self.epochs is not None:
+            positive("--epochs", self.epochs, integer=True)
+        positive("--learning-rate", self.learning_rate)
+        within("--weight-decay", self.weight_decay, 0.0, 1e6)
+        if self.patience < 0:
+            raise InputError(f"--patience: expected 0 or more epochs, got {self.patience}")
+        if self.lanes > self.batch_size:
+            raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, got {self.lanes}")
+        if self.precision != "auto":
+            choice("--precision", self.precision, PRECISIONS)
+        if max(self.folds, self.members) > 1000:
+            raise InputError("--folds, --members: expected at most 1000, got "
+                             f"{self.folds} and {self.members}")
+        if self.method == "direct" and self.loss == "mse":
+            raise InputError("--loss mse: has no error bars; expected kl or score here, or give run_mcmc.py "
+                             "the means")
+        scales = self.of_statistics().get("scales", [])
+        if sorted(set(scales)) != list(scales):
+            raise InputError("--model-option scales: expected rising numbers, got "
+                             + ", ".join(map(str, scales)))
+        total = self.n_networks
+        if self.only is not None and (total == 1 or not 0 <= self.only < total):
+            raise InputError("--only: expected a number from 0 to parts x folds x members - 1, with more "
+                             f"than one of them, got {self.only} of {total}")
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, method: str) -> "NetworkOptions":
+        """From the command line's values; texts become complete dicts of options. Raises InputError."""
+        if method == SPECTRUM:
+            return cls(method=method, model=SPECTRUM, threads=args.threads)
+        given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if f.name in args}
+        return cls(**{**given, "method": method,
+                      "model_options": model_options(args.model, args.model_option),
+                      "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])})
+
+    @property
+    def parts(self) -> list:
+        """The models whose summaries are combined."""
+        return self.model.split("+")
+
+    @property
+    def n_networks(self) -> int:
+        """Networks that are trained one by one."""
+        return len(self.parts) * self.folds * self.members
+
+    def of_part(self, part: str) -> "NetworkOptions":
+        """The options of one part of a model that has several, as if it were alone."""
+        nested = self.model_options if len(self.parts) == 1 else self.model_options[part]
+        return dataclasses.replace(self, model=part, model_options=nested, only=None)
+
+    def of_statistics(self) -> dict:
+        """The options of the part "statistics", {} without one."""
+        if self.model == "statistics":
+            return self.model_options
+        return self.model_options.get("statistics", {}) if len(self.parts) > 1 else {}
+
+    @property
+    def packs(self) -> bool:
+        """Whether the frame is folded; a flat head is the published one's, on the whole frame."""
+        if self.pack != "auto":
+            return self.pack == "yes"
+        return self.model_options.get("head") != "flatten"
+
+    def decided(self, n_train: int, found: str | None = None) -> "NetworkOptions":
+        """The same with epochs and precision decided.
+
+        n_train: int, training maps
+        found: str or None, precision that the folder's networks were begun with; --precision auto takes
+            it, so that a run goes on where it was on a machine that computes otherwise
+        """
+        if self.method == SPECTRUM:
+            return self
+        epochs = self.epochs or min(max(MIN_EPOCHS, -(-PRESENTATIONS // n_train)), MAX_EPOCHS)
+        precision = self.precision
+        if precision == "auto":
+            precision = found if found in PRECISIONS else pick_precision()
+        return dataclasses.replace(self, epochs=epochs, precision=precision)
+
+    def stored(self) -> dict:
+        """What a file of summaries says of its making."""
+        if self.method == SPECTRUM:
+            return {"method": self.method, "model": self.model}
+        left_out = ("only", "threads")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+
+
+def add_options(parser: argparse.ArgumentParser, loss: str) -> None:
+    """Add the options of NetworkOptions to a parser. loss: str, its default."""
+    add = parser.add_argument_group("network").add_argument
+    add("--model", default=DEFAULT_MODEL,
+        help="one of " + ", ".join(MODELS) + "; or several with + between them, each trained on its own and "
+             "their predictions combined linearly as the emulator split shows best")
+    add("--model-option", action="append", metavar="NAME=VALUE",
+        help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a wrong name "
+             "lists those there are")
+    add("--loss", default=loss, choices=tuple(LOSSES),
+        help="mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, minus the "
+             "challenge's score")
+    add("--loss-option", action="append", metavar="NAME=VALUE",
+        help="an option of the loss: start=-5, the logarithm of the variance, in units of the parameters, "
+             "that training starts at")
+    add("--epochs", type=int, default=None, metavar="N",
+        help=f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make {PRESENTATIONS} "
+             f"maps, at most {MAX_EPOCHS})")
+    add("--batch-size", type=int, default=32, metavar="N", help="maps per step")
+    add("--lanes", type=int, default=4, metavar="N",
+        help="parts of a batch trained side by side, one thread each; they set the result, the number of "
+             "threads does not")
+    add("--learning-rate", type=float, default=4e-3, metavar="X", help="peak of the one-cycle schedule")
+    add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
+    add("--patience", type=int, default=12, metavar="N",
+        help="epochs without a better validation loss before training ends; 0 never")
+    add("--precision", default="auto", choices=("auto", *PRECISIONS),
+        help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 where the "
+             "CPU computes in it)")
+    add("--noise", default="fresh", choices=NOISES,
+        help="of the training maps: drawn anew at every use, or once for each map, which overfits")
+    add("--pack", default="auto", choices=PACKS,
+        help="fold the half-empty frame to a smaller one (auto: unless the network's head is flat)")
+    add("--folds", type=int, default=1, metavar="K",
+        help="train K networks, each without its fold of the realisations, so that all of them feed the "
+             "emulator; test maps get the mean over the networks")
+    add("--members", type=int, default=1, metavar="M",
+        help="networks per fold that differ in their seed; their predictions are averaged")
+    add("--only", type=int, default=None, metavar="I",
+        help="train and predict with the I-th of the K x M networks (of each part of the model, one part "
+             "after the other) alone, from 0, and end; a run without it goes on from what such jobs left")
+    add("--views", type=int, default=4, choices=VIEWS,
+        help="symmetries of the frame that a prediction is averaged over")
 
 
 def pick_precision(asked="auto"):
@@ -94,9 +271,10 @@ def _of_model(name, texts):
                 raise InputError(f"--model-option {key}: expected at most {most} with {len(widths)} widths, got "
                                  f"{found[key]}")
             found[key] = most
-    least = LEAST_WIDTH.get(name, 1)
-    if widths and min(widths) < least:
-        raise InputError(f"--model-option widths: expected at least {least} for {name}, got {min(widths)}")
+    min_width = MIN_WIDTH.get(name, 1)
+    if widths and min(widths) < min_width:
+        raise InputError(f"--model-option widths: expected at least {min_width} for {name}, got "
+                         f"{min(widths)}")
     return found
 
 
