@@ -38,10 +38,10 @@ def add_training_options(parser, loss):
                             "name lists those there are")
     group.add_argument("--loss", default=loss, choices=tuple(LOSSES),
                        help="mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, minus the "
-                            "challenge's score; three_term, its terms with weights of your own; beta_nll")
+                            "challenge's score")
     group.add_argument("--loss-option", action="append", metavar="NAME=VALUE",
-                       help="an option of the loss, e.g. log_variance=2, pull=1, square=0 of three_term, or start=-5, "
-                            "the logarithm of the variance, in units of the parameters, that training starts at")
+                       help="an option of the loss: start=-5, the logarithm of the variance, in units of the "
+                            "parameters, that training starts at")
     group.add_argument("--epochs", type=int, default=None, metavar="N",
                        help=f"passes over the training maps (default: {EPOCHS[0]}, or as many as make "
                             f"{PRESENTATIONS} maps, at most {EPOCHS[1]})")
@@ -56,18 +56,8 @@ def add_training_options(parser, loss):
     group.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float64"),
                        help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 "
                             "where the CPU computes in it)")
-    group.add_argument("--ema", type=float, default=0.0, metavar="X",
-                       help="use a moving average of the weights that keeps this share of itself at each step, "
-                            "e.g. 0.995; 0 for none")
     group.add_argument("--noise", default="fresh", choices=("fresh", "fixed"),
                        help="of the training maps: drawn anew at every use, or once for each map, which overfits")
-    group.add_argument("--pretrain", type=int, default=0, metavar="N",
-                       help="epochs at the start on maps without noise")
-    group.add_argument("--coarse", type=int, default=0, metavar="N",
-                       help="epochs at the start on means of 2 x 2 pixels, which cost a quarter; not for a flat head")
-    group.add_argument("--symmetries", type=int, default=4, choices=(4, 8),
-                       help="of the training maps: flips; 8: half of the batches turned by a quarter too; not for a "
-                            "flat head")
     group.add_argument("--pack", default="auto", choices=("auto", "yes", "no"),
                        help="fold the half-empty frame to a smaller one (auto: unless the network's head is flat)")
     group.add_argument("--folds", type=int, default=1, metavar="K",
@@ -79,8 +69,8 @@ def add_training_options(parser, loss):
                        help="train and predict with the I-th of the K x M networks (of each part of the model, one "
                             "part after the other) alone, from 0, and end; a run without it goes on from what such "
                             "jobs left")
-    group.add_argument("--views", type=int, default=4, choices=(1, 2, 4, 8),
-                       help="symmetries of the frame that a prediction is averaged over (8: needs --symmetries 8)")
+    group.add_argument("--views", type=int, default=4, choices=(1, 2, 4),
+                       help="flips of the frame that a prediction is averaged over")
 
 
 def add_output_options(parser):

@@ -18,25 +18,21 @@ MODELS = {
     "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1, "hidden": (128, 64),
                        "dropout": (0.2, 0.1)},
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
-    "densenet": {"growth": 16, "blocks": (4, 6, 8, 6), "compression": 0.5},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
     "statistics": {"scales": (0.6, 1.5, 3.0, 6.0), "draws": 0, "networks": 5, "layers": (128, 128)},
 }
 DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 
-# loss: its options; weights and units are explained in losses.py. start: log-variance to start training at
+# loss: its options; units are explained in losses.py. start: log-variance to start training at
 LOSSES = {
     "mse": {},
     "kl": {"start": None},
     "score": {"start": None},
-    "three_term": {"log_variance": 2.0, "pull": 1.0, "square": 0.0, "start": None},
-    "beta_nll": {"beta": 0.5, "start": None},
 }
 
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
-LIMITS = {"dropout": (0.0, 0.9), "compression": (0.05, 1.0), "beta": (0.0, 1.0), "start": (-20.0, 5.0),
-          "log_variance": (1e-6, 1e6), "pull": (1e-6, 1e6), "square": (0.0, 1e6), "scales": (0.1, 60.0),
-          "draws": (0, 100), "networks": (1, 100), "fourier": (0, 16)}
+LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100), "networks": (1, 100),
+          "fourier": (0, 16)}
 MAY_BE_ZERO = ("residual", "attention", "squeeze")
 OF_STAGES = {"residual": 1, "attention": 0}    # these count the stages that widths names, but for so many
 LEAST_WIDTH = {"inception": 4}                 # a block is made of so many parts

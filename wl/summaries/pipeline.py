@@ -225,35 +225,21 @@ def training_settings(args, n_train, precision=None):
     precision: in place of args.precision, None for that or what the CPU has.
     """
     names = ("model", "loss", "epochs", "batch_size", "lanes", "learning_rate", "weight_decay", "patience", "precision",
-             "ema", "noise", "pretrain", "coarse", "symmetries", "pack", "folds", "members")
+             "noise", "pack", "folds", "members")
     settings = {name: getattr(args, name) for name in names}
     settings["precision"] = precision or pick_precision(args.precision)
     if args.epochs is None:
         settings["epochs"] = min(max(EPOCHS[0], -(-PRESENTATIONS // n_train)), EPOCHS[1])
-    epochs = settings["epochs"]
     for name in ("epochs", "batch_size", "lanes", "folds", "members"):
         positive("--" + name.replace("_", "-"), settings[name], integer=True)
     positive("--learning-rate", args.learning_rate)
-    parts = parts_of(args.model)
     within("--weight-decay", args.weight_decay, 0.0, 1e6)
     if args.patience < 0:
         raise InputError(f"--patience: expected 0 or more epochs, got {args.patience}")
     if args.lanes > args.batch_size:
         raise InputError(f"--lanes: expected at most the batch size {args.batch_size}, got {args.lanes}")
-    within("--ema", args.ema, 0.0, 0.99999)
     settings |= {"model_options": model_options(args.model, args.model_option),
                  "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])}
-    for name in ("pretrain", "coarse"):
-        if not 0 <= settings[name] < epochs:
-            raise InputError(f"--{name}: expected 0 to {epochs - 1} of {epochs} epochs, got {settings[name]}")
-    flat = [part for part in parts if of_part(settings, part)["model_options"].get("head") == "flatten"]
-    for name, plain in (("coarse", 0), ("symmetries", 4)):
-        if settings[name] != plain and flat:
-            raise InputError(f"--{name} {settings[name]}: expected a network that takes any frame, got {flat[0]} with "
-                             "a flat head; give --model-option head=pool or another --model")
-    if args.views > args.symmetries:
-        raise InputError(f"--views {args.views}: expected --symmetries {args.views} too, got {args.symmetries}: a "
-                         "network has to be trained on what it is shown")
     return settings
 
 
