@@ -37,8 +37,7 @@ def main():
     from wl.summaries import pipeline, prediction
     from wl.core.checks import InputError
     if args.loss == "mse":
-        raise InputError("--loss mse: has no error bars; expected kl, score, three_term or beta_nll here, or give "
-                         "run_mcmc.py the means")
+        raise InputError("--loss mse: has no error bars; expected kl or score here, or give run_mcmc.py the means")
     run, settings = pipeline.Run(args, "direct"), infer.settings_of(args)
     infer.refuse_early(run, settings)
     predictions = prediction.predict(run)

@@ -17,7 +17,7 @@ TIMED_BATCHES = 12                # an epoch of them is timed for --minutes, aft
 
 
 def short_training(args, spec, seed, epochs, rate=None, batches=None):
-    """A training for its time or its validation loss alone: nothing is written, noiseless and coarse epochs left out.
+    """A training for its time or its validation loss alone: nothing is written.
 
     batches: only so many an epoch, with validation maps in proportion. Returns (Network, fraction of the training
     maps that an epoch had).
@@ -28,7 +28,7 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     job = Job(run, 0)
     source, settings = job.training()
-    settings |= {"epochs": epochs, "pretrain": 0, "coarse": 0}
+    settings |= {"epochs": epochs}
     rows, validation = job.training_rows()
     share = 1.0 if batches is None else min(1.0, batches * options.batch_size / len(rows))
     rows, validation = (r[:max(1, round(share * len(r)))] for r in (rows, validation))

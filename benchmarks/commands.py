@@ -18,7 +18,7 @@ def command(args, spec, seed, epochs, out, rate=None):
     line = ["--data", args.data, "--out", str(out), "--target", "both", "--seed", str(seed),
             "--threads", str(args.threads), "--statistics-fraction", str(args.statistics_fraction),
             "--holdout-fraction", str(args.holdout_fraction), "--epochs", str(epochs), "--patience", "0",
-            "--batch-size", str(args.batch_size), "--lanes", str(args.lanes), "--ema", str(args.ema),
+            "--batch-size", str(args.batch_size), "--lanes", str(args.lanes),
             "--learning-rate", str(rate)] + ["--quiet"] * args.quiet
     if not spec["direct"]:
         line += ["--sampler", "exact"]

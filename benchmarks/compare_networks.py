@@ -59,7 +59,6 @@ def arguments(argv=None):
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="of all that do not say otherwise")
     parser.add_argument("--lanes", type=int, default=1, metavar="N",
                         help="parts of a batch trained side by side, each with a batch norm of its own")
-    parser.add_argument("--ema", type=float, default=0.0, metavar="X", help="as in run_mcmc.py, for all")
     parser.add_argument("--statistics-fraction", type=float, default=0.2, metavar="F", help="as in run_mcmc.py")
     parser.add_argument("--holdout-fraction", type=float, default=0.1, metavar="F",
                         help="realisations for the validation score")

@@ -68,21 +68,15 @@ SETS = {
     "head": ("flatten against global pooling", against("simple_cnn", variant("simple_cnn"), {
         "pooled": (*option("head=pool"), "--pack", "no"), "pooled, packed": option("head=pool")})),
     "noise": ("noise fresh against fixed", designs("simple_cnn", "compact", fixed_noise=("--noise", "fixed"))),
-    "pretraining": ("noiseless epochs first", designs("compact", "inception", **{
-        "3_without_noise": ("--pretrain", "3"), "5_without_noise": ("--pretrain", "5")})),
-    "resolution": ("coarse epochs first; the packed frame", designs(
-        "compact", **{"3_coarse": ("--coarse", "3"), "5_coarse": ("--coarse", "5"), "not_packed": ("--pack", "no")})),
-    "symmetries": ("flips alone, turns too, one view", designs(
-        "compact", **{"one_view": ("--views", "1"), "8_symmetries": ("--symmetries", "8", "--views", "8")})),
+    "resolution": ("the packed frame", designs("compact", not_packed=("--pack", "no"))),
+    "symmetries": ("predictions of one view, of four", designs("compact", one_view=("--views", "1"))),
     "residual": ("residual connections in the simple network", {
         "simple_cnn": variant("simple_cnn"),
         **{f"simple_cnn, {n} residual": variant("simple_cnn_residual", *option(f"residual={n}")) for n in (1, 2)}}),
     "fourier": ("Fourier features", designs("biggan_encoder", fourier_2=option("fourier=2"))),
     "losses": ("the losses, direct", {
         f"compact, {loss} direct": variant("compact", "--loss", loss, direct=True)
-        for loss in ("kl", "score", "three_term", "beta_nll")}
+        for loss in ("kl", "score")}
         | {"compact, score from -5 direct": variant("compact", "--loss", "score", "--loss-option", "start=-5",
                                                     direct=True)}),
-    "ema": ("moving average of the weights", designs("compact", "simple_cnn", **{
-        "ema_0.99": ("--ema", "0.99"), "ema_0.998": ("--ema", "0.998")})),
 }

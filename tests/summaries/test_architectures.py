@@ -9,7 +9,7 @@ from torch import nn
 
 from wl.summaries import options as models, training
 from wl.core.checks import InputError
-from wl.summaries.layers import (CBAM, BasicBlock, DenseLayer, DownBlock, Dropout, FourierFeatures, InceptionBlock,
+from wl.summaries.layers import (CBAM, BasicBlock, DownBlock, Dropout, FourierFeatures, InceptionBlock,
                                  ResidualConv, SelfAttention, SqueezeExcitation)
 from wl.summaries.networks import NETWORKS, build, count_parameters, values_per_norm
 
@@ -20,7 +20,7 @@ THIN = {"compact": {"widths": (3, 4, 5, 6), "hidden": 4}, "simple_cnn": {"widths
         "simple_cnn_residual": {"widths": (3, 4, 5, 6), "hidden": (6, 5)},
         "resnet_attention": {"stem": 4, "widths": (4, 5, 6, 7), "hidden": (5, 4)},
         "resnet_reduced": {"stem": 4, "widths": (4, 5), "hidden": (5, 4)},
-        "biggan_encoder": {"widths": (4, 8, 8, 8), "input_pool": 2}, "densenet": {"growth": 2, "blocks": (2, 2, 2, 2)},
+        "biggan_encoder": {"widths": (4, 8, 8, 8), "input_pool": 2},
         "inception": {"stem": 4, "widths": (8, 8, 12, 12)}}
 
 
@@ -59,7 +59,7 @@ def test_resnet_is_resnet_18_with_attention():
 def test_convolutions_start_as_their_papers_say():
     """He et al. 2015: variance 2 / (c_out k^2); BigGAN: orthogonal. torch's default has 1 / 6 of it."""
     torch.manual_seed(1)
-    for name in ("resnet_attention", "densenet", "inception"):
+    for name in ("resnet_attention", "inception"):
         convolutions = [m for m in build(name, (64, 64), 2).modules() if isinstance(m, nn.Conv2d)]
         ratio = [float(m.weight.detach().var()) * m.out_channels * m.kernel_size[0]**2 / 2 for m in convolutions
                  if m.weight.numel() > 3000]
@@ -81,13 +81,6 @@ def test_reduced_resnet():
     deep, wide = (count_parameters(build("resnet_reduced", (64, 64), 2, **o))
                   for o in ({"blocks": 3}, {"widths": (40, 80)}))
     assert deep == count_parameters(net) + 2 * (conv(32, 32, 3) + norm(32) + conv(64, 64, 3) + norm(64)) < 2 * wide
-
-
-def test_densenet_is_densenet_121_when_asked():
-    """DenseNet-121's published 7,978,856 parameters, less two colours of its stem."""
-    net = build("densenet", (64, 64), 1000, growth=32, blocks=(6, 12, 24, 16))
-    assert count_parameters(net) == 7_978_856 - 2 * conv(1, 64, 7)
-    assert count_parameters(build("densenet", (1424, 176), 4)) < 500_000
 
 
 def test_residual_connections_of_the_simple_network():
@@ -209,7 +202,6 @@ FIELDS = {
     "resnet_reduced": field(*STEM, *[(3, 1)] * 4, (3, 2), (3, 1), (3, 1), (3, 1)),
     "simple_cnn_residual": field((5, 2), (2, 2), *[(3, 1), (2, 2)] * 3),
     "biggan_encoder": field((2, 2), *[(3, 1), (3, 1), (2, 2)] * 4),
-    "densenet": field(*STEM, *([(3, 1), (3, 1), (2, 2)] * 3), (3, 1), (3, 1)),
     "inception": field((5, 2), (2, 2), *([(3, 1), (3, 1), (2, 2)] * 3), (3, 1), (3, 1))}
 
 
@@ -255,7 +247,7 @@ def test_every_option_changes_the_network():
         defaults = models.MODELS[name]
         base = thin(name)
         for option, value in defaults.items():
-            changed = {"head": "pool", "squeeze": 0, "input_pool": 1, "compression": 0.8, "residual": 1}.get(option)
+            changed = {"head": "pool", "squeeze": 0, "input_pool": 1, "residual": 1}.get(option)
             if option == "dropout":
                 layers = [m for m in thin(name, dropout=(0.05, 0.04)).modules() if isinstance(m, Dropout)]
                 assert [m.p for m in layers] == [0.05, 0.04]
@@ -336,8 +328,6 @@ def test_blocks_are_their_parts_added_up():
     assert len(block.shortcut) == 0 and torch.allclose(block(x), torch.relu(block.main(x) + x))
     half = randomise(BasicBlock(4, 6, 2))
     assert half(x).shape == (2, 6, 4, 3) and torch.allclose(half(x), torch.relu(half.main(x) + half.shortcut(x)))
-    dense_layer = randomise(DenseLayer(4, 3))
-    assert dense_layer(x).shape == (2, 7, 8, 6) and torch.equal(dense_layer(x)[:, :4], x)
     inception = randomise(InceptionBlock(4, 9, 0))
     assert torch.equal(inception(x), torch.cat([view(x) for view in inception.views], 1))
     assert inception(x).shape == (2, 9, 8, 6)
@@ -388,8 +378,7 @@ def test_options_take_the_types_of_their_defaults():
     assert found == {"widths": [8, 16], "hidden": [512, 128], "dropout": [0.0, 0.5], "residual": 1, "head": "pool"}
     assert models.options("--loss-option", ["start=-5"], models.LOSSES["kl"]) == {"start": -5.0}
     assert models.options("--loss-option", ["start=none"], models.LOSSES["kl"]) == {"start": None}
-    assert models.options("--x", None, models.LOSSES["three_term"]) == {"log_variance": 2.0, "pull": 1.0, "square": 0.0,
-                                                                        "start": None}
+    assert models.options("--x", None, models.LOSSES["score"]) == {"start": None}
 
 
 @pytest.mark.parametrize("name, text, words", [
@@ -397,7 +386,7 @@ def test_options_take_the_types_of_their_defaults():
     ("compact", "widths=8,x", ("widths", "'x'")), ("compact", "hidden=0", ("hidden", "1 to")),
     ("compact", "hidden=2.5", ("whole",)), ("simple_cnn", "dropout=0.2", ("dropout", "2 numbers")),
     ("simple_cnn", "dropout=0.2,1.5", ("dropout", "0.9")), ("simple_cnn", "head=flat", ("flatten, pool", "flat")),
-    ("resnet_reduced", "attention=-1", ("attention", "0 to")), ("densenet", "compression=nan", ("compression", "nan"))])
+    ("resnet_reduced", "attention=-1", ("attention", "0 to")), ("simple_cnn", "dropout=0,nan", ("dropout", "nan"))])
 def test_wrong_options_are_refused_in_one_line(name, text, words):
     with pytest.raises(InputError) as error:
         models.options("--model-option", [text], models.MODELS[name])

@@ -215,7 +215,7 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
 @pytest.mark.parametrize("killed_at", [5, 12, 20])
 def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, killed_at):
     """Two folds of two members, all options that draw or average: in the second epoch of the first, second, third."""
-    options = ("--folds", "2", "--members", "2", "--ema", "0.9", "--loss", "score", "--model", "resnet_reduced",
+    options = ("--folds", "2", "--members", "2", "--loss", "score", "--model", "resnet_reduced",
                "--model-option", "stem=3")
     quick = [a for a in QUICK if "widths" not in a and "hidden" not in a and a != "--model-option"]
     monkeypatch.setattr("test_ensemble.QUICK", [*quick, "--model-option", "widths=3,4", "--model-option", "hidden=4,3"])
@@ -240,7 +240,7 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
 
 @pytest.mark.parametrize("options", [
     ("--only", "0"), ("--folds", "2", "--only", "2"), ("--members", "2", "--only", "-1"), ("--folds", "0"),
-    ("--members", "0"), ("--folds", "9"), ("--ema", "1.5")])
+    ("--members", "0"), ("--folds", "9")])
 def test_wrong_numbers_of_networks_are_refused(data, options):
     with pytest.raises(InputError) as error:
         prediction.predict(start(data, *options))

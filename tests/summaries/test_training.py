@@ -86,9 +86,9 @@ def test_momentum_of_a_run(monkeypatch):
     seen = []
 
     class Spy(train.Lanes):
-        def step(self, *args, **look):
+        def step(self, *args):
             seen.append([[m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in self.copies])
-            return super().step(*args, **look)
+            return super().step(*args)
 
     monkeypatch.setattr(train, "Lanes", Spy)
     run(epochs=2)
@@ -194,17 +194,17 @@ def test_float64_is_that_to_the_end():
     assert found.dtype == torch.double and torch.allclose(found, whole, rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("model, options, frame, coarse", [
-    ("inception", {"stem": 4, "widths": [8, 8, 12, 12]}, (32, 32), 0), ("compact", {}, (24, 24), 0),
-    ("resnet_reduced", {"stem": 4, "widths": [4, 5]}, (16, 16), 1)])
-def test_one_value_is_not_normalised(model, options, frame, coarse):
+@pytest.mark.parametrize("model, options, frame", [
+    ("inception", {"stem": 4, "widths": [8, 8, 12, 12]}, (32, 32)), ("compact", {}, (24, 24)),
+    ("resnet_reduced", {"stem": 4, "widths": [4, 5]}, (8, 8))])
+def test_one_value_is_not_normalised(model, options, frame):
     """One map a lane whose features are one pixel: refused; two maps, or two pixels, train."""
     def small(batch_size, frame):
         mask = np.ones(frame, bool)
         kappa = np.random.default_rng(1).normal(0, 0.01, (len(LABEL), mask.sum())).astype(np.float16)
         batches = Batches(kappa, Frame(mask, pack=False), scale=0.02, n_gal=3000.0, seed=3)
         return run(batches=batches, frame=list(frame), model=model, model_options=options, batch_size=batch_size,
-                   coarse=coarse, epochs=1 + coarse)
+                   epochs=1)
     with pytest.raises(InputError) as error:
         small(2, frame)
     one_line(error, "--lanes 2", "at least 2", model, f"{frame[0]} x {frame[1]}")

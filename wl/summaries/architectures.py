@@ -1,7 +1,7 @@
 """The published designs: each in its paper's form, its options as keywords (defaults: models.MODELS)."""
 from torch import nn
 
-from .layers import (BasicBlock, CBAM, DenseLayer, DownBlock, Dropout, FourierFeatures, InceptionBlock, ResidualConv,
+from .layers import (BasicBlock, CBAM, DownBlock, Dropout, FourierFeatures, InceptionBlock, ResidualConv,
                      SelfAttention, conv_block, convolution)
 
 
@@ -116,28 +116,6 @@ class BigGANEncoder(Pooled):
     def begin(weight):
         """Orthogonal, as BigGAN."""
         nn.init.orthogonal_(weight)
-
-
-class DenseNet(Pooled):
-    """DenseNet-BC (Huang et al. 2017, arXiv:1608.06993): each layer sees all before it in its block.
-
-    A stem of 7 x 7 with stride 2 and max-pooling, blocks of dense layers that add `growth` channels each, and
-    between them 1 x 1 convolutions to `compression` of the channels with 2 x 2 mean-pooling, which comes first
-    here: the same values, a quarter of the work.
-    """
-
-    def __init__(self, frame, n_out, *, growth, blocks, compression):
-        c = 2 * growth
-        layers = [convolution(1, c, 7, 2), nn.BatchNorm2d(c), nn.MaxPool2d(3, 2, 1), nn.ReLU()]
-        for i, n in enumerate(blocks):
-            for _ in range(n):
-                layers.append(DenseLayer(c, growth))
-                c += growth
-            layers += [nn.BatchNorm2d(c), nn.ReLU()]
-            if i + 1 < len(blocks):
-                layers += [nn.AvgPool2d(2), convolution(c, max(int(c * compression), 1), 1)]
-                c = max(int(c * compression), 1)
-        super().__init__(nn.Sequential(*layers), nn.Linear(c, n_out), 2**(len(blocks) + 1))
 
 
 class Inception(Pooled):

@@ -186,18 +186,6 @@ class DownBlock(nn.Module):
         return self.main(x) + self.shortcut(x)
 
 
-class DenseLayer(nn.Module):
-    """Norm, ReLU, 1 x 1, norm, ReLU, 3 x 3; the result is laid beside the input (DenseNet-B, Huang et al. 2017)."""
-
-    def __init__(self, c_in, growth):
-        super().__init__()
-        self.main = nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(), conv_block(c_in, 4 * growth, 1),
-                                  convolution(4 * growth, growth))
-
-    def forward(self, x):
-        return torch.cat([x, self.main(x)], 1)
-
-
 class InceptionBlock(nn.Module):
     """Four views side by side: 1 x 1; 3 x 3; two 3 x 3; 3 x 3 max-pooling (Szegedy et al. 2016, arXiv:1512.00567).
 

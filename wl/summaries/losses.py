@@ -3,14 +3,9 @@
 A network returns means, and log standard deviations where the loss has error bars, both in units of the label's
 standard deviation over the design. Losses of error bars are sums over the two parameters, means over the batch:
 
-  mse         e^2, the mean over the parameters too
-  kl          e^2 / (2 s^2) + ln s: the Gaussian negative log-likelihood, as published
-  score       e^2 / s^2 + ln s^2 + 1000 e^2 with e and s in units of the parameters: minus the challenge's score
-  three_term  log_variance ln s^2 + pull e^2 / s^2 + square e^2 in the same units: 1, 1, 1000 are the score's and
-              2, 1, 0 (the default) those of a winning entry. Its best s is sqrt(pull / log_variance) of the
-              error; sigma() divides by that, so that error bars mean the same whatever the weights
-  beta_nll    the kl terms, each times s^(2 beta) held constant (Seitzer et al. 2022, arXiv:2203.09168): 0 is kl,
-              1 gives the means the gradients of mse
+  mse    e^2, the mean over the parameters too
+  kl     e^2 / (2 s^2) + ln s: the Gaussian negative log-likelihood, as published
+  score  e^2 / s^2 + ln s^2 + 1000 e^2 with e and s in units of the parameters: minus the challenge's score
 
 start: the natural logarithm of the variance to start at, in squared units of the parameters, for both of them.
 The winners' -5 is s = 0.082, close to the design's own scatter of 0.106 and 0.066, which is an answer that
@@ -40,8 +35,6 @@ class Loss:
         self.label_sd = np.asarray(label_sd, np.float64)
         self.has_sigma = name != "mse"
         self.n_out = len(PARAMS) * (2 if self.has_sigma else 1)
-        self.weights = {"score": (1.0, 1.0, SCORE_WEIGHT),
-                        "three_term": tuple(self.options.get(k) for k in ("log_variance", "pull", "square"))}.get(name)
 
     def __call__(self, out, target):
         """out: (n, n_out) float32 or float64; target: (n, 2), standardised labels. Returns a scalar tensor."""
@@ -50,20 +43,15 @@ class Loss:
             return square.mean()
         log_sigma = out[:, 2:].clamp(*LOG_SIGMA_RANGE)
         pull = square * torch.exp(-2.0 * log_sigma)
-        if self.weights is None:
-            terms = 0.5 * pull + log_sigma
-            if self.name == "beta_nll":
-                terms = terms * torch.exp(2.0 * self.options["beta"] * log_sigma).detach()
-            return terms.sum(1).mean()
-        a, b, c = self.weights
+        if self.name == "kl":
+            return (0.5 * pull + log_sigma).sum(1).mean()
         log_sd = torch.as_tensor(np.log(self.label_sd), dtype=out.dtype)
         variance = torch.as_tensor(self.label_sd**2, dtype=out.dtype)
-        return (2.0 * a * (log_sigma + log_sd) + b * pull + c * variance * square).sum(1).mean()
+        return (2.0 * (log_sigma + log_sd) + pull + SCORE_WEIGHT * variance * square).sum(1).mean()
 
     def sigma(self, log_sigma):
         """Standard deviations (n, 2) float64 in the labels' units from the network's outputs (n, 2) float64."""
-        factor = np.sqrt(self.weights[0] / self.weights[1]) if self.weights else 1.0
-        return factor * np.exp(log_sigma) * self.label_sd
+        return np.exp(log_sigma) * self.label_sd
 
     def begin(self, net):
         """Set the last layer's bias so that the log-variances start at `start`; nothing without one.

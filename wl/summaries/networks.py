@@ -6,7 +6,7 @@
 import torch
 from torch import nn
 
-from .architectures import BigGANEncoder, DenseNet, Inception, ResNet, SimpleCNN
+from .architectures import BigGANEncoder, Inception, ResNet, SimpleCNN
 from ..core.checks import InputError, choice
 from .layers import lean_block
 from .options import MODELS
@@ -36,7 +36,7 @@ class Compact(nn.Module):
 
 
 NETWORKS = {"compact": Compact, "simple_cnn": SimpleCNN, "simple_cnn_residual": SimpleCNN, "resnet_attention": ResNet,
-            "resnet_reduced": ResNet, "biggan_encoder": BigGANEncoder, "densenet": DenseNet, "inception": Inception}
+            "resnet_reduced": ResNet, "biggan_encoder": BigGANEncoder, "inception": Inception}
 
 
 def build(name, frame, n_out, **options):

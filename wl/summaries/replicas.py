@@ -5,14 +5,12 @@ are shared, and the gradients are added in lane order: the trained weights depen
 lanes, a setting, and not on the number of threads. It is as fast as threads inside each operation
 (batch 32, bfloat16: 4.7-5.8 ms a map in 8 lanes, 4.7-5.2 with inner threads).
 """
-import contextlib
 import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import nn
 
 from .layers import BatchRenorm2d, Dropout
 
@@ -56,23 +54,8 @@ class Lanes:
                 if isinstance(module, BatchRenorm2d):
                     module.momentum = momentum
 
-    @contextlib.contextmanager
-    def holding(self, weights):
-        """All copies have these weights and buffers, a state_dict, while the block runs; None: their own."""
-        mine = None if weights is None else copy.deepcopy(self.net.state_dict())
-        try:
-            for net in self.copies if mine else ():
-                net.load_state_dict(weights)
-            yield
-        finally:
-            for net in self.copies if mine else ():
-                net.load_state_dict(mine)
-
-    def _forward(self, net, x, turn=False, shrink=1):
-        x = torch.from_numpy(x)
-        if shrink > 1:
-            x = nn.functional.avg_pool2d(x, shrink)
-        x = (x.transpose(2, 3) if turn else x).contiguous(memory_format=torch.channels_last)
+    def _forward(self, net, x):
+        x = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
         if self.precision == "float64":
             return net(x.double())
         # the cache of cast weights is one for all threads, and whichever leaves first empties it: a weight used
@@ -80,18 +63,17 @@ class Lanes:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False):
             return net(x).float()
 
-    def step(self, x, target, loss, **look):
+    def step(self, x, target, loss):
         """Gradients of the batch's mean loss into the network's .grad; returns the loss, a float.
 
-        x: (n, 1, height, width) float32; target: (n, 2); loss: losses.Loss; look: turn, whether the network sees
-        the maps with rows and columns exchanged, and shrink, the side of the squares that it sees the means of.
+        x: (n, 1, height, width) float32; target: (n, 2); loss: losses.Loss.
         """
         parts = [p for p in np.array_split(np.arange(len(x)), len(self.copies)) if len(p)]
         self.used = max(self.used, len(parts))
 
         def one(net, part):
             net.zero_grad(set_to_none=True)
-            value = loss(self._forward(net, x[part[0]:part[-1] + 1], **look), target[part])
+            value = loss(self._forward(net, x[part[0]:part[-1] + 1]), target[part])
             (value * (len(part) / len(x))).backward()
             return value.item() * len(part) / len(x)
 
@@ -101,13 +83,13 @@ class Lanes:
                 group[0].grad += other.grad
         return math.fsum(values)
 
-    def predict(self, x, turn=False):
-        """Outputs (n, n_out) of a batch; each lane evaluates its part. turn: as in step."""
+    def predict(self, x):
+        """Outputs (n, n_out) of a batch; each lane evaluates its part."""
         parts = [p for p in np.array_split(np.arange(len(x)), len(self.copies)) if len(p)]
 
         def one(net, part):
             with torch.inference_mode():
-                return self._forward(net, x[part[0]:part[-1] + 1], turn)
+                return self._forward(net, x[part[0]:part[-1] + 1])
 
         return torch.cat(list(self.pool.map(one, self.copies, parts)))
 

@@ -11,33 +11,16 @@ import time
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from ..core.atomic import atomic
-from ..maps.batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE
+from ..maps.batches import FIXED, FRESH, N_SYMMETRY
 from ..core.checks import InputError, RunError
 from .replicas import Lanes, as_computed
 from .losses import LOG_SIGMA_RANGE, of_settings
 from .networks import build, values_per_norm
 
 WARM_UP = 0.15                 # of the steps
-EPOCH_STREAM, INIT_STREAM, TURN_STREAM = 101, 102, 105
-SHRINK = 2                     # pixels a side that become one in coarse epochs
-
-
-def moving_average(net, decay):
-    """Exponential moving average of a network's weights and norm statistics, updated after each step.
-
-    decay: share that the average keeps at a step, from (1 + n) / (10 + n) at step n up to this, so that the
-    start is forgotten. Statistics of lane 0 stand for all: they average over as many steps. Returns
-    torch's AveragedModel.
-    """
-    def update(averages, values, count):
-        keep = min(decay, (1.0 + int(count)) / (10.0 + int(count)))
-        for average, new in zip(averages, values):
-            average.lerp_(new, 1.0 - keep) if average.is_floating_point() else average.copy_(new)
-
-    return AveragedModel(net, multi_avg_fn=update, use_buffers=True)
+EPOCH_STREAM, INIT_STREAM = 101, 102
 
 
 class Network:
@@ -73,9 +56,8 @@ class Network:
     def predict(self, batches, rows, *, noise=FIXED, threads=1, symmetries=N_SYMMETRY, batch_size=32, progress=None):
         """Means, and sigmas where the loss has them, averaged over the symmetries of the frame.
 
-        batches: Batches; rows: (n,) indices; symmetries: 1, 2 or 4 flips, or 8 to turn the flipped maps too, which
-        a flat head cannot take. Returns mean (n, 2) float64 and sd (n, 2) or None, in
-        the units of the labels. Each map's noise is the same in all its views.
+        batches: Batches; rows: (n,) indices; symmetries: 1, 2 or 4 flips. Returns mean (n, 2) float64 and sd (n, 2)
+        or None, in the units of the labels. Each map's noise is the same in all its views.
         """
         precision = self.settings["precision"]
         lanes = Lanes(self.net, self.settings["lanes"], threads, precision)
@@ -86,8 +68,8 @@ class Network:
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)
                 for s in range(symmetries):
-                    x = batches.fetch(rows[part], noise=noise, symmetry=np.full(len(rows[part]), s % N_SYMMETRY))
-                    out = lanes.predict(x, turn=s >= N_SYMMETRY).double().numpy()
+                    x = batches.fetch(rows[part], noise=noise, symmetry=np.full(len(rows[part]), s))
+                    out = lanes.predict(x).double().numpy()
                     mean[part] += out[:, :2] / symmetries
                     if out.shape[1] > 2:
                         log_sigma[part] += np.clip(out[:, 2:], *LOG_SIGMA_RANGE) / symmetries
@@ -153,9 +135,7 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     batches: Batches of noiseless maps; label: (n_map, 2) float64; rows, validation: indices of the
     maps to learn from and to choose the epoch by; settings: dict with model, frame, loss, epochs,
     batch_size, lanes, learning_rate, weight_decay, patience, precision, seed, label_mean, label_sd, and
-    if wanted model_options, loss_options, ema (decay of the average over the steps that is validated and kept),
-    noise ("fixed": the same draw for a map each time), pretrain (epochs at the start without noise), coarse (epochs
-    at the start on means of 2 x 2 pixels), symmetries (8: half of the batches turned by a quarter too);
+    if wanted model_options, loss_options, noise ("fixed": the same draw for a map each time);
     checkpoint: path, written each epoch and resumed from. Returns (Network with the weights of the
     best epoch, history: list of dict). Raises RunError when the loss becomes NaN.
     """
@@ -164,26 +144,20 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(spawn.generate_state(1, np.uint64)[0] >> 1))
         net = build(s["model"], tuple(s["frame"]), loss.n_out, **(s.get("model_options") or {}))
-    if s.get("coarse") and min(s["frame"]) // SHRINK < getattr(net, "stride", 1):
-        raise InputError(f"--coarse: expected a frame of at least {SHRINK * net.stride} pixels each way for "
-                         f"{s['model']}, got {s['frame'][0]} x {s['frame'][1]}")
     least = min(s["batch_size"], len(rows)) // s["lanes"]
-    if least < 2 and values_per_norm(net, [n // SHRINK if s.get("coarse") else n for n in s["frame"]]) < 2:
+    if least < 2 and values_per_norm(net, s["frame"]) < 2:
         raise InputError(f"--lanes {s['lanes']}: expected at least 2 maps a lane for {s['model']} on a frame of "
                          f"{s['frame'][0]} x {s['frame'][1]}, whose batch norms have one value otherwise, got "
                          f"{min(s['batch_size'], len(rows))} a batch; give fewer --lanes or a larger --batch-size")
     loss.begin(net)
     net = as_computed(net, s["precision"])
     optimiser = torch.optim.AdamW(net.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], fused=True)
-    average = moving_average(net, s["ema"]) if s.get("ema") else None
     history, seconds, best, best_weights, first = [], [], math.inf, None, 0
     if checkpoint is not None and os.path.exists(checkpoint):
         saved = load_torch(checkpoint)
         if isinstance(saved, dict) and saved.get("settings") == s:
             net.load_state_dict(saved["weights"])
             optimiser.load_state_dict(saved["optimiser"])
-            if average is not None:
-                average.load_state_dict(saved["average"])
             history, best, best_weights = saved["history"], saved["best"], saved["best_weights"]
             first, seconds = len(history), saved["seconds"]
     lanes = Lanes(net, s["lanes"], threads, s["precision"])
@@ -195,33 +169,30 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
     steps = s["epochs"] * n_batch
     if progress is not None:
         progress.begin_at(first * n_batch)
-    noise, pretrain, coarse = FIXED if s.get("noise") == "fixed" else FRESH, s.get("pretrain", 0), s.get("coarse", 0)
+    noise = FIXED if s.get("noise") == "fixed" else FRESH
     buffer = np.empty((min(s["batch_size"], len(rows)), 1, *s["frame"]), np.float32)
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for epoch in range(first, s["epochs"]):
-            if s["patience"] and epoch - max(_best_epoch(history), pretrain, coarse) >= s["patience"]:
+            if s["patience"] and epoch - _best_epoch(history) >= s["patience"]:
                 break
             rng = np.random.default_rng(np.random.SeedSequence(s["seed"], spawn_key=(EPOCH_STREAM, epoch)))
             order, flips = rng.permutation(rows), rng.integers(0, N_SYMMETRY, len(rows))
-            turns = _turns(s, epoch, n_batch)
             lanes.train()
             total, began = 0.0, time.monotonic()
             for i in range(n_batch):
                 part = slice(i * s["batch_size"], (i + 1) * s["batch_size"])
                 chosen = order[part]
-                x = batches.fetch(chosen, noise=NO_NOISE if epoch < pretrain else noise, symmetry=flips[part],
+                x = batches.fetch(chosen, noise=noise, symmetry=flips[part],
                                   draws=epoch * len(label) + chosen, out=buffer[:len(chosen)])
                 step = epoch * n_batch + i
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(step, steps, s["learning_rate"])
                 lanes.set_momentum(norm_momentum(step, steps))
                 lanes.seed_dropout(s["seed"], step)
-                value = lanes.step(x, target[chosen], loss, turn=turns[i], shrink=SHRINK if epoch < coarse else 1)
+                value = lanes.step(x, target[chosen], loss)
                 optimiser.step()
-                if average is not None:
-                    average.update_parameters(net)
                 total += value
                 if not math.isfinite(value):
                     raise RunError(f"the loss became {value} in epoch {epoch + 1}; lower --learning-rate "
@@ -229,17 +200,15 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
                 if progress is not None:
                     progress.update()
             lanes.share_buffers()
-            with lanes.holding(None if average is None else average.module.state_dict()):
-                valid = _validate(lanes, batches, target, validation, s, loss)
-                if valid < best:
-                    best, best_weights = valid, copy.deepcopy(net.state_dict())
+            valid = _validate(lanes, batches, target, validation, s, loss)
+            if valid < best:
+                best, best_weights = valid, copy.deepcopy(net.state_dict())
             history.append({"epoch": epoch + 1, "loss": total / n_batch, "validation": valid})
             seconds.append(time.monotonic() - began)
             if progress is not None:
                 progress.note = f"epoch {epoch + 1}/{s['epochs']} loss {total / n_batch:.4f} validation {valid:.4f}"
             if checkpoint is not None:
                 save_torch(checkpoint, {"settings": s, "weights": net.state_dict(), "optimiser": optimiser.state_dict(),
-                                        "average": None if average is None else average.state_dict(),
                                         "history": history, "seconds": seconds, "best": best,
                                         "best_weights": best_weights})
     finally:
@@ -255,12 +224,6 @@ def train(batches, label, rows, validation, settings, *, checkpoint=None, thread
 def _best_epoch(history):
     finite = [k for k, h in enumerate(history) if math.isfinite(h["validation"])]
     return min(finite, key=lambda k: history[k]["validation"], default=-1) + 1
-
-
-def _turns(s, epoch, n_batch):
-    """Which batches of an epoch are turned: about half of them with symmetries = 8, (n_batch,) bool."""
-    spawn = np.random.SeedSequence(s["seed"], spawn_key=(TURN_STREAM, epoch))
-    return (np.random.default_rng(spawn).random(n_batch) < 0.5) & (s.get("symmetries", N_SYMMETRY) > N_SYMMETRY)
 
 
 def _validate(lanes, batches, target, rows, s, loss):
