@@ -12,37 +12,46 @@ emulator, no chains: the posterior file is the same as that of run_mcmc.py, and 
 apart.
 
 examples:
-  python run_direct.py                                          the default network; simulates maps if data/ has none
-  python run_direct.py --model simple_cnn --epochs 15           the published network
-  python run_direct.py --loss score --loss-option start=-5      trained on the challenge's score
+  python run_direct.py                                      the default network; simulates maps if data/ has none
+  python run_direct.py --model simple_cnn --epochs 15       the published network
+  python run_direct.py --loss score --loss-option start=-5  trained on the challenge's score
   python run_direct.py --data data/public --target both --out data/runs/direct"""
 
 
 def parser():
-    from wl.summaries import arguments
+    """The options of this script."""
+    from wl.maps import options as maps
+    from wl.posterior import options as posterior
+    from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
-    arguments.add_data_options(parser)
-    arguments.add_training_options(parser, loss="kl")
-    arguments.add_output_options(parser)
-    cli.add_common(parser)
-    return parser
+    maps.add_options(parser)
+    summaries.add_options(parser, loss="kl")
+    posterior.add_output_options(parser)
+    return cli.add_common(parser)
 
 
-def main():
-    args = parser().parse_args()
-    args.threads = cli.thread_count(args.threads)
-    cli.prepare_process(args.threads, allocator=True)
+def main(argv=None):
+    """Parse, open, predict, infer, report."""
+    args = cli.parse(parser(), argv)
+    from wl.maps.options import MapOptions
     from wl.posterior import infer
-    from wl.scoring import outcome
-    from wl.summaries import pipeline, prediction
-    from wl.core.checks import InputError
-    if args.loss == "mse":
-        raise InputError("--loss mse: has no error bars; expected kl or score here, or give run_mcmc.py the means")
-    run, settings = pipeline.Run(args, "direct"), infer.settings_of(args)
-    infer.refuse_early(run, settings)
-    predictions = prediction.predict(run)
+    from wl.posterior.options import PosteriorOptions
+    from wl.posterior.shards import Wanted
+    from wl.scoring import report
+    from wl.simulate.locate import locate
+    from wl.summaries import predict
+    from wl.summaries.options import NetworkOptions
+    map_options, network = MapOptions.of(args), NetworkOptions.of(args, "direct")
+    posterior = PosteriorOptions.of(args)
+    cli.prepare_process(args.threads, allocator=True)
+    maps = locate(args)
+    folder = cli.folder(args, f"{maps.name}_direct_{network.model}")
+    work = predict.prepare(maps, map_options, network, folder)
+    wanted = Wanted(work.split.options.target)
+    infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior, folder, wanted)
+    predictions = predict.predict(work)
     if predictions is not None:
-        outcome.report_on(infer.infer(run, predictions, settings), args)
+        report.report_on(infer.infer(predictions, posterior, folder, wanted), args.seed)
 
 
 if __name__ == "__main__":

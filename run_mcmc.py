@@ -2,6 +2,8 @@
 """Omega_m and S_8 of convergence maps by a network (or the power spectrum) and a Metropolis sampler."""
 from wl.core import cli
 
+DEFAULT_DATA = "data"
+
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
 
   maps -> network -> predictions.h5 -> statistics.h5 -> emulator -> sampler -> posterior.h5 -> score.json
@@ -21,69 +23,90 @@ examples:
 
 
 def parser():
-    from wl.summaries import arguments
+    """The options of this script."""
+    from wl.maps import options as maps
+    from wl.posterior import options as posterior
+    from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
-    arguments.add_data_options(parser)
+    maps.add_options(parser)
     parser.add_argument("--method", default="network", choices=("network", "spectrum"),
-                        help="what compresses a map: a network, or its power spectrum in 10 bins")
+                        help="what summarises a map: a network, or its power spectrum in 10 bins")
     parser.add_argument("--predictions", default=None, metavar="FILE",
-                        help="a predictions.h5 to infer from: nothing is trained, and the options of maps and network "
-                             "are those it was made with")
-    arguments.add_training_options(parser, loss="mse")
-    group = parser.add_argument_group("posterior")
-    group.add_argument("--smooth", default="auto", choices=("auto", "none", "always"),
-                       help="fit mean and covariance over the design by polynomials of cross-validated order; auto "
-                            "includes the raw values among the candidates")
-    group.add_argument("--prior", default="design", metavar="design|flat|FILE",
-                       help="density of the design, which the challenge's test maps follow, flat in its hull, or a "
-                            "file (.npy or text) with rows of Omega_m, S_8, density")
-    group.add_argument("--likelihood", default="gaussian", choices=("gaussian", "t"),
-                       help="of a summary: Gaussian with the covariance divided by N - d - 2 (Hartlap et al. 2007), or "
-                            "the t-distribution of Sellentin & Heavens (2016) for a covariance from N realisations")
-    group.add_argument("--sampler", default="metropolis", choices=("metropolis", "exact"),
-                       help="chains, or quadrature over the triangles of the design")
-    group.add_argument("--nstep", type=int, default=10000, metavar="N", help="steps of each chain")
-    group.add_argument("--sigma", type=float, default=0.06, metavar="X",
-                       help="width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5")
-    group.add_argument("--burn-in", type=float, default=0.2, metavar="F", help="fraction of the steps dropped")
-    group.add_argument("--chains", type=int, default=1, metavar="N", help="chains per map")
-    group.add_argument("--adapt", action="store_true",
-                       help="learn each chain's proposal in its burn-in, beginning with --sigma")
-    group.add_argument("--allow-unconverged", action="store_true",
-                       help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 or an "
-                            "R-hat above 1.05")
-    group.add_argument("--shard", default=None, metavar="I/N",
-                       help="infer only every N-th map from the I-th; join the files with run_score.py --merge")
-    group.add_argument("--draws", type=int, default=0, metavar="N",
-                       help="maps, from the first, whose thinned chains are kept in the file")
-    group.add_argument("--thin", type=int, default=None, metavar="N",
-                       help="steps between the draws that R-hat and effective sample size are made of, and that "
-                            "are kept (default: 500 draws a chain or a few more)")
-    arguments.add_output_options(parser)
-    cli.add_common(parser)
-    return parser
+                        help="a predictions.h5 to infer from: nothing is trained, and the options of maps and "
+                             "network are those it was made with")
+    summaries.add_options(parser, loss="mse")
+    posterior.add_options(parser)
+    posterior.add_output_options(parser)
+    return cli.add_common(parser)
 
 
-def main():
-    args = parser().parse_args()
-    args.threads = cli.thread_count(args.threads)
-    cli.prepare_process(args.threads, allocator=args.method == "network")
-    from wl.posterior import infer, shards
-    from wl.scoring import outcome
-    from wl.summaries import pipeline, prediction
-    settings, shard = infer.settings_of(args), shards.shard_of(args.shard)   # wrong values end the run here
-    given = infer.given_predictions(args)
-    run = pipeline.Run(args, args.method)
-    infer.refuse_early(run, settings, shard, given)
-    predictions = given or prediction.predict(run)
+def main(argv=None):
+    """Parse, open, predict, infer, report."""
+    args = cli.parse(parser(), argv)
+    from wl.posterior import infer
+    from wl.posterior.options import PosteriorOptions
+    from wl.posterior.shards import shard_of
+    from wl.scoring import report
+    posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
+    if args.predictions is not None:
+        cli.prepare_process(args.threads)
+        predictions, folder, wanted = given(args, posterior, shard)
+    else:
+        predictions, folder, wanted = predicted(args, posterior, shard)
     if predictions is None:                               # --only: one network of several is trained
         return
-    path = infer.infer(run, predictions, settings, shard)
-    if shard is None:
-        outcome.report_on(path, args)
-    else:
+    path = infer.infer(predictions, posterior, folder, wanted)
+    if shard is not None:
         print(f"{path}: join it with the other shards by run_score.py --merge")
-    outcome.check_convergence(path, args, shard)
+        return
+    report.report_on(path, args.seed, args.data if is_elsewhere(args) else None)
+    report.check_convergence(path, args.allow_unconverged)
+
+
+def predicted(args, posterior, shard):
+    """The summaries of a data set, made if need be, the folder of the results, and which maps are inferred."""
+    from wl.maps.options import MapOptions
+    from wl.posterior import infer
+    from wl.posterior.shards import Wanted
+    from wl.simulate.locate import locate
+    from wl.summaries import predict
+    from wl.summaries.options import NetworkOptions
+    map_options, network = MapOptions.of(args), NetworkOptions.of(args, args.method)
+    cli.prepare_process(args.threads, allocator=args.method == "network")
+    maps = locate(args)
+    folder = cli.folder(args, f"{maps.name}_{network.model}")
+    work = predict.prepare(maps, map_options, network, folder)
+    wanted = Wanted(work.split.options.target, shard)
+    infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior, folder, wanted)
+    return predict.predict(work), folder, wanted
+
+
+def given(args, posterior, shard):
+    """As predicted(), from a finished predictions.h5: what it was made with stands in place of the options."""
+    from wl.core import hdf5
+    from wl.core.checks import InputError
+    from wl.core.provenance import refuse_difference
+    from wl.maps.dataset import open_set
+    from wl.posterior import infer
+    from wl.posterior.shards import Wanted
+    predictions = hdf5.read(args.predictions, "predictions")
+    made, design = predictions.settings, predictions.groups["constant_data"]["design"]
+    target = args.target or made["target"]
+    if made["target"] not in (target, "both"):
+        raise InputError(f"--target {target}: {args.predictions} holds predictions for --target {made['target']}; "
+                         "leave the option out, or predict again")
+    folder = cli.folder(args, f"{predictions.origin['name']}_{made['model']}")
+    if is_elsewhere(args):
+        refuse_difference(f"{args.predictions}: was made from other maps,", predictions.inputs,
+                          folder.digests(open_set(args.data, made["release"]).files), "give the --data it was made from")
+    n_emulator = infer.emulator_maps(predictions)[0].shape[1]
+    infer.refuse_early(made, n_emulator, design, posterior, folder, Wanted(target, shard))
+    return predictions, folder, Wanted(target, shard)
+
+
+def is_elsewhere(args):
+    """Whether finished predictions are used with a data set that the user names."""
+    return args.predictions is not None and args.data != DEFAULT_DATA
 
 
 if __name__ == "__main__":

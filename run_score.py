@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from wl.core import cli
-from wl.scoring import outcome, report, submission, table
+from wl.scoring import report, submission, table
 from wl.posterior import shards
 from wl.core.checks import InputError, positive
 from wl.scoring.score import SCORE_FLOOR
@@ -55,8 +55,8 @@ def parser():
     return cli.add_common(parser, threads=False)
 
 
-def main():
-    options = parser().parse_args()
+def main(argv=None):
+    options = parser().parse_args(argv)
     positive("--bootstrap", options.bootstrap, integer=True)
     if options.merge is not None:
         shards.merge(options.posterior, options.merge)
@@ -99,7 +99,7 @@ def main():
         sys.stdout.flush()
         raise failures[-1]
     if options.merge is not None:
-        outcome.check_convergence(options.merge, options)
+        report.check_convergence(options.merge, options.allow_unconverged)
 
 
 if __name__ == "__main__":

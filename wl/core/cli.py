@@ -16,7 +16,8 @@ from .. import __version__  # noqa: E402
 from .checks import InputError, RunError  # noqa: E402
 from .progress import fail  # noqa: E402
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNFINISHED = 0, 1, 2, 75
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+RUNS = pathlib.Path("data", "runs")        # where results go without --out
 
 # glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
 # float32 training step of the published network from 23 to 13.6 ms a map. Read when a process starts.
@@ -58,6 +59,28 @@ def add_common(parser, *, threads=True):
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
     parser.add_argument("--version", action="version", version=f"wl {__version__}")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse.Namespace:
+    """The values of a command line, with a checked number of threads. Raises InputError."""
+    args = parser.parse_args(argv)
+    for name in ("data", "out"):
+        if getattr(args, name, None) == "":
+            raise InputError(f"--{name}: expected a folder, got nothing; is a variable of the shell unset?")
+    args.threads = thread_count(args.threads)
+    return args
+
+
+def folder(args: argparse.Namespace, name: str):
+    """The folder of a run's results.
+
+    args: the command line's values, with out, seed, force, quiet
+    name: str, of the run where --out gives none
+    Returns a folder.Folder.
+    """
+    from .folder import Folder
+    home = RUNS / name
+    return Folder(pathlib.Path(args.out or home), home, args.seed, args.force, args.quiet)
 
 
 def _seed(text):
@@ -114,11 +137,29 @@ def thread_count(asked):
     return asked
 
 
-def prepare_process(threads, allocator=False):
-    """Set thread limits before numba or torch load; with allocator=True re-execute once with ALLOCATOR."""
-    os.environ["NUMBA_NUM_THREADS"] = str(threads)
+def prepare_process(threads: int, allocator: bool = False) -> None:
+    """Set thread limits before numba or torch load; restart a script once with ALLOCATOR.
+
+    threads: int, of numba and of linear algebra
+    allocator: bool, whether the script trains networks
+    A notebook, an interactive session and a caller that has imported the script are never restarted.
+    """
+    if "numba" in sys.modules:                    # its limit cannot change any more: use less of it
+        import numba
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    else:
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    if allocator and sys.platform == "linux" and any(k not in os.environ for k in ALLOCATOR):
+    missing = any(k not in os.environ for k in ALLOCATOR)
+    if allocator and missing and sys.platform == "linux" and _is_plain_script():
         for key, value in ALLOCATOR.items():
             os.environ.setdefault(key, value)
         os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])     # with the options of python itself
+
+
+def _is_plain_script():
+    """Whether this process does nothing but run the script that its command line names."""
+    if hasattr(sys, "ps1") or sys.flags.interactive or "IPython" in sys.modules:
+        return False
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    return main is not None and os.path.realpath(main) == os.path.realpath(sys.argv[0])

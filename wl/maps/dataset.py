@@ -283,17 +283,6 @@ def _check_plausible(path, label):
                              f"({len(off)} in all); {order}")
 
 
-def check_design(path, theta):
-    """Raise InputError if cosmologies (n, 2) cannot be triangulated: fewer than 3, repeated, or on a line."""
-    if len(theta) < 3 or np.linalg.matrix_rank((theta - theta.mean(0)) / np.maximum(theta.std(0), 1e-12), 1e-9) < 2:
-        raise InputError(f"{path}: expected at least 3 cosmologies that span Omega_m and S_8, got {len(theta)} on "
-                         "a line; add cosmologies")
-    same = np.flatnonzero((theta[:, None] == theta).all(-1).sum(1) > 1)
-    if same.size:
-        raise InputError(f"{path}: expected different cosmologies, got the same in {same[0]} and {same[1]}; "
-                         "merge their realisations")
-
-
 def read_test(path, mask, mask_path):
     """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError."""
     noisy = array(path, load_npy(path, mmap=True), (None, None), np.float16, finite=False,

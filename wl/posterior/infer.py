@@ -1,281 +1,256 @@
-"""From predictions to posterior.h5: statistics, emulator, sampler; and the direct network's shortcut."""
+"""From predictions.h5 to posterior.h5: covariance, emulator, sampler; and the direct network's shortcut."""
+import pathlib
+from collections import namedtuple
+
 import numpy as np
 
-from ..summaries import pipeline
-from . import shards, covariance as statistics
 from ..core import hdf5
-from ..core.checks import InputError, RunError, positive
-from ..core.progress import say, warn
-from ..simulate.locate import DEFAULT_DATA
-from ..core.params import HOLDOUT, PARAMS, STATISTICS, TEST
-from ..core.provenance import refuse_difference
+from ..core.checks import InputError, RunError
+from ..core.folder import Folder
+from ..core.params import EMULATOR, PARAMS
+from ..core.progress import Progress, say, warn
+from ..core.triangulation import triangulate
+from ..core.variables import LEVELS
+from . import covariance
+from .options import PRIORS, PosteriorOptions
+from .shards import Wanted
 
-MOST_RECALIBRATED = 2000       # statistics maps whose posteriors recalibrate the error bars
-PRIORS = ("design", "flat")    # anything else is a file
-MOST_STEPS = 2**31             # of all chains of a map: the kernels count in 32 bits
-LEAST_DRAWS = 4                # of a chain, for an R-hat
-LOST = 0.1                     # ln density that a prior's file may lose between the design's points unsaid
+MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the error bars
+RECALIBRATION_FOLDS = 4
+MAX_PRIOR_LOSS = 0.1           # ln density that a prior's file may lose between the design's points unsaid
 
-
-def settings_of(args):
-    """What a posterior depends on beyond its predictions, checked. args: of either script. Raises InputError."""
-    if "sampler" not in args:                             # run_direct.py
-        return {"recalibrate": args.recalibrate}
-    settings = {"smooth": args.smooth, "prior": args.prior, "likelihood": args.likelihood, "sampler": args.sampler,
-                "recalibrate": args.recalibrate}
-    nstep, sigma = positive("--nstep", args.nstep, integer=True), positive("--sigma", args.sigma)
-    chains, draws = positive("--chains", args.chains, integer=True), args.draws
-    if not 0.0 <= args.burn_in < 1.0:
-        raise InputError(f"--burn-in: expected a fraction from 0 to below 1, got {args.burn_in}")
-    if draws < 0:
-        raise InputError(f"--draws: expected 0 or more maps, got {draws}")
-    thin = None if args.thin is None else positive("--thin", args.thin, integer=True)
-    if args.sampler == "exact" and (draws or args.adapt):
-        raise InputError(f"{'--draws' if draws else '--adapt'}: the exact sampler makes no chains; leave it out, or "
-                         "give --sampler metropolis")
-    if nstep * chains >= MOST_STEPS:
-        raise InputError(f"--nstep, --chains: expected fewer than {MOST_STEPS} steps for all chains of a map, got "
-                         f"{nstep} x {chains}; give fewer")
-    kept = nstep - int(args.burn_in * nstep)
-    if thin is not None and thin > max(kept // LEAST_DRAWS, 1):
-        raise InputError(f"--thin: expected at most {max(kept // LEAST_DRAWS, 1)}, so that each chain keeps "
-                         f"{LEAST_DRAWS} draws of its {kept} steps, got {thin}")
-    if args.adapt:
-        from .metropolis import LEAST_ADAPTED
-        if nstep - kept < LEAST_ADAPTED:
-            raise InputError(f"--adapt: expected at least {LEAST_ADAPTED} steps of burn-in to learn a proposal from, "
-                             f"got {nstep - kept}; raise --nstep or --burn-in")
-    if args.sampler == "metropolis":
-        settings |= {"nstep": nstep, "sigma": sigma, "burn_in": args.burn_in, "chains": chains, "draws": draws,
-                     "thin": thin, "adapt": args.adapt}
-    return settings
+Known = namedtuple("Known", "truth chains")
+Known.__doc__ = """Maps whose cosmology is known: truth (n, 2), and their posteriors, posterior.Chains."""
 
 
-def given_predictions(args):
-    """The predictions of --predictions, None without it. Raises InputError.
+def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder, wanted: Wanted) -> pathlib.Path:
+    """Make posterior.h5, or a shard of it, from a file of summaries.
 
-    All options that predictions depend on become those that the file was made with; a network's own error bars,
-    if it has some, are not used.
+    predictions: a predictions.h5
+    options: how
+    folder: where it goes
+    wanted: which maps
+    Returns the path. Raises InputError for settings that differ from those of the files that are there.
     """
-    if args.predictions is None:
-        return None
-    file = hdf5.read(args.predictions, "predictions")
-    made = file.settings
-    asked = args.target or made["target"]
-    if made["target"] not in (asked, "both"):
-        raise InputError(f"--target {asked}: {args.predictions} holds predictions for --target {made['target']}; "
-                         "leave the option out, or predict again")
-    if args.data == DEFAULT_DATA:
-        args.data = made["data"]
-    args.method = "spectrum" if made["method"] == "spectrum" else "network"
-    args.target, args.release, args.holdout_fraction = asked, made["release"], made["holdout_fraction"]
-    args.model, args.folds, args.members = made["model"], made.get("folds", 1), made.get("members", 1)
-    args.statistics_fraction = made["statistics_fraction"] or args.statistics_fraction
-    return file._replace(settings={**made, "method": args.method, "target": asked})
+    direct = predictions.settings["method"] == "direct"
+    settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
+    inputs = _inputs(predictions, options, direct)
+    of_file = {**settings, **wanted.stored()}
+    whole = direct or folder.is_whole("statistics.h5", "statistics")
+    if folder.reuse(wanted.file_name, "posterior", of_file, inputs) is not None and whole:
+        return folder.out / wanted.file_name
+    chosen = wanted.rows(predictions.groups["predictions"]["split"])
+    if direct:
+        chains, (summary, constant) = None, _from_network(predictions, options, folder.quiet, chosen)
+    else:
+        emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
+        summary, chains = _sample(predictions, options, folder, emulator, chosen,
+                                  wanted.position(options.draws))
+        if options.sampler == "exact":
+            constant |= _quadrature_error(predictions, emulator, chosen, folder.quiet)
+        _refuse_stuck(summary, options, folder.out / wanted.file_name)
+        if options.recalibrate != "none":
+            known = held_out(emulator, per, options, folder.seed)
+            summary, more = _recalibrated(summary, known, options, folder.quiet)
+            constant |= more
+    groups, coords = _groups(predictions, chosen, summary, chains, constant)
+    folder.write(wanted.file_name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
+                 origin=predictions.origin)
+    return folder.out / wanted.file_name
 
 
-def refuse_early(run, settings, shard=None, given=None):
-    """Raise InputError, before any work, if the run cannot end well. given: of given_predictions().
+def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: PosteriorOptions,
+                 folder: Folder, wanted: Wanted) -> None:
+    """Raise InputError, before any work, if the inference cannot end well.
 
-    That is: the folder holds a posterior made with other settings, raw covariances are asked for with too
-    few realisations, the prior's file is no prior, or the predictions given are of other maps.
+    settings: dict, of the predictions that are there or still to be made
+    n_emulator: int, realisations per cosmology of the emulator split
+    theta: (n_cosmology, 2), the design
+    The reasons: too few realisations for raw covariances or for recalibration, a prior's file that is no
+    prior, a folder with a posterior made with other settings.
     """
-    if given is not None:
-        refuse_difference(f"{given.path}: was made from other maps,", given.inputs, run.digests(),
-                          "give the --data it was made from")
-    if settings.get("prior", PRIORS[0]) not in PRIORS:
-        from .prior import read_prior
-        read_prior(settings["prior"], run.set.theta)
-    made = {**run.settings, **pipeline.prediction_settings(run)} if given is None else given.settings
-    n = int((run.split == STATISTICS).sum())
-    if settings.get("smooth") == "none":
-        statistics.check_count(n, made.get("n_bin", len(PARAMS)))
-    if run.method != "direct" and settings["recalibrate"] != "none" and n < 3:
-        raise InputError(f"--recalibrate {settings['recalibrate']}: expected at least 3 realisations of the "
-                         f"statistics split, to leave some out in turn, got {n}; raise --statistics-fraction or "
-                         "give --recalibrate none")
-    path = run.out / shards.name_of(shard)
-    if path.exists() and not run.args.force:
-        of_file = {**made, **settings}
-        run.compare_settings(path, "posterior", of_file if shard is None else {**of_file, "shard": list(shard)})
+    direct = settings["method"] == "direct"
+    triangulate("design", theta)
+    if not direct:
+        if options.prior not in PRIORS:
+            from .prior import read_prior
+            read_prior(options.prior, theta)
+        if options.smooth == "none":
+            covariance.check_count(n_emulator, settings.get("n_bin", len(PARAMS)))
+        if options.recalibrate != "none" and n_emulator < 3:
+            raise InputError(f"--recalibrate {options.recalibrate}: expected at least 3 realisations of the "
+                             f"emulator split, to leave some out in turn, got {n_emulator}; raise "
+                             "--emulator-fraction or give --recalibrate none")
+    made = {**settings, "target": wanted.target, **options.stored(direct), **wanted.stored()}
+    folder.refuse_other(wanted.file_name, "posterior", made)
 
 
-def wanted_maps(run, split):
-    """Indices of the maps that --target asks for, (n,)."""
-    return np.flatnonzero(((split == TEST) & (run.target != "holdout")) | ((split == HOLDOUT) & (run.target != "test")))
+def emulator_maps(predictions: hdf5.File) -> tuple:
+    """Summaries of the emulator split, comparable with those of the maps to infer.
 
-
-def statistics_maps(predictions):
-    """Predictions of the statistics maps, comparable with those of the maps to infer.
-
-    Returns estimate (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean over them, and
-    the maps' indices in the file (n_cosmology x n_realisation,), cosmology by cosmology.
+    Returns summaries (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean over them,
+    and the maps' rows in the file (n_cosmology x n_realisation,), cosmology by cosmology.
     """
     data, constant = predictions.groups["predictions"], predictions.groups["constant_data"]
-    rows = np.flatnonzero(data["split"] == STATISTICS)
+    rows = np.flatnonzero(data["split"] == EMULATOR)
     rows = rows[np.argsort(data["cosmology"][rows], kind="stable")]
-    estimate = data["estimate"][rows].reshape(len(constant["design"]), -1, data["estimate"].shape[1])
+    per = data["summaries"][rows].reshape(len(constant["design"]), -1, data["summaries"].shape[1])
     if "between" in constant:
-        estimate = statistics.as_average(estimate, constant["between"], int(data["fold"].max()) + 1)
-    return estimate, rows
+        per = covariance.as_average(per, constant["between"], int(data["fold"].max()) + 1)
+    return per, rows
 
 
-def infer(run, predictions, settings, shard=None):
-    """posterior.h5 of a run, or of a shard (I, N) of its maps: by statistics, emulator and sampler, or infer_direct().
+def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> Known:
+    """Exact posteriors of emulator maps by emulators that have not seen them: what error bars are fitted on.
 
-    Returns its path. Raises InputError.
+    emulator: emulator.Emulator, for its design and prior
+    per: (n_cosmology, n_realisation, d), summaries of the emulator split
+    options: PosteriorOptions; seed: int
+    Each fold of realisations gets mean and covariance of the others.
     """
-    if run.method == "direct":
-        return infer_direct(run, predictions, settings)
-    args, name = run.args, shards.name_of(shard)
-    data = predictions.groups["predictions"]
-    estimate, split = data["estimate"], data["split"]
-    settings = {**predictions.settings, **settings}
-    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
-    if settings["prior"] not in PRIORS:
-        inputs["prior"] = hdf5.digest_file(settings["prior"])
-    of_file = settings if shard is None else {**settings, "shard": list(shard)}
-    if run.reuse(name, "posterior", of_file, inputs) is not None and run.sound("statistics.h5", "statistics"):
-        return run.out / name
-    theta = predictions.groups["constant_data"]["design"]
-    per, _ = statistics_maps(predictions)
-    mean, covariance, count, orders = statistics.smoothed(theta, per, settings["smooth"], args.seed)
-    say("mean and covariance per cosmology: " + ", ".join(
-        f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
-        for kind in ("mean", "covariance")), args.quiet)
-    var = hdf5.Var
-    hdf5.write(run.out / "statistics.h5", "statistics", {"statistics": {
-        "theta": var(("cosmology", "param"), theta), "mean": var(("cosmology", "summary"), mean),
-        "covariance": var(("cosmology", "summary", "summary_2"), covariance),
-        "count": var(("cosmology",), count)}}, coords={"param": np.array(PARAMS)},
-        settings={**settings, "orders": orders}, seed=args.seed, inputs=inputs)
-
-    from . import posterior, metropolis, sampling
-    emulator = emulate(theta, mean, covariance, orders, settings, prior_of(settings["prior"], theta))
-    chosen = wanted_maps(run, split)
-    constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
-    if settings["sampler"] == "exact":
-        error = metropolis.quadrature_error(emulator, estimate[chosen])
-        constant["quadrature_error"] = var(("order",), error)
-        say(f"quadrature: order {metropolis.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within {error[0]:.1g}",
-            args.quiet)
-    if settings["recalibrate"] != "none":
-        known = held_out(theta, per, settings, emulator.vertex_log_prior, args.seed)
-    at, draws = shards.taken_by(shard, len(chosen), settings.get("draws", 0))
-    chosen = chosen[at]
-    wanted = np.ascontiguousarray(estimate[chosen])
-    guess = wanted if settings["method"] == "network" else None          # a network's summaries are predictions
-    chains = sampling.sample(run, emulator, wanted, chosen, guess, {**settings, "draws": draws}, inputs, shard)
-    at_mean, spread, _ = emulator.interpolate(chains.mean)
-    summary = posterior.summarise(chains, wanted, at_mean, spread, emulator.count)
-    stuck = posterior.stuck(summary)
-    if stuck:
-        sampling.forget(run, shard)
-        kept = settings["nstep"] - int(settings["burn_in"] * settings["nstep"])
-        raise RunError(f"{run.out / name}: not written: {stuck} of {len(chosen)} chains never moved in the {kept} "
-                       "steps they keep; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
-    for warning in posterior.warnings(summary):
-        warn(warning)
-    if settings["recalibrate"] != "none":
-        from . import recalibration
-        from ..scoring import score
-        truth, held = known
-        pit = score.pit_quantiles(truth, list(posterior.LEVELS.values()), [getattr(held, q) for q in posterior.LEVELS])
-        more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, truth, held.mean, held.sd, pit)
-        summary, constant = summary | more, constant | recalibrated(made_of, args.quiet)
-    path = write_posterior(run, predictions, chosen, summary, of_file, inputs, chains, constant, name)
-    sampling.forget(run, shard)
-    return path
+    from . import emulator as emulators, quadrature
+    from .posterior import join
+    theta, n, truth, parts = emulator.theta, per.shape[1], [], []
+    folds = min(RECALIBRATION_FOLDS, n)
+    most = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
+    for k in range(folds):
+        fold = np.arange(k, n, RECALIBRATION_FOLDS)
+        rest = np.setdiff1d(np.arange(n), fold)
+        smooth = options.smooth if len(rest) > per.shape[2] + 2 else "always"     # a fold is smaller
+        mean, spread, *_ = covariance.smoothed(theta, per[:, rest], smooth, seed)
+        some = fold[:most]
+        truth.append(np.repeat(theta, len(some), axis=0))
+        other = emulators.build(theta, mean, spread, prior=emulator.vertex_log_prior)
+        parts.append(quadrature.exact(other, np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))))
+    return Known(np.concatenate(truth), join(parts))
 
 
-def prior_of(prior, theta):
+def prior_of(prior: str, theta: np.ndarray):
     """What emulator.build() takes as prior: "design", "flat", or (n,) log densities from a user's file."""
     if prior in PRIORS:
         return prior
     from .prior import read_prior
     values, lost = read_prior(prior, theta)
-    if lost > LOST:
+    if lost > MAX_PRIOR_LOSS:
         warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density is linear; rms "
              f"difference {lost:.2f} where it matters")
     return values
 
 
-def emulate(theta, mean, covariance, orders, settings, prior):
-    """The emulator that the settings ask for. orders: of statistics.smoothed(); prior: of prior_of()."""
-    from . import emulator
-    return emulator.build(theta, mean, covariance, prior=prior,
-                          count=orders["effective"] if settings.get("likelihood") == "t" else None)
-
-
-def held_out(theta, estimate, settings, prior, seed, folds=4):
-    """Exact posteriors of statistics maps by emulators that have not seen them: what error bars are fitted on.
-
-    theta: (n_cosmology, 2); estimate: (n_cosmology, n_realisation, d) of the statistics split. Each fold of
-    realisations gets mean and covariance of the others. Returns truth (n, 2) and sampler.Chains of n maps.
-    """
-    from . import metropolis
-    n, truth, parts = estimate.shape[1], [], []
-    for k in range(min(folds, n)):
-        fold = np.arange(k, n, folds)
-        rest = np.setdiff1d(np.arange(n), fold)
-        smooth = settings["smooth"] if len(rest) > estimate.shape[2] + 2 else "always"     # a fold is smaller
-        mean, covariance, _, orders = statistics.smoothed(theta, estimate[:, rest], smooth, seed)
-        some = fold[:max(1, MOST_RECALIBRATED // (folds * len(theta)))]
-        truth.append(np.repeat(theta, len(some), axis=0))
-        parts.append(metropolis.exact(emulate(theta, mean, covariance, orders, settings, prior),
-                                   np.ascontiguousarray(estimate[:, some].reshape(-1, estimate.shape[2]))))
-    return np.concatenate(truth), metropolis.join(parts)
-
-
-def infer_direct(run, predictions, settings):
-    """posterior.h5 from a network's own means and error bars. Returns its path."""
-    data, settings = predictions.groups["predictions"], {**predictions.settings, **settings}
+def _inputs(predictions, options, direct):
     inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
-    if run.reuse("posterior.h5", "posterior", settings, inputs) is not None:
-        return run.out / "posterior.h5"
-    chosen = wanted_maps(run, data["split"])
-    from . import posterior
-    summary = posterior.gaussian(data["estimate"][chosen], data["sd"][chosen])
-    per, rows = statistics_maps(predictions)
-    known = (predictions.groups["constant_data"]["design"][data["cosmology"][rows]], per.reshape(-1, per.shape[2]),
-             data["sd"][rows])
-    constant = {}
-    if settings["recalibrate"] != "none":
-        from . import recalibration
-        from ..scoring import score
-        more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, *known, score.pit(*known))
-        summary, constant = summary | more, recalibrated(made_of, run.args.quiet)
-    return write_posterior(run, predictions, chosen, summary, settings, inputs, constant=constant)
+    if not direct and options.prior not in PRIORS:
+        inputs["prior"] = hdf5.digest_file(options.prior)
+    return inputs
 
 
-def recalibrated(made_of, quiet):
+def _emulator(predictions, options, folder, settings, inputs):
+    """The emulator, the summaries it is made of, and what of it stands in the posterior's file."""
+    from . import emulator as emulators
+    theta, var = predictions.groups["constant_data"]["design"], hdf5.Var
+    per, _ = emulator_maps(predictions)
+    mean, spread, count, orders = covariance.smoothed(theta, per, options.smooth, folder.seed)
+    say("mean and covariance per cosmology: " + ", ".join(
+        f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
+        for kind in ("mean", "covariance")), folder.quiet)
+    hdf5.write(folder.out / "statistics.h5", "statistics", {"statistics": {
+        "theta": var(("cosmology", "param"), theta), "mean": var(("cosmology", "summary"), mean),
+        "covariance": var(("cosmology", "summary", "summary_2"), spread),
+        "count": var(("cosmology",), count)}}, coords={"param": np.array(PARAMS)},
+        settings={**settings, "orders": orders}, seed=folder.seed, inputs=inputs, origin=predictions.origin)
+    made = emulators.build(theta, mean, spread, prior=prior_of(options.prior, theta))
+    return made, per, {"vertex_log_prior": var(("cosmology",), made.vertex_log_prior)}
+
+
+def _sample(predictions, options, folder, emulator, chosen, draws):
+    """The summary of each chosen map's posterior, and its chains."""
+    from . import metropolis, posterior, quadrature
+    data, ids = predictions.groups["predictions"], predictions.coords["predictions"]["map"]
+    summaries = np.ascontiguousarray(data["summaries"][chosen])
+    progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
+    if options.sampler == "exact":
+        chains = quadrature.exact(emulator, summaries)
+    else:
+        guess = summaries if predictions.settings["method"] == "network" else None    # these are predictions
+        chains = metropolis.metropolis(emulator, summaries, options.walk(), seed=folder.seed,
+                                       map_index=ids[chosen].astype(np.int64), guess=guess,
+                                       draws=draws, progress=progress)
+    progress.close()
+    at_mean, spread, _ = emulator.interpolate(chains.mean)
+    return posterior.summarise(chains, summaries, at_mean, spread), chains
+
+
+def _quadrature_error(predictions, emulator, chosen, quiet):
+    """How far the quadrature has converged, as a variable of /constant_data."""
+    from . import quadrature
+    error = quadrature.quadrature_error(emulator, predictions.groups["predictions"]["summaries"][chosen])
+    say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within "
+        f"{error[0]:.1g}", quiet)
+    return {"quadrature_error": hdf5.Var(("order",), error)}
+
+
+def _from_network(predictions, options, quiet, chosen):
+    """A network's own means and error bars as posteriors, recalibrated: the summary and its constants."""
+    from . import posterior, recalibration
+    data = predictions.groups["predictions"]
+    summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
+    if options.recalibrate == "none":
+        return summary, {}
+    per, rows = emulator_maps(predictions)
+    truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
+    mean, sd = per.reshape(-1, per.shape[2]), data["sd"][rows]
+    more, made_of = recalibration.recalibrate(options.recalibrate, summary, truth, mean, sd,
+                                              recalibration.pit(truth, mean, sd))
+    return summary | more, _constants(made_of, quiet)
+
+
+def _recalibrated(summary, known, options, quiet):
+    """A summary with recalibrated error bars and quantiles, and what they were made of."""
+    from . import recalibration
+    levels = {name: getattr(known.chains, name) for name in LEVELS}
+    pit = recalibration.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
+    more, made_of = recalibration.recalibrate(options.recalibrate, summary, known.truth, known.chains.mean,
+                                              known.chains.sd, pit)
+    return summary | more, _constants(made_of, quiet)
+
+
+def _constants(made_of, quiet):
     """What recalibrate() was made of as variables of /constant_data; the factors are said."""
-    say("error bars times " + ", ".join(f"{f:.3f} ({p})" for f, p in zip(made_of["temperature"], PARAMS)), quiet)
+    factors = (f"{f:.3f} ({p})" for f, p in zip(made_of["temperature"], PARAMS))
+    say("error bars times " + ", ".join(factors), quiet)
     dims = {"temperature": ("param",), "recalibration": ("knot", "param")}
     return {name: hdf5.Var(dims[name], value) for name, value in made_of.items()}
 
 
-def write_posterior(run, predictions, chosen, summary, settings, inputs, chains=None, constant=None,
-                    name="posterior.h5"):
-    """posterior.h5, or a shard of it, in the layout of the README, the same whatever the method. Returns its path."""
+def _refuse_stuck(summary, options, path):
+    """Raise RunError where a chain never moved: it says nothing of its map."""
+    from . import posterior
+    stuck = posterior.stuck(summary)
+    if stuck:
+        raise RunError(f"{path}: not written: {stuck} of {len(summary['mean'])} chains never moved in the "
+                       f"{options.kept} steps they keep; raise --nstep, or set --sigma for an acceptance of 0.2 "
+                       "to 0.5")
+    for warning in posterior.warnings(summary):
+        warn(warning)
+
+
+def _groups(predictions, chosen, summary, chains, constant):
+    """The groups and coordinates of posterior.h5, the same whatever the method."""
     var, data = hdf5.Var, predictions.groups["predictions"]
-    per_param = {name for name, value in summary.items() if np.ndim(value) == 2}
-    groups = {"summary": {name: var(("map", "param") if name in per_param else ("map",), value)
+    groups = {"summary": {name: var(("map", "param")[:np.ndim(value)], value)
                           for name, value in summary.items()}}
+    ids = predictions.coords["predictions"]["map"][chosen]
+    coords = {"map": ids, "param": np.array(PARAMS),
+              "summary": predictions.coords["predictions"]["summary"]}
     if chains is not None and chains.draws.size:
-        first = slice(0, len(chains.draws))
         draws = np.moveaxis(chains.draws, 0, 2)                     # (chain, draw, map, param)
-        groups["posterior"] = {p: var(("chain", "draw", "map"), draws[..., i]) for i, p in enumerate(PARAMS)}
-        groups["sample_stats"] = {"lp": var(("chain", "draw", "map"), np.moveaxis(chains.lp, 0, 2))}
+        dims = ("chain", "draw", "map")
+        groups["posterior"] = {p: var(dims, draws[..., i]) for i, p in enumerate(PARAMS)}
+        groups["sample_stats"] = {"lp": var(dims, np.moveaxis(chains.lp, 0, 2))}
+        coords["posterior", "map"] = coords["sample_stats", "map"] = ids[:len(chains.draws)]
     groups["observed_data"] = {
-        "estimate": var(("map", "summary"), data["estimate"][chosen]),
+        "summaries": var(("map", "summary"), data["summaries"][chosen]),
         **{name: var(("map",), data[name][chosen]) for name in ("split", "cosmology", "realisation")}}
-    groups["constant_data"] = {"design": var(("cosmology", "param"), predictions.groups["constant_data"]["design"]),
-                               **(constant or {})}
-    path = run.out / name
-    coords = {"map": chosen, "param": np.array(PARAMS)}
-    for group in ("posterior", "sample_stats"):
-        if group in groups:
-            coords[group, "map"] = chosen[:len(chains.draws)]
-    hdf5.write(path, "posterior", groups, coords=coords, settings=settings, seed=run.args.seed, inputs=inputs)
-    return path
+    design = predictions.groups["constant_data"]["design"]
+    groups["constant_data"] = {"design": var(("cosmology", "param"), design), **constant}
+    return groups, coords

@@ -1,33 +1,56 @@
 """Shards of one run: who takes which maps, and how their files (one each: several writers cannot share) are joined."""
+import dataclasses
 import os
 
 import numpy as np
 
 from ..core.checks import InputError
-from ..core.provenance import refuse_difference
 from ..core.hdf5 import Var, read, write
+from ..core.params import HOLDOUT, TEST
+from ..core.provenance import refuse_difference
 
 
-def shard_of(text):
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which maps a run, or one job of several, infers.
+
+    target: str, "test", "holdout" or "both"
+    shard: (int, int) or None, the I-th of N jobs, from 1; it takes every N-th map
+    """
+    target: str
+    shard: tuple | None = None
+
+    def rows(self, code: np.ndarray) -> np.ndarray:
+        """Rows (n,) int of a predictions file, whose splits are code (n_map,), that are inferred."""
+        test, holdout = self.target != "holdout", self.target != "test"
+        rows = np.flatnonzero(((code == TEST) & test) | ((code == HOLDOUT) & holdout))
+        first, step = (0, 1) if self.shard is None else (self.shard[0] - 1, self.shard[1])
+        return rows[first::step]
+
+    def position(self, count: int) -> int:
+        """How many of the first `count` maps of all jobs are this one's."""
+        first, step = (0, 1) if self.shard is None else (self.shard[0] - 1, self.shard[1])
+        return len(range(first, count, step))
+
+    @property
+    def file_name(self) -> str:
+        """Of the posterior: posterior.h5, or that of a shard."""
+        return "posterior.h5" if self.shard is None else "posterior.shard-{}-of-{}.h5".format(*self.shard)
+
+    def stored(self) -> dict:
+        """What a file says of it."""
+        return {} if self.shard is None else {"shard": list(self.shard)}
+
+
+def shard_of(text: str | None) -> tuple | None:
     """"I/N" as (I, N), I from 1; None stays None. Raises InputError."""
     if text is None:
         return None
     head, _, tail = str(text).partition("/")
-    if not (head.isascii() and tail.isascii() and head.isdigit() and tail.isdigit() and 1 <= int(head) <= int(tail)):
+    plain = head.isascii() and tail.isascii() and head.isdigit() and tail.isdigit()
+    if not plain or max(len(head), len(tail)) > 9 or not 1 <= int(head) <= int(tail):
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 1/4, got {text!r}")
     return int(head), int(tail)
-
-
-def taken_by(shard, n_map, draws):
-    """Positions (k,) int of a shard's maps among n_map, every N-th, and how many of them keep draws."""
-    first, step = (0, 1) if shard is None else (shard[0] - 1, shard[1])
-    at = np.arange(first, n_map, step)
-    return at, int((at < draws).sum())
-
-
-def name_of(shard, kind="posterior"):
-    """File name of a whole run's or a shard's posterior."""
-    return f"{kind}.h5" if shard is None else f"{kind}.shard-{shard[0]}-of-{shard[1]}.h5"
 
 
 def merge(paths, out):
@@ -69,7 +92,7 @@ def merge(paths, out):
         groups[group], joined = _join(group, parts)
         coords.update({(group, dim): values for dim, values in joined.items()})
     return write(out, first.kind, groups, coords=coords, settings=first.settings, seed=first.seed,
-                 inputs=first.inputs)
+                 inputs=first.inputs, origin=first.origin)
 
 
 def _join(group, files):

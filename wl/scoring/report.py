@@ -7,17 +7,20 @@ import numpy as np
 from ..maps import dataset
 from ..core import hdf5
 from ..core.atomic import atomic
-from ..core.checks import InputError, array
-from ..core.params import HOLDOUT, SPLITS, STATISTICS, TEST, TRAIN
+from ..core.checks import InputError, RunError, array
+from ..core.params import EMULATOR, HOLDOUT, SPLITS, TEST, TRAIN
+from ..core.variables import FLAGS
 from ..posterior.posterior import INTERVALS, LEVELS, unconverged
 from .against_limit import beside_limit
 from .score import out_of_distribution as out_of_distribution_rate
 from .score import prior_score, summarise
+from . import table
+from ..core.progress import warn
 
 SCHEMA_VERSION = 1
 ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
-FLAGS = {1: "acceptance", 2: "ess", 4: "rhat", 8: "hull contact", 16: "p-value < 0.001"}
-FEW = 4                     # so many maps without truth are listed one by one
+MAX_LISTED = 4              # so many maps without truth are listed one by one
+MAX_QUADRATURE_ERROR = 0.01 # sd, of a mean or sd
 
 
 def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
@@ -59,10 +62,10 @@ def score_posterior(path, data=None, *, bootstrap=1000, seed=1, floor=None):
     if result["subsets"]:
         best = next(iter(result["subsets"]))
         result.update(scored=best, **{n: result["subsets"][best][n] for n in ("score", "score_error")})
-        if best in ("statistics", "train"):
+        if best in ("emulator", "train"):
             notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a held-out "
                          "score")
-        folder, pick = data if data is not None else file.settings.get("data", ""), subsets[best]
+        folder, pick = data if data is not None else file.origin.get("data", ""), subsets[best]
         result["limit"], more = beside_limit(
             path, folder, np.stack([split, cosmology, realisation], axis=1)[pick], truth[pick],
             summary["mean"][pick], summary[bars(summary)][pick], bootstrap, seed)
@@ -94,8 +97,8 @@ def _read_truth(file, data, split, cosmology, realisation):
     Returns truth (n, 2), NaN where nobody has it; the design (n_cosmology, 2); None or the number (n,) that
     dependent hold-out maps share; {name: sha256} of the files read; notes, a list of str.
     """
-    folder = pathlib.Path(data if data is not None else file.settings.get("data", ""))
-    if (data is None and "data" not in file.settings) or not folder.is_dir():
+    folder = pathlib.Path(data if data is not None else file.origin.get("data", ""))
+    if (data is None and "data" not in file.origin) or not folder.is_dir():
         raise InputError(f"{file.path}: its data folder {str(folder)!r} is not there; give --data FOLDER "
                          "with the label files of the maps it was made from")
     truth, test, cluster = np.full((len(split), 2), np.nan), split == TEST, None
@@ -174,7 +177,7 @@ def _subsets(split, known, truth, design):
     found = {"test": test}
     if (test & ~near).any():
         found.update(test_on_design=test & near, test_off_design=test & ~near)
-    for code in (HOLDOUT, STATISTICS, TRAIN):
+    for code in (HOLDOUT, EMULATOR, TRAIN):
         found[SPLITS[code]] = known & (split == code)
     return {name: pick for name, pick in found.items() if pick.any()}
 
@@ -201,7 +204,7 @@ def _without_truth(pick, summary, realisation):
     if not pick.any():
         return None
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(summary[bars(summary)][pick], axis=0).tolist()}
-    if pick.sum() <= FEW:
+    if pick.sum() <= MAX_LISTED:
         p_value = summary.get("p_value", np.full(len(pick), np.nan))
         out["maps"] = [{"map": int(realisation[i]), "mean": summary["mean"][i].tolist(),
                         "sd": summary[bars(summary)][i].tolist(),
@@ -243,8 +246,36 @@ def out_of_distribution(path, other):
         inside, outside = values[test][~outlying], values[test][outlying]
     else:
         inside, (outside, strange) = values, chi2_of(other)
-        d, d_other = (found["estimate"].shape[1] for found in (observed, strange))
+        d, d_other = (found["summaries"].shape[1] for found in (observed, strange))
         if d != d_other:
             raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}, so that their chi2 cannot "
                              "be compared; give a run with the same --method")
     return {"tpr": out_of_distribution_rate(inside, outside), "n_in": len(inside), "n_out": len(outside)}
+
+
+def report_on(path, seed: int, data=None) -> dict:
+    """Score a posterior, print the table and save score.json; arguments as score_posterior().
+
+    Returns what score.json holds.
+    """
+    result = score_posterior(path, data, seed=seed)
+    print(table.overview([result]))
+    print(table.details(result))
+    try:
+        save(result)
+    except InputError as error:                     # a finished run on a disk that is only read from now on
+        warn(error)
+    return result
+
+
+def check_convergence(path, allowed: bool) -> None:
+    """Raise RunError if the chains of a posterior have not converged; warn of it where that is allowed."""
+    file = hdf5.read(path, "posterior", groups=("summary", "constant_data"))
+    reason = unconverged(file.groups["summary"])
+    error = file.groups["constant_data"].get("quadrature_error")
+    if reason is None and error is not None and error[-1] > MAX_QUADRATURE_ERROR:
+        reason = f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give --sampler metropolis"
+    if reason is not None and allowed:
+        warn(reason)
+    elif reason is not None:
+        raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")

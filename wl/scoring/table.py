@@ -7,7 +7,7 @@ from ..core.params import PARAMS
 from .against_limit import describe
 
 TITLES = {"test": "test", "test_on_design": "test, on design", "test_off_design": "test, off design",
-          "holdout": "holdout", "statistics": "statistics (seen)", "train": "train (seen)"}
+          "holdout": "holdout", "emulator": "emulator (seen)", "train": "train (seen)"}
 SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma", "recalibrate", "shard")
 
 

@@ -109,11 +109,10 @@ class Job:
         Returns batches.Batches, training settings.
         """
         from ..maps import batches
-        from . import training
         maps, options = self.maps, self.options.of_part(self.part)
         frame, scale = batches.Frame(maps.mask, pack=options.packs), batches.rms(maps.flat_kappa, maps.n_gal)
-        settings = training.settings_of(options, frame=[int(n) for n in frame.shape], scale=scale,
-                                        n_gal=maps.n_gal, inputs=inputs, **self._task())
+        settings = {**options.training(), "frame": [int(n) for n in frame.shape], "scale": scale,
+                    "n_gal": maps.n_gal, "inputs": inputs, **self._task()}
         source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=self.seed)
         return source, settings
 
@@ -260,7 +259,9 @@ def write(job, name: str, rows: np.ndarray, predicted: Predicted, settings: dict
         constant["between"] = var(("summary", "summary_2"), predicted.between)
     if predicted.weights is not None:
         constant["stack"] = var(("term", "summary"), predicted.weights)
-    coords = {"map": np.arange(len(code)), "summary": np.array(names), "param": np.array(PARAMS)}
+    # the same number for a map in all runs of a set: test maps first, then the noiseless ones
+    ids = np.concatenate([maps.n_test + r for _, r in parts] + [np.arange(n_test)])
+    coords = {"map": ids, "summary": np.array(names), "param": np.array(PARAMS)}
     return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
                             coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
                             origin=maps.origin())

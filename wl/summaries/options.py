@@ -166,6 +166,12 @@ class NetworkOptions:
             precision = found if found in PRECISIONS else pick_precision()
         return dataclasses.replace(self, epochs=epochs, precision=precision)
 
+    def training(self) -> dict:
+        """What the training of one network depends on beyond the maps, their split and the seed."""
+        names = ("model", "model_options", "loss", "loss_options", "epochs", "batch_size", "lanes",
+                 "learning_rate", "weight_decay", "patience", "precision", "noise")
+        return {name: getattr(self, name) for name in names}
+
     def stored(self) -> dict:
         """What a file of summaries says of its making."""
         if self.method == SPECTRUM:

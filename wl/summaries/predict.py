@@ -20,6 +20,7 @@ from ..core import hdf5
 from ..core.folder import Folder
 from ..core.params import EMULATOR, HOLDOUT, PARAMS
 from ..core.progress import Progress, say
+from ..core.triangulation import triangulate
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
 from .job import Job, Predicted, write
@@ -37,6 +38,7 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     map_options: maps.options.MapOptions
     Raises InputError for options that do not fit the set.
     """
+    triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
     found = None
     if options.method != SPECTRUM and options.precision == "auto" and not folder.force:

@@ -182,7 +182,7 @@ def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, cou
     # what assumes too much or too little must not stand beside scores as their limit
     prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
     scatter = float(knobs.get("pixel_scatter", 0.0))
-    settings = {"data": str(data.folder), "method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
+    settings = {"method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
                 "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter, "n_bin": N_BIN,
                 "field": knobs.get("field")}
     points = sobol_nuisances(sobol, scatter)
@@ -248,13 +248,13 @@ def _forecast(powers, label, modes, scatter, seed):
 def _write(path, data, where, measured, summary, settings, seed, inputs):
     var = hdf5.Var
     groups = {"summary": {name: var(("map", "param")[:value.ndim], value) for name, value in summary.items()},
-              "observed_data": {"estimate": var(("map", "summary"), measured), **{
+              "observed_data": {"summaries": var(("map", "summary"), measured), **{
                   name: var(("map",), value.astype(np.int32)) for name, value in
                   zip(("split", "cosmology", "realisation"), where)}},
               "constant_data": {"design": var(("cosmology", "param"), data.theta)}}
     groups["observed_data"]["split"] = var(("map",), where[0].astype(np.int8))
     hdf5.write(path, "posterior", groups, coords={"param": np.array(PARAMS)}, settings=settings, seed=seed,
-                inputs=inputs)
+               inputs=inputs, origin=data.origin())
 
 
 def parser():
