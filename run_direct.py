@@ -20,7 +20,7 @@ examples:
 
 def parser():
     """The options of this script."""
-    from wl.maps import options as maps
+    from wl.maps import splits as maps
     from wl.posterior import options as posterior
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
@@ -33,7 +33,7 @@ def parser():
 def main(argv=None):
     """Parse, open, predict, infer, report."""
     args = cli.parse(parser(), argv)
-    from wl.maps.options import MapOptions
+    from wl.maps.splits import MapOptions
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions
     from wl.posterior.shards import Wanted

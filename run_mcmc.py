@@ -24,7 +24,7 @@ examples:
 
 def parser():
     """The options of this script."""
-    from wl.maps import options as maps
+    from wl.maps import splits as maps
     from wl.posterior import options as posterior
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
@@ -56,7 +56,8 @@ def main(argv=None):
     if predictions is None:                               # --only: one network of several is trained
         return
     path = infer.infer(predictions, posterior, folder, wanted)
-    if shard is not None:
+    if shard is not None:                                 # whether it has converged is judged once all are joined
+        report.check_convergence(path, allowed=True)
         print(f"{path}: join it with the other shards by run_score.py --merge")
         return
     report.report_on(path, args.seed, args.data if is_elsewhere(args) else None)
@@ -65,7 +66,7 @@ def main(argv=None):
 
 def predicted(args, posterior, shard):
     """The summaries of a data set, made if need be, the folder of the results, and which maps are inferred."""
-    from wl.maps.options import MapOptions
+    from wl.maps.splits import MapOptions
     from wl.posterior import infer
     from wl.posterior.shards import Wanted
     from wl.simulate.locate import locate

@@ -1,4 +1,5 @@
 """Data sets on disk: the published layouts, every way in which a file can be wrong, splits and digests."""
+import dataclasses
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from conftest import one_line
 from wl.maps import dataset, splits
 from wl.core import provenance
 from wl.core.checks import InputError
-from wl.core.params import FILE_PREFIX, HOLDOUT, N_OBSERVED, STATISTICS, TRAIN
+from wl.core.params import FILE_PREFIX, HOLDOUT, N_OBSERVED, EMULATOR, TRAIN
 from wl.core.provenance import digest_array
 
 KAPPA, MASK, TEST = (f"{FILE_PREFIX}_{name}.npy" for name in ("kappa", "mask", "kappa_noisy_test"))
@@ -292,23 +293,41 @@ def test_check_maps_in_chunks(folder, monkeypatch):
     content = np.zeros((40, 60, 11000), np.float16)           # 1525 maps a chunk
     content[0, 0, :2] = np.finfo(np.float16).max, np.finfo(np.float16).smallest_subnormal
     content[39, 58, 10999] = np.nan
-    found = dataset.open_set(folder)
-    found.kappa, steps = content, []
-    progress = type("Progress", (), {"update": lambda self, n: steps.append(n)})()
+    content[:, :, 5] = 1.0                                     # no map is constant
+    found, steps = dataset.open_set(folder), []
+    found = dataclasses.replace(found, kappa=content, label=labels(40, 60))
+    progress = type("Progress", (), {"__init__": lambda self, *a: None, "close": lambda self: None,
+                                     "update": lambda self, n: steps.append(n)})
+    monkeypatch.setattr(dataset, "Progress", progress)
     with pytest.raises(InputError) as error:
-        found.check_maps(progress)
+        found.check_maps()
     one_line(error, "(39, 58, 10999)")
     content[39, 58, 10999] = 0
     steps.clear()
-    found.check_maps(progress)
+    found.check_maps()
     assert sum(steps) == 2400 + 5 and len(steps) > 2
+    steps.clear()
+    found.check_maps()                                         # once is enough
+    assert not steps
+
+
+@pytest.mark.parametrize("name, index", [(KAPPA, (2, 5)), (KAPPA, (3, 0)), (TEST, (4,))])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_constant_map_is_refused(folder, name, index, value):
+    """A download that reserved the whole file and was cut off leaves zeros."""
+    content = np.load(folder / name)
+    content[index] = value
+    np.save(folder / name, content)
+    with pytest.raises(InputError) as error:
+        dataset.open_set(folder).check_maps()
+    one_line(error, folder / name, index, "vary")
 
 
 def test_real_files(real, tmp_path):
     """The challenge's own mask, labels and noisy map open as a set of their own shape."""
     mask, label = dataset.read_mask(real / MASK), dataset.read_label(real / "label.npy")
     assert mask.shape == (1424, 176) and int(mask.sum()) == N_OBSERVED and label.shape == (101, 256, 5)
-    assert dataset.read_test(real / TEST, mask, real / MASK).shape == (1, N_OBSERVED)
+    assert dataset.read_test(real / TEST, mask, real / MASK).shape == (3, N_OBSERVED)
     # the first release: the same 256 nuisances for every cosmology, so the maps of one realisation are kin
     assert np.array_equal(label[0, :, 2:], label[57, :, 2:])
     with pytest.raises(InputError) as error:
@@ -321,8 +340,8 @@ def test_real_files(real, tmp_path):
                                                     (3, 0.2, 0.2)])
 def test_split_sizes(n, statistics, holdout):
     split = splits.split_realisations(n, statistics, holdout, seed=1)
-    assert split.shape == (n,) and split.dtype == np.int8 and set(split) <= {TRAIN, STATISTICS, HOLDOUT}
-    assert abs((split == STATISTICS).sum() - statistics * n) <= 0.5
+    assert split.shape == (n,) and split.dtype == np.int8 and set(split) <= {TRAIN, EMULATOR, HOLDOUT}
+    assert abs((split == EMULATOR).sum() - statistics * n) <= 0.5
     assert abs((split == HOLDOUT).sum() - holdout * n) <= 0.5 and (split == TRAIN).any()
 
 
@@ -334,9 +353,9 @@ def test_split_follows_the_seed_alone():
     assert np.array_equal(first, splits.split_realisations(256, 0.2, 0.2, seed=1))
     # a stored promise: files made by an earlier version split alike
     small = splits.split_realisations(32, 0.2, 0.2, seed=1)
-    assert np.flatnonzero(small == STATISTICS).tolist() == [5, 13, 15, 16, 26, 27]
+    assert np.flatnonzero(small == EMULATOR).tolist() == [5, 13, 15, 16, 26, 27]
     # statistics realisations do not change when a hold-out is asked for
-    assert np.array_equal(splits.split_realisations(256, 0.2, 0.0, 1) == STATISTICS, first == STATISTICS)
+    assert np.array_equal(splits.split_realisations(256, 0.2, 0.0, 1) == EMULATOR, first == EMULATOR)
 
 
 @pytest.mark.parametrize("n, statistics, holdout", [(2, 0.2, 0.2), (1, 0.5, 0.0), (10, 0.0, 0.2),

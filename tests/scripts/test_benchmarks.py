@@ -25,7 +25,7 @@ from wl.core.checks import InputError, RunError  # noqa: E402
 from wl.summaries.dense import Dense  # noqa: E402
 from wl.summaries.losses import Loss  # noqa: E402
 from wl.summaries.networks import build, count_parameters  # noqa: E402
-from wl.core.params import HOLDOUT, STATISTICS, TEST  # noqa: E402
+from wl.core.params import HOLDOUT, EMULATOR, TEST  # noqa: E402
 
 
 def cost(spec, frame=(1840, 104)):
@@ -292,7 +292,7 @@ def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
     assert json.loads((folder / "row.json").read_text()) == both
     from wl.core import hdf5
     file = hdf5.read(out / "statistics_mlp_2epochs/seed1/predictions.h5").groups["predictions"]
-    assert set(file["split"]) == {STATISTICS, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()
+    assert set(file["split"]) == {EMULATOR, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()
 
 
 def test_features_are_those_of_the_summaries():

@@ -41,8 +41,8 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option, method", [("--weight-decay", "network"), ("--statistics-fraction", "network"),
-                                            ("--holdout-fraction", "network"), ("--statistics-fraction", "spectrum"),
+@pytest.mark.parametrize("option, method", [("--weight-decay", "network"), ("--emulator-fraction", "network"),
+                                            ("--holdout-fraction", "network"), ("--emulator-fraction", "spectrum"),
                                             ("--holdout-fraction", "spectrum")])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_numbers_that_are_none(script, small_set, option, value, method):
@@ -52,7 +52,7 @@ def test_numbers_that_are_none(script, small_set, option, value, method):
 
 def test_too_few_realisations_to_recalibrate(script, small_set):
     """Refused before any work: each fold leaves some realisations out."""
-    done = script("run_mcmc.py", "--data", small_set, "--statistics-fraction", "0.125", "--out", "few",
+    done = script("run_mcmc.py", "--data", small_set, "--emulator-fraction", "0.125", "--out", "few",
                   cwd=small_set.parent)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "--recalibrate" in done.stderr and "got 2" in done.stderr

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_ensemble import data  # noqa: F401
+from runs import data  # noqa: F401
 
 from wl import kernels
 from wl.core import hdf5

@@ -61,9 +61,9 @@ def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", see
                           "cosmology": Var(("map",), cosmology.astype(np.int32)),
                           "realisation": Var(("map",), realisation.astype(np.int32))},
         "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
-    settings = {"data": str(data), "method": "mcmc", "model": "compact", "nstep": 10000, **settings}
+    settings = {"method": "mcmc", "model": "compact", "nstep": 10000, **settings}
     hdf5.write(path, "posterior", groups, settings=settings, seed=seed, inputs=inputs, coords={
-        "param": ["Omega_m", "S_8"]})
+        "param": ["Omega_m", "S_8"]}, origin={"data": str(data)})
     return mean, sd, truth, split, realisation
 
 
@@ -97,7 +97,7 @@ def test_table_details_and_json(case, script, tmp_path):
     first = text.splitlines()[1].split()
     assert first[:4] == [str(path.parent), "mcmc", "test", str(N_TEST)] and f"{want:.2f}" == first[4]
     for part in ("test, on design", "test, off design", "holdout", "Omega_m: R2", "S_8: truth within 1 sd",
-                 "acceptance 0.31", "1 map flagged (1 acceptance)", "knows only the design"):
+                 "acceptance 0.31", "1 map flagged (1 acceptance outside 0.2 to 0.5)", "knows only the design"):
         assert part in text
     content = json.loads((path.parent / "score.json").read_text())
     assert content["score"] == pytest.approx(want) and content["scored"] == "test"
@@ -156,7 +156,7 @@ def test_one_real_map(tmp_path, script):
               "observed_data": {"split": Var(("map",), np.array([TEST])), "cosmology": Var(("map",), [-1]),
                                 "realisation": Var(("map",), [0])},
               "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
-    hdf5.write(path, "posterior", groups, settings={"data": str(tmp_path / "set")})
+    hdf5.write(path, "posterior", groups, origin={"data": str(tmp_path / "set")})
     assert "test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25" in ok(
         script("run_score.py", path))
 
@@ -203,7 +203,7 @@ def test_coverage_before_and_after_recalibration(case):
     file = hdf5.read(path)
     groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
     groups["summary"]["errorbar"] = Var(("map", "param"), 3.0 * sd)
-    hdf5.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin, coords={"param": ["Omega_m", "S_8"]})
     result = report.score_posterior(path, bootstrap=10)
     after = result["subsets"]["test"]
     assert after["coverage_68_plain"] == before["coverage_68"] and after["score_plain"] == before["score"]
@@ -217,7 +217,7 @@ def test_an_unconverged_posterior_is_noted(case):
     file.groups["summary"]["flag"][:20] = 2
     groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
     assert not report.score_posterior(path, bootstrap=10)["notes"]
-    hdf5.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin, coords={"param": ["Omega_m", "S_8"]})
     assert any("not converged" in note for note in report.score_posterior(path, bootstrap=10)["notes"])
 
 
@@ -232,7 +232,7 @@ def test_real_labels_give_the_prior_score(real, tmp_path):
                                 "cosmology": Var(("map",), index),
                                 "realisation": Var(("map",), index)},
               "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
-    hdf5.write(tmp_path / "posterior.h5", "posterior", groups, settings={"data": str(real)})
+    hdf5.write(tmp_path / "posterior.h5", "posterior", groups, origin={"data": str(real)})
     result = report.score_posterior(tmp_path / "posterior.h5", bootstrap=50)
     assert result["score"] == pytest.approx(-7.56, abs=0.005) == result["prior_only_score"]
     assert result["subsets"]["holdout"]["mse_mean"] == pytest.approx(1.0)
@@ -289,12 +289,12 @@ def test_a_map_whose_sampler_failed(case, tmp_path):
     file = hdf5.read(path)
     file.groups["summary"]["sd"][5, 1] = np.nan
     groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
-    hdf5.write(path, "posterior", groups, settings=file.settings, coords={"param": ["Omega_m", "S_8"]})
+    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin, coords={"param": ["Omega_m", "S_8"]})
     with pytest.raises(InputError) as error:
         report.score_posterior(path, bootstrap=10)
     one_line(error, path, "nan", "sampler failed")
     del groups["summary"]["sd"]
-    hdf5.write(path, "posterior", groups, settings=file.settings)
+    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin)
     with pytest.raises(InputError) as error:
         report.score_posterior(path, bootstrap=10)
     one_line(error, path, "sd")
@@ -330,7 +330,7 @@ def test_no_submission(case, tmp_path, why):
         file.groups["observed_data"]["realisation"][7] = 1000 if why == "incomplete" else (
             file.groups["observed_data"]["realisation"][8])
         groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
-        hdf5.write(path, "posterior", groups, settings=file.settings)
+        hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin)
     with pytest.raises(InputError) as error:
         submission.write(path, tmp_path / "entry.zip")
     one_line(error, path, {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import one_line
 from scipy import stats
-from test_ensemble import data, start  # noqa: F401  (a fixture)
+from runs import data, start  # noqa: F401  (a fixture)
 
 import run_mcmc
 
@@ -12,7 +12,7 @@ from wl.maps import batches
 from wl.summaries import dense, ensemble, features, options as models, pipeline, prediction, handmade, training
 from wl.core import hdf5
 from wl.core.checks import InputError, RunError
-from wl.core.params import HOLDOUT, STATISTICS, TEST, TRAIN
+from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
 
 SCALES = (1.5, 3.0, 6.0)
 MASK = np.ones((64, 48), bool)
@@ -208,7 +208,7 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     split = found["split"]
     for part in parts:
         assert np.array_equal(part["split"], split) and np.array_equal(part["realisation"], found["realisation"])
-    new = split != STATISTICS
+    new = split != EMULATOR
     assert new.any() and np.allclose(found["estimate"][new], np.c_[both, np.ones(len(both))][new] @ weights)
     truth = run.set.theta[found["cosmology"][~new]]
     oracle = np.linalg.lstsq(np.c_[both, np.ones(len(both))][~new], truth, rcond=None)[0]
@@ -241,10 +241,10 @@ def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     assert (np.linalg.eigvalsh(constant["between"]) > 0).all()
     parts = [[hdf5.read(run.out / f"predictions_{p}_f{k}_m0.h5", "predictions").groups["predictions"]
               for k in range(2)] for p in run.parts]
-    held = [[f["split"] != STATISTICS for f in files] for files in parts]
+    held = [[f["split"] != EMULATOR for f in files] for files in parts]
     both = np.concatenate([np.mean([f["estimate"][h] for f, h in zip(files, hs)], 0)
                            for files, hs in zip(parts, held)], 1)
-    new = found["split"] != STATISTICS
+    new = found["split"] != EMULATOR
     assert set(found["split"][new]) == {HOLDOUT, TEST}
     assert np.allclose(found["estimate"][new], np.c_[both, np.ones(len(both))] @ constant["stack"])
     logs = np.mean([np.log(f["sd"][h]) for files, hs in zip(parts, held) for f, h in zip(files, hs)], 0)

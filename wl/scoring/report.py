@@ -194,7 +194,7 @@ def _diagnostics(summary):
     if "flag" in summary:
         flag = summary["flag"].astype(np.int64)
         out["flagged"] = int((flag != 0).sum())
-        out["flags"] = {text: int(((flag & bit) != 0).sum()) for bit, text in FLAGS.items()
+        out["flags"] = {text.replace("_", " "): int(((flag & bit) != 0).sum()) for bit, text in FLAGS.items()
                         if ((flag & bit) != 0).any()}
     return out
 

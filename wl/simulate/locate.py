@@ -6,7 +6,7 @@ import pathlib
 from ..core.checks import InputError
 from ..core.progress import say, warn
 from ..maps import dataset
-from ..maps.options import DEFAULT_DATA, DEFAULT_REALISATIONS
+from ..maps.splits import DEFAULT_DATA, DEFAULT_REALISATIONS
 
 SIMULATED = "simulated"                # below the folder of --data: the set that a script simulates
 DEFAULT_TEST = 1024

@@ -35,7 +35,7 @@ Work.__doc__ = """What predictions are made of: a MapSet, a Split, NetworkOption
 def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) -> Work:
     """Split the maps and decide what is left open in the options, before any work.
 
-    map_options: maps.options.MapOptions
+    map_options: maps.splits.MapOptions
     Raises InputError for options that do not fit the set.
     """
     triangulate(str(maps.files["label"]), maps.theta)

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 
 from ..scoring import score
-from ..core import hdf5
+from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, positive
 from ..core.params import PARAMS
 from ..posterior.posterior import INTERVALS, LEVELS
@@ -21,7 +21,6 @@ from ..posterior.quadrature import triangle_areas
 from ..core.progress import Progress
 
 MAPS = 4000
-DRAW_STREAM, TIE_STREAM = 111, 112
 DRAWS = 100                                # of each map, far apart in the chain: ranks want independent ones
 LEAST_P = 0.01
 TOLERANCE = {"68": 0.02, "95": 0.015}      # of the coverage
@@ -33,7 +32,7 @@ def draw(emulator, n, seed):
 
     Returns theta (n, 2), estimate (n, d) float64.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(DRAW_STREAM,)))
+    rng = seeds.generator(seed, seeds.CALIBRATION_DRAW)
     at, prior = emulator.triangles, emulator.vertex_log_prior
     top = prior[at].max(1)
     share = triangle_areas(emulator.theta, at) * np.exp(top - top.max())
@@ -74,7 +73,7 @@ def check(emulator, n=MAPS, *, nstep=10000, sigma=0.06, seed=1, scale=1.0, progr
 
     draws = middle[:, None] + scale * (chains.draws[:, 0] - middle[:, None])
     ranks = score.sbc_ranks(theta, draws)
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TIE_STREAM,)))
+    rng = seeds.generator(seed, seeds.CALIBRATION_TIE)
     pit = (ranks + rng.uniform(size=ranks.shape)) / (draws.shape[1] + 1.0)
     density = np.concatenate([np.diag(emulator.log_posterior(theta[k:k + 256], estimate[k:k + 256]))
                               for k in range(0, n, 256)]) - exact.log_evidence
@@ -103,18 +102,17 @@ def load(folder):
 
     Raises InputError, also where the two are of different runs, one of which was stopped.
     """
-    from ..posterior import infer
+    from ..posterior import emulator
     folder = pathlib.Path(folder)
     file = hdf5.read(folder / "statistics.h5", "statistics")
-    stat, settings = file.groups["statistics"], file.settings
+    stat = file.groups["statistics"]
     made = hdf5.read(folder / "posterior.h5", "posterior", groups=("constant_data",))
     constant = made.groups["constant_data"]
     if "vertex_log_prior" not in constant:
         raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give another")
     before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None} for f in (file, made))
     refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force", "posterior.h5 beside it")
-    return infer.emulate(stat["theta"], stat["mean"], stat["covariance"], settings["orders"], settings,
-                             constant["vertex_log_prior"])
+    return emulator.build(stat["theta"], stat["mean"], stat["covariance"], prior=constant["vertex_log_prior"])
 
 
 def table(result):

@@ -5,47 +5,22 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line
-from test_training import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
+from runs import N_TEST, QUICK, data, start  # noqa: F401
+from test_training import FRAME, KAPPA, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
-from wl.maps import batches, dataset, splits
-from wl.core import cli, hdf5
-from wl.summaries import ensemble, pipeline, prediction, training
-from wl.posterior import infer, covariance
+from wl.core import hdf5
 from wl.core.checks import InputError
-from wl.core.params import HOLDOUT, STATISTICS, TEST, TRAIN
+from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
 from wl.core.progress import Progress
-
-QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32",
-         "--quiet", "--nstep", "500", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1",
-         "--threads", "2"]
-N_TEST = 5
-
-
-@pytest.fixture()
-def data(tmp_path):
-    """The maps of test_train in the public layout, with a few noisy test maps of known truth."""
-    mask = np.ones((64, 48), bool)
-    mask[20:30, 10:15] = False
-    label = np.zeros((N_COSMOLOGY, N_REALISATION, 5))
-    label[..., :2] = LABEL.reshape(N_COSMOLOGY, N_REALISATION, 2)
-    folder = tmp_path / "set"
-    folder.mkdir()
-    np.save(folder / dataset.MASK_FILE, mask)
-    np.save(folder / "label.npy", label)
-    np.save(folder / dataset.RELEASES["public"][0], KAPPA.reshape(N_COSMOLOGY, N_REALISATION, -1))
-    noisy = KAPPA[:N_TEST] + np.random.default_rng(1).normal(0, 0.0026, KAPPA[:N_TEST].shape)
-    np.save(folder / dataset.TEST_FILE, noisy.astype(np.float16))
-    np.save(folder / "label_test.npy", label.reshape(-1, 5)[:N_TEST])
-    (folder / dataset.SIMULATION_FILE).write_text(json.dumps({"settings": {"n_gal": 3000.0}}))
-    return folder
-
-
-def start(data, *options, out="out", parser=run_mcmc.parser, method="network"):
-    argv = [a for a in QUICK if a not in ("--nstep", "500")] if method == "direct" else QUICK
-    args = parser().parse_args(["--data", str(data), "--out", str(data.parent / out), *argv, *options])
-    return pipeline.Run(args, method)
+from wl.maps import batches, dataset, splits
+from wl.posterior import covariance, infer
+from wl.posterior.options import PosteriorOptions
+from wl.posterior.shards import Wanted
+from wl.summaries import options as choices
+from wl.summaries import predict, training
+from wl.summaries.job import Job
 
 
 # ---------------------------------------------------------------- who trains on what
@@ -54,7 +29,7 @@ def test_folds_part_the_realisations(n, folds, holdout):
     split, fold, shared = splits.split_folds(n, folds, holdout, seed=1)
     held = split == HOLDOUT
     assert held.sum() == (max(1, round(holdout * n)) if holdout else 0) and (fold[held] == -1).all()
-    assert (split[~held] == STATISTICS).all() and not shared[held].any() and shared.sum() == max(1, round(n / 32))
+    assert (split[~held] == EMULATOR).all() and not shared[held].any() and shared.sum() == max(1, round(n / 32))
     sizes = np.bincount(fold[~held], minlength=folds)
     assert len(sizes) == folds and sizes.max() - sizes.min() <= 1 and sizes.min() >= 1
     again = splits.split_folds(n, folds, holdout, seed=1)
@@ -70,33 +45,33 @@ def test_impossible_folds_are_refused(n, folds):
 
 
 def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
-    run = start(data, "--folds", "3", "--members", "2")
-    jobs = [ensemble.Job(run, i) for i in range(6)]
-    assert len({j.seed for j in jobs}) == 6 and jobs[0].seed == run.args.seed
-    assert len({j.model for j in jobs} | {j.checkpoint for j in jobs} | {run.out / j.file for j in jobs}) == 18
+    work = start(data, "--folds", "3", "--members", "2")
+    jobs = [Job(*work, i) for i in range(6)]
+    assert len({j.seed for j in jobs}) == 6 and jobs[0].seed == work.folder.seed
+    assert len({j.model for j in jobs} | {j.checkpoint for j in jobs} | {j.predictions for j in jobs}) == 18
     for job in jobs:
-        split = job.split()
-        assert (split[run.fold == job.fold] != TRAIN).all() and (split[run.shared] == HOLDOUT).all()
-        assert ((split == TRAIN) == ((run.fold != job.fold) & (run.fold >= 0) & ~run.shared)).all()
-        assert ((split == STATISTICS) == ((run.fold == job.fold) & ~run.shared)).all()
-        trained = run.rows_of(split == TRAIN)
-        assert not np.intersect1d(trained, job.rows()).size and np.isin(run.rows_of(run.shared), job.rows()).all()
-    assert run.n_train == (jobs[0].split() == TRAIN).sum() * N_COSMOLOGY
+        split = job.codes()
+        assert (split[work.split.fold == job.fold] != TRAIN).all() and (split[work.split.is_shared] == HOLDOUT).all()
+        assert ((split == TRAIN) == ((work.split.fold != job.fold) & (work.split.fold >= 0) & ~work.split.is_shared)).all()
+        assert ((split == EMULATOR) == ((work.split.fold == job.fold) & ~work.split.is_shared)).all()
+        trained = work.split.rows_of(split == TRAIN)
+        assert not np.intersect1d(trained, job.rows()).size and np.isin(work.split.rows_of(work.split.is_shared), job.rows()).all()
+    assert work.split.n_train == (jobs[0].codes() == TRAIN).sum() * N_COSMOLOGY
     # a member keeps its seed and file when more members are asked for
     more = start(data, "--folds", "3", "--members", "4")
-    assert ensemble.Job(more, 4).seed == jobs[2].seed and ensemble.Job(more, 4).file == jobs[2].file
-    alone = ensemble.Job(start(data), 0)
+    assert Job(*more, 4).seed == jobs[2].seed and Job(*more, 4).predictions == jobs[2].predictions
+    alone = Job(*start(data), 0)
     assert alone.model.name == "model.pt" and alone.seed == 1
 
 
 # ---------------------------------------------------------------- a whole run, network by network
 def test_predictions_are_out_of_fold_and_averaged(data):
-    run = start(data, "--folds", "3", "--members", "2", "--target", "both")
-    file = prediction.predict(run)
+    work = start(data, "--folds", "3", "--members", "2", "--target", "both")
+    file = predict.predict(work)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
     split, realisation, cosmology = found["split"], found["realisation"], found["cosmology"]
-    assert (split == STATISTICS).sum() == N_COSMOLOGY * (N_REALISATION - 1) and (split == TEST).sum() == N_TEST
-    nets = {(k, m): training.Network.load(run.out / f"model_f{k}_m{m}.pt") for k in range(3) for m in range(2)}
+    assert (split == EMULATOR).sum() == N_COSMOLOGY * (N_REALISATION - 1) and (split == TEST).sum() == N_TEST
+    nets = {(k, m): training.Network.load(work.folder.out / f"model_f{k}_m{m}.pt") for k in range(3) for m in range(2)}
     assert len({json.dumps(n.settings["split"]) for n in nets.values()}) == 3
     weights = [n.net.features[0][0].weight.detach().numpy().tobytes() for n in nets.values()]
     assert len(set(weights)) == 6
@@ -104,22 +79,22 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     source = batches.Batches(KAPPA, FRAME, scale=settings["scale"], n_gal=3000.0, seed=1)
     rows = cosmology * N_REALISATION + realisation
     for k in range(3):
-        mine = (split == STATISTICS) & (run.fold[realisation] == k)
+        mine = (split == EMULATOR) & (work.split.fold[realisation] == k)
         assert mine.any() and (found["fold"][mine] == k).all()
         assert all(nets[k, m].settings["split"][r] != TRAIN for m in range(2) for r in set(realisation[mine]))
         oracle = np.mean([nets[k, m].predict(source, rows[mine], symmetries=1)[0] for m in range(2)], 0)
-        assert np.allclose(found["estimate"][mine], oracle, rtol=0, atol=1e-6)
+        assert np.allclose(found["summaries"][mine], oracle, rtol=0, atol=1e-6)
     held = split == HOLDOUT
     each = [np.mean([nets[k, m].predict(source, rows[held], symmetries=1)[0] for m in range(2)], 0) for k in range(3)]
-    assert np.allclose(found["estimate"][held], np.mean(each, 0), rtol=0, atol=1e-6)
+    assert np.allclose(found["summaries"][held], np.mean(each, 0), rtol=0, atol=1e-6)
     assert (found["fold"][held] == -1).all()
     noisy = np.load(data / dataset.TEST_FILE)
     test = batches.Batches(noisy, FRAME, scale=settings["scale"], n_gal=None)
     each = [n.predict(test, np.arange(N_TEST), noise=batches.NO_NOISE, symmetries=1)[0] for n in nets.values()]
-    assert np.allclose(found["estimate"][split == TEST], np.mean(each, 0), rtol=0, atol=1e-6)
+    assert np.allclose(found["summaries"][split == TEST], np.mean(each, 0), rtol=0, atol=1e-6)
     # the spread between the folds' networks, on maps that none was trained on
-    rows = run.rows_of(run.shared)
-    assert all(np.array(n.settings["split"])[run.shared].tolist() == [HOLDOUT] for n in nets.values())
+    rows = work.split.rows_of(work.split.is_shared)
+    assert all(np.array(n.settings["split"])[work.split.is_shared].tolist() == [HOLDOUT] for n in nets.values())
     each = [np.mean([nets[k, m].predict(source, rows, symmetries=1)[0] for m in range(2)], 0) for k in range(3)]
     oracle = np.mean([np.cov(np.array(each)[:, i].T) for i in range(len(rows))], 0)
     assert np.allclose(constant["between"], oracle, rtol=1e-4)
@@ -127,69 +102,70 @@ def test_predictions_are_out_of_fold_and_averaged(data):
 
 def test_networks_made_one_by_one_give_the_same_file(data):
     options = ("--folds", "2", "--members", "2", "--loss", "kl")
-    whole = prediction.predict(start(data, *options))
+    whole = predict.predict(start(data, *options))
     for index in (2, 0, 3):
-        assert prediction.predict(start(data, *options, "--only", str(index), out="jobs")) is None
+        assert predict.predict(start(data, *options, "--only", str(index), out="jobs")) is None
     out = data.parent / "jobs"
     made = {p.name: p.stat().st_mtime_ns for p in out.glob("*_f*")}
     assert set(made) == {f"{kind}_f{tag}{end}" for kind, end in (("model", ".pt"), ("predictions", ".h5"))
                          for tag in ("0_m0", "1_m0", "1_m1")}
-    merged = prediction.predict(start(data, *options, out="jobs"))
+    merged = predict.predict(start(data, *options, out="jobs"))
     assert merged.digest == whole.digest
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())       # not done again
     # a part that is lost is made again from its network, others stay; the result is the same
     (out / "predictions.h5").unlink()
     (out / "predictions_f1_m0.h5").unlink()
-    assert prediction.predict(start(data, *options, out="jobs")).digest == whole.digest
+    assert predict.predict(start(data, *options, out="jobs")).digest == whole.digest
     assert (out / "model_f1_m0.pt").stat().st_mtime_ns == made["model_f1_m0.pt"]
     # more members: those there are serve
-    run = start(data, *options[:3], "3", *options[4:], "--force", out="jobs")
-    more = prediction.predict(run)
+    work = start(data, *options[:3], "3", *options[4:], "--force", out="jobs")
+    more = predict.predict(work)
     assert more.digest != whole.digest and (out / "model_f1_m2.pt").exists()
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items() if "model" in name)
 
 
 @pytest.mark.parametrize("name", ["predictions_f0_m0.h5", "model_f0_m0.pt", "predictions_f1_m0.h5"])
 def test_foreign_files_in_place_of_a_network_are_refused(data, name):
-    run = start(data, "--folds", "2")
-    run.out.mkdir()
-    (run.out / name).write_bytes(b"not ours" * 100)
+    index = name.split("_f")[1][0]
+    work = start(data, "--folds", "2", "--only", index)
+    work.folder.out.mkdir()
+    (work.folder.out / name).write_bytes(b"not ours" * 100)
     with pytest.raises(InputError) as error:
-        ensemble.only(run, pipeline.prediction_settings(run), int(name.split("_f")[1][0]))
+        predict.predict(work)
     one_line(error, name)
-    assert (run.out / name).read_bytes() == b"not ours" * 100
+    assert (work.folder.out / name).read_bytes() == b"not ours" * 100
 
 
 def test_a_network_of_other_settings_is_refused(data):
-    run = start(data, "--folds", "2", "--only", "0")
-    prediction.predict(run)
+    work = start(data, "--folds", "2", "--only", "0")
+    predict.predict(work)
     with pytest.raises(InputError) as error:
-        prediction.predict(start(data, "--folds", "2", "--only", "0", "--learning-rate", "0.001"))
+        predict.predict(start(data, "--folds", "2", "--only", "0", "--learning-rate", "0.001"))
     one_line(error, "predictions_f0_m0.h5", "learning_rate", "--force")
 
 
 @pytest.mark.parametrize("file", ["checkpoint.pt", "model.pt"])
 def test_trainings_of_other_settings_are_not_thrown_away(data, monkeypatch, file):
     """Of a network without predictions yet: in mid-training, or finished."""
-    run = start(data)
+    work = start(data)
     with monkeypatch.context() as patch:
         patch.setattr(training.Network, "save" if file == "checkpoint.pt" else "predict", None)      # dies there
         with pytest.raises(TypeError):
-            prediction.predict(run)
-    before = (run.out / file).read_bytes()
+            predict.predict(work)
+    before = (work.folder.out / file).read_bytes()
     with pytest.raises(InputError) as error:
-        prediction.predict(start(data, "--learning-rate", "0.001"))
+        predict.predict(start(data, "--learning-rate", "0.001"))
     one_line(error, file, "learning_rate", "0.001", "--force")
-    assert (run.out / file).read_bytes() == before
-    found = prediction.predict(start(data, "--learning-rate", "0.001", "--force"))
-    assert found.digest == prediction.predict(start(data, "--learning-rate", "0.001", out="plain")).digest
+    assert (work.folder.out / file).read_bytes() == before
+    found = predict.predict(start(data, "--learning-rate", "0.001", "--force"))
+    assert found.digest == predict.predict(start(data, "--learning-rate", "0.001", out="plain")).digest
 
 
 def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
     """--precision auto on machines that differ: after a kill, and for members; another type by name is refused."""
     auto = ("--members", "2", "--precision", "auto")
-    whole = prediction.predict(start(data, "--members", "2", out="whole"))
-    monkeypatch.setattr(pipeline, "pick_precision", lambda asked: "float32" if asked == "auto" else asked)
+    whole = predict.predict(start(data, "--members", "2", out="whole"))
+    monkeypatch.setattr(choices, "pick_precision", lambda: "float32")
     steps = []
 
     class Killed(Progress):
@@ -201,14 +177,14 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("wl.summaries.job.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
-            prediction.predict(start(data, *auto))
+            predict.predict(start(data, *auto))
     assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
-    monkeypatch.setattr(pipeline, "pick_precision", lambda asked: "float64" if asked == "auto" else asked)
-    prediction.predict(start(data, *auto, "--only", "0"))
-    assert prediction.predict(start(data, *auto)).digest == whole.digest
-    assert start(data, *auto, "--force").precision == "float64"
+    monkeypatch.setattr(choices, "pick_precision", lambda: "float64")
+    predict.predict(start(data, *auto, "--only", "0"))
+    assert predict.predict(start(data, *auto)).digest == whole.digest
+    assert start(data, *auto, "--force").options.precision == "float64"
     with pytest.raises(InputError) as error:
-        prediction.predict(start(data, "--members", "2", "--precision", "float64"))
+        predict.predict(start(data, "--members", "2", "--precision", "float64"))
     one_line(error, "precision", "float32", "float64")
 
 
@@ -218,8 +194,8 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     options = ("--folds", "2", "--members", "2", "--loss", "score", "--model", "resnet_reduced",
                "--model-option", "stem=3")
     quick = [a for a in QUICK if "widths" not in a and "hidden" not in a and a != "--model-option"]
-    monkeypatch.setattr("test_ensemble.QUICK", [*quick, "--model-option", "widths=3,4", "--model-option", "hidden=4,3"])
-    whole = prediction.predict(start(data, *options))
+    quick = [*quick, "--model-option", "widths=3,4", "--model-option", "hidden=4,3"]
+    whole = predict.predict(start(data, *options, quick=quick))
     steps = []
 
     class Killed(Progress):
@@ -231,10 +207,10 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     with monkeypatch.context() as patch:
         patch.setattr("wl.summaries.job.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
-            prediction.predict(start(data, *options, out="killed"))
+            predict.predict(start(data, *options, out="killed", quick=quick))
     out = data.parent / "killed"
     assert len(list(out.glob("checkpoint*"))) == 1 and not (out / "predictions.h5").exists()
-    assert prediction.predict(start(data, *options, out="killed")).digest == whole.digest
+    assert predict.predict(start(data, *options, out="killed", quick=quick)).digest == whole.digest
     assert not list(out.glob("checkpoint*"))
 
 
@@ -243,17 +219,17 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
     ("--members", "0"), ("--folds", "9")])
 def test_wrong_numbers_of_networks_are_refused(data, options):
     with pytest.raises(InputError) as error:
-        prediction.predict(start(data, *options))
+        predict.predict(start(data, *options))
     one_line(error, options[-2])
     assert not list(data.parent.glob("out/*.pt"))
 
 
 def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
     """sd over members, and over folds for test maps; and what the emulator is made of, rescaled by `between`."""
-    run = start(data, "--folds", "2", "--members", "2", "--loss", "kl")
-    file = prediction.predict(run)
-    found, n = file.groups["predictions"], int((file.groups["predictions"]["split"] == STATISTICS).sum())
-    parts = {(k, m): hdf5.read(run.out / f"predictions_f{k}_m{m}.h5").groups["predictions"]
+    work = start(data, "--folds", "2", "--members", "2", "--loss", "kl")
+    file = predict.predict(work)
+    found, n = file.groups["predictions"], int((file.groups["predictions"]["split"] == EMULATOR).sum())
+    parts = {(k, m): hdf5.read(work.folder.out / f"predictions_f{k}_m{m}.h5").groups["predictions"]
              for k in range(2) for m in range(2)}
     logs = {k: np.mean([np.log(parts[k, m]["sd"]) for m in range(2)], 0) for k in range(2)}
     tests = [logs[k][parts[k, 0]["split"] == TEST] for k in range(2)]
@@ -263,34 +239,36 @@ def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
         mine = np.flatnonzero(found["fold"][:n] == k)
         rows = [at[c, r] for c, r in zip(found["cosmology"][mine], found["realisation"][mine])]
         assert len(rows) and np.allclose(np.log(found["sd"][mine]), logs[k][rows], atol=1e-12)
-    per, rows = infer.statistics_maps(file)
-    raw = found["estimate"][rows].reshape(per.shape)
+    per, rows = infer.emulator_maps(file)
+    raw = found["summaries"][rows].reshape(per.shape)
     assert np.array_equal(found["cosmology"][rows], np.repeat(np.arange(N_COSMOLOGY), per.shape[1]))
     expected = covariance.as_average(raw, file.groups["constant_data"]["between"], 2)
     assert np.array_equal(per, expected) and not np.allclose(per, raw, rtol=1e-6)
 
 
 def test_members_without_folds(data):
-    run = start(data, "--members", "2")
-    found = prediction.predict(run).groups
-    nets = [training.Network.load(run.out / f"model_f0_m{m}.pt") for m in range(2)]
-    assert nets[0].settings["split"] == nets[1].settings["split"] == run.split.tolist()
+    work = start(data, "--members", "2")
+    found = predict.predict(work).groups
+    nets = [training.Network.load(work.folder.out / f"model_f0_m{m}.pt") for m in range(2)]
+    assert nets[0].settings["split"] == nets[1].settings["split"] == work.split.code.tolist()
     source = batches.Batches(KAPPA, FRAME, scale=nets[0].settings["scale"], n_gal=3000.0, seed=1)
-    rows = run.rows(STATISTICS)
+    rows = work.split.rows(EMULATOR)
     oracle = np.mean([n.predict(source, rows, symmetries=1)[0] for n in nets], 0)
-    assert np.allclose(found["predictions"]["estimate"][:len(rows)], oracle, rtol=0, atol=1e-6)
+    assert np.allclose(found["predictions"]["summaries"][:len(rows)], oracle, rtol=0, atol=1e-6)
     assert "between" not in found["constant_data"] and "fold" not in found["predictions"]
 
 
 def test_direct_and_mcmc_run_with_folds(data):
     for parser, method in ((run_mcmc.parser, "network"), (run_direct.parser, "direct")):
         sampler = ("--sampler", "exact") if method == "network" else ("--recalibrate", "temperature")
-        run = start(data, "--folds", "2", "--loss", "score", "--loss-option", "start=-4", *sampler, parser=parser,
+        work = start(data, "--folds", "2", "--loss", "score", "--loss-option", "start=-4", *sampler, parser=parser,
                     method=method, out=method)
-        settings = infer.settings_of(run.args)
-        assert method == "network" or settings == {"recalibrate": "temperature"}
-        infer.refuse_early(run, settings)
-        path = infer.infer(run, prediction.predict(run), settings)
+        posterior = PosteriorOptions(sampler="exact") if method == "network" else PosteriorOptions(
+            recalibrate="temperature")
+        wanted = Wanted(work.split.options.target)
+        infer.refuse_early(predict.settings_of(work), work.split.n_emulator, work.maps.theta, posterior, work.folder,
+                           wanted)
+        path = infer.infer(predict.predict(work), posterior, work.folder, wanted)
         with h5py.File(path) as file:
             assert file["summary/mean"].shape == (N_TEST, 2) and np.isfinite(file["summary/errorbar"][:]).all()
             assert json.loads(file.attrs["settings"])["loss_options"] == {"start": -4.0}
@@ -324,7 +302,7 @@ def test_statistics_scatter_like_the_mean_over_the_folds(folds):
     raw, fitted, test = [], [], []
     for seed in range(12):
         estimate, shared, average, truth = world(seed, folds)
-        scaled = covariance.as_average(estimate, ensemble.covariance_between(shared), folds)
+        scaled = covariance.as_average(estimate, predict.covariance_between(shared), folds)
         assert np.allclose(scaled.mean(1), estimate.mean(1))
         raw.append(np.mean([np.cov(e.T) for e in estimate], 0))
         fitted.append(np.mean([np.cov(e.T) for e in scaled], 0))
@@ -360,11 +338,11 @@ def test_covariance_between_networks():
     rng = np.random.default_rng(3)
     estimate = rng.normal(size=(4, 6, 2))
     oracle = np.mean([np.cov(estimate[:, i].T) for i in range(6)], 0)
-    assert np.allclose(ensemble.covariance_between(estimate), oracle)
+    assert np.allclose(predict.covariance_between(estimate), oracle)
 
 
 def test_combine_takes_each_map_from_its_fold():
     kept = [np.array([2, 5, 9]), np.array([3, 5, 7])]          # map 5 trained neither network; it is fold 1's
     values = [np.array([[2.0], [5.0], [9.0], [100.0]]), np.array([[30.0], [50.0], [70.0], [300.0]])]
-    found = ensemble.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
+    found = predict.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
     assert found[:, 0].tolist() == [2.0, 30.0, 50.0, 70.0, 9.0, 200.0]
