@@ -1,2 +1,13 @@
-"""wl: weak-lensing convergence maps to Omega_m and S_8 with error bars that can be trusted."""
-__version__ = "0.1.0"
+"""wl: weak-lensing convergence maps to Omega_m and S_8 with error bars that can be trusted.
+
+Data flows one way through eight rooms; a room imports only from those above it.
+
+    core, kernels    what every room needs; all compiled code
+    maps             a data set: opened, checked, split
+    simulate         (cosmology, nuisances, seed) -> maps
+    summaries        a map -> a few numbers, in predictions.h5
+    posterior        numbers -> posterior.h5
+    scoring          posterior -> score; reads the truth
+    validate         is it right?
+"""
+__version__ = "0.2.0"

@@ -1,1 +1,12 @@
-"""What every room needs and that knows no physics."""
+"""What every room needs and that knows no physics.
+
+Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress, one-line
+errors. `checks` refuses wrong input, `seeds` lists all random streams, `hdf5` is the only place that knows the
+files, `folder` says which stages of a run stand, `cli` is what the scripts share.
+
+In Python:
+
+    from wl.core import hdf5
+    file = hdf5.read("data/runs/main/posterior.h5", "posterior")
+    print(file.groups["summary"]["mean"].shape, file.settings["sampler"])
+"""

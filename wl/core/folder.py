@@ -16,13 +16,13 @@ class Folder:
     """Where a run's files go.
 
     out: Path, the folder
-    home: Path, the folder that the run has without --out; finished predictions are taken from there
+    home: Path or None, the folder that the run has without --out; finished predictions are taken from there
     seed: int, of everything random
     force: bool, whether results with other settings are replaced
     quiet: bool, whether notes are left out
     """
     out: pathlib.Path
-    home: pathlib.Path
+    home: pathlib.Path | None = None
     seed: int = 1
     force: bool = False
     quiet: bool = False
@@ -51,6 +51,8 @@ class Folder:
 
     def at_home(self, name: str, kind: str, settings: dict, inputs: dict) -> hdf5.File | None:
         """The same file in the run's usual folder: another --out for another prior trains nothing."""
+        if self.home is None:
+            return None
         try:
             found = hdf5.reusable(self.home / name, kind, settings, inputs, seed=self.seed)
         except InputError:

@@ -1,1 +1,13 @@
-"""(cosmology, nuisances, seed) -> maps."""
+"""(cosmology, nuisances, seed) -> maps.
+
+Comes in: options of `python -m wl.simulate`, or a mask and labels. Goes out: a data set in the public layout.
+`matter`, `baryons` and `theory` make the angular power spectrum, `fields` a map of it, `plan` decides what a set
+consists of, `simulate` draws it on all cores. New physics of the spectrum goes into `theory`, a new kind of sky
+into `fields`.
+
+In Python:
+
+    from wl.simulate.simulate import simulate
+    simulate("data/tiny", cosmologies=5, realisations=2, test=0, quiet=True)
+    simulate("data/tiny", cosmologies=5, realisations=2, test=0, quiet=True)      # complete already
+"""

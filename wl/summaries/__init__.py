@@ -1,1 +1,12 @@
-"""A map -> a few numbers."""
+"""A map -> a few numbers.
+
+Comes in: a `MapSet`, a `Split` and `NetworkOptions`. Goes out: predictions.h5, the summary of every map that is
+not trained on. A new network goes into `architectures`, a new statistic of a map into `handmade`; `options`
+lists what can be chosen. `training` trains one network, `job` is one network of a run, `predict` joins them.
+
+In Python:
+
+    from wl.summaries import handmade
+    spectrum = handmade.Spectrum((1424, 176), n_observed=132019)
+    print(spectrum.edges)                                     # bins of ell
+"""
