@@ -86,7 +86,7 @@ def given(args, posterior, shard):
     """As predicted(), from a finished predictions.h5: what it was made with stands in place of the options."""
     from wl.core import hdf5
     from wl.core.checks import InputError
-    from wl.core.provenance import refuse_difference
+    from wl.core.files import refuse_difference
     from wl.maps.dataset import open_set
     from wl.posterior import infer
     from wl.posterior.shards import Wanted

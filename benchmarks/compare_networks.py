@@ -37,7 +37,7 @@ from variants import SETS  # noqa: E402
 from wl.core import cli
 from wl.validate import figures  # noqa: E402
 from wl.core.checks import InputError  # noqa: E402
-from wl.core.provenance import refuse_difference  # noqa: E402
+from wl.core.files import refuse_difference  # noqa: E402
 from wl.core.progress import say
 
 

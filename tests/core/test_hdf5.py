@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import one_line
-from wl.core import atomic, provenance, hdf5, variables
+from wl.core import files, hdf5, params as variables
 from wl.posterior import shards
 from wl.core.checks import InputError
 from wl.core.hdf5 import Var
@@ -309,26 +309,26 @@ except checks.RunError as error:
 
 def test_atomic(tmp_path):
     out = tmp_path / "new" / "score.json"
-    with atomic.atomic(out) as part:
+    with files.atomic(out) as part:
         part.write_text("1")
         assert part.parent == out.parent and part.suffix == ".json" and not out.exists()
     assert out.read_text() == "1"
     with pytest.raises(KeyboardInterrupt):
-        with atomic.atomic(out) as part:
+        with files.atomic(out) as part:
             part.write_text("2")
             raise KeyboardInterrupt
     assert out.read_text() == "1" and [p.name for p in out.parent.iterdir()] == ["score.json"]
     stale, fresh = out.with_name(".score.aaaa.tmp.json"), out.with_name(".score.bbbb.tmp.json")
     for leftover in (stale, fresh):
         leftover.write_text("")
-    os.utime(stale, (time.time() - 2 * atomic.STALE_SECONDS,) * 2)
-    with atomic.atomic(out) as part:
+    os.utime(stale, (time.time() - 2 * files.STALE_SECONDS,) * 2)
+    with files.atomic(out) as part:
         part.write_text("3")
     assert not stale.exists() and fresh.exists() and out.read_text() == "3"
     assert (out.stat().st_mode & 0o777) == 0o666 & ~_umask()
     for bad in (tmp_path, out / "below" / "x.h5"):
         with pytest.raises(InputError) as error:
-            with atomic.atomic(bad):
+            with files.atomic(bad):
                 pass
         one_line(error, bad)
 
@@ -463,6 +463,6 @@ def test_versions_and_code_without_heavy_imports(python):
 
 def test_settings_that_json_cannot_hold():
     with pytest.raises((TypeError, ValueError)):
-        provenance.to_json({"x": object()})
+        files.to_json({"x": object()})
     with pytest.raises(ValueError):
-        provenance.to_json({"x": float("nan")})
+        files.to_json({"x": float("nan")})

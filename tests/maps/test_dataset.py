@@ -11,10 +11,10 @@ import pytest
 from conftest import one_line
 
 from wl.maps import dataset, splits
-from wl.core import provenance
+from wl.core import files
 from wl.core.checks import InputError
 from wl.core.params import FILE_PREFIX, HOLDOUT, N_OBSERVED, EMULATOR, TRAIN
-from wl.core.provenance import digest_array
+from wl.core.files import digest_array
 
 KAPPA, MASK, TEST = (f"{FILE_PREFIX}_{name}.npy" for name in ("kappa", "mask", "kappa_noisy_test"))
 N_COSMOLOGY, N_REALISATION = 4, 6
@@ -373,24 +373,24 @@ def test_digests_are_kept_and_invalidated(tmp_path, monkeypatch):
     path, cache = tmp_path / "a.npy", tmp_path / "out" / "inputs.json"
     path.write_bytes(b"one")
     read = []
-    digest = provenance.digest_file
+    digest = files.digest_file
     monkeypatch.setattr(provenance, "digest_file", lambda p: read.append(p) or digest(p))
-    first = provenance.digest_files({"kappa": path}, cache)
-    assert provenance.digest_files({"kappa": path}, cache) == first and len(read) == 1
+    first = files.digest_files({"kappa": path}, cache)
+    assert files.digest_files({"kappa": path}, cache) == first and len(read) == 1
     path.write_bytes(b"two!")                                  # another size
-    second = provenance.digest_files({"kappa": path}, cache)
+    second = files.digest_files({"kappa": path}, cache)
     assert second != first and len(read) == 2
     before = os.stat(path)
     path.write_bytes(b"ten!")                                  # the same size and modification time
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    third = provenance.digest_files({"kappa": path}, cache)
+    third = files.digest_files({"kappa": path}, cache)
     assert third != second and len(read) == 3
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert provenance.digest_files({"kappa": path}, cache) == third and len(read) == 4
-    assert provenance.digest_files({"kappa": path}) == third              # without a cache
+    assert files.digest_files({"kappa": path}, cache) == third and len(read) == 4
+    assert files.digest_files({"kappa": path}) == third              # without a cache
     other = tmp_path / "b.npy"
     other.write_bytes(b"one")
-    assert provenance.digest_files({"kappa": other}, cache) == first      # the same name, another file
+    assert files.digest_files({"kappa": other}, cache) == first      # the same name, another file
 
 
 @pytest.mark.parametrize("content", ["", "null", "[1, 2]", "{half", '{"kappa": 3}',
@@ -399,11 +399,11 @@ def test_damaged_digest_cache_is_read_again(tmp_path, content):
     path, cache = tmp_path / "a.npy", tmp_path / "inputs.json"
     path.write_bytes(b"one")
     cache.write_text(content)
-    assert provenance.digest_files({"kappa": path}, cache) == provenance.digest_files({"kappa": path})
+    assert files.digest_files({"kappa": path}, cache) == files.digest_files({"kappa": path})
     assert json.loads(cache.read_text())["kappa"]["sha256"]
 
 
 def test_digest_of_a_file_that_went_away(tmp_path):
     with pytest.raises(InputError) as error:
-        provenance.digest_files({"kappa": tmp_path / "gone.npy"})
+        files.digest_files({"kappa": tmp_path / "gone.npy"})
     one_line(error, "gone.npy")

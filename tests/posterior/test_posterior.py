@@ -7,7 +7,7 @@ from scipy import stats
 
 from wl.posterior import posterior, metropolis
 from wl.scoring import report
-from wl.core import variables
+from wl.core import params as variables
 from wl.core.checks import InputError
 
 

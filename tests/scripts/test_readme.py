@@ -14,7 +14,7 @@ from wl.validate import calibration, limit, realism
 from wl.summaries import options as models
 from wl.simulate import simulate
 from wl.core.cli import TRACEBACK
-from wl.core.variables import FLAGS
+from wl.core.params import FLAGS
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.S)

@@ -10,7 +10,7 @@ from test_dataset import KAPPA, MASK, TEST, labels, small_mask
 from wl.simulate import staging, locate, simulate
 from wl.maps import dataset
 from wl.core.checks import InputError
-from wl.core.provenance import digest_array
+from wl.core.files import digest_array
 
 
 def make_set(folder, seed=None, label=None):

@@ -78,7 +78,7 @@ def folder(args: argparse.Namespace, name: str):
     name: str, of the run where --out gives none
     Returns a folder.Folder.
     """
-    from .folder import Folder
+    from .hdf5 import Folder
     home = RUNS / name
     return Folder(pathlib.Path(args.out or home), home, args.seed, args.force, args.quiet)
 

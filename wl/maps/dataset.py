@@ -8,7 +8,7 @@ import numpy as np
 from ..core.checks import InputError, array, positive
 from ..core.params import FILE_PREFIX, LABELS, N_GAL, PARAMS
 from ..core.progress import Progress
-from ..core.provenance import digest_array
+from ..core.files import digest_array
 
 # (maps, labels) of each published form, in the order they are looked for
 RELEASES = {

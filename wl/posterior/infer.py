@@ -6,11 +6,11 @@ import numpy as np
 
 from ..core import hdf5
 from ..core.checks import InputError, RunError
-from ..core.folder import Folder
+from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, PARAMS
 from ..core.progress import Progress, say, warn
-from ..core.triangulation import triangulate
-from ..core.variables import LEVELS
+from ..core.checks import triangulate
+from ..core.params import LEVELS
 from . import covariance
 from .options import PRIORS, PosteriorOptions
 from .shards import Wanted

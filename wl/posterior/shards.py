@@ -7,7 +7,7 @@ import numpy as np
 from ..core.checks import InputError
 from ..core.hdf5 import Var, read, write
 from ..core.params import HOLDOUT, TEST
-from ..core.provenance import refuse_difference
+from ..core.files import refuse_difference
 
 
 @dataclasses.dataclass(frozen=True)

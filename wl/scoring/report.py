@@ -6,10 +6,10 @@ import numpy as np
 
 from ..maps import dataset
 from ..core import hdf5
-from ..core.atomic import atomic
+from ..core.files import atomic
 from ..core.checks import InputError, RunError, array
 from ..core.params import EMULATOR, HOLDOUT, SPLITS, TEST, TRAIN
-from ..core.variables import FLAGS
+from ..core.params import FLAGS
 from ..posterior.posterior import INTERVALS, LEVELS, unconverged
 from .against_limit import beside_limit
 from .score import out_of_distribution as out_of_distribution_rate

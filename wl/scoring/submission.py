@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 
 from ..core import hdf5
-from ..core.atomic import atomic
+from ..core.files import atomic
 from ..core.checks import InputError, array
 from ..core.params import TEST
 from .report import bars, maps_of

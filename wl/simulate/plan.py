@@ -7,7 +7,7 @@ from .fields import GAUSSIAN_SHARE, check_frame
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .matter import Matter
 from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
-from ..core.provenance import digest_array
+from ..core.files import digest_array
 from .mask import design as procedural_design
 from .mask import FIXED_NUISANCES, draw_nuisances, draw_unseen, procedural_mask, wide_design
 from .theory import DELTA_Z_MAX

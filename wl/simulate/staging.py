@@ -15,7 +15,7 @@ import numpy as np
 from ..core.checks import InputError
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from .plan import KAPPA_FILE, LABEL_FILE
-from ..core.provenance import code_version, first_difference, to_json, versions
+from ..core.files import code_version, first_difference, to_json, versions
 
 # in the order they are moved into place: what a reader looks for comes late, the proof of completeness last
 FILES = (MASK_FILE, TRUTH_FILE, TEST_FILE, LABEL_FILE, KAPPA_FILE, SIMULATION_FILE)

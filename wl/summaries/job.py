@@ -6,10 +6,10 @@ import numpy as np
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError
-from ..core.folder import Folder
+from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
-from ..core.provenance import refuse_difference
+from ..core.files import refuse_difference
 from ..maps.dataset import MapSet
 from ..maps.splits import Split
 from .options import SPECTRUM, NetworkOptions

@@ -17,10 +17,10 @@ from collections import namedtuple
 import numpy as np
 
 from ..core import hdf5
-from ..core.folder import Folder
+from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, HOLDOUT, PARAMS
 from ..core.progress import Progress, say
-from ..core.triangulation import triangulate
+from ..core.checks import triangulate
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
 from .job import Job, Predicted, write

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from ..core.atomic import atomic
+from ..core.files import atomic
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY
 from ..core.checks import InputError, RunError
 from .replicas import Lanes, as_computed

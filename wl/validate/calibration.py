@@ -16,7 +16,7 @@ from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, positive
 from ..core.params import PARAMS
 from ..posterior.posterior import INTERVALS, LEVELS
-from ..core.provenance import refuse_difference
+from ..core.files import refuse_difference
 from ..posterior.quadrature import triangle_areas
 from ..core.progress import Progress
 
