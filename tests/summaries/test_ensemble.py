@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line
-from test_training import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
+from trainings import FRAME, KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
@@ -97,16 +97,16 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     split, realisation, cosmology = found["split"], found["realisation"], found["cosmology"]
     assert (split == STATISTICS).sum() == N_COSMOLOGY * (N_REALISATION - 1) and (split == TEST).sum() == N_TEST
     nets = {(k, m): training.Network.load(run.out / f"model_f{k}_m{m}.pt") for k in range(3) for m in range(2)}
-    assert len({json.dumps(n.settings["split"]) for n in nets.values()}) == 3
+    assert len({json.dumps(n.recipe.split) for n in nets.values()}) == 3
     weights = [n.net.features[0][0].weight.detach().numpy().tobytes() for n in nets.values()]
     assert len(set(weights)) == 6
-    settings = nets[0, 0].settings
-    source = batches.Batches(KAPPA, FRAME, scale=settings["scale"], n_gal=3000.0, seed=1)
+    scale = nets[0, 0].recipe.scale
+    source = batches.Batches(KAPPA, FRAME, scale=scale, n_gal=3000.0, seed=1)
     rows = cosmology * N_REALISATION + realisation
     for k in range(3):
         mine = (split == STATISTICS) & (run.fold[realisation] == k)
         assert mine.any() and (found["fold"][mine] == k).all()
-        assert all(nets[k, m].settings["split"][r] != TRAIN for m in range(2) for r in set(realisation[mine]))
+        assert all(nets[k, m].recipe.split[r] != TRAIN for m in range(2) for r in set(realisation[mine]))
         oracle = np.mean([nets[k, m].predict(source, rows[mine], symmetries=1)[0] for m in range(2)], 0)
         assert np.allclose(found["estimate"][mine], oracle, rtol=0, atol=1e-6)
     held = split == HOLDOUT
@@ -114,12 +114,12 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     assert np.allclose(found["estimate"][held], np.mean(each, 0), rtol=0, atol=1e-6)
     assert (found["fold"][held] == -1).all()
     noisy = np.load(data / dataset.TEST_FILE)
-    test = batches.Batches(noisy, FRAME, scale=settings["scale"], n_gal=None)
+    test = batches.Batches(noisy, FRAME, scale=scale, n_gal=None)
     each = [n.predict(test, np.arange(N_TEST), noise=batches.NO_NOISE, symmetries=1)[0] for n in nets.values()]
     assert np.allclose(found["estimate"][split == TEST], np.mean(each, 0), rtol=0, atol=1e-6)
     # the spread between the folds' networks, on maps that none was trained on
     rows = run.rows_of(run.shared)
-    assert all(np.array(n.settings["split"])[run.shared].tolist() == [HOLDOUT] for n in nets.values())
+    assert all(np.array(n.recipe.split)[run.shared].tolist() == [HOLDOUT] for n in nets.values())
     each = [np.mean([nets[k, m].predict(source, rows, symmetries=1)[0] for m in range(2)], 0) for k in range(3)]
     oracle = np.mean([np.cov(np.array(each)[:, i].T) for i in range(len(rows))], 0)
     assert np.allclose(constant["between"], oracle, rtol=1e-4)
@@ -274,8 +274,8 @@ def test_members_without_folds(data):
     run = start(data, "--members", "2")
     found = prediction.predict(run).groups
     nets = [training.Network.load(run.out / f"model_f0_m{m}.pt") for m in range(2)]
-    assert nets[0].settings["split"] == nets[1].settings["split"] == run.split.tolist()
-    source = batches.Batches(KAPPA, FRAME, scale=nets[0].settings["scale"], n_gal=3000.0, seed=1)
+    assert nets[0].recipe.split == nets[1].recipe.split == run.split.tolist()
+    source = batches.Batches(KAPPA, FRAME, scale=nets[0].recipe.scale, n_gal=3000.0, seed=1)
     rows = run.rows(STATISTICS)
     oracle = np.mean([n.predict(source, rows, symmetries=1)[0] for n in nets], 0)
     assert np.allclose(found["predictions"]["estimate"][:len(rows)], oracle, rtol=0, atol=1e-6)

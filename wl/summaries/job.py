@@ -1,4 +1,6 @@
 """One network of a run: what it learns from, its own seed and files, its training and its predictions."""
+import dataclasses
+
 import numpy as np
 
 from ..core.checks import InputError
@@ -51,15 +53,15 @@ class Job:
 
     @property
     def kind(self):
-        """The class of its network, train.Network or dense.Dense."""
+        """The class of its network, network.Network or dense.Dense."""
         if self.part == "statistics":
             from .dense import Dense
             return Dense
-        from .training import Network
+        from .network import Network
         return Network
 
-    def stored(self, settings):
-        """The network of an earlier run, or None. Raises InputError for one that is damaged or of other settings."""
+    def stored(self, recipe):
+        """The network of an earlier run, or None. Raises InputError for one that is damaged or of another recipe."""
         if not self.model.exists():
             return None
         try:
@@ -69,27 +71,28 @@ class Job:
                 raise
             warn(f"{self.model}: damaged, trained again")
             return None
-        return network if self._same(self.model, network.settings, settings) else None
+        return network if self._same(self.model, network.recipe.stored(), recipe) else None
 
-    def _same(self, path, before, settings):
-        """Whether a file was made with these settings; False only if --force says so. Raises InputError otherwise."""
+    def _same(self, path, before, recipe):
+        """Whether a file was made by this recipe; False only if --force says so. Raises InputError otherwise."""
         if not self.run.args.force:
-            refuse_difference(f"{path}: was made with", before, settings)
-        return before == settings
+            refuse_difference(f"{path}: was made with", before, recipe.stored())
+        return before == recipe.stored()
 
     def predict(self, settings):
         """Train the network (or load it) and predict with it. Returns Predicted, statistics maps of rows() only."""
         return self._from_statistics(settings) if self.part == "statistics" else self._from_maps()
 
     def training(self):
-        """What train.train() takes for a network on maps: batches.Batches, and its settings but for the digests."""
+        """Maps and recipe of a network on maps: batches.Batches, and Recipe without the digests."""
         from ..maps import batches
+        from .network import Recipe
         run, s = self.run, self.run.set
         chosen = of_part(training_settings(run.args, run.n_train, run.precision), self.part)
         frame, scale = batches.Frame(s.mask, pack=packs(chosen)), batches.rms(s.flat_kappa, s.n_gal)
-        settings = {**{k: v for k, v in chosen.items() if k not in ("folds", "members", "pack")},
-                    "frame": [int(n) for n in frame.shape], "scale": scale, "n_gal": s.n_gal, **self._task()}
-        return batches.Batches(s.flat_kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed), settings
+        settings = {k: v for k, v in chosen.items() if k not in ("folds", "members", "pack")}
+        recipe = Recipe(**settings, frame=frame.shape, scale=scale, n_gal=s.n_gal, **self._task())
+        return batches.Batches(s.flat_kappa, frame, scale=scale, n_gal=s.n_gal, seed=self.seed), recipe
 
     def _task(self):
         """Settings of a network on whatever it learns from."""
@@ -102,16 +105,17 @@ class Job:
         from . import training
         run, args, s = self.run, self.run.args, self.run.set
         run.check_maps()
-        source, full = self.training()
-        full["inputs"] = {k: run.digests()[k] for k in ("kappa", "label", "mask")}
-        network = self.stored(full)
+        source, recipe = self.training()
+        inputs = {k: run.digests()[k] for k in ("kappa", "label", "mask")}
+        recipe = dataclasses.replace(recipe, inputs=inputs)
+        network = self.stored(recipe)
         if network is None:
             rows, validation = self.training_rows()
-            progress = Progress(full["epochs"] * max(1, len(rows) // full["batch_size"]),
-                                f"training {full['model']}{self.name}", args.quiet)
-            self.drop_useless_checkpoint(full)
-            network, _ = training.train(source, s.flat_theta, rows, validation, full, checkpoint=self.checkpoint,
-                                     threads=args.threads, progress=progress)
+            progress = Progress(recipe.epochs * recipe.batches_of(len(rows)),
+                                f"training {recipe.model}{self.name}", args.quiet)
+            self.drop_useless_checkpoint(recipe)
+            network = training.train(source, s.flat_theta, rows, validation, recipe, threads=args.threads,
+                                     checkpoint=self.checkpoint, progress=progress)
             progress.close()
             network.save(self.model)
             self.checkpoint.unlink(missing_ok=True)
@@ -119,10 +123,10 @@ class Job:
         progress = Progress(len(rows) + run.n_test, f"predicting{self.name}", args.quiet)
         options = dict(threads=args.threads, symmetries=args.views, progress=progress)
         # every network sees a map with the same noise, whatever its own seed
-        source = batches.Batches(s.flat_kappa, source.frame, scale=full["scale"], n_gal=s.n_gal, seed=args.seed)
+        source = batches.Batches(s.flat_kappa, source.frame, scale=recipe.scale, n_gal=s.n_gal, seed=args.seed)
         mean, sd = network.predict(source, rows, noise=batches.FIXED, **options)
         if run.n_test:
-            test = batches.Batches(s.noisy_test, source.frame, scale=full["scale"], n_gal=None)
+            test = batches.Batches(s.noisy_test, source.frame, scale=recipe.scale, n_gal=None)
             more, more_sd = network.predict(test, np.arange(run.n_test), noise=batches.NO_NOISE, **options)
             mean, sd = np.concatenate([mean, more]), None if sd is None else np.concatenate([sd, more_sd])
         progress.close()
@@ -133,34 +137,34 @@ class Job:
         run, options, theta = self.run, settings["model_options"], self.run.set.flat_theta
         file = features.measure(run, options)
         values = file.groups["features"]
-        full = {"model": self.part, "loss": settings["loss"], "loss_options": settings["loss_options"],
-                "members": options["networks"], "layers": list(options["layers"]), "features": file.digest,
-                **self._task()}
-        network = self.stored(full)
+        recipe = dense.Recipe(model=self.part, loss=settings["loss"], loss_options=settings["loss_options"],
+                              members=options["networks"], layers=options["layers"], features=file.digest,
+                              **self._task())
+        network = self.stored(recipe)
         if network is None:
             rows, validation = self.training_rows()
             several = values["fixed"][rows][None]
             if "fresh" in values:
                 several = np.concatenate([several, values["fresh"][:, np.searchsorted(values["rows"], rows)]])
-            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], full,
+            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], recipe,
                                 lambda text: say(text, run.args.quiet))
             network.save(self.model)
         parts = [values["fixed"][np.concatenate([self.rows(), run.rows(HOLDOUT)])]]
         return Predicted(*network.predict(np.concatenate(parts + ([values["test"]] if run.n_test else []))))
 
-    def drop_useless_checkpoint(self, settings):
+    def drop_useless_checkpoint(self, recipe):
         """Remove a checkpoint that is damaged or of other settings if --force says so. Raises InputError otherwise."""
-        from . import training
+        from .network import load_torch
         if self.checkpoint.exists():
             try:
-                saved = training.load_torch(self.checkpoint)
+                saved = load_torch(self.checkpoint)
                 before = saved["settings"] if isinstance(saved, dict) and "settings" in saved else {}
             except InputError as error:
                 if not self.run.args.force:
                     raise InputError(f"{error} to train from the start") from None
                 warn(f"{self.checkpoint}: damaged, training begins again")
                 before = {}
-            if not self._same(self.checkpoint, before, settings):
+            if not self._same(self.checkpoint, before, recipe):
                 self.checkpoint.unlink()
 
     def done(self, settings):

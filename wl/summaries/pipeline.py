@@ -212,7 +212,7 @@ def _settings_of(path):
     try:
         if path.suffix == ".h5":
             return hdf5.read(path, "predictions", groups=()).settings
-        from .training import load_torch
+        from .network import load_torch
         found = load_torch(path)
         return found["settings"] if isinstance(found, dict) else {}
     except (InputError, KeyError):
