@@ -1,5 +1,6 @@
 """How long each network of a comparison trains, and at which learning rate: short trainings that nothing is kept of."""
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -27,15 +28,15 @@ def short_training(args, spec, seed, epochs, rate=None, batches=None):
     options = parsed(args, {**spec, "model": convolutions(spec)}, seed, 1000, "x", rate=rate)
     run = pipeline.Run(options, "direct" if spec["direct"] else "network")
     job = Job(run, 0)
-    source, settings = job.training()
-    settings |= {"epochs": epochs}
+    source, recipe = job.training()
+    recipe = dataclasses.replace(recipe, epochs=epochs)
     rows, validation = job.training_rows()
     share = 1.0 if batches is None else min(1.0, batches * options.batch_size / len(rows))
     rows, validation = (r[:max(1, round(share * len(r)))] for r in (rows, validation))
-    progress = Progress(epochs * max(1, len(rows) // options.batch_size),
+    progress = Progress(epochs * recipe.batches_of(len(rows)),
                             f"trying {spec['model']}" + (f" at rate {rate:g}" if rate else ""), args.quiet)
-    network, _ = training.train(source, run.set.flat_theta, rows, validation, settings, threads=args.threads,
-                             progress=progress)
+    network = training.train(source, run.set.flat_theta, rows, validation, recipe,
+                             threads=args.threads, progress=progress)
     progress.close()
     return network, share
 

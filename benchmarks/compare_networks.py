@@ -131,7 +131,7 @@ def row_there(args, spec, folder):
 def trained(run, measured):
     """Figures of a trained model from its files. measured: seconds that measuring its statistics took."""
     from wl.summaries.job import Job, count
-    from wl.summaries.networks import count_parameters
+    from wl.summaries.architectures import count_parameters
     jobs = (Job(run, i) for i in range(count(run)))
     nets = {job.part: job.kind.load(job.model) for job in jobs}
     main = next((n for part, n in nets.items() if part != "statistics"), nets.get("statistics"))
@@ -139,7 +139,7 @@ def trained(run, measured):
     history = [{**h, "epoch": n} for n, h in zip(passes, main.history)]
     return {"parameters": sum(count_parameters(n.net) for n in nets.values()), "history": history,
             "seconds": measured + sum(sum(n.seconds) for n in nets.values()), "n_train": run.n_train,
-            "precision": main.settings.get("precision", "float32")}
+            "precision": getattr(main.recipe, "precision", "float32")}
 
 
 def hand_made(run):

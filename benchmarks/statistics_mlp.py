@@ -81,7 +81,7 @@ def predict(run, draws=2, epochs=60):
 
     from wl.maps import batches
     from wl.core.progress import Progress
-    from wl.summaries.networks import count_parameters
+    from wl.summaries.architectures import count_parameters
     from wl.core.params import HOLDOUT, STATISTICS, TRAIN
     from wl.summaries.pipeline import Predicted
     run.check_maps()

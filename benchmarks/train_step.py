@@ -6,7 +6,7 @@
 
 The reference is the challenge's network as it was trained: float64, contiguous, batch 4, PyTorch's DataLoader on a
 dataset that scatters a map by the boolean mask and adds NumPy's noise, AdamW as it comes. It runs in a process of
-its own without our allocator settings, idle while ours is timed. Ours is wl.train itself on the same number of
+its own without our allocator settings, idle while ours is timed. Ours is wl.summaries.training itself on the same number of
 threads: the published network on the same frame, then the default network. Figures are the medians over rounds
 of maps per second, from the batch's first byte to the updated weights; the data path's share is the time spent
 in the compiled kernel that makes the batches. Compilation and the first steps are not timed. The leak check
@@ -110,7 +110,7 @@ def reference(args):
 
 # ---------------------------------------------------------------- ours
 class Clock:
-    """A progress for wl.train.train that notes when each step ended, and the memory where asked."""
+    """A progress for training.train that notes when each step ended, and the memory where asked."""
 
     def __init__(self, every=0):
         self.times, self.memory, self.every, self.note = [], [], every, ""
@@ -153,12 +153,13 @@ def ours(args, model, mask, maps, steps, batch_size, clock):
 
     frame = Frame(mask, pack=packs({"model_options": MODELS[model]}))
     source, label = Timed(maps, frame, scale=0.0205, seed=1), np.random.default_rng(2).normal(size=(len(maps), 2))
-    settings = {"model": model, "frame": list(frame.shape), "loss": "mse", "epochs": 1, "batch_size": batch_size,
-                "lanes": min(args.lanes, batch_size), "learning_rate": 1e-3, "weight_decay": 1e-4, "patience": 0,
-                "precision": pick_precision(args.precision), "seed": 1, "label_mean": [0.0, 0.0],
-                "label_sd": [1.0, 1.0]}
+    recipe = training.Recipe(
+        model=model, model_options=MODELS[model], loss="mse", loss_options={}, epochs=1, patience=0,
+        batch_size=batch_size, lanes=min(args.lanes, batch_size), learning_rate=1e-3, seed=1,
+        weight_decay=1e-4, precision=pick_precision(args.precision), noise="fresh", split=[],
+        frame=frame.shape, scale=0.0205, n_gal=30.0, label_mean=[0.0, 0.0], label_sd=[1.0, 1.0])
     rows = np.resize(np.arange(len(maps)), (steps + WARM_UP) * batch_size)
-    training.train(source, label, rows, np.arange(2), settings, threads=args.threads, progress=clock)
+    training.train(source, label, rows, np.arange(2), recipe, threads=args.threads, progress=clock)
     seconds = clock.times[-1] - clock.times[WARM_UP - 1]
     return seconds / (steps * batch_size), sum(source.spent[WARM_UP:]) / seconds
 

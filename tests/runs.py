@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from test_training import KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
+from trainings import KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_mcmc
 from wl.core import cli

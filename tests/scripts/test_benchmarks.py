@@ -24,8 +24,8 @@ from wl.summaries import options as models, pipeline, training  # noqa: E402
 from wl.core.checks import InputError, RunError  # noqa: E402
 from wl.summaries.dense import Dense  # noqa: E402
 from wl.summaries.losses import Loss  # noqa: E402
-from wl.summaries.networks import build, count_parameters  # noqa: E402
-from wl.core.params import HOLDOUT, EMULATOR, TEST  # noqa: E402
+from wl.summaries.architectures import build, count_parameters  # noqa: E402
+from wl.core.params import HOLDOUT, STATISTICS, TEST  # noqa: E402
 
 
 def cost(spec, frame=(1840, 104)):
@@ -213,9 +213,9 @@ def test_equal_wall_clock_gives_a_slower_network_fewer_epochs(small, tmp_path):
 
 def test_the_time_of_an_epoch_holds_its_share_of_validation(small, monkeypatch):
     """100 s of training and validation over a third of the maps: 300 s an epoch."""
-    def short(source, label, rows, validation, settings, **options):
+    def short(source, label, rows, validation, recipe, **options):
         seen.append((len(rows), len(validation)))
-        return training.Network(None, {}, [{"validation": 1.0}] * 2, [1e9, 100.0]), None
+        return training.Network(None, recipe, [{"validation": 1.0}] * 2, [1e9, 100.0])
     seen = []
     monkeypatch.setattr(training, "train", short)
     monkeypatch.setattr(budgets, "TIMED_BATCHES", 1)
@@ -230,13 +230,14 @@ def test_the_time_of_an_epoch_holds_its_share_of_validation(small, monkeypatch):
 def test_each_network_gets_the_rate_that_trains_it_best(small, tmp_path, monkeypatch):
     best = {"compact": 0.0006, "simple_cnn": 0.004}
 
-    def short(source, label, rows, validation, settings, **options):
-        rate = settings["learning_rate"]
-        if rate > 0.003 and settings["model"] == "compact":
+    def short(source, label, rows, validation, recipe, **options):
+        rate = recipe.learning_rate
+        if rate > 0.003 and recipe.model == "compact":
             raise RunError("the loss became nan")
         tried.append(rate)
-        assert settings["epochs"] == 3 and settings["seed"] == budgets.TUNING_SEED
-        return training.Network(None, {}, [{"validation": abs(rate - best[settings["model"]])}], [1.0]), None
+        assert recipe.epochs == 3 and recipe.seed == budgets.TUNING_SEED
+        history = [{"validation": abs(rate - best[recipe.model])}]
+        return training.Network(None, recipe, history, [1.0])
     monkeypatch.setattr(training, "train", short)
     args = compare.arguments([*small[0], "--tune", "3"])
     for name, rate in best.items():
@@ -292,7 +293,7 @@ def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
     assert json.loads((folder / "row.json").read_text()) == both
     from wl.core import hdf5
     file = hdf5.read(out / "statistics_mlp_2epochs/seed1/predictions.h5").groups["predictions"]
-    assert set(file["split"]) == {EMULATOR, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()
+    assert set(file["split"]) == {STATISTICS, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()
 
 
 def test_features_are_those_of_the_summaries():

@@ -9,7 +9,7 @@ import torch
 from conftest import one_line
 
 from wl.maps import dataset
-from wl.summaries import training
+from wl.summaries import network
 from wl.core.checks import InputError
 from wl.simulate.simulate import simulate
 
@@ -37,7 +37,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        training.save_torch(tmp_path / "model.pt", {"settings": {}})
+        network.save_torch(tmp_path / "model.pt", {"settings": {}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,13 +62,13 @@ def test_too_few_realisations_to_recalibrate(script, small_set):
 def test_a_flipped_bit_in_a_network_is_noticed(tmp_path):
     weights = torch.arange(4096, dtype=torch.float32)
     path = tmp_path / "model.pt"
-    training.save_torch(path, {"weights": weights})
-    assert torch.equal(training.load_torch(path)["weights"], weights)
+    network.save_torch(path, {"weights": weights})
+    assert torch.equal(network.load_torch(path)["weights"], weights)
     content = bytearray(path.read_bytes())
     place = content.find(weights[1000:1010].numpy().tobytes())
     assert place > 0
     content[place] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
-        training.load_torch(path)
+        network.load_torch(path)
     one_line(error, path, "damaged")

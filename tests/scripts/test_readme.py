@@ -71,7 +71,7 @@ def test_main_and_test_commands_are_the_ones_ci_runs():
 
 
 def test_models_of_the_help_are_those_of_the_code():
-    from wl.summaries.networks import NETWORKS
+    from wl.summaries.architectures import NETWORKS
     assert (*NETWORKS, "statistics") == tuple(models.MODELS)
     for name, made in NETWORKS.items():
         asked = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -1,4 +1,4 @@
-"""The published designs: parameter counts by other routes, what a feature sees, invariances, precisions, files."""
+"""The published designs: parameter counts by other routes, what a feature sees, invariances."""
 import copy
 
 import numpy as np
@@ -6,17 +6,20 @@ import pytest
 import torch
 from conftest import one_line
 from torch import nn
+from trainings import FRAME, LABEL, ROWS, VALIDATION, recipe, same, source
 
-from wl.summaries import options as models, training
+import run_mcmc
 from wl.core.checks import InputError
-from wl.summaries.layers import (CBAM, BasicBlock, DownBlock, Dropout, FourierFeatures, InceptionBlock,
-                                 ResidualConv, SelfAttention, SqueezeExcitation)
-from wl.summaries.networks import NETWORKS, build, count_parameters, values_per_norm
+from wl.summaries import options, pipeline, training
+from wl.summaries.architectures import NETWORKS, build, count_parameters, values_per_norm
+from wl.summaries.layers import CBAM, Dropout, SelfAttention, SqueezeExcitation
+from wl.summaries.network import Network
 
 torch.set_num_threads(1)
 POOLED = [name for name in NETWORKS if "simple" not in name]
 # the same designs, thin, for tests of what does not depend on the width
-THIN = {"compact": {"widths": (3, 4, 5, 6), "hidden": 4}, "simple_cnn": {"widths": (3, 4, 5, 6), "hidden": (6, 5)},
+THIN = {"compact": {"widths": (3, 4, 5, 6), "hidden": 4},
+        "simple_cnn": {"widths": (3, 4, 5, 6), "hidden": (6, 5)},
         "simple_cnn_residual": {"widths": (3, 4, 5, 6), "hidden": (6, 5)},
         "resnet_attention": {"stem": 4, "widths": (4, 5, 6, 7), "hidden": (5, 4)},
         "resnet_reduced": {"stem": 4, "widths": (4, 5), "hidden": (5, 4)},
@@ -42,14 +45,33 @@ def dense(c_in, c_out):
     return c_in * c_out + c_out
 
 
+def test_parameters_of_the_published_network():
+    """Counted by hand from the paper's layers: 1424 x 176 -> 712 x 88 -> ... -> 44 x 5."""
+    convolutions = 1 * 16 * 25 + 16 * 32 * 9 + 32 * 64 * 9 + 64 * 128 * 9
+    norms = 2 * (16 + 32 + 64 + 128)
+    head = (128 * 44 * 5 * 512 + 512) + (512 * 128 + 128) + (128 * 2 + 2)
+    found = count_parameters(build("simple_cnn", (1424, 176), 2))
+    assert found == convolutions + norms + head == 14_582_002
+    assert count_parameters(build("simple_cnn", (1424, 176), 4)) == found + 2 * 128 + 2
+
+
+def test_parameters_of_the_compact_network():
+    convolutions = 1 * 32 * 49 + 32 * 48 * 9 + 48 * 64 * 9 + 64 * 96 * 9
+    norms = 2 * (32 + 48 + 64 + 96)
+    head = (192 * 128 + 128) + (128 * 2 + 2)
+    assert count_parameters(build("compact", (1840, 104), 2)) == convolutions + norms + head
+
+
 def test_resnet_is_resnet_18_with_attention():
     """ResNet-18's published 11,689,512 parameters, less its 3-colour stem and its 1000 classes."""
     trunk = 11_689_512 - dense(512, 1000) - 2 * conv(1, 64, 7)
     cbam = sum(2 * c * (c // 16) + 2 * 49 for c in (64, 128, 256, 512))
     head = dense(512, 256) + dense(256, 128) + dense(128, 2)
-    assert count_parameters(build("resnet_attention", (1424, 176), 2)) == trunk + cbam + head == 11_378_634
-    kinds = [type(m).__name__ + f" {getattr(m, 'p', '')}" for m in build("resnet_attention", (64, 64), 4).head]
-    assert kinds == ["Linear ", "ReLU ", "Dropout 0.3", "Linear ", "ReLU ", "Dropout 0.2", "Linear "]
+    net = build("resnet_attention", (1424, 176), 2)
+    assert count_parameters(net) == trunk + cbam + head == 11_378_634
+    kinds = [type(m).__name__ for m in net.head]
+    assert kinds == ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
+    assert [m.p for m in net.head if isinstance(m, Dropout)] == [0.3, 0.2]
     assert count_parameters(build("resnet_attention", (64, 64), 2, attention=0)) == trunk + head
     one = build("resnet_attention", (64, 64), 2, attention=1)
     assert count_parameters(one) == trunk + head + 2 * 512 * 32 + 98
@@ -57,12 +79,13 @@ def test_resnet_is_resnet_18_with_attention():
 
 
 def test_convolutions_start_as_their_papers_say():
-    """He et al. 2015: variance 2 / (c_out k^2); BigGAN: orthogonal. torch's default has 1 / 6 of it."""
+    """He et al. 2015: variance 2 / (c_out k^2), 6 times torch's default; BigGAN: orthogonal."""
     torch.manual_seed(1)
     for name in ("resnet_attention", "inception"):
-        convolutions = [m for m in build(name, (64, 64), 2).modules() if isinstance(m, nn.Conv2d)]
-        ratio = [float(m.weight.detach().var()) * m.out_channels * m.kernel_size[0]**2 / 2 for m in convolutions
-                 if m.weight.numel() > 3000]
+        convolutions = [m for m in build(name, (64, 64), 2).modules()
+                        if isinstance(m, nn.Conv2d) and m.weight.numel() > 3000]
+        ratio = [float(m.weight.detach().var()) * m.out_channels * m.kernel_size[0]**2 / 2
+                 for m in convolutions]
         assert len(ratio) > 4 and np.allclose(ratio, 1.0, atol=0.1), name
     for module in build("biggan_encoder", (128, 128), 2).features.modules():
         if isinstance(module, nn.Conv2d) and module.out_channels <= module.weight[0].numel():
@@ -80,7 +103,8 @@ def test_reduced_resnet():
     assert [m.p for m in net.modules() if isinstance(m, Dropout)] == [0.2, 0.1]
     deep, wide = (count_parameters(build("resnet_reduced", (64, 64), 2, **o))
                   for o in ({"blocks": 3}, {"widths": (40, 80)}))
-    assert deep == count_parameters(net) + 2 * (conv(32, 32, 3) + norm(32) + conv(64, 64, 3) + norm(64)) < 2 * wide
+    more = 2 * (conv(32, 32, 3) + norm(32) + conv(64, 64, 3) + norm(64))
+    assert deep == count_parameters(net) + more < 2 * wide
 
 
 def test_residual_connections_of_the_simple_network():
@@ -96,10 +120,12 @@ def test_residual_connections_of_the_simple_network():
 def test_biggan_encoder():
     def block(a, b, first=False):
         return (0 if first else norm(a)) + conv(a, b, 3) + norm(b) + conv(b, b, 3) + conv(a, b, 1)
-    body = block(1, 32, True) + block(32, 64) + block(64, 128) + block(128, 256) + norm(256) + dense(256, 2)
+    blocks = block(1, 32, True) + block(32, 64) + block(64, 128) + block(128, 256)
+    body = blocks + norm(256) + dense(256, 2)
     attention = 2 * conv(64, 8, 1) + 2 * conv(64, 32, 1) + 1
     assert count_parameters(build("biggan_encoder", (1424, 176), 2)) == body + attention
-    assert count_parameters(build("biggan_encoder", (1424, 176), 2, attention=0, input_pool=2)) == body
+    plain = build("biggan_encoder", (1424, 176), 2, attention=0, input_pool=2)
+    assert count_parameters(plain) == body
     more = count_parameters(build("biggan_encoder", (1424, 176), 2, attention=0, fourier=3)) - body
     assert more == 6 * (conv(1, 32, 3) + conv(1, 32, 1))
 
@@ -108,18 +134,46 @@ def test_inception():
     def block(a, b, squeeze=16):
         q, s = b // 4, b // squeeze
         return 4 * conv(a, q, 1) + 3 * conv(q, q, 3) + 7 * norm(q) + dense(b, s) + dense(s, b)
-    body = conv(1, 24, 5) + norm(24) + block(24, 64) + block(64, 96) + block(96, 128) + block(128, 160)
+    blocks = block(24, 64) + block(64, 96) + block(96, 128) + block(128, 160)
+    body = conv(1, 24, 5) + norm(24) + blocks
     assert count_parameters(build("inception", (1424, 176), 2)) == body + dense(160, 2)
     bare = build("inception", (1424, 176), 2, squeeze=0)
-    assert count_parameters(bare) < body and not any(isinstance(m, SqueezeExcitation) for m in bare.modules())
+    assert count_parameters(bare) < body
+    assert not any(isinstance(m, SqueezeExcitation) for m in bare.modules())
     pools = [i for i, m in enumerate(bare.features) if isinstance(m, nn.MaxPool2d)]
     assert any(isinstance(m, nn.MaxPool2d) for m in bare.features[0]) and pools == [2, 4, 6]
 
 
+def test_every_option_changes_the_network():
+    for name in NETWORKS:
+        defaults = options.MODELS[name]
+        base = thin(name)
+        for option, value in defaults.items():
+            changed = {"head": "pool", "squeeze": 0, "input_pool": 1, "residual": 1}.get(option)
+            if option == "dropout":
+                net = thin(name, dropout=(0.05, 0.04))
+                layers = [m for m in net.modules() if isinstance(m, Dropout)]
+                assert [m.p for m in layers] == [0.05, 0.04]
+                continue
+            if changed is None:
+                old = THIN[name].get(option, value)
+                one = -1 if option == "attention" else 1
+                changed = [v + 4 for v in old] if isinstance(old, tuple) else old + one
+            other = thin(name, **{option: changed})
+            before, after = ((count_parameters(net), net.stride) for net in (base, other))
+            assert before != after, (name, option)
+
+
 # ---------------------------------------------------------------- shapes
+def test_unknown_network():
+    with pytest.raises(InputError) as error:
+        build("huge", (64, 48), 2)
+    one_line(error, "--model", "compact, simple_cnn", "huge")
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_output_on_the_survey_and_on_other_frames(name):
-    for frame in ((1424, 176), (1840, 104), (96, 200), (88, 72)):
+    for frame in ((1424, 176), (1840, 104), (96, 200), (88, 72), (64, 48), (32, 32)):
         for n_out in (2, 4):
             net = thin(name, frame, n_out).eval()
             with torch.inference_mode():
@@ -132,9 +186,10 @@ def test_the_least_frame_and_one_below(name):
     least = thin(name, (256, 256)).stride
     with torch.inference_mode():
         assert thin(name, (least, least)).eval()(torch.ones(1, 1, least, least)).shape == (1, 2)
-    with pytest.raises(InputError) as error:
-        thin(name, (least - 1, 200))
-    one_line(error, f"--model {name}", least)
+    for frame in ((least - 1, 200), (1424, least - 1)):
+        with pytest.raises(InputError) as error:
+            thin(name, frame)
+        one_line(error, f"--model {name}", least, frame[0], frame[1])
 
 
 def test_attention_after_the_last_block_needs_two_pixels_more():
@@ -155,10 +210,11 @@ def test_the_norm_that_sees_the_fewest_values(name):
         with torch.inference_mode():
             end = net.eval().features(torch.ones(1, 1, *frame))
         net.train()
-        assert values_per_norm(net, frame) >= end.shape[2] * end.shape[3] == height * width and net.training
+        assert end.shape[2:] == (height, width)
+        assert values_per_norm(net, frame) >= height * width and net.training
         try:
             net(torch.ones(1, 1, *frame))
-        except ValueError:                                       # torch refuses to normalise one value
+        except ValueError:                               # torch refuses to normalise one value
             assert values_per_norm(net, frame) == 1
         else:
             assert values_per_norm(net, frame) > 1 or name == "compact"
@@ -166,7 +222,7 @@ def test_the_norm_that_sees_the_fewest_values(name):
 
 # ---------------------------------------------------------------- what one feature sees
 def linear(module):
-    """A copy without nonlinearities and gates, all weights positive: a gradient is zero only where nothing is seen."""
+    """A copy without nonlinearities and gates, all weights positive: no gradient, nothing seen."""
     module = copy.deepcopy(module)
     for name, child in list(module.named_children()):
         if isinstance(child, (nn.ReLU, CBAM, SqueezeExcitation, SelfAttention)):
@@ -200,9 +256,13 @@ STEM = [(7, 2), (3, 2)]
 FIELDS = {
     "resnet_attention": field(*STEM, *[(3, 1)] * 4, *([(3, 2), (3, 1), (3, 1), (3, 1)] * 3)),
     "resnet_reduced": field(*STEM, *[(3, 1)] * 4, (3, 2), (3, 1), (3, 1), (3, 1)),
+    "compact": field((7, 3), (2, 2), (3, 1), (2, 2), (3, 1), (3, 1), (2, 2)),
+    "simple_cnn": field((5, 2), (2, 2), *[(3, 1), (2, 2)] * 3),
     "simple_cnn_residual": field((5, 2), (2, 2), *[(3, 1), (2, 2)] * 3),
     "biggan_encoder": field((2, 2), *[(3, 1), (3, 1), (2, 2)] * 4),
     "inception": field((5, 2), (2, 2), *([(3, 1), (3, 1), (2, 2)] * 3), (3, 1), (3, 1))}
+# the last is ResNet-18's, as published
+BY_HAND = {"compact": (88, 24), "simple_cnn": (91, 32), "resnet_attention": (435, 32)}
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -213,8 +273,8 @@ def test_receptive_field(name):
     place = 512 // jump
     (one, start), (two, next_start) = seen(net, place), seen(net, place + 1)
     assert one == two == size and next_start - start == jump
-    if name == "resnet_attention":
-        assert size == 435                                      # ResNet-18's, as published
+    if name in BY_HAND:
+        assert (size, jump) == BY_HAND[name]
 
 
 # ---------------------------------------------------------------- invariances
@@ -225,7 +285,7 @@ def test_weights_of_pooled_networks_serve_any_frame_and_any_place(name):
         if isinstance(module, SelfAttention):
             nn.init.constant_(module.gamma, 0.5)
     big.load_state_dict(net.state_dict())
-    step, middle = big.stride, slice(424, 472)                 # no feature that sees the pattern sees an edge
+    step, middle = big.stride, slice(424, 472)         # no feature sees the pattern and an edge
     x = torch.zeros(1, 1, 896, 896, dtype=torch.double)
     x[..., middle, middle] = torch.randn(48, 48, generator=torch.Generator().manual_seed(1))
     big.double().eval()
@@ -236,124 +296,25 @@ def test_weights_of_pooled_networks_serve_any_frame_and_any_place(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_map_does_not_feel_its_neighbours_in_evaluation(name):
-    net, x = thin(name).double().eval(), values(5, 1, 64, 48, seed=2)
+    net, generator = thin(name).double().eval(), torch.Generator().manual_seed(2)
+    x = torch.randn(5, 1, 64, 48, generator=generator, dtype=torch.double)
     with torch.inference_mode():
         assert torch.allclose(net(x)[3:4], net(x[3:4]), rtol=0, atol=1e-12)
         assert not torch.allclose(net(x)[3], net(x)[2], rtol=0, atol=1e-8)
 
 
-def test_every_option_changes_the_network():
-    for name in NETWORKS:
-        defaults = models.MODELS[name]
-        base = thin(name)
-        for option, value in defaults.items():
-            changed = {"head": "pool", "squeeze": 0, "input_pool": 1, "residual": 1}.get(option)
-            if option == "dropout":
-                layers = [m for m in thin(name, dropout=(0.05, 0.04)).modules() if isinstance(m, Dropout)]
-                assert [m.p for m in layers] == [0.05, 0.04]
-                continue
-            if changed is None:
-                old = THIN[name].get(option, value)
-                changed = [v + 4 for v in old] if isinstance(old, tuple) else old + (1 if option != "attention" else -1)
-            other = thin(name, **{option: changed})
-            assert count_parameters(other) != count_parameters(base) or other.stride != base.stride, (name, option)
-
-
-# ---------------------------------------------------------------- layers against plain formulas
-def randomise(module, seed=3):
-    torch.manual_seed(seed)
-    for p in module.parameters():
-        nn.init.normal_(p, 0.0, 0.5)
-    return module.double().eval()
-
-
-def values(*shape, seed=4):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
-
-
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-def test_cbam_formula():
-    layer, x = randomise(CBAM(6, 2)), values(2, 6, 9, 8)
-    out, a = layer(x).detach().numpy(), x.numpy()
-    w0, w1 = (layer.channel[i].weight.detach().numpy() for i in (0, 2))
-    mlp = lambda v: np.maximum(v @ w0.T, 0.0) @ w1.T                                 # noqa: E731
-    a = a * sigmoid(mlp(a.mean((2, 3))) + mlp(a.max((2, 3))))[:, :, None, None]
-    two = np.pad(np.stack([a.mean(1), a.max(1)], 1), ((0, 0), (0, 0), (3, 3), (3, 3)))
-    windows = np.lib.stride_tricks.sliding_window_view(two, (7, 7), (2, 3))
-    place = np.einsum("ncyxij,cij->nyx", windows, layer.place.weight.detach().numpy()[0])
-    assert np.allclose(out, a * sigmoid(place)[:, None], atol=1e-12)
-
-
-def test_squeeze_excitation_formula():
-    layer, x = randomise(SqueezeExcitation(6, 3)), values(2, 6, 5, 4)
-    first, second = layer.gate[0], layer.gate[2]
-    z = np.maximum(x.numpy().mean((2, 3)) @ first.weight.detach().numpy().T + first.bias.detach().numpy(), 0.0)
-    gate = sigmoid(z @ second.weight.detach().numpy().T + second.bias.detach().numpy())
-    assert np.allclose(layer(x).detach().numpy(), x.numpy() * gate[:, :, None, None], atol=1e-12)
-
-
-def test_self_attention_formula():
-    layer, x = randomise(SelfAttention(16)), values(2, 16, 6, 4)
-    w = [m.weight.detach().numpy()[:, :, 0, 0] for m in (layer.query, layer.key, layer.value, layer.out)]
-    a = x.numpy()
-    pool = lambda v: v.reshape(*v.shape[:2], 3, 2, 2, 2).max((3, 5)).reshape(*v.shape[:2], 6)     # noqa: E731
-    q = np.einsum("ij,njyx->niyx", w[0], a).reshape(2, 2, 24)
-    k, v = (pool(np.einsum("ij,njyx->niyx", u, a)) for u in w[1:3])
-    logits = np.einsum("niq,nik->nqk", q, k)
-    weight = np.exp(logits - logits.max(2, keepdims=True))
-    weight /= weight.sum(2, keepdims=True)
-    seen = np.einsum("nik,nqk->niq", v, weight)
-    oracle = a + layer.gamma.item() * np.einsum("ij,njq->niq", w[3], seen).reshape(a.shape)
-    assert np.allclose(layer(x).detach().numpy(), oracle, atol=1e-12)
-    assert torch.equal(SelfAttention(16).double()(x), x)         # gamma starts at 0
-
-
-def test_fourier_features_formula():
-    x = values(2, 1, 4, 3)
-    out = FourierFeatures(2)(x).numpy()
-    expected = [x.numpy()[:, 0]] + [f(np.pi * x.numpy()[:, 0] * 2.0**k / 4) for k in (0, 1) for f in (np.sin, np.cos)]
-    assert np.allclose(out, np.stack(expected, 1), atol=1e-12)
-    assert np.allclose(FourierFeatures(1)(x + 8.0).numpy()[:, 1:], out[:, 1:3], atol=1e-12)      # period 8
-
-
-def test_blocks_are_their_parts_added_up():
-    functional = nn.functional
-    x = values(2, 4, 8, 6)
-    block = randomise(ResidualConv(4, 5))
-    assert torch.allclose(block(x), functional.max_pool2d(torch.relu(block.main(x) + block.shortcut(x)), 2))
-    block = randomise(BasicBlock(4, 4))
-    assert len(block.shortcut) == 0 and torch.allclose(block(x), torch.relu(block.main(x) + x))
-    half = randomise(BasicBlock(4, 6, 2))
-    assert half(x).shape == (2, 6, 4, 3) and torch.allclose(half(x), torch.relu(half.main(x) + half.shortcut(x)))
-    inception = randomise(InceptionBlock(4, 9, 0))
-    assert torch.equal(inception(x), torch.cat([view(x) for view in inception.views], 1))
-    assert inception(x).shape == (2, 9, 8, 6)
-    assert torch.equal(inception.views[3][0](x), functional.max_pool2d(x, 3, 1, 1))
-    down = randomise(DownBlock(4, 5))
-    conv_first, conv_second, shortcut = down.main[2], down.main[5], down.shortcut[1]
-    h = conv_second(torch.relu(down.main[3](conv_first(torch.relu(down.main[0](x))))))
-    other_order = functional.avg_pool2d(h, 2) + functional.avg_pool2d(shortcut(x), 2)     # as in the paper
-    assert torch.allclose(down(x), other_order, atol=1e-12)
-    first = randomise(DownBlock(4, 5, first=True))
-    assert isinstance(first.main[0], nn.Conv2d) and first(x).shape == (2, 5, 4, 3)
-
-
-# ---------------------------------------------------------------- in lanes, in every precision, on disk
+# ---------------------------------------------------------------- lanes, precisions, files
 @pytest.mark.parametrize("name", NETWORKS)
-def test_training_follows_from_the_settings_in_both_precisions(name, tmp_path):
-    from test_training import FRAME, LABEL, ROWS, VALIDATION, same_weights, settings, source
-    options = {key: list(v) if isinstance(v, tuple) else v for key, v in THIN[name].items()}
+def test_training_follows_from_the_recipe_in_both_precisions(name, tmp_path):
     for precision in ("float32", "bfloat16"):
-        s = settings(model=name, model_options=options, precision=precision, epochs=1, lanes=3)
-        one, history = training.train(source(), LABEL, ROWS[:24], VALIDATION[:8], s, threads=1)
-        two, again = training.train(source(), LABEL, ROWS[:24], VALIDATION[:8], s, threads=3)
-        assert same_weights(one, two) and history == again and np.isfinite(history[0]["validation"])
+        s = recipe(model=name, model_options=THIN[name], precision=precision, epochs=1, lanes=3)
+        one, two = (training.train(source(), LABEL, ROWS[:24], VALIDATION[:8], s, threads=n)
+                    for n in (1, 3))
+        assert same(one, two) and np.isfinite(one.history[0]["validation"])
         one.save(tmp_path / "model.pt")
-        loaded = training.Network.load(tmp_path / "model.pt")
-        assert same_weights(one, loaded) and count_parameters(loaded.net) == count_parameters(thin(name, FRAME.shape))
+        loaded = Network.load(tmp_path / "model.pt")
+        assert same(one, loaded)
+        assert count_parameters(loaded.net) == count_parameters(thin(name, FRAME.shape))
         mean, _ = one.predict(source(), VALIDATION[:5], threads=2)
         assert np.array_equal(mean, loaded.predict(source(), VALIDATION[:5])[0])
 
@@ -364,51 +325,72 @@ def test_channels_last_changes_nothing():
         net = thin(name).eval()
         with torch.inference_mode():
             plain = net(x)
-            last = net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+            turned = x.contiguous(memory_format=torch.channels_last)
+            last = net.to(memory_format=torch.channels_last)(turned)
             with torch.autocast("cpu", torch.bfloat16):
-                low = net(x.contiguous(memory_format=torch.channels_last)).float()
+                low = net(turned).float()
         assert torch.allclose(plain, last, atol=1e-5), name
         assert torch.allclose(plain, low, atol=0.05 + 0.05 * float(plain.abs().max())), name
 
 
 # ---------------------------------------------------------------- options from the command line
 def test_options_take_the_types_of_their_defaults():
-    found = models.options("--model-option", ["widths=8,16", "head=pool", "dropout=0,0.5", "residual=1"],
-                           models.MODELS["simple_cnn"])
-    assert found == {"widths": [8, 16], "hidden": [512, 128], "dropout": [0.0, 0.5], "residual": 1, "head": "pool"}
-    assert models.options("--loss-option", ["start=-5"], models.LOSSES["kl"]) == {"start": -5.0}
-    assert models.options("--loss-option", ["start=none"], models.LOSSES["kl"]) == {"start": None}
-    assert models.options("--x", None, models.LOSSES["score"]) == {"start": None}
+    texts = ["widths=8,16", "head=pool", "dropout=0,0.5", "residual=1"]
+    found = options.options("--model-option", texts, options.MODELS["simple_cnn"])
+    assert found == {"widths": [8, 16], "hidden": [512, 128], "dropout": [0.0, 0.5], "residual": 1,
+                     "head": "pool"}
+    assert options.options("--loss-option", ["start=-5"], options.LOSSES["kl"]) == {"start": -5.0}
+    assert options.options("--loss-option", ["start=none"], options.LOSSES["kl"]) == {"start": None}
+    assert options.options("--x", None, options.LOSSES["score"]) == {"start": None}
 
 
 @pytest.mark.parametrize("name, text, words", [
-    ("compact", "width=3", ("width=3", "widths=32,48,64,96", "hidden")), ("compact", "widths", ("NAME=VALUE",)),
+    ("compact", "width=3", ("width=3", "widths=32,48,64,96", "hidden")),
+    ("compact", "widths", ("NAME=VALUE",)),
     ("compact", "widths=8,x", ("widths", "'x'")), ("compact", "hidden=0", ("hidden", "1 to")),
     ("compact", "hidden=2.5", ("whole",)), ("simple_cnn", "dropout=0.2", ("dropout", "2 numbers")),
-    ("simple_cnn", "dropout=0.2,1.5", ("dropout", "0.9")), ("simple_cnn", "head=flat", ("flatten, pool", "flat")),
-    ("resnet_reduced", "attention=-1", ("attention", "0 to")), ("simple_cnn", "dropout=0,nan", ("dropout", "nan"))])
+    ("simple_cnn", "dropout=0.2,1.5", ("dropout", "0.9")),
+    ("simple_cnn", "head=flat", ("flatten, pool", "flat")),
+    ("resnet_reduced", "attention=-1", ("attention", "0 to")),
+    ("simple_cnn", "dropout=0,nan", ("dropout", "nan"))])
 def test_wrong_options_are_refused_in_one_line(name, text, words):
     with pytest.raises(InputError) as error:
-        models.options("--model-option", [text], models.MODELS[name])
+        options.options("--model-option", [text], options.MODELS[name])
     one_line(error, "--model-option", *words)
 
 
 @pytest.mark.parametrize("name, texts, words", [
     ("biggan_encoder", ["attention=5"], ["attention", "at most 4"]),
     ("resnet_attention", ["attention=3", "widths=8,16"], ["attention", "at most 2"]),
-    ("simple_cnn", ["residual=4"], ["residual", "at most 3"]), ("biggan_encoder", ["fourier=17"], ["fourier", "16"]),
+    ("simple_cnn", ["residual=4"], ["residual", "at most 3"]),
+    ("biggan_encoder", ["fourier=17"], ["fourier", "16"]),
     ("inception", ["widths=8,3"], ["widths", "at least 4", "inception"])])
 def test_options_that_no_network_can_have(name, texts, words):
     with pytest.raises(InputError) as error:
-        models.model_options(name, texts)
+        options.model_options(name, texts)
     one_line(error, "--model-option", *words)
     with pytest.raises(InputError):
-        models.model_options(f"{name}+statistics", texts)
+        options.model_options(f"{name}+statistics", texts)
 
 
 def test_a_default_that_counts_stages_follows_their_number():
-    for name, plain in models.MODELS.items():
-        assert models.model_options(name, None) == {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
-    assert models.model_options("resnet_attention", ["widths=8,16"])["attention"] == 2
-    assert models.model_options("simple_cnn_residual", ["widths=8,16"])["residual"] == 1
-    assert models.model_options("biggan_encoder", ["widths=8,16,32"])["attention"] == 2
+    for name, plain in options.MODELS.items():
+        expected = {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        assert options.model_options(name, None) == expected
+    assert options.model_options("resnet_attention", ["widths=8,16"])["attention"] == 2
+    assert options.model_options("simple_cnn_residual", ["widths=8,16"])["residual"] == 1
+    assert options.model_options("biggan_encoder", ["widths=8,16,32"])["attention"] == 2
+
+
+def test_precision():
+    assert options.pick_precision("float64") == "float64"
+    assert options.pick_precision("auto") in ("float32", "bfloat16")
+    with pytest.raises(InputError) as error:
+        options.pick_precision("float16")
+    one_line(error, "--precision", "float16", "bfloat16")
+
+
+def test_default_epochs_make_36000_maps_and_leave_the_options_alone():
+    args = run_mcmc.parser().parse_args([])
+    found = [pipeline.training_settings(args, n)["epochs"] for n in (100, 2000, 3000, 30000)]
+    assert found == [60, 18, 12, 12] and args.epochs is None

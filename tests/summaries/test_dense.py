@@ -9,7 +9,8 @@ from runs import data, start  # noqa: F401  (a fixture)
 import run_mcmc
 
 from wl.maps import batches
-from wl.summaries import dense, ensemble, features, options as models, pipeline, prediction, handmade, training
+from wl.summaries import (dense, ensemble, features, handmade, network, options as models, pipeline,
+                          prediction)
 from wl.core import hdf5
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
@@ -81,17 +82,24 @@ def world(n, seed, c=12):
     return theta, np.concatenate([x, np.full((n, 1), 7.0)], 1).astype(np.float32), response
 
 
-def settings(**more):
-    return {"seed": 1, "loss": "mse", "loss_options": {}, "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.05],
-            "members": 3, "layers": [32, 16], **more}
+def recipe(**more):
+    plain = dict(seed=1, loss="mse", loss_options={}, label_mean=[0.3, 0.8], label_sd=[0.1, 0.05],
+                 members=3, layers=(32, 16), features="", split=[])
+    return dense.Recipe(model="statistics", **{**plain, **more})
 
 
-def fitted(seed=1, **more):
-    theta, x, _ = world(2000, 1)
+def fitted(n=2000, **more):
+    theta, x, _ = world(n, 1)
     again = x + np.float32(0.1) * np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
     again[:, -1] = 7.0
-    valid_theta, valid, _ = world(500, 2)
-    return dense.fit(np.stack([x, again]), theta, valid, valid_theta, settings(seed=seed, **more))
+    valid_theta, valid, _ = world(n // 4, 2)
+    return dense.fit(np.stack([x, again]), theta, valid, valid_theta, recipe(**more))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Networks of few maps, for what does not depend on their number."""
+    return fitted(n=300)
 
 
 def test_networks_come_near_the_best_linear_answer():
@@ -103,8 +111,9 @@ def test_networks_come_near_the_best_linear_answer():
     assert sd is None and (error**2).mean(0) == pytest.approx(np.diag(best), rel=0.15)
     assert not net.used[-1] and net.used[:-1].all()
     losses = [h["validation"] for h in net.history]
-    assert len(losses) >= 2 and [h["passes"] for h in net.history] == list(dense.PASSES[:len(losses)])
-    assert np.ptp([m for m in net.net[0].weight.detach().numpy()[:, 0, 0]]) > 1e-3       # members differ
+    assert len(losses) >= 2
+    assert [h["passes"] for h in net.history] == list(dense.PASSES[:len(losses)])
+    assert np.ptp(net.net[0].weight.detach().numpy()[:, 0, 0]) > 1e-3             # members differ
 
 
 def test_error_bars_are_learnt_and_start_where_asked():
@@ -118,41 +127,51 @@ def test_error_bars_are_learnt_and_start_where_asked():
 
 def test_a_start_without_gradient_is_refused():
     with pytest.raises(InputError) as error:
-        fitted(loss="kl", loss_options={"start": -19.0})
+        fitted(n=40, loss="kl", loss_options={"start": -19.0})
     one_line(error, "--loss-option start", "got -19")
 
 
-def test_weights_follow_from_the_seed_alone(tmp_path):
-    threads, weights = torch.get_num_threads(), []
+def test_weights_follow_from_the_seed_alone(small):
+    threads, weights = torch.get_num_threads(), [small.net.state_dict()]
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
             torch.manual_seed(n)
-            weights.append(fitted().net.state_dict())
+            weights.append(fitted(n=300).net.state_dict())
             assert torch.get_num_threads() == n
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-    assert not torch.equal(fitted(seed=2).net.state_dict()["0.weight"], weights[0]["0.weight"])
+    assert all(torch.equal(weights[0][k], w[k]) for w in weights[1:] for k in w)
+    other = fitted(n=300, seed=2).net.state_dict()["0.weight"]
+    assert not torch.equal(other, weights[0]["0.weight"])
 
 
-def test_saved_networks_are_the_same(tmp_path):
-    net, (_, x, _) = fitted(), world(50, 4)
-    net.save(tmp_path / "model.pt")
+def test_saved_networks_are_the_same(tmp_path, small):
+    _, x, _ = world(50, 4)
+    small.save(tmp_path / "model.pt")
     again = dense.Dense.load(tmp_path / "model.pt")
-    assert np.array_equal(again.predict(x)[0], net.predict(x)[0]) and again.settings == net.settings
-    assert again.history == net.history
-    training.save_torch(tmp_path / "other.pt", {"settings": {}})
-    for name in ("other.pt", "none.pt"):
+    assert np.array_equal(again.predict(x)[0], small.predict(x)[0])
+    assert again.recipe == small.recipe and again.history == small.history
+    network.save_torch(tmp_path / "other.pt", {"settings": {}})
+    network.save_torch(tmp_path / "net.pt", {"settings": small.recipe.stored(), "weights": {}})
+    for name in ("other.pt", "none.pt", "net.pt"):
         with pytest.raises(InputError) as error:
             dense.Dense.load(tmp_path / name)
         one_line(error, name)
 
 
+def test_a_misspelt_setting_cannot_pass(small):
+    with pytest.raises(TypeError, match="layer"):
+        recipe(layer=[3])
+    with pytest.raises(InputError) as error:
+        dense.Recipe.from_stored({**small.recipe.stored(), "layer": [3]})
+    one_line(error, "unknown setting layer")
+
+
 def test_maps_that_teach_nothing_end_in_words():
     theta, x, _ = world(300, 1)
     with pytest.raises(RunError) as error:
-        dense.fit(x[None], theta, np.full_like(x, np.nan), theta, settings())
+        dense.fit(x[None], theta, np.full_like(x, np.nan), theta, recipe())
     one_line(error, "not finite")
 
 
@@ -161,7 +180,8 @@ def test_side_by_side_layers_are_linear_layers():
     for k in range(3):
         oracle = torch.nn.functional.linear(x[k], side.weight[k].T, side.bias[k, 0])
         assert torch.allclose(side(x)[k], oracle, atol=1e-6)
-    assert dense.Side(1, 400, 300).weight.std().item() == pytest.approx(1.0 / np.sqrt(3 * 400), rel=0.02)
+    spread = dense.Side(1, 400, 300).weight.std().item()
+    assert spread == pytest.approx(1.0 / np.sqrt(3 * 400), rel=0.02)
 
 
 # ---------------------------------------------------------------- stacking

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import one_line
 from runs import N_TEST, QUICK, data, start  # noqa: F401
-from test_training import FRAME, KAPPA, N_COSMOLOGY, N_REALISATION
+from trainings import FRAME, KAPPA, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
@@ -19,8 +19,9 @@ from wl.posterior import covariance, infer
 from wl.posterior.options import PosteriorOptions
 from wl.posterior.shards import Wanted
 from wl.summaries import options as choices
-from wl.summaries import predict, training
+from wl.summaries import predict
 from wl.summaries.job import Job
+from wl.summaries.network import Network
 
 
 # ---------------------------------------------------------------- who trains on what
@@ -71,17 +72,17 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     found, constant = file.groups["predictions"], file.groups["constant_data"]
     split, realisation, cosmology = found["split"], found["realisation"], found["cosmology"]
     assert (split == EMULATOR).sum() == N_COSMOLOGY * (N_REALISATION - 1) and (split == TEST).sum() == N_TEST
-    nets = {(k, m): training.Network.load(work.folder.out / f"model_f{k}_m{m}.pt") for k in range(3) for m in range(2)}
-    assert len({json.dumps(n.settings["split"]) for n in nets.values()}) == 3
+    nets = {(k, m): Network.load(work.folder.out / f"model_f{k}_m{m}.pt") for k in range(3) for m in range(2)}
+    assert len({json.dumps(n.recipe.split) for n in nets.values()}) == 3
     weights = [n.net.features[0][0].weight.detach().numpy().tobytes() for n in nets.values()]
     assert len(set(weights)) == 6
-    settings = nets[0, 0].settings
-    source = batches.Batches(KAPPA, FRAME, scale=settings["scale"], n_gal=3000.0, seed=1)
+    scale = nets[0, 0].recipe.scale
+    source = batches.Batches(KAPPA, FRAME, scale=scale, n_gal=3000.0, seed=1)
     rows = cosmology * N_REALISATION + realisation
     for k in range(3):
         mine = (split == EMULATOR) & (work.split.fold[realisation] == k)
         assert mine.any() and (found["fold"][mine] == k).all()
-        assert all(nets[k, m].settings["split"][r] != TRAIN for m in range(2) for r in set(realisation[mine]))
+        assert all(nets[k, m].recipe.split[r] != TRAIN for m in range(2) for r in set(realisation[mine]))
         oracle = np.mean([nets[k, m].predict(source, rows[mine], symmetries=1)[0] for m in range(2)], 0)
         assert np.allclose(found["summaries"][mine], oracle, rtol=0, atol=1e-6)
     held = split == HOLDOUT
@@ -89,12 +90,12 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     assert np.allclose(found["summaries"][held], np.mean(each, 0), rtol=0, atol=1e-6)
     assert (found["fold"][held] == -1).all()
     noisy = np.load(data / dataset.TEST_FILE)
-    test = batches.Batches(noisy, FRAME, scale=settings["scale"], n_gal=None)
+    test = batches.Batches(noisy, FRAME, scale=scale, n_gal=None)
     each = [n.predict(test, np.arange(N_TEST), noise=batches.NO_NOISE, symmetries=1)[0] for n in nets.values()]
     assert np.allclose(found["summaries"][split == TEST], np.mean(each, 0), rtol=0, atol=1e-6)
     # the spread between the folds' networks, on maps that none was trained on
     rows = work.split.rows_of(work.split.is_shared)
-    assert all(np.array(n.settings["split"])[work.split.is_shared].tolist() == [HOLDOUT] for n in nets.values())
+    assert all(np.array(n.recipe.split)[work.split.is_shared].tolist() == [HOLDOUT] for n in nets.values())
     each = [np.mean([nets[k, m].predict(source, rows, symmetries=1)[0] for m in range(2)], 0) for k in range(3)]
     oracle = np.mean([np.cov(np.array(each)[:, i].T) for i in range(len(rows))], 0)
     assert np.allclose(constant["between"], oracle, rtol=1e-4)
@@ -149,7 +150,7 @@ def test_trainings_of_other_settings_are_not_thrown_away(data, monkeypatch, file
     """Of a network without predictions yet: in mid-training, or finished."""
     work = start(data)
     with monkeypatch.context() as patch:
-        patch.setattr(training.Network, "save" if file == "checkpoint.pt" else "predict", None)      # dies there
+        patch.setattr(Network, "save" if file == "checkpoint.pt" else "predict", None)      # dies there
         with pytest.raises(TypeError):
             predict.predict(work)
     before = (work.folder.out / file).read_bytes()
@@ -249,9 +250,9 @@ def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
 def test_members_without_folds(data):
     work = start(data, "--members", "2")
     found = predict.predict(work).groups
-    nets = [training.Network.load(work.folder.out / f"model_f0_m{m}.pt") for m in range(2)]
-    assert nets[0].settings["split"] == nets[1].settings["split"] == work.split.code.tolist()
-    source = batches.Batches(KAPPA, FRAME, scale=nets[0].settings["scale"], n_gal=3000.0, seed=1)
+    nets = [Network.load(work.folder.out / f"model_f0_m{m}.pt") for m in range(2)]
+    assert nets[0].recipe.split == nets[1].recipe.split == work.split.code.tolist()
+    source = batches.Batches(KAPPA, FRAME, scale=nets[0].recipe.scale, n_gal=3000.0, seed=1)
     rows = work.split.rows(EMULATOR)
     oracle = np.mean([n.predict(source, rows, symmetries=1)[0] for n in nets], 0)
     assert np.allclose(found["predictions"]["summaries"][:len(rows)], oracle, rtol=0, atol=1e-6)

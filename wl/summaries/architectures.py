@@ -1,8 +1,21 @@
-"""The published designs: each in its paper's form, its options as keywords (defaults: models.MODELS)."""
+"""The networks on maps by name, each in its paper's form: plain modules without any I/O.
+
+    net = build("compact", frame=(1840, 104), n_out=2)
+    net = build("resnet_reduced", frame=(1840, 104), n_out=4, attention=0, widths=(24, 48))
+
+Each maps a batch (n, 1, rows, columns) to (n, n_out). A new one is a class below, a line in
+NETWORKS, and its options with their defaults in options.MODELS. Its `stride`, if it has one, is the
+smallest frame each way that it takes.
+"""
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
-from .layers import (BasicBlock, CBAM, DownBlock, Dropout, FourierFeatures, InceptionBlock, ResidualConv,
-                     SelfAttention, conv_block, convolution)
+from ..core.checks import InputError, choice
+from .layers import (CBAM, BasicBlock, DownBlock, Dropout, FourierFeatures, InceptionBlock,
+                     ResidualConv, SelfAttention, conv_block, convolution, lean_block)
+from .options import MODELS
 
 
 class GlobalMean(nn.Module):
@@ -15,10 +28,12 @@ class GlobalMean(nn.Module):
 class Pooled(nn.Module):
     """A network that is features, a global mean and a head: its weights serve any frame.
 
-    features: module (n, 1, H, W) -> (n, c, H / stride, W / stride); head: module (n, c) -> (n, n_out).
+    features: module (n, 1, H, W) -> (n, c, H / stride, W / stride)
+    head: module (n, c) -> (n, n_out)
+    stride: int, pixels a step of the features
     """
 
-    def __init__(self, features, head, stride):
+    def __init__(self, features: nn.Module, head: nn.Module, stride: int):
         super().__init__()
         self.features, self.pool, self.head, self.stride = features, GlobalMean(), head, stride
         for module in features.modules():
@@ -26,16 +41,22 @@ class Pooled(nn.Module):
                 self.begin(module.weight)
 
     @staticmethod
-    def begin(weight):
-        """Start of a convolution's weights, as the papers have it (He et al. 2015, arXiv:1502.01852)."""
+    def begin(weight: torch.Tensor) -> None:
+        """First weights of a convolution (He et al. 2015, arXiv:1502.01852)."""
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
-        return self.head(self.pool(self.features(x)))
+        x = self.features(x)                            # (n, 1, H, W) -> (n, c, H/stride, W/stride)
+        return self.head(self.pool(x))                  # -> (n, c) -> (n, n_out)
 
 
-def dense_head(c_in, hidden, dropout, n_out):
-    """Hidden layers with ReLU and dropout, and the outputs. hidden, dropout: as many of each."""
+def dense_head(c_in: int, hidden: Sequence[int], dropout: Sequence[float], n_out: int) -> nn.Module:
+    """Dense layers (n, c_in) -> (n, n_out), each hidden one with ReLU and dropout.
+
+    c_in, n_out: int, numbers in and out
+    hidden: widths of the hidden layers
+    dropout: as many, share that each drops
+    """
     layers = []
     for width, p in zip(hidden, dropout):
         layers += [nn.Linear(c_in, width), nn.ReLU(), Dropout(p)]
@@ -43,13 +64,45 @@ def dense_head(c_in, hidden, dropout, n_out):
     return nn.Sequential(*layers, nn.Linear(c_in, n_out))
 
 
+class Compact(nn.Module):
+    """Few filters at a third of the resolution, early max-pooling, global pooling, small head.
+
+    The first layer takes 7 x 7 pixels at stride 3: shape noise passes the signal at ell = 1000,
+    five pixels, so that full resolution costs time and gains nothing. The global mean and maximum
+    make the answer an average over the survey of a local function, and the weights independent of
+    the frame.
+
+    widths: channels of the convolutions, every other of which halves the frame
+    hidden: int, width of the head
+    """
+
+    def __init__(self, frame, n_out, *, widths, hidden):
+        super().__init__()
+        c = (1, *widths)
+        pools = [1 + i % 2 for i in range(1, len(widths))]
+        blocks = (lean_block(c[i], c[i + 1], pool=p) for i, p in enumerate(pools, 1))
+        self.features = nn.Sequential(lean_block(1, c[1], 7, 3, 2), *blocks)
+        self.head = nn.Sequential(nn.Linear(2 * c[-1], hidden), nn.ReLU(inplace=True),
+                                  nn.Linear(hidden, n_out))
+        self.stride = 6 * 2**sum(p == 2 for p in pools)
+
+    def forward(self, x):
+        x = self.features(x)                                    # (n, 1, H, W) -> (n, c, H/24, W/24)
+        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)      # -> (n, 2 c)
+        return self.head(x)                                     # -> (n, n_out)
+
+
 class SimpleCNN(nn.Module):
     """The published network of the challenge's starting kit (Dai et al. 2026, arXiv:2604.14451).
 
-    Four convolutions, the first 5 x 5 with stride 2, each with batch norm, ReLU and 2 x 2 max-pooling,
-    then a dense head of 512 and 128 on the flattened map: 14.6 M parameters at 1424 x 176. One map in,
-    n_out numbers out; the flat head ties the weights to one frame. residual: how many of the last
-    convolutions get a shortcut; head: "flatten", or "pool" for the mean over the frame.
+    Four convolutions, the first 5 x 5 with stride 2, each with batch norm, ReLU and 2 x 2
+    max-pooling, then a dense head of 512 and 128 on the flattened map: 14.6 M parameters at 1424 x
+    176. The flat head ties the weights to one frame.
+
+    widths: channels of the convolutions
+    hidden, dropout: of the head, see dense_head
+    residual: int, how many of the last convolutions get a shortcut
+    head: "flatten", or "pool" for the mean over the frame
     """
 
     def __init__(self, frame, n_out, *, widths, hidden, dropout, residual, head):
@@ -58,27 +111,37 @@ class SimpleCNN(nn.Module):
         blocks = [conv_block(c[0], c[1], 5, 2, 2)]
         for i in range(1, len(widths)):
             shortcut = i >= len(widths) - residual
-            blocks.append(ResidualConv(c[i], c[i + 1]) if shortcut else conv_block(c[i], c[i + 1], pool=2))
+            blocks.append(ResidualConv(c[i], c[i + 1]) if shortcut
+                          else conv_block(c[i], c[i + 1], pool=2))
         self.convolutions, self.stride = nn.Sequential(*blocks), 2**(len(widths) + 1)
         rows, columns = (max(-(-n // 2) >> len(widths), 1) for n in frame)
         flat = head == "flatten"
+        c_in = widths[-1] * (rows * columns if flat else 1)
         self.head = nn.Sequential(nn.Flatten() if flat else GlobalMean(),
-                                  dense_head(widths[-1] * (rows * columns if flat else 1), hidden, dropout, n_out))
+                                  dense_head(c_in, hidden, dropout, n_out))
 
     def forward(self, x):
-        return self.head(self.convolutions(x))      # (n, 1, H, W) -> (n, 128, H/32, W/32) -> (n, n_out)
+        x = self.convolutions(x)                    # (n, 1, H, W) -> (n, 128, H/32, W/32)
+        return self.head(x)                         # -> (n, 128 H W / 1024) -> (n, n_out)
 
 
 class ResNet(Pooled):
-    """Residual network (He et al. 2016, arXiv:1512.03385) with CBAM after its stages (Woo et al. 2018).
+    """Residual network (He et al. 2016) with CBAM after its stages (Woo et al. 2018).
 
-    A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, stages of `blocks` basic blocks, all but the first of
-    which halve the frame; attention: how many stages, counted from the last, end in a CBAM; global mean; a dense
-    head, each hidden layer with its dropout. Four stages of two are ResNet-18.
+    A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, stages of basic blocks, all but the first
+    of which halve the frame, a global mean and a dense head. Four stages of two blocks are
+    ResNet-18.
+
+    stem: int, channels of the stem
+    widths: channels of the stages
+    blocks: int, basic blocks a stage
+    attention: int, how many stages, counted from the last, end in a CBAM
+    hidden, dropout: of the head, see dense_head
     """
 
     def __init__(self, frame, n_out, *, stem, widths, blocks, attention, hidden, dropout):
-        layers = [convolution(1, stem, 7, 2), nn.BatchNorm2d(stem), nn.MaxPool2d(3, 2, 1), nn.ReLU(inplace=True)]
+        layers = [convolution(1, stem, 7, 2), nn.BatchNorm2d(stem), nn.MaxPool2d(3, 2, 1),
+                  nn.ReLU(inplace=True)]
         c_in = stem
         for i, c_out in enumerate(widths):
             for k in range(blocks):
@@ -91,11 +154,15 @@ class ResNet(Pooled):
 
 
 class BigGANEncoder(Pooled):
-    """Encoder of the residual blocks of BigGAN's discriminator (Brock et al. 2018, arXiv:1809.11096).
+    """Encoder of the residual blocks of BigGAN's discriminator (Brock et al. 2018).
 
-    input_pool: mean-pooling of the map before all else; fourier: octaves of sines and cosines of the pixel
-    values beside them, 0 for none; attention: number of the block that self-attention follows, 0 for none.
-    The features are averaged over the frame where the paper sums them: a sum would grow with the frame.
+    The features are averaged over the frame where the paper sums them: a sum would grow with the
+    frame.
+
+    input_pool: int, side of the squares of pixels whose means are taken before all else
+    widths: channels of the blocks, each of which halves the frame
+    attention: int, number of the block that self-attention follows, 0 for none
+    fourier: int, octaves of sines and cosines of the pixel values beside them, 0 for none
     """
 
     def __init__(self, frame, n_out, *, input_pool, widths, attention, fourier):
@@ -109,20 +176,25 @@ class BigGANEncoder(Pooled):
                 layers.append(SelfAttention(c_out))
             c_in = c_out
         layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
-        attended = 2**(attention + 1) if attention else 1              # attention pools what the block leaves
-        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out), input_pool * max(2**len(widths), attended))
+        attended = 2**(attention + 1) if attention else 1    # attention pools what the block leaves
+        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out),
+                         input_pool * max(2**len(widths), attended))
 
     @staticmethod
-    def begin(weight):
-        """Orthogonal, as BigGAN."""
+    def begin(weight: torch.Tensor) -> None:
+        """Orthogonal first weights, as BigGAN."""
         nn.init.orthogonal_(weight)
 
 
 class Inception(Pooled):
-    """A small Inception (Szegedy et al. 2016, arXiv:1512.00567) with squeeze and excitation (Hu et al. 2018).
+    """A small Inception (Szegedy et al. 2016, arXiv:1512.00567) with squeeze and excitation.
 
-    A stem of 5 x 5 with stride 2, then one Inception block per width; max-pooling 2 x 2 follows the stem and
-    every block but the last.
+    A stem of 5 x 5 with stride 2, then one Inception block per width; max-pooling 2 x 2 follows the
+    stem and every block but the last. Squeeze and excitation: Hu et al. 2018, arXiv:1709.01507.
+
+    stem: int, channels of the stem
+    widths: channels of the blocks
+    squeeze: int, reduction of squeeze and excitation, 0 for none
     """
 
     def __init__(self, frame, n_out, *, stem, widths, squeeze):
@@ -133,3 +205,48 @@ class Inception(Pooled):
                 layers.append(nn.MaxPool2d(2))
             c_in = c_out
         super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out), 2**(len(widths) + 1))
+
+
+NETWORKS = {"compact": Compact, "simple_cnn": SimpleCNN, "simple_cnn_residual": SimpleCNN,
+            "resnet_attention": ResNet, "resnet_reduced": ResNet, "biggan_encoder": BigGANEncoder,
+            "inception": Inception}
+
+
+def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module:
+    """A network by name, its weights from torch's global generator.
+
+    name: str, key of NETWORKS
+    frame: (rows, columns) of the maps, pixels
+    n_out: int, numbers that it returns for a map
+    options: over those of options.MODELS[name]
+
+    Raises InputError for an unknown name and for a frame that is too small.
+    """
+    choice("--model", name, tuple(NETWORKS))
+    net = NETWORKS[name](frame, n_out, **{**MODELS.get(name, {}), **options})
+    least = getattr(net, "stride", 1)
+    if min(frame) < least:
+        raise InputError(f"--model {name}: expected a frame of at least {least} pixels each way, "
+                         f"got {frame[0]} x {frame[1]}; give maps of a larger mask")
+    return net
+
+
+def values_per_norm(net: nn.Module, frame: tuple[int, int]) -> int:
+    """Values that one map gives a channel of the batch norm that sees the fewest; 2 without a norm.
+
+    frame: (rows, columns) of the map, pixels
+    """
+    seen, training = [], net.training
+    hooks = [m.register_forward_hook(lambda m, x, out: seen.append(out.shape[2] * out.shape[3]))
+             for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.inference_mode():
+        net.eval()(torch.zeros(1, 1, *frame))
+    net.train(training)
+    for hook in hooks:
+        hook.remove()
+    return min(seen, default=2)
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)

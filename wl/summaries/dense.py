@@ -1,31 +1,52 @@
-"""Dense networks on hand-made statistics: a few that differ in their start alone, trained as one, averaged.
+"""Dense networks on hand-made statistics: a few that differ in their start alone, averaged.
 
-They learn in seconds, on several draws of noise of each training map. How long to train is the one thing that
-depends on the size of the set: schedules of rising length are tried until the validation maps see no gain.
+They learn in seconds, on several draws of noise of each training map, all in one module. How long
+to train is the one thing that depends on the size of the set: schedules of rising length are tried
+until the validation maps see no gain.
 """
+import dataclasses
 import math
+import os
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..core.checks import InputError, RunError
+from ..core import seeds
+from ..core.checks import RunError
 from .layers import Dropout
-from .losses import LOG_SIGMA_RANGE, of_settings
-from .training import learning_rate, load_torch, save_torch
+from .losses import LOG_SIGMA_RANGE, Loss
+from .network import Task, load_torch, of_this_version, save_torch
+from .replicas import one_thread
+from .training import learning_rate
 
-BATCH, PEAK, DECAY, DROPOUT = 256, 2e-3, 1.0, 0.2      # decay: of AdamW; 0.01 overfits: loss 0.120, not 0.103
+BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
+DECAY = 1.0                    # of AdamW; 0.01 overfits: validation loss 0.120, not 0.103
 PASSES = (10, 30, 90)
-LEAST_GAIN = 0.005                                     # of the validation loss, for a longer schedule to be tried
-LARGEST = 8.0                                          # of a standardised statistic
-START_STREAM, ORDER_STREAM = 106, 107
+LEAST_GAIN = 0.005             # of the validation loss, for a longer schedule to be tried
+LARGEST = 8.0                  # of a standardised statistic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Task):
+    """All that the weights of dense networks follow from, beside the statistics themselves.
+
+    members: int, networks that are trained side by side
+    layers: list of int, widths of the hidden layers
+    features: str, digest of the file of statistics
+    """
+
+    members: int
+    layers: list[int]
+    features: str
 
 
 class Side(nn.Module):
-    """Several dense layers side by side: (m, n, c_in) -> (m, n, c_out), each with weights of its own."""
+    """Several dense layers side by side, each of its own weights: (m, n, c_in) -> (m, n, c_out)."""
 
-    def __init__(self, members, c_in, c_out):
+    def __init__(self, members: int, c_in: int, c_out: int):
         super().__init__()
         bound = 1.0 / math.sqrt(c_in)                  # nn.Linear's
         self.weight = nn.Parameter(torch.empty(members, c_in, c_out).uniform_(-bound, bound))
@@ -35,8 +56,13 @@ class Side(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def build(members, c_in, layers, n_out):
-    """Module (m, n, c_in) -> (m, n, n_out) of `members` networks. layers: widths of the hidden ones."""
+def build(members: int, c_in: int, layers: Sequence[int], n_out: int) -> nn.Module:
+    """Module (m, n, c_in) -> (m, n, n_out) of dense networks, from torch's global generator.
+
+    members: int, m, networks
+    c_in, n_out: int, numbers in and out
+    layers: widths of the hidden layers
+    """
     parts = []
     for width in layers:
         parts += [Side(members, c_in, width), nn.ReLU(), Dropout(DROPOUT)]
@@ -47,87 +73,97 @@ def build(members, c_in, layers, n_out):
 class Dense:
     """Trained dense networks with all that is needed to use them.
 
-    centre, width: (c,) float32 of the statistics; used: (c_all,) bool, those that vary over the training maps;
-    settings: with loss, label_mean, label_sd, members, layers; history: per schedule its passes and losses;
-    seconds: what each schedule took.
+    net: module of build()
+    centre, width: (c,) float32, mean and standard deviation of the statistics that are used
+    used: (c_all,) bool, those that vary over the training maps
+    recipe: Recipe
+    history: list of {"passes", "loss", "validation"}, one for each schedule
+    seconds: list of float, what each schedule took
     """
 
-    def __init__(self, net, centre, width, used, settings, history=(), seconds=()):
+    def __init__(self, net: nn.Module | None, centre: np.ndarray, width: np.ndarray,
+                 used: np.ndarray, recipe: Recipe, history=(), seconds=()):
         self.net, self.centre, self.width, self.used = net, centre, width, used
-        self.settings, self.history, self.seconds = settings, list(history), list(seconds)
+        self.recipe, self.history, self.seconds = recipe, list(history), list(seconds)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the networks to a file, whole or not at all."""
         scaling = {k: torch.from_numpy(getattr(self, k)) for k in ("centre", "width", "used")}
-        save_torch(path, {"settings": self.settings, "weights": self.net.state_dict(), "history": self.history,
-                          "seconds": self.seconds, **scaling})
+        save_torch(path, {"settings": self.recipe.stored(), "weights": self.net.state_dict(),
+                          "history": self.history, "seconds": self.seconds, **scaling})
 
     @classmethod
-    def load(cls, path):
-        """Raises InputError for a file that holds none of ours."""
+    def load(cls, path: str | os.PathLike) -> "Dense":
+        """The networks of a file. Raises InputError for a file that holds none of ours."""
         content = load_torch(path)
-        try:
-            s, scaling = content["settings"], [content[k].numpy() for k in ("centre", "width", "used")]
-            net = build(s["members"], int(scaling[2].sum()), s["layers"], of_settings(s).n_out)
+        with of_this_version(path, "dense network"):
+            recipe = Recipe.from_stored(content["settings"])
+            scaling = [content[k].numpy() for k in ("centre", "width", "used")]
+            n_out = recipe.loss_function().n_out
+            net = build(recipe.members, int(scaling[2].sum()), recipe.layers, n_out)
             net.load_state_dict(content["weights"])
-        except (KeyError, TypeError, AttributeError, RuntimeError):
-            raise InputError(f"{path}: holds no dense network of this version; remove it and train again") from None
-        return cls(net, *scaling, s, content["history"], content.get("seconds", ()))
+            return cls(net, *scaling, recipe, content["history"], content["seconds"])
 
-    def standardise(self, statistics):
-        """(n, c_all) -> (n, c) float32 tensor."""
+    def standardise(self, statistics: np.ndarray) -> torch.Tensor:
+        """Statistics (n, c_all) as the networks take them, (n, c) float32."""
         x = (np.asarray(statistics, np.float32)[:, self.used] - self.centre) / self.width
         return torch.from_numpy(np.clip(x, -LARGEST, LARGEST))
 
-    def predict(self, statistics):
-        """Means and sigmas (None where the loss has none), in the labels' units: mean over the networks.
+    def predict(self, statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Means, and error bars where the loss has them: the mean over the networks.
 
-        statistics: (n, c_all). Returns mean (n, 2) and sd (n, 2) float64 or None; of sigmas, the mean logarithm.
+        statistics: (n, c_all) of maps
+
+        Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
+        error bars the mean logarithm. Raises RunError for NaN.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)                       # as in fit()
-        try:
+        with one_thread():                             # as in fit()
             out = _averaged(self.net, self.standardise(statistics)).double().numpy()
-        finally:
-            torch.set_num_threads(threads)
         if not np.isfinite(out).all():
             raise RunError("the dense networks predict NaN; look at the maps")
-        s, loss = self.settings, of_settings(self.settings)
-        mean = np.array(s["label_mean"]) + np.array(s["label_sd"]) * out[:, :2]
+        loss = self.recipe.loss_function()
+        mean = self.recipe.in_units(out[:, :2])
         return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
 
 
 def _averaged(net, x):
+    """(n, c) -> (n, n_out), the mean over the networks."""
     net.eval()
     members = net[0].weight.shape[0]
     with torch.inference_mode():
-        out = torch.cat([net(part.expand(members, -1, -1)) for part in x.split(4096)], 1)
+        out = [net(part.expand(members, -1, -1)) for part in x.split(4096)]
+        out = torch.cat(out, 1)                        # (m, n, n_out)
         out[..., 2:].clamp_(*LOG_SIGMA_RANGE)
         return out.mean(0)
 
 
-def fit(statistics, label, validation, validation_label, settings, progress=None):
-    """Train the networks with schedules of rising length; the best by the validation loss of their mean is kept.
+def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
+        validation_label: np.ndarray, recipe: Recipe,
+        progress: Callable[[str], None] | None = None) -> Dense:
+    """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
-    statistics: (draws, n, c_all) float32 of the training maps; label: (n, 2) float64; validation: (k, c_all) of
-    the maps that choose; validation_label: (k, 2); settings: dict with seed, loss, label_mean, label_sd, members,
-    layers; progress: function of one string, or None. The result does not depend on the number of threads.
-    Returns Dense. Raises RunError when no schedule ends in a finite loss, InputError as Loss.begin.
+    statistics: (draws, n, c_all) float32, of the training maps with several draws of noise
+    label: (n, 2) float64, their parameters
+    validation: (k, c_all) float32, of the maps that choose
+    validation_label: (k, 2) float64, their parameters
+    recipe: Recipe
+    progress: function of one string, or None
+
+    Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
+    ends in a finite loss, InputError as Loss.begin.
     """
-    flat = statistics.reshape(-1, statistics.shape[-1])
+    flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
     centre, width = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
     used = width > 1e-6
-    dense = Dense(None, centre[used].astype(np.float32), width[used].astype(np.float32), used, settings)
+    centre, width = (v[used].astype(np.float32) for v in (centre, width))
+    dense, loss, best = Dense(None, centre, width, used, recipe), recipe.loss_function(), math.inf
     x, x_valid = dense.standardise(flat), dense.standardise(validation)
-
-    def target_of(value):
-        return torch.from_numpy(((value - settings["label_mean"]) / settings["label_sd"]).astype(np.float32))
-    y, y_valid = target_of(np.tile(label, (len(statistics), 1))), target_of(validation_label)
-    loss, best, threads = of_settings(settings), math.inf, torch.get_num_threads()
-    torch.set_num_threads(1)                           # sums of several threads depend on their number
-    try:
+    y = recipe.standardised(np.tile(label, (len(statistics), 1)))
+    y_valid = recipe.standardised(validation_label)
+    with one_thread():                        # sums of several threads depend on their number
         for passes in PASSES:
             began = time.monotonic()
-            net, value = _train(x, y, passes, loss, settings)
+            net, value = _train(x, y, passes, loss, recipe)
             valid = loss(_averaged(net, x_valid), y_valid).item()
             dense.history.append({"passes": passes, "loss": value, "validation": valid})
             dense.seconds.append(time.monotonic() - began)
@@ -138,25 +174,20 @@ def fit(statistics, label, validation, validation_label, settings, progress=None
                 dense.net = net
             if not gain > LEAST_GAIN * best:
                 break
-    finally:
-        torch.set_num_threads(threads)
     if dense.net is None:
         raise RunError("the validation loss of the dense networks is not finite; look at the maps")
     return dense
 
 
-def _train(x, y, passes, loss, s):
-    """One schedule. Returns the module and its last training loss."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(s["seed"], spawn_key=(START_STREAM,)).generate_state(1)[0]))
-        net = build(s["members"], x.shape[1], s["layers"], loss.n_out)
-    for k, module in enumerate(m for m in net if isinstance(m, Dropout)):
-        module.generator.manual_seed(s["seed"] % 2**32 + k)
-    loss.begin(net)
-    weights, biases = ([p for name, p in net.named_parameters() if name.endswith(kind)] for kind in ("weight", "bias"))
-    optimiser = torch.optim.AdamW([{"params": weights, "weight_decay": DECAY}, {"params": biases, "weight_decay": 0.0}],
-                                  lr=PEAK, fused=True)
-    rng = np.random.default_rng(np.random.SeedSequence(s["seed"], spawn_key=(ORDER_STREAM, passes)))
+def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe):
+    """One schedule. Returns the module and the mean training loss of its last pass."""
+    net = _first_networks(x.shape[1], loss, recipe)
+    of_kind = {kind: [p for name, p in net.named_parameters() if name.endswith(kind)]
+               for kind in ("weight", "bias")}
+    groups = [{"params": of_kind["weight"], "weight_decay": DECAY},
+              {"params": of_kind["bias"], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=PEAK, fused=True)
+    rng = seeds.generator(recipe.seed, seeds.DENSE_ORDER, passes)
     batches = max(1, len(x) // BATCH)
     net.train()
     for step in range(passes * batches):
@@ -165,10 +196,22 @@ def _train(x, y, passes, loss, s):
         part = order[step % batches]
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, passes * batches, PEAK)
-        out = net(x[part].expand(s["members"], -1, -1))
+        out = net(x[part].expand(recipe.members, -1, -1))                       # (m, batch, n_out)
         value = sum(loss(one, y[part]) for one in out)
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
-        total += value.item() / s["members"] / batches
+        total += value.item() / recipe.members / batches
     return net, total
+
+
+def _first_networks(c_in: int, loss: Loss, recipe: Recipe) -> nn.Module:
+    """The networks before their first step. c_in: statistics that are used."""
+    with torch.random.fork_rng(devices=[]):
+        spawn = np.random.SeedSequence(recipe.seed, spawn_key=(seeds.DENSE_WEIGHTS,))
+        torch.manual_seed(int(spawn.generate_state(1)[0]))
+        net = build(recipe.members, c_in, recipe.layers, loss.n_out)
+    for k, module in enumerate(m for m in net if isinstance(m, Dropout)):
+        module.generator.manual_seed(recipe.seed % 2**32 + k)
+    loss.begin(net)
+    return net

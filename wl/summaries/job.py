@@ -103,18 +103,19 @@ class Job:
         return self._from_statistics() if self.part == "statistics" else self._from_maps()
 
     def training(self, inputs: dict) -> tuple:
-        """What training.train() takes: the source of noiseless maps, and the settings of the training.
+        """What training.train() takes: the source of noiseless maps, and the recipe.
 
         inputs: {name: sha256} of the set's files
-        Returns batches.Batches, training settings.
+        Returns batches.Batches, network.Recipe.
         """
         from ..maps import batches
+        from .network import Recipe
         maps, options = self.maps, self.options.of_part(self.part)
         frame, scale = batches.Frame(maps.mask, pack=options.packs), batches.rms(maps.flat_kappa, maps.n_gal)
-        settings = {**options.training(), "frame": [int(n) for n in frame.shape], "scale": scale,
-                    "n_gal": maps.n_gal, "inputs": inputs, **self._task()}
+        recipe = Recipe(**options.training(), frame=frame.shape, scale=scale, n_gal=maps.n_gal,
+                        inputs=inputs, **self._task())
         source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=self.seed)
-        return source, settings
+        return source, recipe
 
     def _task(self):
         """What a network learns, whatever it learns from."""
@@ -127,15 +128,15 @@ class Job:
         maps, quiet, threads = self.maps, self.folder.quiet, self.options.threads
         maps.check_maps(quiet)
         digests = self.folder.digests(maps.files)
-        source, settings = self.training({k: digests[k] for k in ("kappa", "label", "mask")})
-        network = self._trained(source, settings)
+        source, recipe = self.training({k: digests[k] for k in ("kappa", "label", "mask")})
+        network = self._trained(source, recipe)
         rows = np.concatenate([self.rows(), self.split.rows(HOLDOUT)])
         progress = Progress(len(rows) + self.split.n_test, f"predicting{self.name}", quiet)
         # every network sees a map with the same noise, whatever its own seed
         found = [network.predict(part.source, part.rows, noise=part.noise, threads=threads,
                                  symmetries=self.options.views, progress=progress)
                  for part in batches.parts_to_summarise(maps, self.split, rows, source.frame,
-                                                        scale=settings["scale"], seed=self.folder.seed)]
+                                                        scale=recipe.scale, seed=self.folder.seed)]
         progress.close()
         mean, sd = zip(*found)
         return Predicted(np.concatenate(mean), None if sd[0] is None else np.concatenate(sd))
@@ -145,18 +146,19 @@ class Job:
         """Which of several it is, for messages."""
         return f" (network {self.index + 1} of {self.options.n_networks})" if self.several else ""
 
-    def _trained(self, source, settings):
+    def _trained(self, source, recipe):
         """The network on maps: loaded, or trained from where an earlier run stopped."""
         from . import training
-        network = self._stored(training.Network, settings)
+        from .network import Network
+        network = self._stored(Network, recipe)
         if network is not None:
             return network
         rows, validation = self.training_rows()
-        progress = Progress(settings["epochs"] * max(1, len(rows) // settings["batch_size"]),
-                            f"training {self.part}{self.name}", self.folder.quiet)
-        self.drop_useless_checkpoint(settings)
-        network, _ = training.train(source, self.maps.flat_theta, rows, validation, settings,
-                                    checkpoint=self.checkpoint, threads=self.options.threads, progress=progress)
+        progress = Progress(recipe.epochs * recipe.batches_of(len(rows)), f"training {self.part}{self.name}",
+                            self.folder.quiet)
+        self.drop_useless_checkpoint(recipe)
+        network = training.train(source, self.maps.flat_theta, rows, validation, recipe,
+                                 checkpoint=self.checkpoint, threads=self.options.threads, progress=progress)
         progress.close()
         network.save(self.model)
         self.checkpoint.unlink(missing_ok=True)
@@ -167,17 +169,17 @@ class Job:
         options, theta = self.options.of_part(self.part), self.maps.flat_theta
         file = features.measure(self.maps, self.split, self.options, self.folder)
         values, own = file.groups["features"], options.model_options
-        settings = {"model": self.part, "loss": options.loss, "loss_options": options.loss_options,
-                    "members": own["networks"], "layers": list(own["layers"]), "features": file.digest,
-                    **self._task()}
-        network = self._stored(dense.Dense, settings)
+        recipe = dense.Recipe(model=self.part, loss=options.loss, loss_options=options.loss_options,
+                              members=own["networks"], layers=own["layers"], features=file.digest,
+                              **self._task())
+        network = self._stored(dense.Dense, recipe)
         if network is None:
             rows, validation = self.training_rows()
             several = values["fixed"][rows][None]
             if "fresh" in values:
                 fresh = values["fresh"][:, np.searchsorted(values["rows"], rows)]
                 several = np.concatenate([several, fresh])
-            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], settings,
+            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], recipe,
                                 lambda text: say(text, self.folder.quiet))
             network.save(self.model)
         parts = [values["fixed"][np.concatenate([self.rows(), self.split.rows(HOLDOUT)])]]
@@ -185,8 +187,8 @@ class Job:
             parts.append(values["test"])
         return Predicted(*network.predict(np.concatenate(parts)))
 
-    def _stored(self, kind, settings):
-        """The network of an earlier run, or None. Raises InputError for one of other settings."""
+    def _stored(self, kind, recipe):
+        """The network of an earlier run, or None. Raises InputError for one of another recipe."""
         if not self.model.exists():
             return None
         try:
@@ -196,28 +198,28 @@ class Job:
                 raise
             warn(f"{self.model}: damaged, trained again")
             return None
-        return network if self._same(self.model, network.settings, settings) else None
+        return network if self._same(self.model, network.recipe.stored(), recipe) else None
 
-    def _same(self, path, before, settings):
-        """Whether a file was made with these settings; False only with --force. Raises InputError otherwise."""
+    def _same(self, path, before, recipe):
+        """Whether a file was made by this recipe; False only with --force. Raises InputError otherwise."""
         if not self.folder.force:
-            refuse_difference(f"{path}: was made with", before, settings)
-        return before == settings
+            refuse_difference(f"{path}: was made with", before, recipe.stored())
+        return before == recipe.stored()
 
-    def drop_useless_checkpoint(self, settings: dict) -> None:
-        """With --force remove a checkpoint that is damaged or of other settings. Raises InputError otherwise."""
-        from . import training
+    def drop_useless_checkpoint(self, recipe) -> None:
+        """With --force remove a checkpoint that is damaged or of another recipe. Raises InputError otherwise."""
+        from .network import load_torch
         if not self.checkpoint.exists():
             return
         try:
-            saved = training.load_torch(self.checkpoint)
+            saved = load_torch(self.checkpoint)
             before = saved["settings"] if isinstance(saved, dict) and "settings" in saved else {}
         except InputError as error:
             if not self.folder.force:
                 raise InputError(f"{error} to train from the start") from None
             warn(f"{self.checkpoint}: damaged, training begins again")
             before = {}
-        if not self._same(self.checkpoint, before, settings):
+        if not self._same(self.checkpoint, before, recipe):
             self.checkpoint.unlink()
 
     def done(self) -> hdf5.File:

@@ -1,6 +1,6 @@
 """Building blocks of the architectures: convolution blocks, norms, attention, dropout.
 
-Nothing here draws from torch's global generator in training, and every nonlinearity is a module of its own.
+Nothing here draws from torch's global generator in training, and every nonlinearity is a module.
 """
 import math
 
@@ -9,9 +9,12 @@ from torch import nn
 
 
 class Dropout(nn.Module):
-    """Dropout from a generator of its own: the global one would tie the result to the thread count."""
+    """Dropout from a generator of its own: the global one would tie the result to the thread count.
 
-    def __init__(self, p):
+    p: float, share of the numbers that is dropped in training
+    """
+
+    def __init__(self, p: float):
         super().__init__()
         self.p, self.generator = p, torch.Generator()
 
@@ -22,13 +25,13 @@ class Dropout(nn.Module):
         return x * keep / (1.0 - self.p)
 
 
-def convolution(c_in, c_out, kernel=3, stride=1):
+def convolution(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Module:
     """Convolution that keeps the frame but for its stride; no bias, a norm follows."""
     return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
 
 
-def conv_block(c_in, c_out, kernel=3, stride=1, pool=1):
-    """Convolution, batch norm, max-pooling, ReLU: pooling before ReLU gives the same values cheaper."""
+def conv_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Module:
+    """Convolution, batch norm, max-pooling, ReLU; pooling first gives the same values cheaper."""
     layers = [convolution(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out)]
     if pool > 1:
         layers.append(nn.MaxPool2d(pool))
@@ -36,31 +39,33 @@ def conv_block(c_in, c_out, kernel=3, stride=1, pool=1):
 
 
 class BatchRenorm2d(nn.BatchNorm2d):
-    """Batch norm whose training step normalises by the running statistics (Ioffe 2017, arXiv:1702.03275).
+    """Batch norm whose training step normalises by the running statistics (Ioffe 2017).
 
-    A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm in a lane
-    of 8 maps blurs it in training, and its evaluation lags behind (validation losses of 0.2 and 2.4 in turn at
-    the peak learning rate). Gradients still flow through the batch's statistics. The running statistics include
-    the batch (the paper takes those before it), so that a training step gives exactly what evaluation gives. The
-    correction comes in over steps 60 to 180, when the running statistics mean something.
+    arXiv:1702.03275. A batch's own statistics carry the amplitude of its maps, which is what S_8
+    is: plain batch norm in a lane of 8 maps blurs it in training, and its evaluation lags behind
+    (validation losses of 0.2 and 2.4 in turn at the peak learning rate). Gradients still flow
+    through the batch's statistics. The running statistics include the batch (the paper takes those
+    before it), so that a training step gives exactly what evaluation gives. The correction comes in
+    over steps 60 to 180, when the running statistics mean something.
     """
 
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        y, mean, inverse_sd = torch.native_batch_norm(x, None, None, self.running_mean, self.running_var, True,
-                                                      self.momentum, self.eps)
+        y, mean, inverse_sd = torch.native_batch_norm(
+            x, None, None, self.running_mean, self.running_var, True, self.momentum, self.eps)
         self.num_batches_tracked += 1
         share = min(max((int(self.num_batches_tracked) - 60) / 120.0, 0.0), 1.0)
         with torch.no_grad():
-            running = (self.running_var + self.eps).rsqrt()
+            running = (self.running_var + self.eps).rsqrt()                         # (c,)
             ratio = (running / inverse_sd).clamp(1.0 / (1.0 + 2.0 * share), 1.0 + 2.0 * share)
             shift = ((mean - self.running_mean) * running).clamp(-5.0 * share, 5.0 * share)
         scale, offset = self.weight * ratio, self.weight * shift + self.bias
-        return torch.addcmul(offset.to(y.dtype)[:, None, None], y, scale.to(y.dtype)[:, None, None])
+        scale, offset = (v.to(y.dtype)[:, None, None] for v in (scale, offset))    # (c, 1, 1)
+        return torch.addcmul(offset, y, scale)
 
 
-def lean_block(c_in, c_out, kernel=3, stride=1, pool=1):
+def lean_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Module:
     """Convolution, max-pooling, batch renorm, ReLU: the norm sees a quarter of the numbers."""
     layers = [convolution(c_in, c_out, kernel, stride)]
     if pool > 1:
@@ -69,9 +74,9 @@ def lean_block(c_in, c_out, kernel=3, stride=1, pool=1):
 
 
 class ResidualConv(nn.Module):
-    """conv_block with a shortcut: a projection by 1 x 1 pixels (He et al. 2016, arXiv:1512.03385, option B)."""
+    """conv_block with a shortcut: a projection by 1 x 1 pixels (He et al. 2016, option B)."""
 
-    def __init__(self, c_in, c_out, pool=2):
+    def __init__(self, c_in: int, c_out: int, pool: int = 2):
         super().__init__()
         self.main = nn.Sequential(convolution(c_in, c_out), nn.BatchNorm2d(c_out))
         self.shortcut = nn.Sequential(convolution(c_in, c_out, 1), nn.BatchNorm2d(c_out))
@@ -84,13 +89,14 @@ class ResidualConv(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385, figure 5, left)."""
 
-    def __init__(self, c_in, c_out, stride=1):
+    def __init__(self, c_in: int, c_out: int, stride: int = 1):
         super().__init__()
         self.main = nn.Sequential(conv_block(c_in, c_out, stride=stride), convolution(c_out, c_out),
                                   nn.BatchNorm2d(c_out))
         self.shortcut = nn.Sequential()
         if stride > 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(convolution(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
+            self.shortcut = nn.Sequential(convolution(c_in, c_out, 1, stride),
+                                          nn.BatchNorm2d(c_out))
         self.end = nn.ReLU(inplace=True)
 
     def forward(self, x):
@@ -98,13 +104,16 @@ class BasicBlock(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention (Woo et al. 2018, arXiv:1807.06521): which channels, then where.
+    """Convolutional block attention: which channels, then where (Woo et al. 2018, arXiv:1807.06521).
 
-    Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)), W0 reducing by 16; places: sigmoid of a 7 x 7
-    convolution of the mean and maximum over the channels. Shape (n, c, H, W) stays.
+    Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)); places: sigmoid of a 7 x 7 convolution of
+    the mean and maximum over the channels.
+
+    channels: int, c; the shape (n, c, H, W) stays
+    reduction: int, of the channels by W0
     """
 
-    def __init__(self, channels, reduction=16):
+    def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         middle = max(channels // reduction, 1)
         self.channel = nn.Sequential(nn.Linear(channels, middle, bias=False), nn.ReLU(inplace=True),
@@ -112,32 +121,40 @@ class CBAM(nn.Module):
         self.place = convolution(2, 1, 7)
 
     def forward(self, x):
-        gate = torch.sigmoid(self.channel(x.mean((2, 3))) + self.channel(x.amax((2, 3))))
-        x = x * gate[:, :, None, None].to(x.dtype)
+        gate = self.channel(x.mean((2, 3))) + self.channel(x.amax((2, 3)))      # (n, c)
+        gate = torch.sigmoid(gate)
+        x = x * gate[:, :, None, None].to(x.dtype)                              # (n, c, H, W)
         where = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        return x * torch.sigmoid(self.place(where)).to(x.dtype)
+        where = torch.sigmoid(self.place(where))                # (n, 2, H, W) -> (n, 1, H, W)
+        return x * where.to(x.dtype)
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighted by what the whole map holds (Hu et al. 2018, arXiv:1709.01507)."""
+    """Channels weighted by what the whole map holds (Hu et al. 2018, arXiv:1709.01507).
 
-    def __init__(self, channels, reduction=16):
+    channels: int, c; the shape (n, c, H, W) stays
+    reduction: int, of the channels in between
+    """
+
+    def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         middle = max(channels // reduction, 1)
         self.gate = nn.Sequential(nn.Linear(channels, middle), nn.ReLU(inplace=True),
                                   nn.Linear(middle, channels), nn.Sigmoid())
 
     def forward(self, x):
-        return x * self.gate(x.mean((2, 3)))[:, :, None, None].to(x.dtype)
+        gate = self.gate(x.mean((2, 3)))                        # (n, c, H, W) -> (n, c)
+        return x * gate[:, :, None, None].to(x.dtype)           # by (n, c, 1, 1)
 
 
 class SelfAttention(nn.Module):
-    """Every place looks at all others (Zhang et al. 2019, arXiv:1805.08318), as in BigGAN: x + gamma o.
+    """Every place looks at all others, x + gamma o as in BigGAN (Zhang et al. 2019).
 
-    Queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2 max-pooling; gamma starts at 0.
+    arXiv:1805.08318. Queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2
+    max-pooling; gamma starts at 0. channels: int, c; the shape (n, c, H, W) stays.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         few, half = max(channels // 8, 1), max(channels // 2, 1)
         self.query, self.key = convolution(channels, few, 1), convolution(channels, few, 1)
@@ -146,54 +163,61 @@ class SelfAttention(nn.Module):
 
     def forward(self, x):
         query = self.query(x).flatten(2)                        # (n, c/8, H W)
-        key, value = self.pool(self.key(x)).flatten(2), self.pool(self.value(x)).flatten(2)     # (n, ., H W / 4)
+        key = self.pool(self.key(x)).flatten(2)                 # (n, c/8, H W / 4)
+        value = self.pool(self.value(x)).flatten(2)             # (n, c/2, H W / 4)
         weight = torch.softmax(query.transpose(1, 2) @ key, 2)  # (n, H W, H W / 4)
-        seen = (value @ weight.transpose(1, 2).to(value.dtype)).unflatten(2, x.shape[2:])
+        seen = value @ weight.transpose(1, 2).to(value.dtype)   # (n, c/2, H W)
+        seen = seen.unflatten(2, x.shape[2:])                   # (n, c/2, H, W)
         return x + self.gamma.to(x.dtype) * self.out(seen)
 
 
 class FourierFeatures(nn.Module):
-    """sin and cos of 2^k pi x / 4, k = 0 .. octaves - 1, beside x (Kingma et al. 2021, arXiv:2107.00630).
+    """sin and cos of 2^k pi x / 4, k = 0 .. octaves - 1, beside x (Kingma et al. 2021).
 
-    Of the pixel's value, in units of its standard deviation: the slowest has a period of 8 of them, so that no
-    value wraps. (n, c, H, W) -> (n, c (1 + 2 octaves), H, W).
+    arXiv:2107.00630. Of the pixel's value, in units of its standard deviation: the slowest has a
+    period of 8 of them, so that no value wraps.
     """
 
-    def __init__(self, octaves):
+    def __init__(self, octaves: int):
         super().__init__()
         self.scales = [math.pi / 4 * 2**k for k in range(octaves)]
 
     def forward(self, x):
-        return torch.cat([x] + [f(s * x) for s in self.scales for f in (torch.sin, torch.cos)], 1)
+        waves = [f(s * x) for s in self.scales for f in (torch.sin, torch.cos)]
+        return torch.cat([x, *waves], 1)        # (n, c, H, W) -> (n, c (1 + 2 octaves), H, W)
 
 
 class DownBlock(nn.Module):
-    """Residual block of BigGAN's discriminator (Brock et al. 2018, arXiv:1809.11096, figure 15), half the size.
+    """Residual block of BigGAN's discriminator (Brock et al. 2018, figure 15), half the size.
 
-    Main: norm, ReLU, 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut: mean-pooling, 1 x 1 (the same values as
-    in the other order, a quarter of the work). first: without the norm and ReLU that stand before the input.
-    Batch norm takes the place of spectral norm, which a regression of an amplitude has no use for.
+    Main: norm, ReLU, 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut: mean-pooling, 1 x 1 (the
+    same values as in the other order, a quarter of the work). Batch norm takes the place of
+    spectral norm, which a regression of an amplitude has no use for.
+
+    first: bool, without the norm and ReLU that stand before the input
     """
 
-    def __init__(self, c_in, c_out, first=False):
+    def __init__(self, c_in: int, c_out: int, first: bool = False):
         super().__init__()
         before = [] if first else [nn.BatchNorm2d(c_in), nn.ReLU()]
-        self.main = nn.Sequential(*before, convolution(c_in, c_out), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True),
-                                  convolution(c_out, c_out), nn.AvgPool2d(2))
+        self.main = nn.Sequential(*before, convolution(c_in, c_out), nn.BatchNorm2d(c_out),
+                                  nn.ReLU(inplace=True), convolution(c_out, c_out), nn.AvgPool2d(2))
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), convolution(c_in, c_out, 1))
 
     def forward(self, x):
-        return self.main(x) + self.shortcut(x)
+        return self.main(x) + self.shortcut(x)          # (n, c_in, H, W) -> (n, c_out, H/2, W/2)
 
 
 class InceptionBlock(nn.Module):
-    """Four views side by side: 1 x 1; 3 x 3; two 3 x 3; 3 x 3 max-pooling (Szegedy et al. 2016, arXiv:1512.00567).
+    """Four views side by side: 1 x 1; 3 x 3; two 3 x 3; 3 x 3 max-pooling (Szegedy et al. 2016).
 
-    Each makes a quarter of the c_out channels, the three that look around after a 1 x 1 that reduces to as many;
-    then squeeze and excitation (Hu et al. 2018), squeeze: its reduction, 0 for none.
+    Each makes a quarter of the c_out channels, the three that look around after a 1 x 1 that
+    reduces to as many; then squeeze and excitation (Hu et al. 2018).
+
+    squeeze: int, reduction of squeeze and excitation, 0 for none
     """
 
-    def __init__(self, c_in, c_out, squeeze=16):
+    def __init__(self, c_in: int, c_out: int, squeeze: int = 16):
         super().__init__()
         q = c_out // 4
         self.views = nn.ModuleList([
@@ -204,4 +228,5 @@ class InceptionBlock(nn.Module):
         self.end = SqueezeExcitation(c_out, squeeze) if squeeze else nn.Identity()
 
     def forward(self, x):
-        return self.end(torch.cat([view(x) for view in self.views], 1))
+        x = torch.cat([view(x) for view in self.views], 1)          # 4 of (n, c_out / 4, H, W)
+        return self.end(x)

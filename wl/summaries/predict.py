@@ -220,7 +220,7 @@ def _stored_settings(path):
     try:
         if path.suffix == ".h5":
             return hdf5.read(path, "predictions", groups=()).settings
-        from .training import load_torch
+        from .network import load_torch
         found = load_torch(path)
         return found["settings"] if isinstance(found, dict) else {}
     except (InputError, KeyError):

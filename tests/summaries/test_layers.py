@@ -1,95 +1,106 @@
-"""The architectures: sizes by hand, shapes, receptive fields, and the layers that torch does not have."""
+"""The layers against plain formulas: attention, blocks, dropout, batch renorm."""
 import copy
 
 import numpy as np
 import pytest
 import torch
-from conftest import one_line
 from torch import nn
 
-from wl.core.checks import InputError
-from wl.summaries.layers import BatchRenorm2d, Dropout, conv_block
-from wl.summaries.networks import build, count_parameters
+from wl.summaries.architectures import build
+from wl.summaries.layers import (CBAM, BasicBlock, BatchRenorm2d, DownBlock, Dropout,
+                                 FourierFeatures, InceptionBlock, ResidualConv, SelfAttention,
+                                 SqueezeExcitation, conv_block)
 
 torch.set_num_threads(1)
 
 
-def test_parameters_of_the_published_network():
-    """Counted by hand from the paper's layers, frame 1424 x 176 -> 712 x 88 -> 356 x 44 -> ... -> 44 x 5."""
-    convolutions = 1 * 16 * 25 + 16 * 32 * 9 + 32 * 64 * 9 + 64 * 128 * 9
-    norms = 2 * (16 + 32 + 64 + 128)
-    head = (128 * 44 * 5 * 512 + 512) + (512 * 128 + 128) + (128 * 2 + 2)
-    found = count_parameters(build("simple_cnn", (1424, 176), 2))
-    assert found == convolutions + norms + head == 14_582_002
-    assert count_parameters(build("simple_cnn", (1424, 176), 4)) == found + 2 * 128 + 2
+def randomise(module, seed=3):
+    torch.manual_seed(seed)
+    for p in module.parameters():
+        nn.init.normal_(p, 0.0, 0.5)
+    return module.double().eval()
 
 
-def test_parameters_of_the_compact_network():
-    convolutions = 1 * 32 * 49 + 32 * 48 * 9 + 48 * 64 * 9 + 64 * 96 * 9
-    norms = 2 * (32 + 48 + 64 + 96)
-    head = (192 * 128 + 128) + (128 * 2 + 2)
-    assert count_parameters(build("compact", (1840, 104), 2)) == convolutions + norms + head
+def values(*shape, seed=4):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
-@pytest.mark.parametrize("name", ["compact", "simple_cnn"])
-@pytest.mark.parametrize("frame", [(1424, 176), (1840, 104), (64, 48), (96, 200), (88, 88), (32, 32)])
-@pytest.mark.parametrize("n_out", [2, 4])
-def test_output_shapes(name, frame, n_out):
-    net = build(name, frame, n_out).eval()
-    with torch.inference_mode():
-        out = net(torch.zeros(2, 1, *frame))
-    assert out.shape == (2, n_out) and torch.isfinite(out).all()
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
 
 
-@pytest.mark.parametrize("name", ["compact", "simple_cnn"])
-@pytest.mark.parametrize("frame", [(8, 8), (16, 176), (1424, 16)])
-def test_frames_too_small_are_refused(name, frame):
-    with pytest.raises(InputError) as error:
-        build(name, frame, 2)
-    one_line(error, name, frame[0], frame[1])
+def test_cbam_formula():
+    layer, x = randomise(CBAM(6, 2)), values(2, 6, 9, 8)
+    out, a = layer(x).detach().numpy(), x.numpy()
+    w0, w1 = (layer.channel[i].weight.detach().numpy() for i in (0, 2))
+    mlp = lambda v: np.maximum(v @ w0.T, 0.0) @ w1.T                                 # noqa: E731
+    a = a * sigmoid(mlp(a.mean((2, 3))) + mlp(a.max((2, 3))))[:, :, None, None]
+    two = np.pad(np.stack([a.mean(1), a.max(1)], 1), ((0, 0), (0, 0), (3, 3), (3, 3)))
+    windows = np.lib.stride_tricks.sliding_window_view(two, (7, 7), (2, 3))
+    place = np.einsum("ncyxij,cij->nyx", windows, layer.place.weight.detach().numpy()[0])
+    assert np.allclose(out, a * sigmoid(place)[:, None], atol=1e-12)
 
 
-def test_unknown_network():
-    with pytest.raises(InputError) as error:
-        build("huge", (64, 48), 2)
-    one_line(error, "--model", "compact, simple_cnn", "huge")
+def test_squeeze_excitation_formula():
+    layer, x = randomise(SqueezeExcitation(6, 3)), values(2, 6, 5, 4)
+    first, second = layer.gate[0], layer.gate[2]
+    w0, b0, w1, b1 = (p.detach().numpy() for p in (first.weight, first.bias, second.weight,
+                                                   second.bias))
+    gate = sigmoid(np.maximum(x.numpy().mean((2, 3)) @ w0.T + b0, 0.0) @ w1.T + b1)
+    assert np.allclose(layer(x).detach().numpy(), x.numpy() * gate[:, :, None, None], atol=1e-12)
 
 
-@pytest.mark.parametrize("name, size, jump, place", [("compact", 88, 24, (3, 3)),
-                                                     ("simple_cnn", 91, 32, (2, 2))])
-def test_receptive_field(name, size, jump, place):
-    """The pixels that one feature sees, from gradients of a copy without nonlinearities."""
-    net = build(name, (288, 288), 2)
-    layers = copy.deepcopy(net.features if name == "compact" else net.convolutions)
-    for block in layers:
-        for i, layer in enumerate(block):
-            if isinstance(layer, nn.ReLU):
-                block[i] = nn.Identity()
-            elif isinstance(layer, nn.MaxPool2d):
-                block[i] = nn.AvgPool2d(layer.kernel_size)
-            elif isinstance(layer, nn.Conv2d):
-                nn.init.uniform_(layer.weight, 0.5, 1.0)
-    layers.double().eval()
-    edges = []
-    for step in (0, 1):
-        x = torch.zeros(1, 1, 288, 288, dtype=torch.double, requires_grad=True)
-        layers(x)[0, :, place[0] + step, place[1]].sum().backward()
-        rows, columns = (np.flatnonzero(x.grad[0, 0].abs().sum(axis).numpy()) for axis in (1, 0))
-        assert len(rows) == len(columns) == size == rows[-1] - rows[0] + 1
-        edges.append(rows[0])
-    assert edges[1] - edges[0] == jump
+def test_self_attention_formula():
+    layer, x = randomise(SelfAttention(16)), values(2, 16, 6, 4)
+    parts = layer.query, layer.key, layer.value, layer.out
+    w = [m.weight.detach().numpy()[:, :, 0, 0] for m in parts]
+    a = x.numpy()
+
+    def pool(v):
+        return v.reshape(*v.shape[:2], 3, 2, 2, 2).max((3, 5)).reshape(*v.shape[:2], 6)
+    q = np.einsum("ij,njyx->niyx", w[0], a).reshape(2, 2, 24)
+    k, v = (pool(np.einsum("ij,njyx->niyx", u, a)) for u in w[1:3])
+    logits = np.einsum("niq,nik->nqk", q, k)
+    weight = np.exp(logits - logits.max(2, keepdims=True))
+    weight /= weight.sum(2, keepdims=True)
+    seen = np.einsum("nik,nqk->niq", v, weight)
+    oracle = a + layer.gamma.item() * np.einsum("ij,njq->niq", w[3], seen).reshape(a.shape)
+    assert np.allclose(layer(x).detach().numpy(), oracle, atol=1e-12)
+    assert torch.equal(SelfAttention(16).double()(x), x)         # gamma starts at 0
 
 
-def test_compact_weights_serve_any_frame():
-    one, two = build("compact", (1840, 104), 2), build("compact", (96, 64), 2)
-    two.load_state_dict(one.state_dict())
-    # global pooling: a pattern moved by a whole step of the features gives the same answer
-    x = torch.zeros(1, 1, 288, 288)
-    x[..., 120:140, 120:140] = torch.randn(20, 20, generator=torch.Generator().manual_seed(1))
-    two.eval()
-    with torch.inference_mode():
-        assert torch.allclose(two(x), two(torch.roll(x, (24, -48), (2, 3))), atol=1e-5)
-        assert not torch.allclose(two(x), two(2 * x), atol=1e-3)
+def test_fourier_features_formula():
+    x = values(2, 1, 4, 3)
+    out = FourierFeatures(2)(x).numpy()
+    one = x.numpy()[:, 0]
+    expected = [one] + [f(np.pi * one * 2.0**k / 4) for k in (0, 1) for f in (np.sin, np.cos)]
+    assert np.allclose(out, np.stack(expected, 1), atol=1e-12)
+    later = FourierFeatures(1)(x + 8.0).numpy()                                      # period 8
+    assert np.allclose(later[:, 1:], out[:, 1:3], atol=1e-12)
+
+
+def test_blocks_are_their_parts_added_up():
+    functional = nn.functional
+    x = values(2, 4, 8, 6)
+    block = randomise(ResidualConv(4, 5))
+    added = torch.relu(block.main(x) + block.shortcut(x))
+    assert torch.allclose(block(x), functional.max_pool2d(added, 2))
+    block = randomise(BasicBlock(4, 4))
+    assert len(block.shortcut) == 0 and torch.allclose(block(x), torch.relu(block.main(x) + x))
+    half = randomise(BasicBlock(4, 6, 2))
+    assert half(x).shape == (2, 6, 4, 3)
+    assert torch.allclose(half(x), torch.relu(half.main(x) + half.shortcut(x)))
+    inception = randomise(InceptionBlock(4, 9, 0))
+    assert torch.equal(inception(x), torch.cat([view(x) for view in inception.views], 1))
+    assert inception(x).shape == (2, 9, 8, 6)
+    assert torch.equal(inception.views[3][0](x), functional.max_pool2d(x, 3, 1, 1))
+    down = randomise(DownBlock(4, 5))
+    conv_first, conv_second, shortcut = down.main[2], down.main[5], down.shortcut[1]
+    h = conv_second(torch.relu(down.main[3](conv_first(torch.relu(down.main[0](x))))))
+    paper = functional.avg_pool2d(h, 2) + functional.avg_pool2d(shortcut(x), 2)      # its order
+    assert torch.allclose(down(x), paper, atol=1e-12)
+    first = randomise(DownBlock(4, 5, first=True))
+    assert isinstance(first.main[0], nn.Conv2d) and first(x).shape == (2, 5, 4, 3)
 
 
 def test_pooling_before_relu_gives_the_same_values():

@@ -1,0 +1,236 @@
+"""A trained network as one file that describes itself, and the recipe that it was trained by.
+
+    network = Network.load("data/runs/main/model.pt")
+    mean, sd = network.predict(batches, rows, threads=2)
+"""
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from ..core.checks import InputError, RunError, choice
+from ..core.files import atomic, to_json
+from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
+from .architectures import build
+from .losses import LOG_SIGMA_RANGE, Loss
+from .options import PRECISIONS
+from .replicas import Lanes, as_computed
+
+NOISES = {"fresh": FRESH, "fixed": FIXED}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What any network is asked for; values take the form that JSON has for them.
+
+    model: str, key of options.MODELS
+    loss: str, key of options.LOSSES
+    loss_options: dict, of the loss
+    seed: int, of weights, order, noise and dropout
+    split: list of int, code of each realisation, as splits.split_realisations gives them
+    label_mean, label_sd: list of 2 floats, units of the labels: what they are standardised by
+    """
+
+    model: str
+    loss: str
+    loss_options: dict[str, Any]
+    seed: int
+    split: list[int]
+    label_mean: list[float]
+    label_sd: list[float]
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):        # tuples and arrays as in files
+            plain = json.loads(to_json(getattr(self, field.name)))
+            object.__setattr__(self, field.name, plain)
+        self.loss_function()
+
+    def stored(self) -> dict[str, Any]:
+        """The dict that goes to the network's file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_stored(cls, settings: Any) -> Self:
+        """The recipe of a stored dict. Raises InputError for a name that is missing or unknown."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(settings, dict):
+            raise InputError(f"expected the settings of a training, got {type(settings).__name__}")
+        for what, wrong in (("no", names - set(settings)), ("an unknown", set(settings) - names)):
+            if wrong:
+                raise InputError(f"{what} setting {min(map(str, wrong))}")
+        return cls(**settings)
+
+    def loss_function(self) -> Loss:
+        """The loss that is asked for."""
+        return Loss(self.loss, self.label_sd, **self.loss_options)
+
+    def standardised(self, label: np.ndarray) -> torch.Tensor:
+        """Labels (n, 2) in their units, as the targets of the loss, (n, 2) float32."""
+        scaled = (label - np.array(self.label_mean)) / np.array(self.label_sd)
+        return torch.from_numpy(scaled.astype(np.float32))
+
+    def in_units(self, mean: np.ndarray) -> np.ndarray:
+        """Outputs (n, 2) float64 of a network, as means in the units of the labels."""
+        return np.array(self.label_mean) + np.array(self.label_sd) * mean
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Task):
+    """All that the weights of a network on maps follow from, beside the maps themselves.
+
+    model_options: dict, arguments of the architecture, over options.MODELS[model]
+    epochs, batch_size: int, passes over the training maps, maps a step
+    lanes: int, parts of a batch that run side by side
+    learning_rate, weight_decay: float, peak of the one-cycle schedule; AdamW's
+    patience: int, epochs without a better validation loss that end the training; 0 for none
+    precision: str, of options.PRECISIONS
+    noise: str, "fresh" at every use of a map, or "fixed", the same for a map each time
+    frame: list of 2 ints, rows and columns that the network sees
+    scale: float, kappa; what pixels are divided by
+    n_gal: float or None, galaxies per square arcminute; None for maps with their noise
+    inputs: dict, digests of the files of the set
+    """
+
+    model_options: dict[str, Any]
+    epochs: int
+    batch_size: int
+    lanes: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    precision: str
+    noise: str
+    frame: list[int]
+    scale: float
+    n_gal: float | None
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        choice("--precision", self.precision, PRECISIONS)
+        choice("--noise", self.noise, tuple(NOISES))
+
+    def batches_of(self, n_map: int) -> int:
+        """Steps of an epoch on n_map maps; what is left over waits for the next epoch."""
+        return max(1, n_map // self.batch_size)
+
+    def build(self) -> torch.nn.Module:
+        """A network with fresh weights, drawn from torch's global generator. Raises InputError."""
+        n_out = self.loss_function().n_out
+        return build(self.model, tuple(self.frame), n_out, **self.model_options)
+
+
+class Network:
+    """A trained network with all that is needed to use it.
+
+    net: module (n, 1, rows, columns) -> (n, n_out)
+    recipe: Recipe
+    history: list of {"epoch", "loss", "validation"}, one for each epoch
+    seconds: list of float, what each epoch took, its validation included
+    """
+
+    def __init__(self, net: torch.nn.Module, recipe: Recipe, history=(), seconds=()):
+        self.net, self.recipe = net, recipe
+        self.history, self.seconds = list(history), list(seconds)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the network to a file, whole or not at all."""
+        save_torch(path, {"settings": self.recipe.stored(), "weights": self.net.state_dict(),
+                          "history": self.history, "seconds": self.seconds})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Network":
+        """The network of a file. Raises InputError for a file that is no network of ours."""
+        content = load_torch(path)
+        with of_this_version(path, "network"):
+            recipe = Recipe.from_stored(content["settings"])
+            net = as_computed(recipe.build(), recipe.precision)
+            net.load_state_dict(content["weights"])
+            return cls(net, recipe, content["history"], content["seconds"])
+
+    def predict(self, batches: Batches, rows: np.ndarray, *, noise: int = FIXED, threads: int = 1,
+                symmetries: int = N_SYMMETRY, batch_size: int = 32, progress=None
+                ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Means, and error bars where the loss has them, averaged over flips of the frame.
+
+        batches: Batches, the maps
+        rows: (n,) int, indices of maps
+        noise: of maps.batches; each map's noise is the same in all its views
+        threads: int; the result does not depend on it
+        symmetries: int, 1, 2 or 4 flips
+        batch_size: int, maps at a time
+        progress: with update(n), or None
+
+        Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
+        error bars the mean logarithm. Raises RunError for NaN.
+        """
+        mean, log_sigma = np.zeros((len(rows), 2)), np.zeros((len(rows), 2))
+        with Lanes(self.net, self.recipe.lanes, threads, self.recipe.precision) as lanes:
+            lanes.train(False)
+            for start in range(0, len(rows), batch_size):
+                part = slice(start, start + batch_size)
+                for s in range(symmetries):
+                    flips = np.full(len(rows[part]), s)
+                    x = batches.fetch(rows[part], noise=noise, symmetry=flips)
+                    out = lanes.predict(x).double().numpy()
+                    mean[part] += out[:, :2] / symmetries
+                    if out.shape[1] > 2:
+                        log_sigma[part] += np.clip(out[:, 2:], *LOG_SIGMA_RANGE) / symmetries
+                if progress is not None:
+                    progress.update(len(rows[part]))
+        if not (np.isfinite(mean).all() and np.isfinite(log_sigma).all()):
+            raise RunError("the network predicts NaN; train again with a lower --learning-rate")
+        loss = self.recipe.loss_function()
+        return self.recipe.in_units(mean), loss.sigma(log_sigma) if loss.has_sigma else None
+
+
+@contextlib.contextmanager
+def of_this_version(path: str | os.PathLike, what: str):
+    """Turn what goes wrong with the content of a file into one InputError. what: e.g. "network"."""
+    try:
+        yield
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: holds no {what} of this version ({_first_line(error)}); remove "
+                         "it and train again") from None
+
+
+def _first_line(error):
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def save_torch(path: str | os.PathLike, content: Any) -> None:
+    """torch.save under a seal, whole or not at all.
+
+    torch itself neither notices a flipped bit in what it reads, nor says of a full disk what it is.
+    """
+    inner, outer = io.BytesIO(), io.BytesIO()
+    torch.save(content, inner)
+    data = inner.getvalue()
+    seal = hashlib.sha256(data).hexdigest()
+    sealed = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    torch.save({"sha256": seal, "data": sealed}, outer)
+    with atomic(path) as part:
+        pathlib.Path(part).write_bytes(outer.getbuffer())
+
+
+def load_torch(path: str | os.PathLike) -> Any:
+    """What save_torch wrote: tensors and plain values only, no code is run.
+
+    Raises InputError for a damaged or foreign file.
+    """
+    try:
+        outer = torch.load(path, map_location="cpu", weights_only=True)
+        data = outer["data"].numpy().tobytes()
+        if hashlib.sha256(data).hexdigest() != outer["sha256"]:
+            raise ValueError("its contents are damaged")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:                     # torch raises half a dozen kinds here
+        raise InputError(f"{path}: could not be read as a network ({_first_line(error)}); remove "
+                         "it and run again, or give --force") from None
