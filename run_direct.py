@@ -35,8 +35,7 @@ def main(argv=None):
     args = cli.parse(parser(), argv)
     from wl.maps.splits import MapOptions
     from wl.posterior import infer
-    from wl.posterior.options import PosteriorOptions
-    from wl.posterior.shards import Wanted
+    from wl.posterior.options import PosteriorOptions, Wanted
     from wl.scoring import report
     from wl.simulate.locate import locate
     from wl.summaries import predict

@@ -44,8 +44,7 @@ def main(argv=None):
     """Parse, open, predict, infer, report."""
     args = cli.parse(parser(), argv)
     from wl.posterior import infer
-    from wl.posterior.options import PosteriorOptions
-    from wl.posterior.shards import shard_of
+    from wl.posterior.options import PosteriorOptions, shard_of
     from wl.scoring import report
     posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
     if args.predictions is not None:
@@ -68,7 +67,7 @@ def predicted(args, posterior, shard):
     """The summaries of a data set, made if need be, the folder of the results, and which maps are inferred."""
     from wl.maps.splits import MapOptions
     from wl.posterior import infer
-    from wl.posterior.shards import Wanted
+    from wl.posterior.options import Wanted
     from wl.simulate.locate import locate
     from wl.summaries import predict
     from wl.summaries.options import NetworkOptions
@@ -89,7 +88,7 @@ def given(args, posterior, shard):
     from wl.core.files import refuse_difference
     from wl.maps.dataset import open_set
     from wl.posterior import infer
-    from wl.posterior.shards import Wanted
+    from wl.posterior.options import Wanted
     predictions = hdf5.read(args.predictions, "predictions")
     made, design = predictions.settings, predictions.groups["constant_data"]["design"]
     target = args.target or made["target"]

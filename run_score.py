@@ -6,8 +6,8 @@ import sys
 
 from wl.core import cli
 from wl.scoring import report, submission, table
-from wl.posterior import shards
 from wl.core.checks import InputError, positive
+from wl.posterior.options import merge
 from wl.scoring.score import SCORE_FLOOR
 from wl.core.progress import fail, say, warn
 
@@ -59,7 +59,7 @@ def main(argv=None):
     options = parser().parse_args(argv)
     positive("--bootstrap", options.bootstrap, integer=True)
     if options.merge is not None:
-        shards.merge(options.posterior, options.merge)
+        merge(options.posterior, options.merge)
         say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
         options.posterior = [options.merge]
     if options.ood is not None and len(options.posterior) != 1:

@@ -16,8 +16,7 @@ from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
 from wl.core.progress import Progress
 from wl.maps import batches, dataset, splits
 from wl.posterior import covariance, infer
-from wl.posterior.options import PosteriorOptions
-from wl.posterior.shards import Wanted
+from wl.posterior.options import PosteriorOptions, Wanted
 from wl.summaries import options as choices
 from wl.summaries import predict
 from wl.summaries.job import Job

@@ -1,8 +1,9 @@
 """What every room needs and that knows no physics.
 
-Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress, one-line
-errors. `checks` refuses wrong input, `seeds` lists all random streams, `hdf5` is the only place that knows the
-files, `folder` says which stages of a run stand, `cli` is what the scripts share.
+Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress,
+one-line errors. `checks` refuses wrong input, `seeds` lists all random streams, `files` writes a
+file whole or not at all, `hdf5` alone knows the layout of the results and which stages of a run
+stand, `cli` is what the scripts share.
 
 In Python:
 

@@ -7,8 +7,8 @@ import sys
 import time
 import traceback
 
-# Linear algebra on several threads rounds differently: one thread makes results independent of --threads.
-# Read when numpy loads, so it stands before the imports that load it.
+# Linear algebra on several threads rounds differently: with one, --threads changes no result. Read
+# when numpy loads, so it stands before the imports that load it.
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -20,24 +20,26 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 
 # glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
-# float32 training step of the published network from 23 to 13.6 ms a map. Read when a process starts.
+# float32 training step of the published network from 23 to 13.6 ms a map. Read when a process
+# starts.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
              "MALLOC_TOP_PAD_": str(1 << 28)}
 
-
-TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows where a mistake of the suite's own happened
-EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; 130 interrupted (Ctrl-C): the same
-command goes on. An internal error is one line; with {TRACEBACK}=1 in the environment it is shown in full."""
+TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows an internal error in full
+EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; 130 interrupted
+(Ctrl-C): the same command goes on. An internal error is one line; with {TRACEBACK}=1 in the
+environment it is shown in full."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in --help, exit codes below it, and every mistake in one line on stderr (exit 2)."""
+    """argparse with defaults and exit codes in --help, and mistakes in one line (exit 2)."""
 
     def __init__(self, **kwargs):
         kwargs = {"formatter_class": HelpFormatter, "epilog": EPILOG, **kwargs}
         super().__init__(allow_abbrev=False, **kwargs)
 
-    def error(self, message):
+    def error(self, message: str):
+        """Say a mistake and end the process."""
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
@@ -50,14 +52,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
-def add_common(parser, *, threads=True):
-    """The options that mean the same in every script."""
-    parser.add_argument("--seed", type=_seed, default=1, help="seed of everything random")
+def add_common(parser: Parser, *, threads: bool = True) -> Parser:
+    """Add the options that mean the same in every script. threads: bool, --threads too."""
+    add = parser.add_argument
+    add("--seed", type=_seed, default=1, help="seed of everything random")
     if threads:
-        parser.add_argument("--threads", type=int, default=None, metavar="N",
-                            help="CPU threads (default: all that this process may use)")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
-    parser.add_argument("--version", action="version", version=f"wl {__version__}")
+        add("--threads", type=int, default=None, metavar="N",
+            help="CPU threads (default: all that this process may use)")
+    add("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
+    add("--version", action="version", version=f"wl {__version__}")
     return parser
 
 
@@ -66,7 +69,8 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
     args = parser.parse_args(argv)
     for name in ("data", "out"):
         if getattr(args, name, None) == "":
-            raise InputError(f"--{name}: expected a folder, got nothing; is a variable of the shell unset?")
+            raise InputError(f"--{name}: expected a folder, got nothing; is a variable of the "
+                             "shell unset?")
     args.threads = thread_count(args.threads)
     return args
 
@@ -76,9 +80,9 @@ def folder(args: argparse.Namespace, name: str):
 
     args: the command line's values, with out, seed, force, quiet
     name: str, of the run where --out gives none
-    Returns a folder.Folder.
+    Returns a hdf5.Folder.
     """
-    from .hdf5 import Folder
+    from .hdf5 import Folder             # a script sets up its process before h5py loads
     home = RUNS / name
     return Folder(pathlib.Path(args.out or home), home, args.seed, args.force, args.quiet)
 
@@ -90,12 +94,13 @@ def _seed(text):
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {text!r}")
+        raise argparse.ArgumentTypeError("expected a whole number from 0 to 2^63 - 1, got "
+                                         f"{text!r}")
     return value
 
 
-def run(main):
-    """Call main() and turn what it raises into one line on stderr and the exit code of the house."""
+def run(main) -> None:
+    """Call main() and end the process: one line on stderr and an exit code for what it raises."""
     try:
         code = main() or EXIT_OK
         sys.stdout.flush()
@@ -118,18 +123,18 @@ def run(main):
             traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
-        code = fail(f"internal error, please report it: {type(error).__name__}: {error} ({place}; {TRACEBACK}=1 shows "
-                    "all of it)", EXIT_FAILED)
+        code = fail(f"internal error, please report it: {type(error).__name__}: {error} ({place}; "
+                    f"{TRACEBACK}=1 shows all of it)", EXIT_FAILED)
     raise SystemExit(code)
 
 
-def available_cpus():
-    """CPUs that this process may use (affinity and Slurm's allotment, not the machine's count)."""
+def available_cpus() -> int:
+    """CPUs that this process may use by affinity and Slurm's allotment."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def thread_count(asked):
-    """The thread count asked for, checked, or all available."""
+def thread_count(asked: int | None) -> int:
+    """The number of threads asked for, None for all there are. Raises InputError."""
     if asked is None:
         return available_cpus()
     if asked < 1 or asked > 1024:
@@ -142,7 +147,7 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
 
     threads: int, of numba and of linear algebra
     allocator: bool, whether the script trains networks
-    A notebook, an interactive session and a caller that has imported the script are never restarted.
+    A notebook, an interactive session and a caller of an imported script are never restarted.
     """
     if "numba" in sys.modules:                    # its limit cannot change any more: use less of it
         import numba
@@ -154,7 +159,7 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
     if allocator and missing and sys.platform == "linux" and _is_plain_script():
         for key, value in ALLOCATOR.items():
             os.environ.setdefault(key, value)
-        os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])     # with the options of python itself
+        os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])   # with python's options
 
 
 def _is_plain_script():

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where a result comes from: digests, versions, settings."""
+"""Files that are there whole or not at all; digests, versions and settings of what made them."""
 import contextlib
 import functools
 import glob
@@ -11,6 +11,7 @@ import platform
 import secrets
 import subprocess
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,12 +23,13 @@ STALE_SECONDS = 3600.0         # age of a temporary file that a killed run left
 
 
 @contextlib.contextmanager
-def atomic(path):
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+def atomic(path) -> Iterator[pathlib.Path]:
+    """A temporary path beside a file, whose place it takes when the block ends without an error.
 
-    The folder is made if need be. The temporary name keeps the suffix, so that np.save and the like add
-    none. At the end the file is synced and renamed: a reader, or a run killed at any moment, sees the
-    old file or the new one. On an error it is removed. Raises InputError if the folder cannot be used.
+    The folder is made if need be. The temporary name keeps the suffix, so that np.save adds none.
+    A reader, or a run killed at any moment, sees the old file or the new one.
+    path: str or Path
+    Raises InputError if the folder cannot be used.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -35,13 +37,14 @@ def atomic(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
-            with contextlib.suppress(OSError):               # somebody else removed it, or it is not ours
+            with contextlib.suppress(OSError):     # somebody else removed it, or it is not ours
                 if time.time() - old.stat().st_mtime > STALE_SECONDS:
                     old.unlink()
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another --out") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another "
+                         "--out") from None
     try:
         yield temporary
         _sync(temporary)
@@ -63,10 +66,8 @@ def _sync(path):
         os.close(handle)
 
 
-
-
-def digest_array(array):
-    """sha256 (hex) of an array: its type, shape and values, whatever its memory order or byte order."""
+def digest_array(array) -> str:
+    """sha256 (hex) of an array: of type, shape and values, whatever their order in memory."""
     array = np.asarray(array)
     if array.dtype.kind in "OU":
         head, body = "str", json.dumps([str(x) for x in array.ravel()]).encode()
@@ -78,12 +79,15 @@ def digest_array(array):
     return digest.hexdigest()
 
 
-def digest_file(path, quick=False, end=None):
+def digest_file(path, quick: bool = False, end: int | None = None) -> str:
     """sha256 (hex) of a file's bytes.
 
-    quick: of a file above 64 MB only the size and 1024 blocks of 16 kB at even distances are read (the
-    public maps, 6.8 GB, take milliseconds instead of the time to read them; a change of single values
-    can go unseen); end: bytes to read from the start, None for all. Raises InputError if it cannot be read.
+    path: str or Path
+    quick: bool; of a file above 64 MB only the size and 1024 blocks of 16 kB at even distances are
+        read (milliseconds for the 6.8 GB of the public maps; a change of single values can go
+        unseen)
+    end: int, bytes to read from the start; None for all
+    Raises InputError if it cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -98,44 +102,48 @@ def digest_file(path, quick=False, end=None):
                 while block := stream.read(min(1 << 20, size - stream.tell())):
                     digest.update(block)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise _unreadable(path, error) from None
     return digest.hexdigest()
 
 
-def digest_files(files, cache=None):
-    """sha256 of each file; a cache file spares reading gigabytes again while size and time agree.
+def _unreadable(path, error):
+    return InputError(f"{path}: cannot be read ({error.strerror}); check the path")
 
-    files: {name: Path}; cache: Path of a JSON file or None. Returns {name: hex}. Raises InputError for a
-    file that cannot be read.
+
+def digest_files(files: dict, cache=None) -> dict:
+    """sha256 of several files; a cache spares reading gigabytes while size and times agree.
+
+    files: {name: Path}
+    cache: Path of a JSON file, or None
+    Returns {name: hex}. Raises InputError for a file that cannot be read.
     """
     known, fresh = {}, {}
     if cache is not None and pathlib.Path(cache).is_file():
         try:
-            known = json.loads(pathlib.Path(cache).read_text())
             known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
-                     for name, entry in known.items()}
+                     for name, entry in json.loads(pathlib.Path(cache).read_text()).items()}
         except (ValueError, TypeError, KeyError, AttributeError):
             known = {}                            # damaged: all is read again
     for name, path in files.items():
         try:
-            status = os.stat(path)
+            at = os.stat(path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+            raise _unreadable(path, error) from None
         # the change time too: archives and copies give other contents the same modification time
-        stamp = [str(pathlib.Path(path).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        stamp = [str(pathlib.Path(path).resolve()), at.st_size, at.st_mtime_ns, at.st_ctime_ns]
         if name in known and known[name]["stamp"] == stamp:
             fresh[name] = known[name]
         else:
             fresh[name] = {"stamp": stamp, "sha256": digest_file(path)}
     if cache is not None and fresh != known:
         with atomic(cache) as part:
-            pathlib.Path(part).write_text(json.dumps(fresh, indent=1))
+            part.write_text(json.dumps(fresh, indent=1))
     return {name: entry["sha256"] for name, entry in fresh.items()}
 
 
 @functools.cache
-def code_version():
-    """sha256 (first 16 hex digits) of the sources of wl, with `git describe` behind it in a clone."""
+def code_version() -> str:
+    """sha256 (16 hex digits) of the sources of wl, with `git describe` behind it in a clone."""
     here = pathlib.Path(__file__).parent.parent
     digest = hashlib.sha256()
     for source in sorted(here.rglob("*.py")):
@@ -143,23 +151,24 @@ def code_version():
     text = digest.hexdigest()[:16]
     if (here.parent / ".git").exists():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            out = subprocess.run(["git", "--no-optional-locks", "describe", "--always", "--dirty"], cwd=here,
-                                 capture_output=True, text=True, timeout=5.0, check=True)
+            command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]
+            out = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5.0,
+                                 check=True)
             text += " " + out.stdout.strip()
     return text
 
 
 @functools.cache
-def versions():
+def versions() -> dict:
     """{package: version} of Python, wl and the packages it stands on; imports none of them."""
     found = {"python": platform.python_version(), "wl": __version__}
-    for name in PACKAGES:                      # asked of the metadata: importing torch takes seconds
+    for name in PACKAGES:                      # by the metadata: importing torch takes seconds
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
 
 
-def to_json(value):
+def to_json(value) -> str:
     """JSON text with sorted keys; NumPy scalars, arrays, paths and tuples become plain values."""
     return json.dumps(value, sort_keys=True, default=_plain, allow_nan=False)
 
@@ -172,27 +181,31 @@ def _plain(value):
     raise TypeError(f"a setting of type {type(value).__name__} has no JSON form: {value!r}")
 
 
-def first_difference(before, now, name=""):
-    """The first difference of two JSON values as (dotted name, before, now), None if they are equal."""
+def first_difference(before, now, name: str = "") -> tuple | None:
+    """The first difference of two JSON values: (dotted name, before, now), None if equal."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(set(before) | set(now)):
-            found = first_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-            if found:
-                return found
-        return None
+        pairs = ((f"{name}.{key}" if name else key, before.get(key), now.get(key))
+                 for key in sorted(set(before) | set(now)))
+        return next(filter(None, (first_difference(a, b, n) for n, a, b in pairs)), None)
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        differ = [first_difference(a, b) for a, b in zip(before, now)]
-        return (name, before, now) if any(differ) else None
-    same = before == now and isinstance(before, bool) == isinstance(now, bool)
-    return None if same else (name, before, now)
+        differ = any(first_difference(a, b) for a, b in zip(before, now))
+    else:
+        differ = before != now or isinstance(before, bool) != isinstance(now, bool)
+    return (name, before, now) if differ else None
 
 
-def refuse_difference(start, before, now, end="give --force to overwrite it, or another --out", other="this run"):
-    """Raise InputError "start name = before, other has name = now; end" at the first difference."""
+def refuse_difference(start: str, before, now, end: str = "give --force to overwrite it, or "
+                      "another --out", other: str = "this run") -> None:
+    """Raise InputError at the first difference of two settings.
+
+    before, now: JSON values
+    start, end, other: str, of "START name = before, OTHER has name = now; END"
+    """
     found = first_difference(before, json.loads(to_json(now)))
     if found:
         name, old, new = found
-        raise InputError(f"{start} {name} = {_short(old)}, {other} has {name} = {_short(new)}; {end}")
+        raise InputError(f"{start} {name} = {_short(old)}, {other} has {name} = {_short(new)}; "
+                         f"{end}")
 
 
 def _short(value):

@@ -1,15 +1,17 @@
 """The only place that knows HDF5: the layout of the files, atomic writes, digests.
 
-The layout is netCDF-4's and ArviZ's, written with h5py alone: one group per kind of content, each with
-its own dimension scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netcdf`,
-`h5dump` and h5py open a file unchanged. float16 variables crash netCDF4-python, a "/" in a name hides
-the variable, libver "latest" shuts out HDF5 1.10, and a bool has no netCDF type; files hold float32, no
-"/", version v110, and int8 with the attribute dtype="bool" in their place.
+The layout is netCDF-4's and ArviZ's, written with h5py alone: one group per kind of content, each
+with its own dimension scales, so that `xarray.open_dataset(path, group="posterior")`,
+`arviz.from_netcdf`, `h5dump` and h5py open a file unchanged. float16 variables crash
+netCDF4-python, a "/" in a name hides the variable, libver "latest" shuts out HDF5 1.10, and a bool
+has no netCDF type; files hold float32, no "/", version v110, and int8 with the attribute
+dtype="bool" in their place.
 
-Two digests guard a file. The seal is the sha256 of all bytes, in 40 bytes behind the end of the HDF5 file,
-which every reader ignores: it is checked before HDF5 opens the file, as a flipped bit in HDF5's tables can
-abort the process. The content digest is the sha256 of settings, seed, inputs and arrays: it identifies what
-is in the file, whenever it was written, and is what later files name as their input.
+Two digests guard a file. The seal is the sha256 of all bytes, in 40 bytes behind the end of the
+HDF5 file, which other readers ignore: it is checked before HDF5 opens the file, as a flipped bit in
+HDF5's tables can abort the process. The content digest is the sha256 of settings, seed, inputs and
+arrays: it identifies what is in the file, whenever it was written, and is what later files name as
+their input.
 """
 import dataclasses
 import hashlib
@@ -24,19 +26,20 @@ import numpy as np
 
 from .. import __version__
 from .checks import InputError, RunError
-from .files import (atomic, code_version, digest_array, digest_file, digest_files, refuse_difference, to_json,
-                    versions)
-from .progress import say, warn
+from .files import (atomic, code_version, digest_array, digest_file, digest_files,
+                    refuse_difference, to_json, versions)
 from .params import attributes
+from .progress import say, warn
 
 SCHEMA_VERSION = 2
+SCRIPTS = "run_mcmc.py or run_direct.py"
 # kind of file: the command that makes it
-KINDS = {"predictions": "run_mcmc.py or run_direct.py", "statistics": "run_mcmc.py",
-         "posterior": "run_mcmc.py or run_direct.py", "features": "run_mcmc.py or run_direct.py"}
+KINDS = {"predictions": SCRIPTS, "statistics": "run_mcmc.py", "posterior": SCRIPTS,
+         "features": SCRIPTS}
 SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
 
 Var = namedtuple("Var", "dims values attrs", defaults=((),))
-Var.__doc__ = """One variable: dims, tuple of dimension names; values, an array; attrs, beyond those of variables.py."""
+Var.__doc__ = """One variable: names of dimensions, an array, attributes beyond params.VARIABLES."""
 
 File = namedtuple("File", "path kind settings seed inputs groups dims coords attrs versions "
                           "code_version created_at digest origin")
@@ -44,93 +47,100 @@ File.__doc__ = """A file that was read and verified.
 
 settings, inputs, origin: dicts
 seed: int
-groups: {group: {name: array}}; dims: {group: {name: tuple}}; coords: {group: {dimension: array}}
+groups: {group: {name: array}}
+dims: {group: {name: tuple}}
+coords: {group: {dimension: array}}
 attrs: {group: {name: dict}}
-digest: sha256 hex of arrays, settings, seed and inputs (not of the time, the versions, the origin or the
-    bytes on disk): the value for `inputs` of whatever is made from this file
+digest: str, sha256 hex of arrays, settings, seed and inputs (not of the time, the versions, the
+    origin or the bytes on disk): the value for `inputs` of whatever is made from this file
 """
 
 
 # ---------------------------------------------------------------- writing
-def write(path, kind, groups, *, coords=None, settings=None, seed=0, inputs=None, origin=None) -> str:
+def write(path, kind: str, groups: dict, *, coords: dict | None = None,
+          settings: dict | None = None, seed: int = 0, inputs: dict | None = None,
+          origin: dict | None = None) -> str:
     """Write one file atomically; equal contents give equal bytes but for the time of writing.
 
-    path: where
-    kind: one of KINDS
+    The environment variable SOURCE_DATE_EPOCH (seconds) replaces the time.
+    path: str or Path
+    kind: str, of KINDS
     groups: {group: {name: Var}}
-    coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps whose
-        draws are kept, say); a dimension without one counts from 0
+    coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps
+        whose draws are kept, say); a dimension without one counts from 0
     settings: dict of JSON values, all that the contents depend on
     seed: int
     inputs: {name: sha256 hex} of what the file was made from
     origin: dict of JSON values, where the inputs lay; no part of the file's identity
-    Returns the digest of the contents (File.digest). The environment variable SOURCE_DATE_EPOCH
-    (seconds) replaces the time. Raises RunError when the disk fails.
+    Returns the digest of the contents (File.digest). Raises RunError when the disk fails.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    prepared = {group: _prepared(group, variables, coords or {}) for group, variables in groups.items()}
-    dims = {g: {n: v.dims for n, v in part.items()} for g, part in prepared.items()}
-    attrs = {g: {n: _clean_attrs(n, v) for n, v in part.items()} for g, part in prepared.items()}
-    digests = {f"{g}/{n}": digest_array(v.values) for g, part in prepared.items() for n, v in part.items()}
+    parts = {group: _prepared(group, named, coords or {}) for group, named in groups.items()}
+    dims = {g: {n: v.dims for n, v in part.items()} for g, part in parts.items()}
+    attrs = {g: {n: v.attrs for n, v in part.items()} for g, part in parts.items()}
+    digests = {f"{g}/{n}": digest_array(v.values) for g in parts for n, v in parts[g].items()}
     root = {"schema_version": SCHEMA_VERSION, "kind": kind, "settings": to_json(settings or {}),
             "seed": int(seed), "inputs": to_json(inputs or {}), "digests": to_json(digests)}
-    root["content"] = _content(root, dims, attrs)
-    root.update(versions=to_json(versions()), code_version=code_version(), origin=to_json(origin or {}))
+    identity = to_json([list(root.values()), dims, attrs])
+    root["content"] = hashlib.sha256(identity.encode()).hexdigest()
+    root |= {"versions": to_json(versions()), "code_version": code_version(),
+             "origin": to_json(origin or {})}
     created = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", created),
               "inference_library": "wl", "inference_library_version": __version__}
-    image = _image({**root, **common}, common, prepared, attrs)
+    image = _image({**root, **common}, common, parts)
     with atomic(path) as temporary:
         try:
             with open(temporary, "wb") as stream:
                 stream.write(image)
                 stream.write(SEAL + hashlib.sha256(image).digest())
         except OSError as error:
-            raise RunError(f"{path}: could not be written ({error.strerror}); free some space or give "
-                           "another --out") from None
+            raise RunError(f"{path}: could not be written ({error.strerror}); free some space or "
+                           "give another --out") from None
     return root["content"]
 
 
-def _prepared(group, variables, coords):
+def _prepared(group, named, coords):
     """The variables of a group in a form that can be stored, its coordinates first."""
     _check_name(group)
     sizes, found, made = {}, {}, {}
-    for name, var in variables.items():
-        var = Var(tuple(var[0]), _storable(f"{group}/{name}", var[1]), dict(var[2:] and var[2] or {}))
+    for name, var in named.items():
+        dims, values, attrs = Var(*var)
         _check_name(name)
-        wrong = len(var.dims) != var.values.ndim or len(set(var.dims)) != len(var.dims)
-        if wrong or name in var.dims:
-            raise ValueError(f"{group}/{name}: dimensions {var.dims} do not fit shape {var.values.shape}")
-        for dim, size in zip(var.dims, var.values.shape):
+        values = _storable(f"{group}/{name}", values)
+        if len(dims) != values.ndim or len(set(dims)) != len(dims) or name in dims:
+            raise ValueError(f"{group}/{name}: dimensions {dims} do not fit shape {values.shape}")
+        for dim, size in zip(dims, values.shape):
             _check_name(dim)
             if sizes.setdefault(dim, size) != size:
-                raise ValueError(f"{group}/{name}: {dim} has {size} entries, elsewhere {sizes[dim]}")
-        found[name] = var
+                raise ValueError(f"{group}/{name}: {dim} has {size} entries, not {sizes[dim]}")
+        found[name] = Var(tuple(dims), values, _clean_attrs(name, values.dtype, dict(attrs)))
     for dim, size in sizes.items():
         values = coords.get((group, dim), coords.get(dim))
         values = _storable(dim, np.arange(size, dtype=np.int32) if values is None else values)
-        if values.shape != (size,) or dim in variables:
-            raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got {values.shape}")
-        made = {dim: Var((dim,), values, {}), **made}
+        if values.shape != (size,) or dim in named:
+            raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got "
+                             f"{values.shape}")
+        made = {dim: Var((dim,), values, _clean_attrs(dim, values.dtype, {})), **made}
     return {**made, **found}
 
 
-def _image(root, common, prepared, attrs):
-    """The bytes of the HDF5 file, made in memory: on a full disk HDF5 itself crashes when it closes."""
+def _image(root, common, parts):
+    """The bytes of the HDF5 file, made in memory: on a full disk HDF5 itself crashes at the end."""
     with h5py.File("image", "w", driver="core", backing_store=False, libver=("earliest", "v110"),
                    track_order=True) as file:
         file.attrs.update(root)
-        for group, variables in prepared.items():
+        for group, variables in parts.items():
             target = file.create_group(group, track_order=True)
             target.attrs.update(common)
-            _write_group(target, variables, attrs[group])
+            _write_group(target, variables)
         file.flush()
         return file.id.get_file_image()
 
 
-def _write_group(target, variables, attrs):
-    for name, (dims, values, _) in variables.items():
+def _write_group(target, variables):
+    for name, (dims, values, attrs) in variables.items():
         options = {}
         if values.dtype.kind == "O":
             options["dtype"] = h5py.string_dtype()       # filters see only the pointers of strings
@@ -142,7 +152,7 @@ def _write_group(target, variables, attrs):
         dataset = target.create_dataset(name, data=data, **options)
         if dims == (name,):
             dataset.make_scale(name)
-        dataset.attrs.update(attrs[name])
+        dataset.attrs.update(attrs)
     for name, (dims, _, _) in variables.items():
         for axis, dim in enumerate(dims if dims != (name,) else ()):
             target[name].dims[axis].attach_scale(target[dim])
@@ -164,98 +174,88 @@ def _storable(name, values):
     return values
 
 
-def _clean_attrs(name, var):
-    """Attributes as strings, plain numbers and arrays; lists are JSON, as long values are no attributes of HDF5."""
+def _clean_attrs(name, dtype, own):
+    """Attributes as strings, numbers and arrays; HDF5 refuses long lists, so they become JSON."""
     attrs = {n: v.item() if isinstance(v, np.generic) else v
-             for n, v in {**attributes(name, var.values.dtype), **var.attrs}.items()}
+             for n, v in {**attributes(name, dtype), **own}.items()}
     attrs = {n: v if isinstance(v, (str, float, np.ndarray)) or type(v) is int else to_json(v)
              for n, v in attrs.items()}
-    return {**attrs, "dtype": "bool"} if var.values.dtype.kind == "b" else attrs
-
-
-def _content(root, dims, attrs):
-    part = [root[n] for n in ("schema_version", "kind", "settings", "seed", "inputs", "digests")]
-    return hashlib.sha256(to_json([part, dims, attrs]).encode()).hexdigest()
+    return {**attrs, "dtype": "bool"} if dtype.kind == "b" else attrs
 
 
 # ---------------------------------------------------------------- reading
-def read(path, kind=None, groups=None):
+def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     """Read and verify a file.
 
-    kind: what it must be (None: any); groups: names of the groups to read (None: all; the others are
-    neither read nor verified). Returns a File. Raises InputError, naming the file and what to do, if it
-    is missing, truncated, damaged, not ours, of another kind or of another schema version.
+    path: str or Path
+    kind: str, what it must be; None for any
+    groups: names of the groups to read, None for all
+    Raises InputError, naming the file and what to do, if it is missing, truncated, damaged, changed
+    by another program, not ours, of another kind or of another schema version.
     """
     path = pathlib.Path(path)
     maker = KINDS.get(kind, "the run that made it")
+    make = f"check the path or make it with {maker}"
+    again = "delete it and repeat the run that made it, or copy it again"
     if path.is_dir():
         raise InputError(f"{path}: expected an HDF5 file, got a folder; give the file's path")
-    damaged = (f"{path}: is truncated, damaged or was changed; delete it and repeat the run that made it, or "
-               "copy it again")
     try:
         with open(path, "rb") as stream:
             start, size = stream.read(8), os.fstat(stream.fileno()).st_size
             stream.seek(max(0, size - 40))
             seal = stream.read(40)
     except OSError as error:
-        raise InputError(f"{path}: expected a {kind or 'result'} file, cannot read it ({error.strerror}); "
-                         f"check the path or make it with {maker}") from None
+        raise InputError(f"{path}: expected a {kind or 'result'} file, cannot read it "
+                         f"({error.strerror}); {make}") from None
     if start != b"\x89HDF\r\n\x1a\n":
         found = "another kind of" if size else "an empty"
-        raise InputError(f"{path}: expected an HDF5 file, got {found} file; check the path or make it "
-                         f"with {maker}")
-    if seal.startswith(SEAL) and digest_file(path, end=size - 40) != seal[8:].hex():
-        raise InputError(damaged)
+        raise InputError(f"{path}: expected an HDF5 file, got {found} file; {make}")
+    sealed = seal.startswith(SEAL)
+    if sealed and digest_file(path, end=size - 40) != seal[8:].hex():
+        raise InputError(f"{path}: is truncated, damaged or was changed; {again}")
     try:
         with h5py.File(path, "r", locking=False) as file:
-            root = {name: file.attrs[name] for name in file.attrs}
-            if not {"schema_version", "kind", "content", "digests"} <= set(root):
-                raise InputError(f"{path}: is an HDF5 file, but not one of wl; check the path or make it "
-                                 f"with {maker}")
+            root = _plain_attrs(file)
+            if not {"schema_version", "kind", "content"} <= set(root):
+                raise InputError(f"{path}: is an HDF5 file, but not one of wl; {make}")
             if root["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"{path}: has schema version {root['schema_version']}, this wl reads "
-                                 f"{SCHEMA_VERSION}; make it anew with {KINDS.get(root['kind'], maker)} "
-                                 "--force")
-            if not seal.startswith(SEAL):
-                raise InputError(f"{path}: was changed by another program; delete it and repeat the run that "
-                                 "made it, or copy it again")
+                raise InputError(f"{path}: has schema version {root['schema_version']}, this wl "
+                                 f"reads {SCHEMA_VERSION}; make it anew with "
+                                 f"{KINDS.get(root['kind'], maker)} --force")
+            if not sealed:
+                raise InputError(f"{path}: was changed by another program; {again}")
             if kind is not None and root["kind"] != kind:
-                raise InputError(f"{path}: expected a {kind} file, got a {root['kind']} file; check the "
-                                 "path")
+                raise InputError(f"{path}: expected a {kind} file, got a {root['kind']} file; "
+                                 "check the path")
             return _read_groups(path, file, root, groups)
     except InputError:
         raise
-    except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError here
-        raise InputError(f"{damaged} ({type(error).__name__})") from error
+    except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError
+        raise InputError(f"{path}: is truncated, damaged or was changed; {again} "
+                         f"({type(error).__name__})") from error
 
 
 def _read_groups(path, file, root, wanted):
-    """The File of an open, sealed HDF5 file. wanted: names of the groups to read, None for all."""
+    """The File of an open HDF5 file. wanted: names of the groups to read, None for all."""
     groups, dims, coords, attrs = {}, {}, {}, {}
-    for group in file:
-        dims[group], attrs[group] = {}, {}
-        values = {}
+    for group in file if wanted is None else [g for g in file if g in wanted]:
+        for part in (groups, dims, coords, attrs):
+            part[group] = {}
         for name, dataset in file[group].items():
-            own = tuple(dim[0].name.rsplit("/", 1)[1] for dim in dataset.dims) if not dataset.is_scale else None
-            if own is not None:
-                dims[group][name] = own
+            (coords if dataset.is_scale else groups)[group][name] = _values(dataset)
+            if not dataset.is_scale:
+                dims[group][name] = tuple(d[0].name.rsplit("/", 1)[1] for d in dataset.dims)
                 attrs[group][name] = _plain_attrs(dataset)
-            if wanted is None or group in wanted:
-                values[name] = _values(dataset)
-        if wanted is None or group in wanted:
-            groups[group] = {n: v for n, v in values.items() if n in dims[group]}
-            coords[group] = {n: v for n, v in values.items() if n not in dims[group]}
-    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in root.items()}
-    return File(path=path, kind=plain["kind"], settings=json.loads(plain["settings"]), seed=plain["seed"],
-                inputs=json.loads(plain["inputs"]), versions=json.loads(plain["versions"]), groups=groups,
-                dims={g: dims[g] for g in groups}, coords=coords, attrs={g: attrs[g] for g in groups},
-                code_version=plain["code_version"], created_at=plain["created_at"], digest=plain["content"],
-                origin=json.loads(plain["origin"]))
+    texts = {n: json.loads(root[n]) for n in ("settings", "inputs", "versions", "origin")}
+    return File(path=path, groups=groups, dims=dims, coords=coords, attrs=attrs,
+                digest=root["content"], **texts,
+                **{n: root[n] for n in ("kind", "seed", "code_version", "created_at")})
 
 
-def _plain_attrs(dataset):
+def _plain_attrs(node):
     hidden = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")
-    return {n: v.item() if isinstance(v, np.generic) else v for n, v in dataset.attrs.items() if n not in hidden}
+    return {n: v.item() if isinstance(v, np.generic) else v
+            for n, v in node.attrs.items() if n not in hidden}
 
 
 def _values(dataset):
@@ -264,12 +264,14 @@ def _values(dataset):
     return array.astype(bool) if dataset.attrs.get("dtype") == "bool" else array
 
 
-def reusable(path, kind, settings, inputs, seed=None):
-    """The verified File at `path` if it was made with these settings and inputs, None if there is none.
+def reusable(path, kind: str, settings: dict, inputs: dict, seed: int | None = None) -> File | None:
+    """The verified file that was made with these settings and inputs, None if there is none.
 
-    Values are compared as JSON has them (1 equals 1.0, a tuple a list; unset equals null). seed: None or
-    the seed to compare. Raises InputError that names the first setting or input that differs with both
-    values, or that the file is damaged.
+    Values are compared as JSON has them: 1 equals 1.0, a tuple a list, an unset one null.
+    path: str or Path
+    kind, settings, inputs: as in write()
+    seed: int, None for any
+    Raises InputError for a damaged file, and at the first setting or input that differs.
     """
     if not os.path.lexists(path):
         return None
@@ -293,8 +295,8 @@ LEADING = ("method", "model", "sampler")
 class Folder:
     """Where a run's files go.
 
-    out: Path, the folder
-    home: Path or None, the folder that the run has without --out; finished predictions are taken from there
+    out: Path
+    home: Path or None, the folder of the run without --out, whose predictions serve other folders
     seed: int, of everything random
     force: bool, whether results with other settings are replaced
     quiet: bool, whether notes are left out
@@ -306,49 +308,41 @@ class Folder:
     quiet: bool = False
 
     def digests(self, files: dict) -> dict:
-        """sha256 of each of a data set's files, kept in inputs.json: a second run reads no gigabytes."""
+        """sha256 of a data set's files, {name: Path}; inputs.json spares a second reading."""
         return digest_files(files, self.out / "inputs.json")
 
-    def reuse(self, name: str, kind: str, settings: dict, inputs: dict) -> File | None:
+    def reuse(self, name: str, kind: str, settings: dict, inputs: dict,
+              at_home: bool = False) -> File | None:
         """The file of a stage if it stands, None if the stage has to be done.
 
-        name: of the file
-        kind: one of KINDS
-        settings, inputs: what the file must have been made with and from
-        Raises InputError for a file with other settings or inputs, or a damaged one, without --force.
+        name: str, of the file
+        kind: str, of KINDS
+        settings, inputs: dicts, what the file must have been made with and from
+        at_home: bool, whether one in the run's home will do; another prior trains nothing
+        Raises InputError for a damaged file, or other settings or inputs, without --force.
         """
-        try:
-            found = reusable(self.out / name, kind, settings, inputs, seed=self.seed)
-        except InputError:
-            if not self.force:
-                raise
-            return None
-        if found is not None:
-            say(f"{found.path}: done before, not repeated", self.quiet)
-        return found
-
-    def at_home(self, name: str, kind: str, settings: dict, inputs: dict) -> File | None:
-        """The same file in the run's usual folder: another --out for another prior trains nothing."""
-        if self.home is None:
-            return None
-        try:
-            found = reusable(self.home / name, kind, settings, inputs, seed=self.seed)
-        except InputError:
-            return None
-        if found is not None:
-            say(f"{found.path}: the same {kind}, not repeated", self.quiet)
-        return found
+        for folder in (self.out, *filter(None, [self.home if at_home else None])):
+            try:
+                found = reusable(folder / name, kind, settings, inputs, seed=self.seed)
+            except InputError:
+                if folder == self.out and not self.force:
+                    raise
+                found = None
+            if found is not None:
+                say(f"{found.path}: done before, not repeated", self.quiet)
+                return found
+        return None
 
     def refuse_other(self, name: str, kind: str, settings: dict) -> None:
-        """Raise InputError if a file is there that was made with other settings or another seed."""
+        """Raise InputError if a file is there that has other settings or another seed."""
         path = self.out / name
         if self.force or not path.exists():
             return
         file, start = read(path, kind, groups=()), f"{path}: was made with"
         refuse_difference(start, {k: file.settings.get(k) for k in LEADING},
                           {k: settings.get(k) for k in LEADING})
-        refuse_difference(start, file.settings, settings)
-        refuse_difference(start, {"seed": file.seed}, {"seed": self.seed})
+        refuse_difference(start, {**file.settings, "seed": file.seed},
+                          {**settings, "seed": self.seed})
 
     def is_whole(self, name: str, kind: str) -> bool:
         """False for a missing file, or a damaged one that --force replaces. Raises InputError."""
@@ -362,9 +356,7 @@ class Folder:
             warn(error)
             return False
 
-    def write(self, name: str, kind: str, groups: dict, *, coords: dict | None = None,
-              settings: dict, inputs: dict, origin: dict | None = None) -> File:
-        """Write a stage's file whole or not at all, and read it back; arguments as write()."""
-        write(self.out / name, kind, groups, coords=coords, settings=settings, seed=self.seed,
-                   inputs=inputs, origin=origin)
+    def write(self, name: str, kind: str, groups: dict, **contents) -> File:
+        """Write a stage's file and read it back. contents: as write() takes them, but the seed."""
+        write(self.out / name, kind, groups, seed=self.seed, **contents)
         return read(self.out / name, kind)

@@ -21,26 +21,19 @@ SPLITS = ("train", "emulator", "holdout", "test")     # codes 0, 1, 2, 3 in ever
 TRAIN, EMULATOR, HOLDOUT, TEST = range(4)
 
 
-def noise_sigma(n_gal=N_GAL, pixel_arcmin=PIXEL_ARCMIN):
-    """Standard deviation of the shape noise in one pixel of convergence.
+FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100",
+         4: "R_hat_above_1.05", 8: "hull_edge_cuts_the_one_sigma_region",
+         16: "p_value_below_0.001"}
 
-    n_gal: galaxies per square arcminute; pixel_arcmin: side in arcminutes. Returns a float,
-    0.4 / sqrt(2 n_gal A) (van Waerbeke 2000, MNRAS 313, 524): 0.025820 for the challenge.
-    """
-    return SHAPE_NOISE / np.sqrt(2.0 * n_gal * pixel_arcmin**2)
+# quantiles of a posterior, the central intervals that they bound, and highest-density regions
+LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
+INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
+REGIONS = {"68": 0.682689492137, "95": 0.954499736104}
 
-
-def sigma_8_of(omega_m, s_8):
-    """sigma_8 = S_8 / sqrt(Omega_m / 0.3); arrays or floats."""
-    return s_8 / np.sqrt(np.asarray(omega_m) / 0.3)
-
-FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100", 4: "R_hat_above_1.05",
-         8: "hull_edge_cuts_the_one_sigma_region", 16: "p_value_below_0.001"}
-
-_QUANTILES = {"q2_5": "2.5", "q16": "16", "q50": "50", "q84": "84", "q97_5": "97.5"}
 # variable: (units, description); "1" is dimensionless
 VARIABLES = {
-    "summaries": ("1", "what a map becomes: a network's predictions, or log10 of a binned spectrum"),
+    "summaries": ("1", "what a map becomes: a network's predictions, or log10 of a binned "
+                       "spectrum"),
     "sd": ("1", "standard deviation of the posterior"),
     "mean": ("1", "mean: of the posterior, or of a cosmology's summaries"),
     "covariance": ("1", "covariance of a cosmology's summaries from map to map"),
@@ -59,13 +52,15 @@ VARIABLES = {
     "rhat": ("1", "rank-normalised split R-hat of the kept draws (Vehtari et al. 2021)"),
     "tau": ("steps", "autocorrelation time of the chains"),
     "edge": ("1", "ln of the highest density on the hull's edge relative to the highest anywhere"),
-    "chi2": ("1", "r^T C^-1 r of what the emulator leaves of the summaries at the posterior's mean"),
+    "chi2": ("1", "r^T C^-1 r of what the emulator leaves of the summaries at the posterior's "
+                  "mean"),
     "p_value": ("1", "probability of a larger chi2 with as many degrees of freedom as summaries"),
     "log_evidence": ("1", "ln of the evidence"),
     "Omega_m": ("1", "draws of Omega_m"), "S_8": ("1", "draws of S_8"),
     "lp": ("1", "ln of the unnormalised posterior density of each draw"),
     "vertex_log_prior": ("1", "ln of the prior density at each cosmology of the design"),
-    "quadrature_error": ("1", "largest difference to a higher order of the quadrature, in posterior sd"),
+    "quadrature_error": ("1", "largest difference to a higher order of the quadrature, in "
+                              "posterior sd"),
     "temperature": ("1", "factor between sd and errorbar"),
     "recalibration": ("1", "isotonic map of probabilities at the knots of the normal score"),
     "fixed": ("1", "hand-made statistics of every map of the set, in its order"),
@@ -74,23 +69,41 @@ VARIABLES = {
     "test": ("1", "hand-made statistics of the test maps"),
     "flag": ("1", "sum of the bits of what is wrong with the posterior, 0 if nothing is"),
     "split": ("1", "what the realisation is used for"),
-    **{name: ("1", f"{level} % quantile of the posterior") for name, level in _QUANTILES.items()},
-    **{f"recalibrated_{name}": ("1", f"recalibrated {level} % quantile") for name, level in _QUANTILES.items()},
-    **{f"contour_{p}": ("1", f"ln of the density at the edge of the smallest region that holds {v} %")
-       for p, v in (("68", "68.3"), ("95", "95.4"))},
-    **{f"area_{p}": ("1", f"area of the smallest region that holds {v} %")
-       for p, v in (("68", "68.3"), ("95", "95.4"))},
 }
+for _name, _level in LEVELS.items():
+    VARIABLES[_name] = ("1", f"{100 * _level:g} % quantile of the posterior")
+    VARIABLES[f"recalibrated_{_name}"] = ("1", f"recalibrated {100 * _level:g} % quantile")
+for _name, _share in REGIONS.items():
+    _region = f"the smallest region that holds {100 * _share:.1f} %"
+    VARIABLES[f"contour_{_name}"] = ("1", f"ln of the density at the edge of {_region}")
+    VARIABLES[f"area_{_name}"] = ("1", f"area of {_region}")
 
 
-def attributes(name, dtype):
-    """Attributes of a variable by its name, {} for one that is not known. dtype: of its values."""
+def noise_sigma(n_gal: float = N_GAL, pixel_arcmin: float = PIXEL_ARCMIN) -> float:
+    """Standard deviation of the shape noise in one pixel of convergence.
+
+    n_gal: float, source galaxies per square arcminute
+    pixel_arcmin: float, side of a pixel in arcminutes
+    Returns 0.4 / sqrt(2 n_gal A) (van Waerbeke 2000, MNRAS 313, 524): 0.025820 for the challenge.
+    """
+    return SHAPE_NOISE / np.sqrt(2.0 * n_gal * pixel_arcmin**2)
+
+
+def sigma_8_of(omega_m, s_8):
+    """sigma_8 = S_8 / sqrt(Omega_m / 0.3), for floats or arrays."""
+    return s_8 / np.sqrt(np.asarray(omega_m) / 0.3)
+
+
+def attributes(name: str, dtype) -> dict:
+    """Attributes of a variable by its name, {} for an unknown one. dtype: of its values."""
     if name not in VARIABLES:
         return {}
     units, description = VARIABLES[name]
     found = {"units": units, "long_name": description}
     if name == "flag":
-        found |= {"flag_masks": np.array(list(FLAGS), dtype), "flag_meanings": " ".join(FLAGS.values())}
+        found |= {"flag_masks": np.array(list(FLAGS), dtype),
+                  "flag_meanings": " ".join(FLAGS.values())}
     if name == "split":
-        found |= {"flag_values": np.arange(len(SPLITS), dtype=dtype), "flag_meanings": " ".join(SPLITS)}
+        found |= {"flag_values": np.arange(len(SPLITS), dtype=dtype),
+                  "flag_meanings": " ".join(SPLITS)}
     return found

@@ -4,7 +4,7 @@ import sys
 import time
 
 
-def program():
+def program() -> str:
     """What the user called: run_mcmc.py, or python -m wl.simulate."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = pathlib.Path(sys.argv[0] or "wl").name
@@ -13,8 +13,8 @@ def program():
     return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def fail(message, code):
-    """Say an error in one line; returns the exit code."""
+def fail(message, code: int) -> int:
+    """Say an error in one line. Returns the exit code."""
     print(f"{program()}: error: {' '.join(str(message).split())}", file=sys.stderr)
     return code
 
@@ -22,10 +22,15 @@ def fail(message, code):
 class Progress:
     """Progress with ETA on stderr: a bar on a terminal, dated lines in a log, nothing when quiet.
 
-    total: number of steps; label: what is being done; every: seconds between lines in a log.
+    total: int, steps
+    label: str, what is being done
+    quiet: bool
+    every: float, seconds between lines in a log
+    stream: a text stream, None for stderr
     """
 
-    def __init__(self, total, label, quiet=False, every=20.0, stream=None):
+    def __init__(self, total: int, label: str, quiet: bool = False, every: float = 20.0,
+                 stream=None):
         self.total, self.label, self.quiet = max(int(total), 1), label, quiet
         self.stream = stream or sys.stderr
         self.terminal = self.stream.isatty()
@@ -34,28 +39,25 @@ class Progress:
         self.done = self.first = 0
         self.note = ""
 
-    def begin_at(self, done):
+    def begin_at(self, done: int) -> None:
         """Steps that an earlier run did: they count as done but not for the ETA."""
         self.done = self.first = done
 
-    def update(self, step=1, note=None):
-        """step more are done; note: a few words to show behind."""
+    def update(self, step: int = 1, note: str | None = None) -> None:
+        """So many more steps are done. note: str, a few words to show behind."""
         self.done += step
-        if note is not None:
-            self.note = note
+        self.note = self.note if note is None else note
         now = time.monotonic()
-        if not self.quiet and (now - self.last >= self.every):
+        if not self.quiet and now - self.last >= self.every:
             self.last = now
             self._show(now)
 
-    def close(self, note=None):
+    def close(self, note: str | None = None) -> None:
         """The last line, with the time all of it took."""
-        if note is not None:
-            self.note = note
         if not self.quiet:
-            took = time.monotonic() - self.start
-            text = f"{self.label}: done in {_duration(took)}" + (f", {self.note}" if self.note else "")
-            self._write(text, last=True)
+            self.note = self.note if note is None else note
+            took = _duration(time.monotonic() - self.start)
+            self._write(f"{self.label}: done in {took}{self._behind()}", last=True)
 
     def _show(self, now):
         done, share = self.done - self.first, min(self.done / self.total, 1.0)
@@ -65,7 +67,10 @@ class Progress:
             filled = int(24 * share)
             head += " [" + "#" * filled + "." * (24 - filled) + "]"
         self._write(f"{head} {self.done}/{self.total}, {_duration(now - self.start)} gone, "
-                    f"{_duration(eta)} to go" + (f", {self.note}" if self.note else ""))
+                    f"{_duration(eta)} to go{self._behind()}")
+
+    def _behind(self):
+        return f", {self.note}" if self.note else ""
 
     def _write(self, text, last=False):
         if self.terminal:
@@ -75,14 +80,14 @@ class Progress:
         self.stream.flush()
 
 
-def say(text, quiet=False):
+def say(text: str, quiet: bool = False) -> None:
     """One dated line on stderr."""
     if not quiet:
         prefix = "" if sys.stderr.isatty() else time.strftime("%Y-%m-%d %H:%M:%S ")
         print(prefix + text, file=sys.stderr, flush=True)
 
 
-def warn(text):
+def warn(text) -> None:
     """One line on stderr that --quiet does not hide."""
     print(f"{program()}: warning: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 

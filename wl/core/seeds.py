@@ -1,19 +1,20 @@
 """All streams of random numbers, and the one way to a generator.
 
-    rng = generator(seed, seeds.SPLIT)            # the same numbers wherever and whenever it is called
-    rng = generator(seed, seeds.EPOCH, 3)         # others for another index
+    rng = generator(seed, seeds.SPLIT)       # the same numbers wherever and whenever it is called
+    rng = generator(seed, seeds.EPOCH, 3)    # others for another index
 
-Every generator follows from (seed, stream, index) alone, by SeedSequence(seed, spawn_key=(stream, *index)).
-Two streams never share numbers, nor do two seeds. The compiled kernels seed their own generators by the
-same triple.
+Every generator follows from (seed, stream, index) alone, by SeedSequence(seed, spawn_key=(stream,
+*index)). Two streams never share numbers, nor do two seeds. The compiled kernels seed their own
+generators by the same triple.
 """
 import numpy as np
 
-# the simulator: signal, nuisances and noise of each map, labels of the test maps, what scatters from map to map
+# the simulator: signal, nuisances and noise of each map, labels of the test maps, what scatters
+# from map to map
 KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)
 FORECAST, REALISM = 8, 9                     # validate limit, validate realism
 SPLIT = 100                                  # which realisations train
-EPOCH, WEIGHTS, DROPOUT = 101, 102, 103      # order and flips of an epoch, first weights, dropped numbers
+EPOCH, WEIGHTS, DROPOUT = 101, 102, 103      # order and flips of an epoch, first weights, dropout
 NETWORK = 104                                # the seed of one network of several
 DENSE_WEIGHTS, DENSE_ORDER, NOISE_DRAW = 106, 107, 108
 DENSE_DROPOUT = 109
@@ -34,6 +35,6 @@ def generator(seed: int, stream: int, *index: int, kind=np.random.PCG64) -> np.r
 
 
 def number(seed: int, stream: int, *index: int) -> int:
-    """A whole number of 63 bits from (seed, stream, index): a seed for torch, or for another network."""
+    """A whole number of 63 bits from (seed, stream, index): a seed of torch or of a network."""
     sequence = np.random.SeedSequence(seed, spawn_key=(stream, *index))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

@@ -12,8 +12,8 @@ from ..core.progress import Progress, say, warn
 from ..core.checks import triangulate
 from ..core.params import LEVELS
 from . import covariance
-from .options import PRIORS, PosteriorOptions
-from .shards import Wanted
+from .options import PRIORS, PosteriorOptions, Wanted
+
 
 MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the error bars
 RECALIBRATION_FOLDS = 4

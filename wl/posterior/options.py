@@ -1,8 +1,18 @@
-"""How summaries become a posterior: the options, their checks, and what of them goes into files."""
+"""How summaries become a posterior: the options, their checks, and the shards of a run.
+
+Several jobs can share the maps of a run. Each writes a file of its own, as several writers cannot
+share one, and merge() joins them.
+"""
 import argparse
 import dataclasses
+import os
+
+import numpy as np
 
 from ..core.checks import InputError, choice, positive
+from ..core.files import refuse_difference
+from ..core.hdf5 import Var, read, write
+from ..core.params import HOLDOUT, TEST
 
 SMOOTHS, SAMPLERS = ("auto", "none", "always"), ("metropolis", "exact")
 RECALIBRATIONS = ("isotonic", "temperature", "none")
@@ -10,6 +20,7 @@ PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS = 4                  # of a chain, for an R-hat
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from
+ONE_RUN = "merge shards of one run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +31,13 @@ class PosteriorOptions:
     prior: str, of PRIORS or a file
     sampler: str, of SAMPLERS
     recalibrate: str, of RECALIBRATIONS
-    nstep, chains: ints, steps of each chain and chains per map
+    nstep: int, steps of each chain
     sigma: float, width of the proposal in Omega_m and S_8
     burn_in: float, share of the steps that is dropped
+    chains: int, per map
     adapt: bool, whether each chain learns its proposal in its burn-in
-    draws: int, maps whose draws are kept; thin: int or None, steps between draws
+    draws: int, maps whose draws are kept
+    thin: int or None, steps between draws
     """
     smooth: str = "auto"
     prior: str = "design"
@@ -39,36 +52,39 @@ class PosteriorOptions:
     thin: int | None = None
 
     def __post_init__(self):
-        for name, options in (("smooth", SMOOTHS), ("sampler", SAMPLERS), ("recalibrate", RECALIBRATIONS)):
-            choice(f"--{name}", getattr(self, name), options)
+        for name, words in (("smooth", SMOOTHS), ("sampler", SAMPLERS),
+                            ("recalibrate", RECALIBRATIONS)):
+            choice(f"--{name}", getattr(self, name), words)
         positive("--nstep", self.nstep, integer=True)
         positive("--sigma", self.sigma)
         positive("--chains", self.chains, integer=True)
         if not 0.0 <= self.burn_in < 1.0:
-            raise InputError(f"--burn-in: expected a fraction from 0 to below 1, got {self.burn_in}")
+            raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
+                             f"{self.burn_in}")
         if self.draws < 0:
             raise InputError(f"--draws: expected 0 or more maps, got {self.draws}")
         if self.thin is not None:
             positive("--thin", self.thin, integer=True)
         if self.sampler == "exact" and (self.draws or self.adapt):
-            raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes no chains; "
-                             "leave it out, or give --sampler metropolis")
+            raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes "
+                             "no chains; leave it out, or give --sampler metropolis")
         if self.nstep * self.chains >= MAX_STEPS:
-            raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all chains of a "
-                             f"map, got {self.nstep} x {self.chains}; give fewer")
+            raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
+                             f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
         max_thin = max(self.kept // MIN_DRAWS, 1)
         if self.thin is not None and self.thin > max_thin:
-            raise InputError(f"--thin: expected at most {max_thin}, so that each chain keeps {MIN_DRAWS} draws "
-                             f"of its {self.kept} steps, got {self.thin}")
+            raise InputError(f"--thin: expected at most {max_thin}, so that each chain keeps "
+                             f"{MIN_DRAWS} draws of its {self.kept} steps, got {self.thin}")
         if self.adapt and self.nstep - self.kept < MIN_ADAPT_STEPS:
-            raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to learn a proposal "
-                             f"from, got {self.nstep - self.kept}; raise --nstep or --burn-in")
+            raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to "
+                             f"learn a proposal from, got {self.nstep - self.kept}; raise --nstep "
+                             "or --burn-in")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "PosteriorOptions":
         """From the command line's values, those of run_direct.py too. Raises InputError."""
-        given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if f.name in args}
-        return cls(**given)
+        names = (f.name for f in dataclasses.fields(cls) if f.name in args)
+        return cls(**{name: getattr(args, name) for name in names})
 
     @property
     def kept(self) -> int:
@@ -76,7 +92,7 @@ class PosteriorOptions:
         return self.nstep - int(self.burn_in * self.nstep)
 
     def stored(self, direct: bool = False) -> dict:
-        """What a posterior depends on beyond the summaries. direct: a network's own means and error bars."""
+        """What a posterior depends on beyond the summaries. direct: bool, no emulator, no chain."""
         if direct:
             return {"recalibrate": self.recalibrate}
         stored = dataclasses.asdict(self)
@@ -90,11 +106,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of PosteriorOptions to a parser, but for --recalibrate."""
     add = parser.add_argument_group("posterior").add_argument
     add("--smooth", default="auto", choices=SMOOTHS,
-        help="fit mean and covariance over the design by polynomials of cross-validated order; auto includes "
-             "the raw values among the candidates")
+        help="fit mean and covariance over the design by polynomials of cross-validated order; "
+             "auto includes the raw values among the candidates")
     add("--prior", default="design", metavar="design|flat|FILE",
-        help="density of the design, which the challenge's test maps follow, flat in its hull, or a file "
-             "(.npy or text) with rows of Omega_m, S_8, density")
+        help="density of the design, which the challenge's test maps follow, flat in its hull, or "
+             "a file (.npy or text) with rows of Omega_m, S_8, density")
     add("--sampler", default="metropolis", choices=SAMPLERS,
         help="chains, or quadrature over the triangles of the design")
     add("--nstep", type=int, default=10000, metavar="N", help="steps of each chain")
@@ -105,24 +121,153 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--adapt", action="store_true",
         help="learn each chain's proposal in its burn-in, beginning with --sigma")
     add("--allow-unconverged", action="store_true",
-        help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 or an R-hat "
-             "above 1.05")
+        help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 "
+             "or an R-hat above 1.05")
     add("--shard", default=None, metavar="I/N",
         help="infer only every N-th map from the I-th; join the files with run_score.py --merge")
     add("--draws", type=int, default=0, metavar="N",
         help="maps, from the first, whose thinned chains are kept in the file")
     add("--thin", type=int, default=None, metavar="N",
-        help="steps between the draws that R-hat and effective sample size are made of, and that are kept "
-             "(default: 500 draws a chain or a few more)")
+        help="steps between the draws that R-hat and effective sample size are made of, and that "
+             "are kept (default: 500 draws a chain or a few more)")
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what becomes of the results."""
     add = parser.add_argument_group("output").add_argument
     add("--recalibrate", default="isotonic", choices=RECALIBRATIONS,
-        help="fit what is scored on the emulator split: the error bars by one factor per parameter and "
-             "(isotonic) the quantiles by their ranks; the posterior itself stays as it is")
+        help="fit what is scored on the emulator split: the error bars by one factor per "
+             "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as "
+             "it is")
     add("--out", default=None, metavar="DIR",
         help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     add("--force", action="store_true",
         help="replace results that were made with other settings or inputs")
+
+
+# ---------------------------------------------------------------- shards
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which maps a run, or one job of several, infers.
+
+    target: str, "test", "holdout" or "both"
+    shard: (int, int) or None, the I-th of N jobs, from 1; it takes every N-th map
+    """
+    target: str
+    shard: tuple | None = None
+
+    @property
+    def _every(self):
+        return slice(None) if self.shard is None else slice(self.shard[0] - 1, None, self.shard[1])
+
+    def rows(self, code: np.ndarray) -> np.ndarray:
+        """Rows of a predictions file that are inferred.
+
+        code: (n_map,) int, the split of each
+        Returns (n,) int64.
+        """
+        test, holdout = self.target != "holdout", self.target != "test"
+        chosen = ((code == TEST) & test) | ((code == HOLDOUT) & holdout)
+        return np.flatnonzero(chosen)[self._every]
+
+    def position(self, count: int) -> int:
+        """How many of the first so many maps of all jobs are this one's."""
+        return len(range(count)[self._every])
+
+    @property
+    def file_name(self) -> str:
+        """Name of the posterior's file: posterior.h5, or that of a shard."""
+        name = "posterior.h5" if self.shard is None else "posterior.shard-{}-of-{}.h5"
+        return name.format(*self.shard or ())
+
+    def stored(self) -> dict:
+        """What a file says of it."""
+        return {} if self.shard is None else {"shard": list(self.shard)}
+
+
+def shard_of(text: str | None) -> tuple | None:
+    """"I/N" as (I, N), I from 1; None stays None. Raises InputError."""
+    if text is None:
+        return None
+    head, _, tail = str(text).partition("/")
+    plain = all(t.isascii() and t.isdigit() and len(t) < 10 for t in (head, tail))
+    if not plain or not 1 <= int(head) <= int(tail):
+        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 1/4, got {text!r}")
+    return int(head), int(tail)
+
+
+def merge(paths: list, out) -> str:
+    """Join the shards of one run along the dimension `map`, sorted by the map coordinate.
+
+    paths: one file per shard, in any order; the settings of each hold shard = [i, n], i from 0 or
+        from 1; all else must be equal
+    out: str or Path, the file to write
+    Returns the digest of the result, whose settings hold no shard. Raises InputError, also if `out`
+    is one of the shards, or holds another result than theirs.
+    """
+    files = [read(path) for path in paths]
+    if not files:
+        raise InputError("merge: expected the files of the shards, got none; give their paths")
+    if os.path.realpath(out) in [os.path.realpath(path) for path in paths]:
+        raise InputError(f"{out}: is one of the files to join; give another one to write")
+    first, shards, whole = files[0], {}, None
+    for file in files:
+        shard = file.settings.pop("shard", None)
+        if not (isinstance(shard, list) and len(shard) == 2):
+            raise InputError(f"{file.path}: is not a shard of a run; merge only what --shard i/n "
+                             "made")
+        same = {"kind": file.kind, "shards": shard[1], **_made(file)}
+        whole = whole or same
+        refuse_difference(f"{first.path}: has", whole, same, ONE_RUN, file.path)
+        if shard[0] in shards:
+            raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as "
+                             f"{shards[shard[0]]} is; give each once")
+        shards[shard[0]] = file.path
+    count = whole["shards"]
+    if set(shards) not in (set(range(count)), set(range(1, count + 1))):
+        raise InputError(f"{out}: expected {count} shards, got {len(shards)} "
+                         f"({', '.join(map(str, sorted(shards)))}); run the missing ones first")
+    if os.path.lexists(out):
+        refuse_difference(f"{out}: was made with", _made(read(out, first.kind)), _made(first),
+                          "remove it, or give another file to write", "the run of these shards")
+    groups, coords = {}, {}
+    for group in dict.fromkeys(g for file in files for g in file.groups):
+        groups[group], joined = _join(group, [file for file in files if group in file.groups])
+        coords |= {(group, dim): values for dim, values in joined.items()}
+    return write(out, first.kind, groups, coords=coords, settings=first.settings, seed=first.seed,
+                 inputs=first.inputs, origin=first.origin)
+
+
+def _made(file):
+    return {"seed": file.seed, "input": file.inputs, **file.settings}
+
+
+def _join(group, files):
+    """One group of several files as ({name: Var}, {dimension: values})."""
+    first, variables = files[0], {}
+    dims, coords, order = first.dims[group], dict(first.coords[group]), None
+    if "map" in coords:
+        maps = np.concatenate([file.coords[group]["map"] for file in files])
+        order = np.argsort(maps, kind="stable")
+        coords["map"] = maps[order]
+        twice = coords["map"][1:][np.diff(coords["map"]) == 0]
+        if twice.size:
+            raise InputError(f"{first.path}: map {twice[0]} of group {group} is in two shards; "
+                             f"{ONE_RUN}")
+    for file in files:
+        if file.dims[group] != dims or any(not np.array_equal(file.coords[group][d], coords[d])
+                                           for d in coords if d != "map"):
+            raise InputError(f"{file.path}: group {group} is laid out otherwise than in "
+                             f"{first.path}; {ONE_RUN}")
+    for name, along in dims.items():
+        arrays = [file.groups[group][name] for file in files]
+        values = arrays[0]
+        if "map" in along:
+            axis = along.index("map")
+            values = np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
+        for file, array in zip(files, () if "map" in along else arrays):
+            if not np.array_equal(array, values, equal_nan=array.dtype.kind == "f"):
+                raise InputError(f"{file.path}: {group}/{name} differs from that of {first.path}; "
+                                 f"{ONE_RUN}")
+        variables[name] = Var(along, values, first.attrs[group][name])
+    return variables, coords

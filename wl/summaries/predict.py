@@ -65,8 +65,7 @@ def predict(work: Work) -> hdf5.File | None:
         return _only(work)
     name, kind, settings = "predictions.h5", "predictions", settings_of(work)
     digests = work.folder.digests(work.maps.files)
-    found = work.folder.reuse(name, kind, settings, digests)
-    found = found or work.folder.at_home(name, kind, settings, digests)
+    found = work.folder.reuse(name, kind, settings, digests, at_home=True)
     if found is not None:
         return found
     predicted = spectra(work) if work.options.method == SPECTRUM else networks(work)
