@@ -328,3 +328,13 @@ def test_train_step_refuses_in_one_line(options):
     run = subprocess.run([sys.executable, ROOT / "benchmarks" / "train_step.py", *options], capture_output=True,
                          text=True, timeout=100)
     assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and options[0] in run.stderr
+
+
+def test_statistics_kernel_prints_its_line_and_both_ways_agree():
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "statistics_kernel.py", "--maps", "2", "--rounds", "1"],
+                         capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    first, last = run.stdout.splitlines()
+    assert re.fullmatch(r"statistics_kernel ratio=\d+\.\d\d ours=\S+ ms reference=\S+ ms n=2", last)
+    largest, mean = map(float, re.search(r"difference (\S+), mean (\S+) ", first).groups())
+    assert largest < 1e-3 and mean < 2e-5               # a few pixels on the edges of the PDF's bins

@@ -38,8 +38,9 @@ def test_features_against_numpy_and_scipy():
     assert out.shape == (3, found.width) and found.width == n + 3 * 19 and np.isfinite(out).all()
     assert np.array_equal(out[:, :n], found.spectrum(kappa))
     smooth = found.shapes.smooth(kappa[1])
-    for k, (field, (_, valid, bins)) in enumerate(zip(smooth, found.fields)):
+    for k, (field, valid, unit) in enumerate(zip(smooth, found.shapes.valid, found.shapes.unit)):
         values, part = field[valid].astype(float), out[1, n + 19 * k:n + 19 * (k + 1)]
+        bins = np.array(features.PDF_BINS) * (unit, unit, 1.0)
         assert part[:3] == pytest.approx([np.log(values.var()), stats.skew(values),
                                           stats.kurtosis(values, fisher=False)], rel=1e-4, abs=1e-5)
         edges = bins[0] + bins[1] * np.arange(17)
@@ -69,7 +70,8 @@ def test_a_map_of_zeros_is_refused_and_fields_without_pixels_are_left_out():
     one_line(error, "map 2 of 3")
     ragged = np.zeros((64, 48), bool)
     ragged[::8, ::8] = True
-    assert not features.Features(ragged, 30.0, SCALES).fields
+    without = features.Features(ragged, 30.0, SCALES)
+    assert not without.used.size and without(some_maps(1)).shape == (1, without.spectrum.width)
 
 
 # ---------------------------------------------------------------- the networks

@@ -1,77 +1,221 @@
-"""Moments, histogram and peaks of smoothed maps."""
+"""Spectra in bins, and moments, histogram and peaks of maps smoothed by Gaussians.
+
+A smoothed map lies in blocks of LANES columns, (column blocks, rows x LANES) float32: what happens
+to a row of a block is a few vector instructions, and a block is one stretch of memory. In the same
+way a convolution along rows runs on blocks of LANES rows, turned. Blocks and rows from which
+nothing reaches an observed pixel are skipped: of the survey's frame, a third.
+"""
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
+LANES = 32
+GROUP = 8              # taps that one pass over a block adds
+TRAILS = 4             # geometric series in a kernel's tail
 
-@njit(cache=True, nogil=True)          # in a parallel region a busy machine took ten times as long for one map
-def distribution(field, valid, pdf):
-    """Central moments and histogram of the valid pixels of a field.
 
-    field: (rows, columns) float32; valid: (rows, columns) bool; pdf: (3,) float64, the lowest edge, the width
-    and the number of the bins, the first and last of which also take what lies beyond.
-    Returns moments (3,) float64 (variance, third and fourth central moment) and histogram (pdf[2],) int64.
+class Smoothing(NamedTuple):
+    """A Gaussian on a mask, for smooth().
+
+    taps: (1 + GROUP k,) float32, the kernel at distances 0, 1, ... without its tail; ratio, share:
+    (TRAILS,) float32, the tail at distance n is the sum of share x ratio^n, nothing where the first
+    share is 0; pad: rows of zeros at either end of a block, no fewer than the taps reach; across:
+    (row blocks, 2) int64, first and last + 1 of the column blocks that LANES rows need; along:
+    (column blocks, 2) int64, first and last + 1 of the rows that LANES columns need.
     """
-    rows, columns = field.shape
-    histogram = np.zeros(int(pdf[2]), np.int64)
-    count, total = 0, 0.0
-    for y in range(rows):
-        for x in range(columns):
-            if valid[y, x]:
-                count += 1
-                total += np.float64(field[y, x])
-    mean = total / max(count, 1)
-    second, third, fourth = 0.0, 0.0, 0.0
-    for y in range(rows):
-        for x in range(columns):
-            if valid[y, x]:
-                value = np.float64(field[y, x])
-                d = value - mean
-                second += d * d
-                third += d * d * d
-                fourth += d * d * d * d
-                histogram[bin_of(value, pdf)] += 1
-    return np.array([second, third, fourth]) / max(count, 1), histogram
+    taps: np.ndarray
+    ratio: np.ndarray
+    share: np.ndarray
+    pad: int
+    across: np.ndarray
+    along: np.ndarray
 
 
 @njit(cache=True, nogil=True)
-def describe(field, valid, pdf, peak):
-    """Central moments, histogram and peak counts of the valid pixels of a field.
+def bin_power(modes, order, times, first):
+    """Sums of |mode|^2 over bins.
 
-    field, valid, pdf: as in distribution(); peak: the bins of the peaks, likewise. A peak is a valid pixel above
-    its eight neighbours, all of them valid, inside the frame.
-    Returns moments (3,) float64, histogram (pdf[2],) and peaks (peak[2],) int64.
+    modes: (m,) complex64; order: (k,) int64, the modes bin after bin; times: (k,) float32, how
+    often each counts; first: (n_bin + 1,) int64, where each bin begins in order.
+    Returns (n_bin,) float64.
+    """
+    out = np.zeros(first.size - 1)
+    part = np.zeros(4)                     # sums side by side: an addition waits for the one before
+    for b in range(out.size):
+        part[:] = 0.0
+        for p in range(first[b], first[b + 1]):
+            z = modes[order[p]]
+            part[p & 3] += np.float64(times[p] * (z.real * z.real + z.imag * z.imag))
+        out[b] = (part[0] + part[1]) + (part[2] + part[3])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def turn(kappa, pad, turned):
+    """A map in blocks of LANES rows, column after column.
+
+    kappa: (rows, columns) float32; turned: (row blocks, (pad + column blocks x LANES + pad) x
+    LANES) float32, of which what lies outside the map stays as it is: zeros.
+    """
+    for b in range(turned.shape[0]):
+        for l in range(min(LANES, kappa.shape[0] - b * LANES)):
+            row, lanes = kappa[b * LANES + l], turned[b]
+            for x in range(row.size):
+                lanes[(pad + x) * LANES + l] = row[x]
+
+
+@njit(cache=True, nogil=True)
+def smooth(turned, smoothing, between, out):
+    """A map smoothed at one scale.
+
+    turned: of turn(), for a map that is zero where nothing is observed; smoothing: Smoothing;
+    between: (column blocks, (pad + row blocks x LANES + pad) x LANES) float32, zeros before the
+    first map, then as another scale or map left it; out: (column blocks, row blocks x LANES x
+    LANES) float32, written inside smoothing.along.
+    """
+    across, along, pad = smoothing.across, smoothing.along, smoothing.pad
+    line = np.empty(along.shape[0] * LANES * LANES, np.float32)
+    for b in range(across.shape[0]):
+        first, last = across[b, 0], across[b, 1]
+        _convolve(turned[b], pad + first * LANES, smoothing, line[:(last - first) * LANES * LANES])
+        for c in range(first, last):
+            part, block = line[(c - first) * LANES * LANES:], between[c, (pad + b * LANES) * LANES:]
+            for l in range(LANES):
+                for k in range(LANES):
+                    block[l * LANES + k] = part[k * LANES + l]
+    for c in range(along.shape[0]):
+        first, last = along[c, 0], along[c, 1]
+        _convolve(between[c], pad + first, smoothing, out[c, first * LANES:last * LANES])
+
+
+@njit(cache=True, nogil=True)
+def _convolve(block, start, smoothing, out):
+    """Convolve the rows of a block (n x LANES,) from `start` on, into out (m x LANES,)."""
+    taps, rows = smoothing.taps, out.size // LANES
+    here, centre = block[start * LANES:], taps[0]
+    for p in range(out.size):
+        out[p] = centre * here[p]
+    for t in range(1, taps.size, GROUP):
+        before, after = block[(start - t - GROUP + 1) * LANES:], block[(start + t) * LANES:]
+        _add_taps(before, after, taps[t:], out)
+    if smoothing.share[0] != 0.0:
+        for side in range(2):
+            _add_trails(here, side * (rows - 1), 1 - 2 * side, smoothing, out)
+
+
+@njit(cache=True, nogil=True)
+def _add_taps(before, after, taps, out):
+    """Add GROUP taps: of pairs that lie around each number, `before` begins at the furthest."""
+    t0, t1, t2, t3, t4, t5, t6, t7 = (taps[0], taps[1], taps[2], taps[3],
+                                      taps[4], taps[5], taps[6], taps[7])
+    for p in range(out.size):
+        a = (t0 * (before[p + 7 * LANES] + after[p])
+             + t1 * (before[p + 6 * LANES] + after[p + LANES]))
+        b = (t2 * (before[p + 5 * LANES] + after[p + 2 * LANES])
+             + t3 * (before[p + 4 * LANES] + after[p + 3 * LANES]))
+        c = (t4 * (before[p + 3 * LANES] + after[p + 4 * LANES])
+             + t5 * (before[p + 2 * LANES] + after[p + 5 * LANES]))
+        d = (t6 * (before[p + LANES] + after[p + 6 * LANES])
+             + t7 * (before[p] + after[p + 7 * LANES]))
+        out[p] += (a + b) + (c + d)
+
+
+@njit(cache=True, nogil=True)
+def _add_trails(block, first, step, smoothing, out):
+    """Add the tail of what lies on one side, by recursion from row `first` on, step 1 or -1."""
+    ratio, share = smoothing.ratio, smoothing.share
+    r0, r1, r2, r3 = ratio[0], ratio[1], ratio[2], ratio[3]
+    s0, s1, s2, s3 = share[0], share[1], share[2], share[3]
+    trail = np.zeros((TRAILS, LANES), np.float32)
+    for k in range(out.size // LANES - 1):
+        at = (first + k * step) * LANES
+        here, beyond = block[at:at + LANES], out[at + step * LANES:at + (step + 1) * LANES]
+        for l in range(LANES):
+            a, b = r0 * (trail[0, l] + here[l]), r1 * (trail[1, l] + here[l])
+            c, d = r2 * (trail[2, l] + here[l]), r3 * (trail[3, l] + here[l])
+            trail[0, l], trail[1, l], trail[2, l], trail[3, l] = a, b, c, d
+            beyond[l] += (s0 * a + s1 * b) + (s2 * c + s3 * d)
+
+
+@njit(cache=True, nogil=True)
+def distribution(field, weight, along, bins):
+    """Central moments and histogram of a smoothed map's pixels times their weights.
+
+    field, weight: (column blocks, rows x LANES) float32, as smooth() writes it; a pixel of weight
+    zero does not count; along: see Smoothing; bins: (3,) float64, lowest edge, width and number of
+    the bins, the first and last of which also take what lies beyond.
+    Returns moments (3,) float64 (variance, third and fourth central moment) and histogram
+    (bins[2],) int64.
+    """
+    last = np.int64(bins[2]) - 1
+    low, per, top = bins[0], 1.0 / bins[1], np.float64(last)
+    powers, place = np.zeros((4, LANES)), np.empty(LANES, np.int64)
+    counts = np.zeros((4, last + 2), np.int64)             # side by side: see bin_power()
+    for c in range(along.shape[0]):
+        for p in range(along[c, 0] * LANES, along[c, 1] * LANES, LANES):
+            f, w = field[c, p:p + LANES], weight[c, p:p + LANES]
+            for l in range(LANES):
+                x = np.float64(f[l] * w[l])
+                square = x * x
+                powers[0, l] += x
+                powers[1, l] += square
+                powers[2, l] += square * x
+                powers[3, l] += square * square
+                at = (x - low) * per
+                at = at if at > 0.0 else 0.0               # NaN too, which no cast knows
+                place[l] = np.int64(at if at < top else top) if w[l] != 0.0 else last + 1
+            for l in range(LANES):
+                counts[l & 3, place[l]] += 1
+    histogram, n = np.empty(last + 1, np.int64), 0
+    for b in range(last + 1):
+        histogram[b] = (counts[0, b] + counts[1, b]) + (counts[2, b] + counts[3, b])
+        n += histogram[b]
+    return _central(powers, max(n, 1)), histogram
+
+
+@njit(cache=True, nogil=True)
+def _central(powers, n):
+    """Variance, third and fourth central moment from the sums (4, LANES) of n numbers' powers.
+
+    Nothing is lost where the mean is small beside the scatter, as it is in a convergence map.
+    """
+    mean = np.zeros(4)
+    for k in range(4):
+        for l in range(LANES):
+            mean[k] += powers[k, l]
+        mean[k] /= n
+    m, m2, m3, m4 = mean[0], mean[1], mean[2], mean[3]
+    out = np.empty(3)
+    out[0] = m2 - m * m
+    out[1] = m3 - 3.0 * m * m2 + 2.0 * m * m * m
+    out[2] = m4 - 4.0 * m * m3 + 6.0 * m * m * m2 - 3.0 * m * m * m * m
+    return out
+
+
+@njit(cache=True, nogil=True)
+def peak_counts(field, valid, bins):
+    """Histogram of peaks: valid pixels above their eight neighbours, all valid, inside the frame.
+
+    field: (rows, columns) float32; valid: (rows, columns) bool; bins: as in distribution().
+    Returns (bins[2],) int64.
     """
     rows, columns = field.shape
-    moments, histogram = distribution(field, valid, pdf)
-    peaks = np.zeros(int(peak[2]), np.int64)
-    for y in range(rows):
-        for x in range(columns):
-            if valid[y, x] and is_peak(field, valid, y, x, rows, columns):
-                peaks[bin_of(np.float64(field[y, x]), peak)] += 1
-    return moments, histogram, peaks
+    peaks = np.zeros(int(bins[2]), np.int64)
+    for y in range(1, rows - 1):
+        for x in range(1, columns - 1):
+            if valid[y, x] and _is_peak(field, valid, y, x):
+                place = (np.float64(field[y, x]) - bins[0]) / bins[1]
+                peaks[int(min(place, bins[2] - 1.0)) if place > 0.0 else 0] += 1
+    return peaks
 
 
-@njit(cache=True)
-def bin_of(value, bins):
-    """Bin of a value; what lies beyond goes to the first or last."""
-    place = (value - bins[0]) / bins[1]
-    if not place > 0.0:                       # NaN too: a cast of it would be undefined
-        return 0
-    if place >= bins[2]:
-        return int(bins[2]) - 1
-    return int(place)
-
-
-@njit(cache=True)
-def is_peak(field, valid, y, x, rows, columns):
-    """Whether a pixel is valid, off the frame's edge, and above its eight valid neighbours."""
-    if y == 0 or x == 0 or y == rows - 1 or x == columns - 1:
-        return False
+@njit(cache=True, nogil=True)
+def _is_peak(field, valid, y, x):
+    """Whether a pixel lies above its eight neighbours, and these are valid."""
     value = field[y, x]
     for j in range(y - 1, y + 2):
         for k in range(x - 1, x + 2):
-            if not valid[j, k]:
-                return False
-            if (j != y or k != x) and not value > field[j, k]:
+            if not valid[j, k] or ((j != y or k != x) and not value > field[j, k]):
                 return False
     return True

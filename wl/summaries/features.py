@@ -11,7 +11,6 @@ import numpy as np
 from ..core import hdf5, seeds
 from ..core.params import HOLDOUT, TRAIN
 from ..core.progress import Progress
-from ..kernels.summaries import distribution
 from ..maps import batches
 from . import handmade
 
@@ -33,27 +32,22 @@ class Features:
     def __init__(self, mask, n_gal, scales):
         self.spectrum = handmade.Spectrum(mask.shape, int(mask.sum()), n_bin=N_BIN)
         self.shapes = handmade.Shapes(mask, scales=scales, n_gal=n_gal)
-        self.fields = [(j, valid, np.array(PDF_BINS) * (unit, unit, 1.0))
-                       for j, (valid, unit) in enumerate(zip(self.shapes.valid, self.shapes.unit))
-                       if valid.sum() >= MIN_PIXELS]
-        self.width = self.spectrum.width + len(self.fields) * (3 + PDF_BINS[2])
+        self.used = np.flatnonzero(self.shapes.valid.sum((1, 2)) >= MIN_PIXELS)
+        self.width = self.spectrum.width + len(self.used) * (3 + PDF_BINS[2])
 
     def __call__(self, kappa):
         """kappa: (n, rows, columns) float32, zero outside the mask. Returns (n, width) float64.
 
         A map without any power has infinite entries.
         """
-        out = np.empty((len(kappa), self.width))
-        out[:, :self.spectrum.width] = self.spectrum(kappa)
-        for row, one in zip(out[:, self.spectrum.width:], kappa):
-            smooth = self.shapes.smooth(one)
-            for part, (j, valid, bins) in zip(row.reshape(len(self.fields), -1), self.fields):
-                moments, histogram = distribution(smooth[j], valid, bins)
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    part[0] = np.log(moments[0])
-                    part[1:3] = moments[1] / moments[0]**1.5, moments[2] / moments[0]**2
-                part[3:] = np.sqrt(histogram / histogram.sum())
-        return out
+        moments, histogram = self.shapes.distributions(kappa, PDF_BINS)
+        moments, histogram = moments[:, self.used], histogram[:, self.used]
+        variance, third, fourth = np.moveaxis(moments, 2, 0)[..., None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts = [np.log(variance), third / variance**1.5, fourth / variance**2,
+                     np.sqrt(histogram / histogram.sum(2, keepdims=True))]
+        rest = np.concatenate(parts, 2).reshape(len(kappa), self.width - self.spectrum.width)
+        return np.concatenate([self.spectrum(kappa), rest], axis=1)
 
 
 def measure(maps, split, options, folder) -> hdf5.File:
