@@ -25,6 +25,7 @@ import scipy.fft  # noqa: E402
 
 from wl.core import cli  # noqa: E402
 from wl.maps.batches import FIXED, Batches, Frame  # noqa: E402
+from wl.summaries.options import MODELS  # noqa: E402
 from wl.summaries.features import N_BIN, PDF_BINS, Features  # noqa: E402
 from wl.core.params import PIXEL_ARCMIN  # noqa: E402
 from wl.summaries.handmade import ELL_MAX, ELL_MIN, SIGNAL  # noqa: E402
@@ -84,7 +85,7 @@ def main():
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=16, help="maps a round (default 16)")
     parser.add_argument("--rounds", type=int, default=6, help="rounds (default 6)")
-    parser.add_argument("--scales", type=float, nargs="+", default=models.MODELS["statistics"]["scales"],
+    parser.add_argument("--scales", type=float, nargs="+", default=MODELS["statistics"]["scales"],
                         help="standard deviations of the Gaussians in arcminutes (default: the model's)")
     options = parser.parse_args()
     for name in ("maps", "rounds"):

@@ -1,4 +1,5 @@
 """The published designs: parameter counts by other routes, what a feature sees, invariances."""
+import dataclasses
 import copy
 
 import numpy as np
@@ -10,7 +11,7 @@ from trainings import FRAME, LABEL, ROWS, VALIDATION, recipe, same, source
 
 import run_mcmc
 from wl.core.checks import InputError
-from wl.summaries import options, pipeline, training
+from wl.summaries import options, training
 from wl.summaries.architectures import NETWORKS, build, count_parameters, values_per_norm
 from wl.summaries.layers import CBAM, Dropout, SelfAttention, SqueezeExcitation
 from wl.summaries.network import Network
@@ -383,14 +384,16 @@ def test_a_default_that_counts_stages_follows_their_number():
 
 
 def test_precision():
-    assert options.pick_precision("float64") == "float64"
-    assert options.pick_precision("auto") in ("float32", "bfloat16")
+    plain = options.NetworkOptions()
+    assert dataclasses.replace(plain, precision="float64").decided(100).precision == "float64"
+    assert plain.decided(100).precision in ("float32", "bfloat16")
+    assert plain.decided(100, found="float64").precision == "float64"       # a run goes on as it began
     with pytest.raises(InputError) as error:
-        options.pick_precision("float16")
+        dataclasses.replace(plain, precision="float16")
     one_line(error, "--precision", "float16", "bfloat16")
 
 
 def test_default_epochs_make_36000_maps_and_leave_the_options_alone():
-    args = run_mcmc.parser().parse_args([])
-    found = [pipeline.training_settings(args, n)["epochs"] for n in (100, 2000, 3000, 30000)]
-    assert found == [60, 18, 12, 12] and args.epochs is None
+    plain = options.NetworkOptions()
+    found = [plain.decided(n).epochs for n in (100, 2000, 3000, 30000)]
+    assert found == [60, 18, 12, 12] and plain.epochs is None

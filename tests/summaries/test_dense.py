@@ -6,12 +6,10 @@ from conftest import one_line
 from scipy import stats
 from runs import data, start  # noqa: F401  (a fixture)
 
-import run_mcmc
-
-from wl.maps import batches
-from wl.summaries import (dense, ensemble, features, handmade, network, options as models, pipeline,
-                          prediction)
 from wl.core import hdf5
+from wl.maps import batches
+from wl.summaries import dense, features, handmade, network, options as models, predict
+from wl.summaries.options import NetworkOptions
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
 
@@ -188,9 +186,7 @@ def test_side_by_side_layers_are_linear_layers():
 
 # ---------------------------------------------------------------- stacking
 def statistics_alone(data, *options, out="alone"):  # noqa: F811
-    args = run_mcmc.parser().parse_args(["--data", str(data), "--out", str(data.parent / out), "--quiet", "--threads",
-                                         "2", "--model", "statistics", *options])
-    return pipeline.Run(args, "network")
+    return start(data, *options, out=out, quick=["--quiet", "--threads", "2", "--model", "statistics"])
 
 
 def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
@@ -199,7 +195,7 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     one = truth + rng.normal(0.0, [0.02, 0.01], truth.shape)
     two = truth + rng.normal(0.0, [0.04, 0.03], truth.shape) + 0.2
     known, group = 3000, np.arange(3000) % 4
-    estimate, weights = ensemble.stack(np.concatenate([one, two], 1), truth[:known], group)
+    estimate, weights = predict.stack(np.concatenate([one, two], 1), truth[:known], group)
     assert weights.shape == (5, 2)
     precise = 1.0 / np.array([0.02**2, 0.04**2, 0.1**2])
     assert weights[[0, 2], 0] == pytest.approx(precise[:2] / precise.sum(), abs=0.03)
@@ -210,65 +206,65 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     # a map's own truth, and its group's, do not reach its prediction; all others' do
     other = truth[:known].copy()
     other[group == 2] += rng.normal(0.0, 0.1, other[group == 2].shape)
-    moved, _ = ensemble.stack(np.concatenate([one, two], 1), other, group)
+    moved, _ = predict.stack(np.concatenate([one, two], 1), other, group)
     same = np.abs(moved - estimate).max(1) == 0.0
     assert same[:known][group == 2].all() and not same[:known][group != 2].any() and not same[known:].any()
-    alone, _ = ensemble.stack(one, truth[:known], np.zeros(known, int))
+    alone, _ = predict.stack(one, truth[:known], np.zeros(known, int))
     assert np.isfinite(alone).all()
 
 
 def test_a_run_of_two_parts(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--target", "both")
-    run = start(data, *options)
-    file = prediction.predict(run)
+    work = start(data, *options)
+    file = predict.predict(work)
     found, weights = file.groups["predictions"], file.groups["constant_data"]["stack"]
-    names = {p.name for p in run.out.iterdir()}
+    names = {p.name for p in work.folder.out.iterdir()}
     assert {"features.h5", "model_compact.pt", "model_statistics.pt", "predictions.h5", "predictions_compact.h5",
             "predictions_statistics.h5"} <= names and "model.pt" not in names
-    parts = [hdf5.read(run.out / f"predictions_{p}.h5", "predictions").groups["predictions"] for p in run.parts]
-    both = np.concatenate([p["estimate"] for p in parts], 1)
+    parts = [hdf5.read(work.folder.out / f"predictions_{p}.h5", "predictions").groups["predictions"] for p in work.options.parts]
+    both = np.concatenate([p["summaries"] for p in parts], 1)
     split = found["split"]
     for part in parts:
         assert np.array_equal(part["split"], split) and np.array_equal(part["realisation"], found["realisation"])
     new = split != EMULATOR
-    assert new.any() and np.allclose(found["estimate"][new], np.c_[both, np.ones(len(both))][new] @ weights)
-    truth = run.set.theta[found["cosmology"][~new]]
+    assert new.any() and np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))][new] @ weights)
+    truth = work.maps.theta[found["cosmology"][~new]]
     oracle = np.linalg.lstsq(np.c_[both, np.ones(len(both))][~new], truth, rcond=None)[0]
     assert np.allclose(weights, oracle)
     # one part alone gives what it gave here, and the parts made one by one the same file
-    alone = prediction.predict(statistics_alone(data, *SMALL, "--target", "both"))
-    assert np.array_equal(alone.groups["predictions"]["estimate"], parts[1]["estimate"])
+    alone = predict.predict(statistics_alone(data, *SMALL, "--target", "both"))
+    assert np.array_equal(alone.groups["predictions"]["summaries"], parts[1]["summaries"])
     for index in (1, 0):
-        assert prediction.predict(start(data, *options, "--only", str(index), out="jobs")) is None
-    assert prediction.predict(start(data, *options, "--threads", "1", out="jobs")).digest == file.digest
+        assert predict.predict(start(data, *options, "--only", str(index), out="jobs")) is None
+    assert predict.predict(start(data, *options, "--threads", "1", out="jobs")).digest == file.digest
     # measured maps are the files': draws differ, fixed ones have the noise that the convolutional part sees
-    measured = hdf5.read(run.out / "features.h5", "features").groups["features"]
-    rows = run.rows(TRAIN)
-    assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == features.MOST_DRAWS - 1
+    measured = hdf5.read(work.folder.out / "features.h5", "features").groups["features"]
+    rows = work.split.rows(TRAIN)
+    assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == features.MAX_DRAWS - 1
     draws = np.concatenate([measured["fixed"][rows][None], measured["fresh"]])
     assert np.ptp(draws, 0).max(1).min() > 0.0
-    source = batches.Batches(run.set.kappa.reshape(-1, run.set.kappa.shape[-1]),
-                             batches.Frame(run.set.mask, pack=False), scale=1.0, n_gal=run.set.n_gal, seed=1)
+    source = batches.Batches(work.maps.kappa.reshape(-1, work.maps.kappa.shape[-1]),
+                             batches.Frame(work.maps.mask, pack=False), scale=1.0, n_gal=work.maps.n_gal, seed=1)
     kappa = source.fetch(rows[3:4], noise=batches.FIXED)[:, 0]
-    oracle = features.Features(run.set.mask, run.set.n_gal, (2.0, 4.0))(kappa)
+    oracle = features.Features(work.maps.mask, work.maps.n_gal, (2.0, 4.0))(kappa)
     assert np.allclose(measured["fixed"][rows[3]], oracle[0], rtol=1e-6)
 
 
 def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target", "both")
-    run = start(data, *options)
-    file = prediction.predict(run)
+    work = start(data, *options)
+    file = predict.predict(work)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
-    assert found["estimate"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stack"].shape == (5, 2)
+    assert found["summaries"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stack"].shape == (5, 2)
     assert (np.linalg.eigvalsh(constant["between"]) > 0).all()
-    parts = [[hdf5.read(run.out / f"predictions_{p}_f{k}_m0.h5", "predictions").groups["predictions"]
-              for k in range(2)] for p in run.parts]
+    parts = [[hdf5.read(work.folder.out / f"predictions_{p}_f{k}_m0.h5", "predictions").groups["predictions"]
+              for k in range(2)] for p in work.options.parts]
     held = [[f["split"] != EMULATOR for f in files] for files in parts]
-    both = np.concatenate([np.mean([f["estimate"][h] for f, h in zip(files, hs)], 0)
+    both = np.concatenate([np.mean([f["summaries"][h] for f, h in zip(files, hs)], 0)
                            for files, hs in zip(parts, held)], 1)
     new = found["split"] != EMULATOR
     assert set(found["split"][new]) == {HOLDOUT, TEST}
-    assert np.allclose(found["estimate"][new], np.c_[both, np.ones(len(both))] @ constant["stack"])
+    assert np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))] @ constant["stack"])
     logs = np.mean([np.log(f["sd"][h]) for files, hs in zip(parts, held) for f, h in zip(files, hs)], 0)
     assert np.allclose(found["sd"][new], np.exp(logs))
 
@@ -279,7 +275,7 @@ def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     (("--model-option", "scales=4,2"), "rising"), (("--model-option", "draws=-1"), "draws")])
 def test_wrong_models_are_refused(data, options, words):  # noqa: F811
     with pytest.raises(InputError) as error:
-        prediction.predict(start(data, *options) if "--model" in options else statistics_alone(data, *options))
+        predict.predict(start(data, *options) if "--model" in options else statistics_alone(data, *options))
     one_line(error, words)
 
 
@@ -287,5 +283,7 @@ def test_options_of_parts():
     found = models.model_options("simple_cnn+statistics", ["draws=2", "dropout=0,0"])
     assert found["statistics"]["draws"] == 2 and found["simple_cnn"]["dropout"] == [0.0, 0.0]
     assert "dropout" not in found["statistics"] and set(found["simple_cnn"]) == set(models.MODELS["simple_cnn"])
-    part = pipeline.of_part({"model": "a+b", "model_options": found, "loss": "mse"}, "statistics")
-    assert part == {"model": "statistics", "model_options": found["statistics"], "loss": "mse"}
+    whole = NetworkOptions(model="simple_cnn+statistics", model_options=found)
+    part = whole.of_part("statistics")
+    assert part.model == "statistics" and part.model_options == found["statistics"]
+    assert whole.of_statistics() == found["statistics"] and not whole.of_part("simple_cnn").of_statistics()

@@ -225,10 +225,8 @@ def add_options(parser: argparse.ArgumentParser, loss: str) -> None:
         help="symmetries of the frame that a prediction is averaged over")
 
 
-def pick_precision(asked="auto"):
+def pick_precision() -> str:
     """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
-    if asked != "auto":
-        return choice("--precision", asked, PRECISIONS)
     return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
 
 
