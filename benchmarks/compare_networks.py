@@ -94,7 +94,7 @@ def make_row(args, name, spec, seed, folder):
     say(f"{name}, seed {seed}", args.quiet)
     args.out.mkdir(parents=True, exist_ok=True)
     script, *options = command(args, spec, seed, folder)
-    # in OUT, beside no data/runs: a network is trained here, whatever earlier runs have made
+    # OUT has no data/runs, from which the scripts would take a network trained before
     code = subprocess.run([sys.executable, str(ROOT / script), *options], cwd=args.out,
                           stdout=subprocess.DEVNULL).returncode
     if code:
