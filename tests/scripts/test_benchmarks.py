@@ -1,6 +1,7 @@
-"""The benchmarks of training: tables from small runs that are not repeated, and the baseline they hold up."""
+"""The benchmarks: each runs and ends in a line of the known form, and its tables are right."""
 import json
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -9,83 +10,140 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, one_line
-from test_ensemble import data  # noqa: F401
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import budgets  # noqa: E402
-import commands  # noqa: E402
 import compare_networks as compare  # noqa: E402
-import comparison_table  # noqa: E402
-import statistics_mlp  # noqa: E402
 from variants import SETS, variant  # noqa: E402
-from wl.validate import figures
-from wl.summaries import options as models, pipeline, training  # noqa: E402
-from wl.core.checks import InputError, RunError  # noqa: E402
-from wl.summaries.dense import Dense  # noqa: E402
+
+import run_direct  # noqa: E402
+import run_mcmc  # noqa: E402
+from wl.core import hdf5  # noqa: E402
+from wl.core.checks import InputError  # noqa: E402
+from wl.core.params import HOLDOUT, TEST  # noqa: E402
+from wl.maps import dataset  # noqa: E402
+from wl.scoring.score import challenge_score  # noqa: E402
+from wl.summaries import dense, network, options as models  # noqa: E402
 from wl.summaries.losses import Loss  # noqa: E402
-from wl.summaries.architectures import build, count_parameters  # noqa: E402
-from wl.core.params import HOLDOUT, STATISTICS, TEST  # noqa: E402
+from wl.summaries.networks import build, count_parameters  # noqa: E402
+
+LAST = r"{} ratio=\d+\.\d+ ours=[\d.e+-]+ reference=[\d.e+-]+ n=\d+"
+README = (ROOT / "benchmarks" / "README.md").read_text()
+N_COSMOLOGY, N_REALISATION, N_TEST = 7, 8, 6
 
 
-def cost(spec, frame=(1840, 104)):
-    """Multiplications of the convolutions of one map."""
-    options = pipeline.options("", [o for o in spec["options"] if "=" in o], models.MODELS[spec["model"]])
-    total = []
+def benchmark(name, *words):
+    """Run a benchmark; returns its lines, the last of which has the form of all."""
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / f"{name}.py", *words],
+                         capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert re.fullmatch(LAST.format(name), lines[-1]), lines[-1]
+    return lines
 
-    def count(module, given, out):
-        if isinstance(module, nn.Conv2d):
-            total.append(out.numel() * module.weight[0].numel())
-    with torch.device("meta"):
-        net = build(spec["model"], frame, 2, **options).eval()
-        for module in net.modules():
-            module.register_forward_hook(count)
-        net(torch.zeros(1, 1, *frame))
-    return sum(total)
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    """A small public set: white pixels and a wave, whose amplitudes are the parameters."""
+    rng, mask = np.random.default_rng(6), np.ones((64, 48), bool)
+    mask[20:30, 10:15] = False
+    angle = 2.0 * np.pi * np.arange(N_COSMOLOGY) / (N_COSMOLOGY - 1)
+    theta = np.column_stack([0.3 + 0.1 * np.cos(angle), 0.8 + 0.1 * np.sin(angle)])
+    theta[-1] = 0.31, 0.81
+    wave = np.sin(np.arange(64) / 3.0)[:, None] * np.ones(48)
+
+    def draw(values):
+        white = rng.normal(size=(len(values), *mask.shape))
+        kappa = 0.07 * values[:, 0, None, None] * white + (values[:, 1, None, None] - 0.8) * wave
+        return kappa[:, mask].astype(np.float16)
+    folder = tmp_path_factory.mktemp("benchmarks") / "set"
+    folder.mkdir()
+    label = np.zeros((N_COSMOLOGY, N_REALISATION, 5))
+    label[..., :2] = theta[:, None]
+    truth = label[np.arange(N_TEST) % N_COSMOLOGY, 0]
+    kappa = draw(label[..., :2].reshape(-1, 2)).reshape(N_COSMOLOGY, N_REALISATION, -1)
+    for name, value in {dataset.MASK_FILE: mask, dataset.RELEASES["public"][0]: kappa,
+                        "label.npy": label, dataset.TEST_FILE: draw(truth[:, :2]),
+                        dataset.TRUTH_FILE: truth}.items():
+        np.save(folder / name, np.ascontiguousarray(value))
+    (folder / dataset.SIMULATION_FILE).write_text(json.dumps({"settings": {"n_gal": 3000.0}}))
+    return folder
+
+
+# ---------------------------------------------------------------- what is compared
+def parsed(spec, *words):
+    """The options of a variant's command, checked and complete, and as they were parsed."""
+    args = compare.arguments(["--epochs", "9", *words])
+    script, *line = compare.command(args, spec, 1, "x")
+    parser, method = {"run_mcmc.py": (run_mcmc.parser, "network"),
+                      "run_direct.py": (run_direct.parser, "direct")}[script]
+    found = parser().parse_args(line)
+    found.threads = found.threads or 1
+    return models.NetworkOptions.of(found, method).decided(100), found
 
 
 def test_every_variant_is_a_command_of_the_scripts():
-    args = compare.arguments(["--seeds", "1", "--learning-rate", "0.004"])
-    rates = set()
+    rates, known = set(), {}
     for question, variants in SETS.values():
         assert question and len(variants) > 1
         first = next(iter(variants))
         for name, spec in variants.items():
             over = variants[spec.get("over", first)]
             assert "over" not in over and (name == spec.get("over", first)) == (over is spec), name
-            parsed = commands.parsed(args, spec, 1, 9, "x")
-            rates.add(parsed.learning_rate)
-            assert parsed.lanes == 1 or "lanes" in name
-            if commands.convolutions(spec) is None:
-                continue
-            settings = pipeline.training_settings(parsed, 100)
-            part = pipeline.of_part(settings, commands.convolutions(spec))
-            build(part["model"], (128, 96), Loss(settings["loss"]).n_out, **part["model_options"])
-            assert (parsed.loss == "mse") != spec["direct"], name
-            other = pipeline.training_settings(commands.parsed(args, over, 1, 9, "x"), 100)
-            if "over" in spec:                                  # one question at a time, and the rate that goes with it
-                settings["views"], other["views"] = parsed.views, commands.parsed(args, over, 1, 9, "x").views
-                changed = {k for k in settings if settings[k] != other[k]}
+            options, args = parsed(spec, "--learning-rate", "0.004")
+            rates.add(options.learning_rate)
+            assert options.lanes == 1 or "lanes" in name
+            assert args.target == "both" and args.holdout_fraction > 0.0
+            assert (options.loss == "mse") != spec["direct"], name
+            assert known.setdefault(name, options) == options       # one folder, one command
+            for part in (options.of_part(p) for p in options.parts if p != "statistics"):
+                build(part.model, (128, 96), Loss(part.loss).n_out, **part.model_options)
+            if "over" in spec:              # one question at a time, and the rate that goes with it
+                one, other = options.stored(), parsed(over, "--learning-rate", "0.004")[0].stored()
+                changed = {k for k in one if one[k] != other[k]}
                 assert 1 <= len(changed - {"learning_rate"}) <= 1 + ("pooled" in name), name
     assert rates == {0.004, 0.002, 0.008}
-    designs = {spec["model"] for spec in SETS["designs"][1].values()}
-    assert designs == set(models.MODELS) | {"statistics_mlp", models.DEFAULT_MODEL}
+    compared = {spec["model"] for spec in SETS["designs"][1].values()}
+    assert compared == set(models.MODELS) | {models.DEFAULT_MODEL}
+
+
+def test_options_behind_the_dashes_go_to_all_rows_and_a_variant_over_them():
+    words = ["--seeds", "4", "--", "--batch-size", "8", "--views", "1"]
+    for spec, size in ((variant("compact"), 8), (SETS["batch"][1]["simple_cnn, batch 4"], 4)):
+        options, args = parsed(spec, *words)
+        assert options.batch_size == size and options.views == 1 and options.epochs == 9
+        assert args.sampler == "exact"
 
 
 def test_the_users_questions_are_asked():
-    args = compare.arguments([])
-    asked = {s: [pipeline.training_settings(commands.parsed(args, v, 1, 9, "x"), 100) for v in variants.values()]
-             for s, (_, variants) in SETS.items() if s != "designs"}
+    asked = {s: [parsed(v)[0] for v in variants.values()] for s, (_, variants) in SETS.items()}
 
     def values(name, key, model):
-        return {str(s["model_options"].get(key, s.get(key))) for s in asked[name] if s["model"] == model}
+        return {str(o.model_options.get(key, getattr(o, key, None)))
+                for o in asked[name] if o.model == model}
     for model in ("simple_cnn", "resnet_reduced"):
         assert values("batch", "batch_size", model) == {"4", "16", "32", "64"}
     assert values("precision", "precision", "simple_cnn") == {"float32", "float64", "bfloat16"}
     assert values("attention", "attention", "resnet_attention") == {"0", "4"}
     assert values("dropout", "dropout", "resnet_attention") == {"[0.3, 0.2]", "[0.0, 0.0]"}
     assert values("head", "head", "simple_cnn") == {"flatten", "pool"}
-    assert values("noise", "noise", "compact") == values("noise", "noise", "simple_cnn") == {"fixed", "fresh"}
+    for model in ("compact", "simple_cnn"):
+        assert values("noise", "noise", model) == {"fixed", "fresh"}
+
+
+def cost(spec, frame=(1840, 104)):
+    """Multiplications of the convolutions of one map."""
+    total = []
+
+    def count(module, given, out):
+        if isinstance(module, nn.Conv2d):
+            total.append(out.numel() * module.weight[0].numel())
+    with torch.device("meta"):
+        net = build(spec["model"], frame, 2, **parsed(spec)[0].model_options).eval()
+        for module in net.modules():
+            module.register_forward_hook(count)
+        net(torch.zeros(1, 1, *frame))
+    return sum(total)
 
 
 @pytest.mark.parametrize("model", ["resnet_reduced", "compact"])
@@ -94,247 +152,233 @@ def test_depth_against_width_at_the_same_work(model):
     assert cost(deep) > 1.2 * cost(base) and cost(deep) == pytest.approx(cost(wide), rel=0.05)
 
 
-@pytest.fixture()
-def small(data, tmp_path):  # noqa: F811
-    out = tmp_path / "compare"
-    return ["--data", str(data), "--out", str(out), "--statistics-fraction", "0.4", "--holdout-fraction", "0.2",
-            "--epochs", "2", "--batch-size", "8", "--threads", "2", "--quiet"], out
+# ---------------------------------------------------------------- the table
+def made_up(name, seed, each, mse=0.2, validation=1.0, **settings):
+    part = {"score": each.mean(), "score_error": 0.1, "mse_mean": mse, "coverage_68_mean": 0.7,
+            "coverage_95_mean": 0.9}
+    score = {"subsets": {"test": part, "holdout": {**part, "score": validation}},
+             "settings": {"model": "compact", "learning_rate": 1e-3, **settings},
+             "truth": {"label_test": "abc"}}
+    history = [{"epoch": e, "validation": 0.5 / e} for e in (1, 2)]
+    return compare.Row(name, seed, score, each, 7, 100, 6.0, history)
 
 
-def test_a_table_of_rows_that_are_not_repeated(small, capsys, monkeypatch):
-    options, out = small
-    options += ["--sets", "noise", "precision", "--variants", "compact", "compact, fixed noise", "compact, float32"]
-    compare.main([*options, "--seeds", "1", "2"])
-    text = capsys.readouterr().out
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| compact")]
-    assert [r[1].strip() for r in rows] == ["compact", "compact, fixed noise", "compact, float32"]
-    assert all(r[7].strip() == "2" for r in rows) and "5 test maps" in text
-    table = json.loads((out / "table_noise_precision_2epochs.json").read_text())["sets"]
-    first, second = table["noise"]
-    assert (out / "table_noise_precision_2epochs.md").read_text() == text
-    assert first["seeds"] == [1, 2] and len(first["test"]) == 2 and "gain" not in first
-    assert np.allclose(second["gain"]["seeds"], np.subtract(second["test"], first["test"]), atol=1e-6)
-    assert first["parameters"] == count_parameters(build("compact", (64, 48), 2)) and first["epochs"] == 2
-    same = models.pick_precision() == "float32"                   # then compact and compact, float32 are one row
-    assert len(list(out.glob("*/*/row.json"))) == (4 if same else 6)
-    for path in out.glob("*/*/row.json"):
-        found = json.loads(path.read_text())
-        assert len(found["history"]) == 2 and found["seconds"] > 0 and {"test", "holdout"} == set(found["subsets"])
-        assert found["settings"]["noise"] == ("fixed" if "fixed" in found["name"] else "fresh")
-        assert found["settings"]["lanes"] == 1
-    scores = json.loads((out / "compact_2epochs/seed1/score.json").read_text())["subsets"]
-    assert first["test"][0] == scores["test"]["score"] and first["validation"][0] == scores["holdout"]["score"]
-    assert len(list(out.glob("curves_noise_precision_2epochs.png"))) == ("matplotlib" in sys.modules)
-
-    def never(*args, **options):
-        raise AssertionError("trained again")
-    monkeypatch.setattr(training, "train", never)
-    compare.main([*options, "--seeds", "1", "2"])
-    assert capsys.readouterr().out == text
-    compare.main([*options, "--seeds", "1", "2", "3", "--table"])
-    assert capsys.readouterr().out == text
-    for change in (["--learning-rate", "0.001"], ["--batch-size", "4"], ["--statistics-fraction", "0.3"]):
-        with pytest.raises(InputError) as error:
-            compare.main([*options, *change, "--seeds", "1"])
-        one_line(error, change[0][2:].replace("-", "_"), "give another --out")
-
-
-def test_gains_are_over_the_variant_that_the_set_names(monkeypatch):
+def test_gains_are_over_the_variant_that_the_set_names():
     """Seed by seed and map by map; a seed that only one of the two has is left out."""
-    rng, rows = np.random.default_rng(1), []
+    rng = np.random.default_rng(1)
     each = {(n, s): rng.normal(size=50) for n in ("a", "a, b", "c", "c, d") for s in (1, 2, 3)}
-    for (name, seed), value in each.items():
-        found = {"n": 50, "score": value.mean(), "score_error": 0.1, "mse_mean": 0.2, "coverage_68_mean": 0.7,
-                 "coverage_95_mean": 0.9}
-        if (name, seed) != ("c", 2):
-            rows.append({"name": name, "seed": seed, "parameters": 7, "epochs": 2, "history": [1, 2], "seconds": 6.0,
-                         "n_train": 100, "precision": "float32", "learning_rate": 1e-3,
-                         "subsets": {"test": found, "holdout": found}})
-    monkeypatch.setattr(comparison_table, "map_scores", lambda row: each[row["name"], row["seed"]])
+    rows = [made_up(n, s, value) for (n, s), value in each.items() if (n, s) != ("c", 2)]
     variants = {"a": variant("x"), "a, b": {**variant("x"), "over": "a"}, "c": variant("y"),
                 "c, d": {**variant("y"), "over": "c"}}
-    lines = {s["name"]: s for s in comparison_table.summary(rows, variants)}
-    assert "gain" not in lines["a"] and lines["c"]["gain"]["over"] == "a"
-    gain = lines["c, d"]["gain"]
-    assert gain["over"] == "c" and len(gain["seeds"]) == 2
+    by = {n: [r for r in rows if r.name == n] for n in variants}
+    mean, by_seed, by_map = compare.gain(by["c, d"], by["c"])
     difference = np.array([each["c, d", s] - each["c", s] for s in (1, 3)])
-    assert np.allclose(gain["seeds"], difference.mean(1)) and gain["mean"] == pytest.approx(difference.mean())
-    assert gain["seed_error"] == pytest.approx(abs(np.diff(difference.mean(1))[0]) / 2)
-    assert gain["map_error"] == pytest.approx(difference.mean(0).std(ddof=1) / 50**0.5)
-    assert lines["a"]["ms_per_map"] == pytest.approx(30.0) and lines["a"]["minutes_per_epoch"] == pytest.approx(0.05)
-    text = comparison_table.markdown(list(lines.values()), "title")
-    assert f"{gain['mean']:+.2f} +- {gain['seed_error']:.2f} (maps {gain['map_error']:.2f}) over c" in text
+    assert mean == pytest.approx(difference.mean())
+    assert by_seed == pytest.approx(abs(np.diff(difference.mean(1))[0]) / 2)
+    assert by_map == pytest.approx(difference.mean(0).std(ddof=1) / 50**0.5)
+    assert compare.gain(by["a"], []) is None and compare.gain(by["a"][:1], by["a, b"][1:]) is None
+    assert compare.gain(by["a"][:1], by["a, b"][:1])[1] is None               # of one seed
+    text = compare.table(rows, variants, "title")
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
+    assert text.startswith("### title, 50 test maps\n\n| network |") and len(lines) == 2 + 4
+    assert f"| {mean:+.2f} +- {by_seed:.2f} (maps {by_map:.2f}) over c |" in lines["c, d"]
+    assert "over a |" in lines["c"] and lines["a"].endswith("|  |")
+    seeds = [each["a", s].mean() for s in (1, 2, 3)]
+    assert f"| {np.mean(seeds):.2f} +- {np.std(seeds, ddof=1):.2f} | 0.10 | 0.200 |" in lines["a"]
+    # 6 s for 2 epochs of 100 maps; the best validation loss of each
+    assert "| a | 7 | 0.001 | 2 | 30.0 | 0.05 | 3 | 0.2500 +- 0.0000 |" in lines["a"]
+
+
+def test_the_last_line_takes_the_best_by_validation():
+    value, variants = np.zeros(5), {"a": variant("x"), "b": variant("y"), "c": variant("z")}
+    rows = [made_up("a", 1, value, mse=0.3), made_up("b", 1, value, mse=0.2, validation=3.0),
+            made_up("c", 1, value, mse=0.1, validation=2.0)]
+    line = compare.last_line(rows, {"other": {"d": variant("x")}, "set": variants})
+    assert line == "compare_networks ratio=1.50 ours=0.2 reference=0.3 n=1"
+    assert re.fullmatch(LAST.format("compare_networks"), line)
+    assert compare.last_line(rows[1:2], {"set": variants}).split()[1] == "ratio=1.00"
+
+
+def test_a_row_is_read_from_its_files(maps, tmp_path):
+    """A made-up folder with the files of a run: two parts, hold-out and test maps."""
+    frame, net = [64, 48], build("compact", (64, 48), 2)
+    task = {"loss": "mse", "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.1],
+            "split": [0, 0, 0, 1, 2]}
+    history = [{"epoch": 1, "validation": 0.4}, {"epoch": 2, "validation": 0.3}]
+    one = {**task, "model": "compact", "frame": frame, "precision": "float32"}
+    network.Network(net, one, history, [1.0, 2.0]).save(tmp_path / "model_compact.pt")
+    settings, used = {**task, "members": 2, "layers": [4]}, np.ones(3, bool)
+    side = dense.build(2, 3, [4], 2)
+    schedules = [{"passes": n, "validation": 0.2} for n in (10, 30)]
+    dense.Dense(side, np.zeros(3, np.float32), np.ones(3, np.float32), used, settings, schedules,
+                [0.5, 0.25]).save(tmp_path / "model_statistics.pt")
+    rng, var, n = np.random.default_rng(2), hdf5.Var, N_TEST
+    split = np.r_[np.full(2, HOLDOUT), np.full(n, TEST)].astype(np.int8)
+    number = np.r_[0, 1, np.arange(n)].astype(np.int32)
+    mean, bar = rng.normal(0.5, 0.1, (2 + n, 2)), rng.uniform(0.01, 0.1, (2 + n, 2))
+    groups = {"summary": {"mean": var(("map", "param"), mean), "sd": var(("map", "param"), bar / 2),
+                          "errorbar": var(("map", "param"), bar)},
+              "observed_data": {"split": var(("map",), split), "realisation": var(("map",), number),
+                                "cosmology": var(("map",), np.zeros(2 + n, np.int32))},
+              "constant_data": {"design": var(("cosmology", "param"), np.zeros((N_COSMOLOGY, 2)))}}
+    hdf5.write(tmp_path / "posterior.h5", "posterior", groups, origin={"data": str(maps)},
+               settings={"model": "compact+statistics"})
+    assert compare.read_row("x", 3, tmp_path) is None                          # not scored yet
+    (tmp_path / "score.json").write_text(json.dumps({"score": 1.5}))
+    row = compare.read_row("x", 3, tmp_path)
+    truth = np.load(maps / dataset.TRUTH_FILE)[:, :2]
+    assert np.allclose(row.each, challenge_score(truth, mean[2:], bar[2:]))
+    assert (row.name, row.seed, row.score) == ("x", 3, {"score": 1.5})
+    assert row.parameters == count_parameters(net) + count_parameters(side)
+    assert row.n_train == 3 * N_COSMOLOGY and row.seconds == pytest.approx(3.75)
+    assert row.history == history
+    (tmp_path / "model_compact.pt").unlink()
+    (tmp_path / "model_statistics.pt").rename(tmp_path / "model.pt")
+    hdf5.write(tmp_path / "posterior.h5", "posterior", groups, origin={"data": str(maps)},
+               settings={"model": "statistics"})
+    assert [h["epoch"] for h in compare.read_row("x", 3, tmp_path).history] == [10, 40]
+
+
+def test_rows_of_other_settings_or_other_maps_are_not_in_one_table(monkeypatch, tmp_path):
+    def main(rows):
+        monkeypatch.setattr(compare, "read_row", lambda name, seed, folder: rows.get((name, seed)))
+        compare.main(["--table", "--out", str(tmp_path), "--sets", "noise", "--seeds", "1", "2"])
+    one, two = (made_up("compact", s, np.arange(5.0)) for s in (1, 2))
+    main({("compact", 1): one, ("compact", 2): two})
+    with pytest.raises(InputError) as error:
+        main({})
+    one_line(error, "none", "--table")
+    with pytest.raises(InputError) as error:
+        main({("compact", 1): one, ("compact", 2): made_up("compact", 2, two.each, epochs=3)})
+    one_line(error, "compact, seed 1", "epochs = none", "seed 2 has epochs = 3")
+    two.score["truth"] = {"label_test": "def"}
+    with pytest.raises(InputError) as error:
+        main({("compact", 1): one, ("compact", 2): two})
+    one_line(error, "one data set")
 
 
 def test_a_picture_has_a_line_for_each_row_and_a_name_for_each_variant(monkeypatch, tmp_path):
-    """On a stand-in for matplotlib; negative losses, of error bars, do not fit a logarithmic axis."""
+    """On a stand-in for matplotlib; negative losses, of error bars, fit no logarithmic axis."""
     calls = []
 
     class Anything:
-        def __init__(self, name=""):
-            self.name = name
-
         def __getattr__(self, key):
             return lambda *args, **options: calls.append((key, args, options))
-    figure, axes = Anything(), [Anything("epochs"), Anything("minutes")]
     module, pyplot = types.ModuleType("matplotlib"), types.ModuleType("matplotlib.pyplot")
-    module.use, module.pyplot, pyplot.close = (lambda name: None), pyplot, (lambda figure: None)
-    pyplot.subplots = lambda *args, **options: (figure, axes)
+    module.pyplot, pyplot.close = pyplot, (lambda figure: None)
+    pyplot.switch_backend = lambda name: None
+    pyplot.subplots = lambda *args, **options: (Anything(), [Anything(), Anything()])
     monkeypatch.setitem(sys.modules, "matplotlib", module)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", pyplot)
-    rows = [{"name": name, "posterior": f"{name}{seed}", "seconds": 120.0,
-             "history": [{"epoch": 10, "validation": 0.4}, {"epoch": 40, "validation": 0.3}]}
+    history = [{"epoch": 10, "validation": 0.4}, {"epoch": 40, "validation": 0.3}]
+    rows = [made_up(name, seed, np.zeros(2))._replace(seconds=120.0, history=history)
             for name in "ab" for seed in (1, 2)]
-    for more, scale in (([], "log"), ([{**rows[0], "name": "c", "posterior": "c", "history": [
-            {"epoch": 1, "validation": -0.1}]}], "linear")):
+    negative = rows[0]._replace(name="c", history=[{"epoch": 1, "validation": -0.1}])
+    for more, scale in (([], "log"), ([negative], "linear")):
         calls.clear()
-        figures.training_curves(tmp_path / "x.png", rows + rows[:1] + more)
+        assert compare.training_curves(tmp_path / "x.png", rows + more)
         assert [c[1] for c in calls if c[0] == "savefig"] == [(tmp_path / "x.png",)]
         lines = [c for c in calls if c[0] == "plot"]
         assert len(lines) == 2 * (4 + len(more))
         assert [c[2]["label"] for c in lines if "label" in c[2]][:4] == ["a", None, "b", None]
         assert lines[0][1] == ([10, 40], [0.4, 0.3]) and lines[1][1] == ([0.5, 2.0], [0.4, 0.3])
         assert {c[2]["yscale"] for c in calls if c[0] == "set"} == {scale}
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not compare.training_curves(tmp_path / "x.png", rows)
 
 
-def test_equal_wall_clock_gives_a_slower_network_fewer_epochs(small, tmp_path):
-    options, out = small
-    args = compare.arguments([*options, "--minutes", "2"])
-    found = {}
-    for name in ("compact", "resnet_attention"):
-        folder = tmp_path / name / "seed1"
-        found[name] = budgets.fitting_epochs(args, variant(name), 1, folder)
-        note = json.loads((folder.parent / "epochs.json").read_text())
-        assert note["epochs"] == found[name] == max(1, int(120 / note["seconds_per_epoch"]))
-        (folder.parent / "epochs.json").write_text(json.dumps({"epochs": 77}))
-        assert budgets.fitting_epochs(args, variant(name), 2, folder) == 77     # settled
-    assert found["resnet_attention"] < found["compact"]
-
-
-def test_the_time_of_an_epoch_holds_its_share_of_validation(small, monkeypatch):
-    """100 s of training and validation over a third of the maps: 300 s an epoch."""
-    def short(source, label, rows, validation, recipe, **options):
-        seen.append((len(rows), len(validation)))
-        return training.Network(None, recipe, [{"validation": 1.0}] * 2, [1e9, 100.0])
-    seen = []
-    monkeypatch.setattr(training, "train", short)
-    monkeypatch.setattr(budgets, "TIMED_BATCHES", 1)
-    args = compare.arguments([*small[0], "--batch-size", "6", "--minutes", "60"])
-    assert budgets.fitting_epochs(args, variant("compact"), 1, small[1] / "x" / "seed1") == 12
-    whole = compare.arguments([*small[0], "--batch-size", "6"])
-    budgets.short_training(whole, variant("compact"), 1, 2)
-    (few, few_valid), (n, n_valid) = seen
-    assert few == 6 and n == 18 and few_valid == round(n_valid / 3)
-
-
-def test_each_network_gets_the_rate_that_trains_it_best(small, tmp_path, monkeypatch):
-    best = {"compact": 0.0006, "simple_cnn": 0.004}
-
-    def short(source, label, rows, validation, recipe, **options):
-        rate = recipe.learning_rate
-        if rate > 0.003 and recipe.model == "compact":
-            raise RunError("the loss became nan")
-        tried.append(rate)
-        assert recipe.epochs == 3 and recipe.seed == budgets.TUNING_SEED
-        history = [{"validation": abs(rate - best[recipe.model])}]
-        return training.Network(None, recipe, history, [1.0])
-    monkeypatch.setattr(training, "train", short)
-    args = compare.arguments([*small[0], "--tune", "3"])
-    for name, rate in best.items():
-        tried = []
-        assert budgets.tuned_rate(args, variant(name), tmp_path / name / "seed1") == pytest.approx(rate)
-        assert tried == pytest.approx([0.0002, 0.0006, 0.002, 0.004, 0.008][:3 if name == "compact" else 5])
-        assert json.loads((tmp_path / name / "rate.json").read_text())["rate"] == pytest.approx(rate)
-        tried = []
-        assert budgets.tuned_rate(args, variant(name), tmp_path / name / "seed2") == pytest.approx(rate) and not tried
-    assert commands.parsed(args, SETS["batch"][1]["simple_cnn, batch 4, half the rate"], 1, 2, "x",
-                          rate=0.004).learning_rate == 0.002
-    assert commands.budget(args) == "2epochs_tuned3"
-
-
-def test_unknown_variants_are_refused(small):
+def test_unknown_variants_and_sets_without_truth_are_refused(maps, tmp_path, monkeypatch):
+    words = ["--data", str(maps), "--out", str(tmp_path), "--sets", "noise"]
     with pytest.raises(InputError) as error:
-        compare.main([*small[0], "--sets", "noise", "--variants", "huge"])
-    one_line(error, "--variants", "huge", "compact, fixed noise")
-
-
-def test_a_set_without_truth_is_refused_before_any_training(small, data, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(training, "train", None)
-    (data / "label_test.npy").unlink()
+        compare.main([*words, "--variants", "huge"])
+    one_line(error, "--variants", "huge", "compact, fixed")
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    for path in maps.iterdir():
+        if path.name != dataset.TRUTH_FILE:
+            (blind / path.name).symlink_to(path)
+    monkeypatch.setattr(compare, "make_row", None)
     with pytest.raises(InputError) as error:
-        compare.main([*small[0], "--sets", "designs", "--variants", "compact", "--seeds", "1"])
+        compare.main(["--data", str(blind), "--out", str(tmp_path)])
     one_line(error, "--data", "truth")
 
 
-def test_the_baseline_learns_and_stands_in_the_table(small, capsys):
-    options, out = small
-    compare.main([*options, "--sets", "designs", "--variants", "statistics_mlp", "--seeds", "1"])
-    assert "statistics_mlp" in capsys.readouterr().out
-    row = json.loads((out / "statistics_mlp_2epochs/seed1/row.json").read_text())
-    losses = [h["validation"] for h in row["history"]]
-    assert len(losses) == 60 and min(losses) < 0.6                   # of the labels' variance; 1 knows nothing
-    figures = json.loads((out / "statistics_mlp_2epochs/seed1/figures.json").read_text())
-    assert figures["parameters"] == row["parameters"] > 256 * 256
-    compare.main([*options, "--sets", "designs", "--variants", models.DEFAULT_MODEL, "statistics", "--seeds", "1"])
-    text = capsys.readouterr().out
-    rows = {n: json.loads((out / f"{n}_2epochs/seed1/row.json").read_text())
-            for n in (models.DEFAULT_MODEL, "statistics")}
-    both, alone = rows[models.DEFAULT_MODEL], rows["statistics"]
-    assert f"| {models.DEFAULT_MODEL} | {both['parameters']:,} | 0.002 |" in text
-    assert both["parameters"] == alone["parameters"] + count_parameters(build("compact", (64, 48), 2))
-    assert len(both["history"]) == both["epochs"] == 2 and both["learning_rate"] == 0.002
-    assert alone["learning_rate"] is None and alone["epochs"] == sum(h["passes"] for h in alone["history"])
-    folder = out / f"{models.DEFAULT_MODEL}_2epochs/seed1"
-    parts = [training.Network.load(folder / "model_compact.pt"), Dense.load(folder / "model_statistics.pt")]
-    measured = json.loads((folder / "features.json").read_text())["seconds"]
-    assert both["seconds"] == pytest.approx(measured + sum(sum(p.seconds) for p in parts)) and measured > 0
-    (folder / "row.json").unlink()                                # killed at the end: nothing left to do but the row
-    compare.main([*options, "--sets", "designs", "--variants", models.DEFAULT_MODEL, "--seeds", "1"])
-    assert json.loads((folder / "row.json").read_text()) == both
-    from wl.core import hdf5
-    file = hdf5.read(out / "statistics_mlp_2epochs/seed1/predictions.h5").groups["predictions"]
-    assert set(file["split"]) == {STATISTICS, HOLDOUT, TEST} and np.isfinite(file["estimate"]).all()
-
-
-def test_features_are_those_of_the_summaries():
-    mask = np.ones((64, 48), bool)
-    mask[20:30, 10:15] = False
-    kappa = np.where(mask, np.random.default_rng(1).normal(0, 0.01, (3, 64, 48)), 0.0).astype(np.float32)
-    features = statistics_mlp.Features(mask, 30.0)
-    found = features(kappa)
-    n = len(features.spectrum.used)
-    assert found.shape == (3, features.width) and features.width == n + 3 * (3 + 16 + 12)
-    assert np.array_equal(found[:, :n], features.spectrum(kappa))
-    moments, pdf, peaks = features.shapes.describe(kappa)
-    assert np.allclose(found[:, n:n + 3], np.log(moments[..., 0]))
-    assert np.allclose(found[:, n + 9:n + 9 + 48]**2, pdf.reshape(3, -1))
-    assert np.allclose(found[:, -36:]**2, peaks.reshape(3, -1))
-    assert np.allclose(features(kappa[1:2]), found[1:2])
+# ---------------------------------------------------------------- the benchmarks themselves
+def test_compare_networks_trains_scores_and_refuses_other_settings(maps, tmp_path, capsys):
+    words = ["--data", str(maps), "--out", str(tmp_path / "out"), "--sets", "noise", "--variants",
+             "compact", "--seeds", "2", "--quiet"]
+    small = ["--", "--emulator-fraction", "0.4", "--holdout-fraction", "0.2", "--batch-size", "8",
+             "--views", "1", "--model-option", "widths=8,12,16,24"]
+    lines = benchmark("compare_networks", *words, "--epochs", "2", *small)
+    folder, table = tmp_path / "out" / "compact" / "seed2", tmp_path / "out" / "table_noise.md"
+    assert lines[:-2] == table.read_text().splitlines() and "6 test maps" in lines[0]
+    subsets = json.loads((folder / "score.json").read_text())["subsets"]
+    row = compare.read_row("compact", 2, folder)
+    assert row.each.mean() == pytest.approx(subsets["test"]["score"], rel=1e-5)
+    cells = [cell.strip() for cell in lines[4].split("|")]
+    assert cells[1:5] == ["compact", f"{row.parameters:,}", "0.004", "2"]
+    assert cells[9:11] == [f"{subsets[part]['score']:.2f}" for part in ("holdout", "test")]
+    assert row.n_train == N_COSMOLOGY * 3
+    began = (folder / "model.pt").stat().st_mtime_ns
+    with pytest.raises(InputError) as error:
+        compare.main([*words, "--epochs", "3", *small])
+    one_line(error, "compact, seed 2", "run_mcmc.py ended with 2")
+    assert (folder / "model.pt").stat().st_mtime_ns == began
+    compare.main([*words, "--table"])
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_train_step_prints_its_line():
-    command = [sys.executable, ROOT / "benchmarks" / "train_step.py", "--steps", "2", "--reference-steps", "2",
-               "--rounds", "1", "--frame", "96x64", "--batch-size", "8", "--leak-steps", "10", "--leak-batch", "2"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
-    assert re.fullmatch(r"train_step ratio=\d+\.\d ours=\S+ reference=\S+ n=1", lines[-1])
+    lines = benchmark("train_step", "--steps", "1", "--reference-steps", "1", "--rounds", "1",
+                      "--frame", "64x48", "--batch-size", "4", "--lanes", "2", "--threads", "1",
+                      "--leak-steps", "10", "--leak-batch", "2")
     assert any("anonymous memory over 10 steps" in line for line in lines)
     assert sum("data path" in line for line in lines) == 2
 
 
-@pytest.mark.parametrize("options", [["--frame", "abc"], ["--frame", "9x9"], ["--steps", "0"], ["--precision", "int8"]])
-def test_train_step_refuses_in_one_line(options):
-    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "train_step.py", *options], capture_output=True,
-                         text=True, timeout=100)
-    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1 and options[0] in run.stderr
+@pytest.mark.parametrize("words", [["--frame", "abc"], ["--frame", "9x9"], ["--steps", "0"],
+                                   ["--precision", "int8"]])
+def test_train_step_refuses_in_one_line(words, capsys):
+    import train_step
+    with pytest.raises(SystemExit) as end:
+        train_step.arguments(words)
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and len(message.splitlines()) == 1 and words[0] in message
 
 
-def test_statistics_kernel_prints_its_line_and_both_ways_agree():
-    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "statistics_kernel.py", "--maps", "2", "--rounds", "1"],
-                         capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    first, last = run.stdout.splitlines()
-    assert re.fullmatch(r"statistics_kernel ratio=\d+\.\d\d ours=\S+ ms reference=\S+ ms n=2", last)
-    largest, mean = map(float, re.search(r"difference (\S+), mean (\S+) ", first).groups())
-    assert largest < 1e-3 and mean < 2e-5               # a few pixels on the edges of the PDF's bins
+def test_simulate_prints_its_line():
+    first = benchmark("simulate", "--maps", "2", "--rounds", "1")[0]
+    sigma = [float(s) for s in re.findall(r"0\.01\d+", first)]
+    assert len(sigma) == 4 and max(sigma) < 1.1 * min(sigma)        # the same maps but for chance
+
+
+def test_sampler_prints_its_line():
+    benchmark("sampler", "--maps", "40", "--nstep", "200", "--reference-steps", "3", "--repeats",
+              "1", "--threads", "1")
+
+
+# ---------------------------------------------------------------- the page of the tables
+def test_commands_of_the_page_and_of_the_docstrings_parse():
+    text = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S))
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        text += "\n" + path.read_text().split('"""')[1]
+    commands = re.findall(r"^ *python (benchmarks/\w+\.py|run_\w+\.py)(.*?)(?:  .*)?$", text, re.M)
+    assert {name for name, _ in commands} > {f"benchmarks/{name}.py" for name in (
+        "compare_networks", "sampler", "simulate", "train_step")}
+    for name, rest in commands:
+        words = shlex.split(rest.split(" #")[0])
+        if name == "benchmarks/compare_networks.py":
+            compare.chosen(compare.arguments(words))
+        elif name in ("run_mcmc.py", "run_direct.py"):
+            (run_mcmc if name == "run_mcmc.py" else run_direct).parser().parse_args(words)
+        else:
+            for option in (w for w in words if w.startswith("--")):
+                assert f'"{option}"' in (ROOT / name).read_text(), (name, option)
+
+
+def test_every_model_of_the_page_is_there_or_said_to_be_gone():
+    gone = README.split("## Tried and removed")[1]
+    for name in re.findall(r"^\| `(\w+)`", README.split("## Tried and removed")[0], re.M):
+        assert name in models.MODELS or f"`{name}`" in gone, name
+    for option in ("--pretrain", "--coarse", "--ema", "--symmetries", "--likelihood", "--minutes"):
+        assert option in gone, option

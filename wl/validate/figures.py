@@ -96,29 +96,3 @@ def _bars(axes, place, test, unit, title, xlabel, ylabel, **scales):
     axes.set(title=f"{title}\nchi2 {test['chi2']:.1f} of {test['bins']} bins, p = {test['p_value']:.2f}",
              xlabel=xlabel, ylabel=ylabel, ylim=(0.4 * mean.min(), 2.0 * mean.max()), **scales)
     axes.title.set_fontsize(10)
-
-
-def training_curves(path, rows):
-    """Validation loss against epochs and wall-clock, a line for each training.
-
-    path: .png, .pdf or .svg; rows: dicts with name, posterior (its file; a row with the same is left out), seconds of
-    the whole training and history, a list of dicts with epoch and validation. Raises InputError without matplotlib.
-    """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), sharey=True, layout="constrained")
-    rows = list({r["posterior"]: r for r in rows}.values())
-    names = list(dict.fromkeys(r["name"] for r in rows))
-    for r in rows:
-        number = names.index(r["name"])
-        epoch, valid = [h["epoch"] for h in r["history"]], [h["validation"] for h in r["history"]]
-        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3], "linewidth": 1.0}
-        label = r["name"] if r is next(x for x in rows if x["name"] == r["name"]) else None
-        axes[0].plot(epoch, valid, label=label, **style)
-        axes[1].plot([e * r["seconds"] / epoch[-1] / 60 for e in epoch], valid, **style)
-    positive = all(h["validation"] > 0 for r in rows for h in r["history"])     # those with error bars may not be
-    for axis, text in zip(axes, ("epoch", "minutes of training")):
-        axis.set(xlabel=text, yscale="log" if positive else "linear")
-    axes[0].set_ylabel("validation loss")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
