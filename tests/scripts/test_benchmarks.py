@@ -25,7 +25,7 @@ from wl.maps import dataset  # noqa: E402
 from wl.scoring.score import challenge_score  # noqa: E402
 from wl.summaries import dense, network, options as models  # noqa: E402
 from wl.summaries.losses import Loss  # noqa: E402
-from wl.summaries.networks import build, count_parameters  # noqa: E402
+from wl.summaries.architectures import build, count_parameters  # noqa: E402
 
 LAST = r"{} ratio=\d+\.\d+ ours=[\d.e+-]+ reference=[\d.e+-]+ n=\d+"
 README = (ROOT / "benchmarks" / "README.md").read_text()
@@ -202,15 +202,16 @@ def test_the_last_line_takes_the_best_by_validation():
 def test_a_row_is_read_from_its_files(maps, tmp_path):
     """A made-up folder with the files of a run: two parts, hold-out and test maps."""
     frame, net = [64, 48], build("compact", (64, 48), 2)
-    task = {"loss": "mse", "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.1],
-            "split": [0, 0, 0, 1, 2]}
+    task = {"loss": "mse", "loss_options": {}, "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.1],
+            "split": [0, 0, 0, 1, 2], "seed": 1}
     history = [{"epoch": 1, "validation": 0.4}, {"epoch": 2, "validation": 0.3}]
-    one = {**task, "model": "compact", "frame": frame, "precision": "float32"}
+    options = models.NetworkOptions(model="compact", precision="float32").decided(100).training()
+    one = network.Recipe(**{**options, **task}, frame=frame, scale=1.0, n_gal=30.0)
     network.Network(net, one, history, [1.0, 2.0]).save(tmp_path / "model_compact.pt")
-    settings, used = {**task, "members": 2, "layers": [4]}, np.ones(3, bool)
+    two, used = dense.Recipe(model="statistics", members=2, layers=[4], features="x", **task), np.ones(3, bool)
     side = dense.build(2, 3, [4], 2)
     schedules = [{"passes": n, "validation": 0.2} for n in (10, 30)]
-    dense.Dense(side, np.zeros(3, np.float32), np.ones(3, np.float32), used, settings, schedules,
+    dense.Dense(side, np.zeros(3, np.float32), np.ones(3, np.float32), used, two, schedules,
                 [0.5, 0.25]).save(tmp_path / "model_statistics.pt")
     rng, var, n = np.random.default_rng(2), hdf5.Var, N_TEST
     split = np.r_[np.full(2, HOLDOUT), np.full(n, TEST)].astype(np.int8)
