@@ -8,7 +8,6 @@ import time
 
 from commands import convolutions, parsed
 
-from wl.core import cli
 from wl.core.checks import RunError
 from wl.core.progress import Progress
 
