@@ -12,6 +12,7 @@ from wl.summaries import dense, features, handmade, network, options as models, 
 from wl.summaries.options import NetworkOptions
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
+from wl.summaries.layers import Dropout
 
 SCALES = (1.5, 3.0, 6.0)
 MASK = np.ones((64, 48), bool)
@@ -144,6 +145,15 @@ def test_weights_follow_from_the_seed_alone(small):
     assert all(torch.equal(weights[0][k], w[k]) for w in weights[1:] for k in w)
     other = fitted(n=300, seed=2).net.state_dict()["0.weight"]
     assert not torch.equal(other, weights[0]["0.weight"])
+
+
+def test_no_two_layers_schedules_or_seeds_share_their_dropout():
+    """A seed plus the layer's number gave layer 2 of seed 1 what layer 1 of seed 2 had."""
+    states = [module.generator.get_state().numpy().tobytes()
+              for seed in (1, 2, 3) for passes in dense.PASSES
+              for module in dense.first_networks(5, passes, recipe(seed=seed))
+              if isinstance(module, Dropout)]
+    assert len(states) == len(set(states)) == 3 * 3 * 2
 
 
 def test_saved_networks_are_the_same(tmp_path, small):

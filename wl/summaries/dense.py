@@ -181,7 +181,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
 
 def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe):
     """One schedule. Returns the module and the mean training loss of its last pass."""
-    net = _first_networks(x.shape[1], loss, recipe)
+    net = first_networks(x.shape[1], passes, recipe)
     of_kind = {kind: [p for name, p in net.named_parameters() if name.endswith(kind)]
                for kind in ("weight", "bias")}
     groups = [{"params": of_kind["weight"], "weight_decay": DECAY},
@@ -205,13 +205,18 @@ def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Re
     return net, total
 
 
-def _first_networks(c_in: int, loss: Loss, recipe: Recipe) -> nn.Module:
-    """The networks before their first step. c_in: statistics that are used."""
+def first_networks(c_in: int, passes: int, recipe: Recipe) -> nn.Module:
+    """The networks before their first step.
+
+    c_in: int, statistics that are used
+    passes: int, of the schedule; its dropped numbers are its own, the first weights those of all
+    """
+    loss = recipe.loss_function()
     with torch.random.fork_rng(devices=[]):
-        spawn = np.random.SeedSequence(recipe.seed, spawn_key=(seeds.DENSE_WEIGHTS,))
-        torch.manual_seed(int(spawn.generate_state(1)[0]))
+        torch.manual_seed(seeds.number(recipe.seed, seeds.DENSE_WEIGHTS))
         net = build(recipe.members, c_in, recipe.layers, loss.n_out)
-    for k, module in enumerate(m for m in net if isinstance(m, Dropout)):
-        module.generator.manual_seed(recipe.seed % 2**32 + k)
+    for layer, module in enumerate(m for m in net if isinstance(m, Dropout)):
+        seed = seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, layer)
+        module.generator.manual_seed(seed)
     loss.begin(net)
     return net

@@ -104,10 +104,10 @@ class BasicBlock(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention: which channels, then where (Woo et al. 2018, arXiv:1807.06521).
+    """Convolutional block attention: which channels, then where (Woo et al. 2018).
 
-    Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)); places: sigmoid of a 7 x 7 convolution of
-    the mean and maximum over the channels.
+    arXiv:1807.06521. Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)); places: sigmoid of a 7
+    x 7 convolution of the mean and maximum over the channels.
 
     channels: int, c; the shape (n, c, H, W) stays
     reduction: int, of the channels by W0

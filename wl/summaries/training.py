@@ -170,10 +170,11 @@ def first_network(recipe: Recipe, n_map: int) -> torch.nn.Module:
         net = recipe.build()
     a_batch = min(recipe.batch_size, n_map)
     if a_batch // recipe.lanes < 2 and values_per_norm(net, recipe.frame) < 2:
+        rows, columns = recipe.frame
         raise InputError(f"--lanes {recipe.lanes}: expected at least 2 maps a lane for "
-                         f"{recipe.model} on a frame of {recipe.frame[0]} x {recipe.frame[1]}, whose "
-                         f"batch norms have one value otherwise, got {a_batch} a batch; give fewer "
-                         "--lanes or a larger --batch-size")
+                         f"{recipe.model} on a frame of {rows} x {columns}, whose batch norms have "
+                         f"one value otherwise, got {a_batch} a batch; give fewer --lanes or a "
+                         "larger --batch-size")
     recipe.loss_function().begin(net)
     return as_computed(net, recipe.precision)
 
