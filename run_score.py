@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from wl.core import cli
-from wl.scoring import report, submission, table
+from wl.scoring import report, table
 from wl.core.checks import InputError, positive
 from wl.posterior.options import merge
 from wl.scoring.score import SCORE_FLOOR
@@ -70,7 +70,7 @@ def main(argv=None):
                              "one to submit")
         if pathlib.Path(options.submission).suffix != ".zip":
             raise InputError(f"--submission: expected a name that ends in .zip, got {options.submission}")
-        count = submission.write(options.posterior[0], options.submission)
+        count = report.submit(options.posterior[0], options.submission)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):
