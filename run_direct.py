@@ -2,23 +2,27 @@
 """Omega_m and S_8 of convergence maps, straight from a network with mean and log-sigma heads."""
 from wl.core import cli
 
-DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps by a network alone.
+DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing maps by a network alone.
 
   maps -> network with an uncertainty head -> posterior.h5 -> score.json
 
-The network returns a mean and a log sigma for each parameter and is trained by a loss of both: the Gaussian
-negative log-likelihood (the KL loss of the challenge's starting kit), or the challenge's score itself. No
-emulator, no chains: the posterior file is the same as that of run_mcmc.py, and run_score.py cannot tell them
-apart.
+The network returns a mean and a log sigma for each parameter and is trained by a loss of both: the
+Gaussian negative log-likelihood (the KL loss of the challenge's starting kit), or the challenge's
+score itself. No emulator, no chains: the posterior file is the same as that of run_mcmc.py, and
+run_score.py cannot tell them apart.
 
 examples:
-  python run_direct.py                                      the default network; simulates maps if data/ has none
-  python run_direct.py --model simple_cnn --epochs 15       the published network
-  python run_direct.py --loss score --loss-option start=-5  trained on the challenge's score
-  python run_direct.py --data data/public --target both --out data/runs/direct"""
+  python run_direct.py
+      the default network; simulates maps if data/ has none
+  python run_direct.py --model simple_cnn --epochs 15
+      the published network
+  python run_direct.py --loss score --loss-option start=-5
+      trained on the challenge's score
+  python run_direct.py --data data/public --target both --out data/runs/direct
+      the public release: test and hold-out maps"""
 
 
-def parser():
+def parser() -> cli.Parser:
     """The options of this script."""
     from wl.maps import splits as maps
     from wl.posterior import options as posterior
@@ -30,8 +34,8 @@ def parser():
     return cli.add_common(parser)
 
 
-def main(argv=None):
-    """Parse, open, predict, infer, report."""
+def main(argv: list | None = None) -> None:
+    """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
     from wl.maps.splits import MapOptions
     from wl.posterior import infer
@@ -47,7 +51,8 @@ def main(argv=None):
     folder = cli.folder(args, f"{maps.name}_direct_{network.model}")
     work = predict.prepare(maps, map_options, network, folder)
     wanted = Wanted(work.split.options.target)
-    infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior, folder, wanted)
+    infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,
+                       folder, wanted)
     predictions = predict.predict(work)
     if predictions is not None:
         report.report_on(infer.infer(predictions, posterior, folder, wanted), args.seed)

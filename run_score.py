@@ -5,21 +5,21 @@ import pathlib
 import sys
 
 from wl.core import cli
-from wl.scoring import report, submission, table
 from wl.core.checks import InputError, positive
-from wl.posterior.options import merge
-from wl.scoring.score import SCORE_FLOOR
 from wl.core.progress import fail, say, warn
+from wl.posterior.options import merge
+from wl.scoring import report, table
+from wl.scoring.score import SCORE_FLOOR
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.
 
-The truth of the test maps is label_test.npy of the data set, that of the hold-out maps label.npy. The
-public test set has no truth: its hold-out maps are scored instead. Printed are, best first, the
-challenge's score with its bootstrap error, the mean squared error in units of the labels' variance, R2,
-the share of truths within one and two error bars (68.3 and 95.4 % if the bars are right) and the mean
-error bars; then all figures of each posterior, cosmologies on and off the design apart. score.json is
-written beside each posterior.
+The truth of the test maps is label_test.npy of the data set, that of the hold-out maps label.npy.
+The public test set has no truth: its hold-out maps are scored instead. Printed are, best first, the
+challenge's score with its bootstrap error, the mean squared error in units of the labels' variance,
+R2, the share of truths within one and two error bars (68.3 and 95.4 % if the bars are right) and
+the mean error bars; then all figures of each posterior, cosmologies on and off the design apart.
+score.json is written beside each posterior.
 
 examples:
   python run_score.py data/runs/*/posterior.h5
@@ -27,56 +27,63 @@ examples:
   python run_score.py data/runs/main/posterior.shard-*-of-4.h5 --merge data/runs/main/posterior.h5
       join the shards of one run, then score it
   python run_score.py data/runs/main/posterior.h5 --ood data/runs/other/posterior.h5
-      how well chi2 tells the other maps from these: mean true-positive rate at false-positive rates 0.001-0.05
+      how well chi2 tells the other maps from these: mean true-positive rate at false-positive
+      rates 0.001-0.05
   python run_score.py data/runs/main/posterior.h5 --data data/public --submission data/main.zip
       score with the labels in another folder and write the challenge's zip
 """
 
 
-def parser():
+def parser() -> cli.Parser:
+    """The options of this script."""
     parser = cli.Parser(description=DESCRIPTION)
-    parser.add_argument("posterior", nargs="+", metavar="POSTERIOR", help="posterior.h5 files")
-    parser.add_argument("--data", metavar="DIR", help="folder with the label files (default: the one that "
-                        "each posterior was made from)")
-    parser.add_argument("--submission", metavar="FILE.zip", help="write the challenge's zip from the test "
-                        "maps of the one posterior given")
-    parser.add_argument("--merge", metavar="FILE", help="join the shards given (of run_mcmc.py --shard) into FILE "
-                        "first, bit for bit what a run without shards writes, and score that")
-    parser.add_argument("--allow-unconverged", action="store_true", help="with --merge: exit 0 even if the run has not "
-                        "converged (see run_mcmc.py --help)")
-    parser.add_argument("--ood", metavar="FILE", help="out-of-distribution maps: a posterior.h5 of such, or .npy with "
-                        "a bool per test map of the one posterior given")
-    parser.add_argument("--json", action="store_true", help="print the content of score.json as a list "
-                        "instead of the table")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N",
-                        help="resamples of the maps for the errors")
-    parser.add_argument("--floor", action="store_true", help=f"report no score below {SCORE_FLOOR:g}, as the "
-                        "organisers do")
+    add = parser.add_argument
+    add("posterior", nargs="+", metavar="POSTERIOR", help="posterior.h5 files")
+    add("--data", metavar="DIR",
+        help="folder with the label files (default: the one that each posterior was made from)")
+    add("--submission", metavar="FILE.zip",
+        help="write the challenge's zip from the test maps of the one posterior given")
+    add("--merge", metavar="FILE",
+        help="join the shards given (of run_mcmc.py --shard) into FILE first, bit for bit what a "
+             "run without shards writes, and score that")
+    add("--allow-unconverged", action="store_true",
+        help="with --merge: exit 0 even if the run has not converged (see run_mcmc.py --help)")
+    add("--ood", metavar="FILE",
+        help="out-of-distribution maps: a posterior.h5 of such, or .npy with a bool per test map "
+             "of the one posterior given")
+    add("--json", action="store_true",
+        help="print the content of score.json as a list instead of the table")
+    add("--bootstrap", type=int, default=1000, metavar="N",
+        help="resamples of the maps for the errors")
+    add("--floor", action="store_true",
+        help=f"report no score below {SCORE_FLOOR:g}, as the organisers do")
     return cli.add_common(parser, threads=False)
 
 
-def main(argv=None):
+def main(argv: list | None = None) -> None:
+    """Parse, merge, submit, score, print. argv: list of str, None for the command line."""
     options = parser().parse_args(argv)
     positive("--bootstrap", options.bootstrap, integer=True)
     if options.merge is not None:
         merge(options.posterior, options.merge)
         say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
         options.posterior = [options.merge]
-    if options.ood is not None and len(options.posterior) != 1:
-        raise InputError(f"--ood: expected one posterior to compare with, got {len(options.posterior)}; name one")
+    for name in ("ood", "submission"):
+        if getattr(options, name) is not None and len(options.posterior) != 1:
+            raise InputError(f"--{name}: expected one posterior, got {len(options.posterior)}; "
+                             "name one")
     if options.submission is not None:
-        if len(options.posterior) != 1:
-            raise InputError(f"--submission: expected one posterior, got {len(options.posterior)}; name the "
-                             "one to submit")
         if pathlib.Path(options.submission).suffix != ".zip":
-            raise InputError(f"--submission: expected a name that ends in .zip, got {options.submission}")
-        count = submission.write(options.posterior[0], options.submission)
+            raise InputError("--submission: expected a name that ends in .zip, got "
+                             f"{options.submission}")
+        count = report.submit(options.posterior[0], options.submission)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):
         try:
-            result = report.score_posterior(path, options.data, bootstrap=options.bootstrap,
-                                            seed=options.seed, floor=SCORE_FLOOR if options.floor else None)
+            result = report.score_posterior(
+                path, options.data, bootstrap=options.bootstrap, seed=options.seed,
+                floor=SCORE_FLOOR if options.floor else None)
         except InputError as error:            # the others are still scored
             failures.append(error)
             continue

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from wl.core.params import FILE_PREFIX, noise_sigma
+from wl.kernels.generators import FIXED_NOISE, normal, seed_state
 from wl.maps import dataset
 from wl.maps.batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE, Batches, Frame, rms
-from wl.kernels.generators import FIXED_NOISE, normal, seed_state
-from wl.core.params import FILE_PREFIX, noise_sigma
 
 
 def odd_masks():

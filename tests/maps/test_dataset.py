@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import one_line
 
-from wl.maps import dataset, splits
 from wl.core import files
 from wl.core.checks import InputError
-from wl.core.params import FILE_PREFIX, HOLDOUT, N_OBSERVED, EMULATOR, TRAIN
 from wl.core.files import digest_array
+from wl.core.params import EMULATOR, FILE_PREFIX, HOLDOUT, N_OBSERVED, TRAIN
+from wl.maps import dataset, splits
 
 KAPPA, MASK, TEST = (f"{FILE_PREFIX}_{name}.npy" for name in ("kappa", "mask", "kappa_noisy_test"))
 N_COSMOLOGY, N_REALISATION = 4, 6
@@ -374,7 +374,7 @@ def test_digests_are_kept_and_invalidated(tmp_path, monkeypatch):
     path.write_bytes(b"one")
     read = []
     digest = files.digest_file
-    monkeypatch.setattr(provenance, "digest_file", lambda p: read.append(p) or digest(p))
+    monkeypatch.setattr(files, "digest_file", lambda p: read.append(p) or digest(p))
     first = files.digest_files({"kappa": path}, cache)
     assert files.digest_files({"kappa": path}, cache) == first and len(read) == 1
     path.write_bytes(b"two!")                                  # another size

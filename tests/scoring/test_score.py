@@ -6,20 +6,23 @@ import pytest
 from scipy import stats
 
 from conftest import one_line
-from wl.scoring import score
+from wl.core import params
 from wl.core.checks import InputError
+from wl.scoring import score
+from wl.scoring.score import Posterior
 
 CORRELATION = -0.6
 
 
 @pytest.fixture(scope="module")
 def posterior():
-    """4000 maps with calibrated, correlated Gaussian posteriors of varying width: truth, mean, sd, rho."""
+    """4000 maps with calibrated, correlated Gaussian posteriors: truth, mean, sd, rho."""
     rng = np.random.default_rng(5)
     n = 4000
     mean = np.array([0.29, 0.81]) + rng.normal(size=(n, 2)) * [0.1, 0.066]
     sd = np.array([0.03, 0.015]) * rng.uniform(0.5, 2.0, size=(n, 2))
-    return mean + sd * pairs(rng, n), mean, sd, np.full(n, CORRELATION)      # truth drawn from its posterior
+    truth = mean + sd * pairs(rng, n)                              # drawn from its posterior
+    return truth, mean, sd, np.full(n, CORRELATION)
 
 
 def pairs(rng, *shape):
@@ -34,7 +37,8 @@ def test_score_by_hand():
     sd = np.array([[0.04, 0.01], [1.0, 1.0]])
     first = -((0.25 + 2 * math.log(0.04) + 0.4) + (1.0 + 2 * math.log(0.01) + 0.1))
     np.testing.assert_allclose(score.challenge_score(truth, mean, sd), [first, 0.0], rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(score.score_terms(truth, mean, sd)[0, :, 0], [0.25, 2 * math.log(0.04), 0.4])
+    np.testing.assert_allclose(score.score_terms(truth, mean, sd)[0, :, 0],
+                               [0.25, 2 * math.log(0.04), 0.4])
 
 
 def test_score_follows_from_the_gaussian_log_likelihood(posterior):
@@ -65,7 +69,8 @@ def test_prior_only_scores_what_was_published(real):
 
 
 @pytest.mark.parametrize("change, part", [
-    (lambda t, m, s: (t, m[:-1], s), "shape"), (lambda t, m, s: (t[:, :1], m[:, :1], s[:, :1]), "shape"),
+    (lambda t, m, s: (t, m[:-1], s), "shape"),
+    (lambda t, m, s: (t[:, :1], m[:, :1], s[:, :1]), "shape"),
     (lambda t, m, s: (t[:0], m[:0], s[:0]), "at least one map"),
     (lambda t, m, s: (t, m, np.where(np.arange(9)[:, None] == 4, 0.0, s)), "map 4"),
     (lambda t, m, s: (t, m, np.where(np.arange(9)[:, None] == 4, -0.1, s)), "map 4"),
@@ -158,7 +163,8 @@ def test_calibration_separates_right_from_wrong_error_bars(posterior, scale, goo
     assert all(p > 0.01 if good else p < 1e-6 for p in p_values), p_values
     levels = [0.5, 0.682689, 0.9545]
     want = [math.erf(stats.norm.ppf(0.5 + level / 2) * scale / math.sqrt(2)) for level in levels]
-    np.testing.assert_allclose(score.coverage_curve(values, levels), np.transpose([want, want]), atol=0.025)
+    np.testing.assert_allclose(score.coverage_curve(values, levels), np.transpose([want, want]),
+                               atol=0.025)
 
 
 def test_joint_checks_see_a_wrong_correlation(posterior):
@@ -184,13 +190,15 @@ def test_joint_distance_against_linear_algebra(posterior):
 def test_summary(posterior):
     truth, mean, sd, rho = posterior
     variance = np.array([0.01, 0.004])
-    out = score.summarise(truth, mean, sd, variance, correlation=rho, count=300,
-                          intervals={"68": (mean - 0.5 * sd, mean + 0.5 * sd)})
+    given = Posterior(mean, sd, correlation=rho,
+                      quantiles={"q16": mean - 0.5 * sd, "q84": mean + 0.5 * sd})
+    out = score.summarise(truth, given, variance, count=300)
     error = mean - truth
     assert out["n"] == 4000 and out["score"] == pytest.approx(score.challenge_score(truth, mean, sd).mean())
     np.testing.assert_allclose(out["mse"], (error**2).mean(0) / variance)
     assert out["mse_mean"] == pytest.approx(np.mean(out["mse"]))
-    np.testing.assert_allclose(out["r2"], 1 - (error**2).sum(0) / ((truth - truth.mean(0))**2).sum(0))
+    scatter = ((truth - truth.mean(0))**2).sum(0)
+    np.testing.assert_allclose(out["r2"], 1 - (error**2).sum(0) / scatter)
     np.testing.assert_allclose(out["bias"], error.mean(0), atol=1e-15)
     np.testing.assert_allclose(out["bias_error"], error.std(0) / math.sqrt(4000), rtol=0.15)
     np.testing.assert_allclose(out["mean_sd"], sd.mean(0))
@@ -202,13 +210,30 @@ def test_summary(posterior):
         assert abs(out[name] - want) < 4 * out[f"{name}_error"] < 0.05
     assert out["score"] == pytest.approx(-np.sum(list(out["score_terms"].values())))
     assert min(out["pit_p_value"]) > 0.01
-    assert out == score.summarise(truth, mean, sd, variance, correlation=rho, count=300,
-                                  intervals={"68": (mean - 0.5 * sd, mean + 0.5 * sd)})
+    assert out == score.summarise(truth, given, variance, count=300)
+
+
+def test_curves_of_error_bars_and_of_quantiles(posterior):
+    """All five quantiles of half the width give a curve of their own; without one there is none."""
+    truth, mean, sd, _ = posterior
+    quantiles = {name: mean + 0.5 * sd * stats.norm.ppf(p) for name, p in params.LEVELS.items()}
+    given = Posterior(mean, sd, plain_sd=0.5 * sd, quantiles=quantiles)
+    out = score.summarise(truth, given, [0.01, 0.004], count=2)
+    curve = out["coverage_curve"]
+    np.testing.assert_allclose(curve["error_bars"], np.array([curve["level"]] * 2).T, atol=0.03)
+    want = [2 * stats.norm.cdf(0.5 * stats.norm.ppf(0.5 + p / 2)) - 1 for p in curve["level"]]
+    np.testing.assert_allclose(curve["quantiles"], np.array([want] * 2).T, atol=0.03)
+    half = score.summarise(truth, Posterior(mean, 0.5 * sd), [0.01, 0.004], count=2)
+    for name in ("score", "coverage_68", "coverage_95"):
+        assert out[f"{name}_plain"] == half[name]
+    del quantiles["q50"]
+    assert "quantiles" not in score.summarise(truth, given, [1, 1], count=2)["coverage_curve"]
 
 
 def test_expected_score_is_the_mean_score_of_right_error_bars(rng):
     sd = rng.uniform(0.005, 0.05, (200, 2))
-    draws = [score.challenge_score(np.zeros_like(sd), sd * rng.normal(size=sd.shape), sd) for _ in range(2000)]
+    draws = [score.challenge_score(np.zeros_like(sd), sd * rng.normal(size=sd.shape), sd)
+             for _ in range(2000)]
     np.testing.assert_allclose(score.expected_score(sd), np.mean(draws, axis=0), atol=0.5)
     assert abs(score.expected_score(sd).mean() - np.mean(draws)) < 0.02
 
@@ -216,27 +241,31 @@ def test_expected_score_is_the_mean_score_of_right_error_bars(rng):
 def test_the_mean_of_the_labels_has_mse_one(posterior):
     truth = posterior[0]
     guess = np.broadcast_to(truth.mean(0), truth.shape)
-    out = score.summarise(truth, guess, np.ones_like(truth), truth.var(0), count=10)
+    out = score.summarise(truth, Posterior(guess, np.ones_like(truth)), truth.var(0), count=10)
     np.testing.assert_allclose(out["mse"] + out["r2"], [1, 1, 0, 0], atol=1e-12)
 
 
 def test_errors_that_resampling_cannot_give(posterior):
-    """All truths inside: not "100 +- 0"; dependent maps: the error of clusters, not below that of maps."""
+    """All truths inside: not "100 +- 0"; dependent maps: the error of clusters, if larger."""
     truth, _, sd, _ = (a[:60] for a in posterior)
-    out = score.summarise(truth, truth, sd, [0.01, 0.01], count=50)
+    out = score.summarise(truth, Posterior(truth, sd), [0.01, 0.01], count=50)
     assert out["coverage_68"] == [1.0, 1.0] and 0.01 < out["coverage_68_error"][0] < 0.04
     truth, mean, sd = (np.tile(a[:40], (10, 1)) for a in posterior[:3])
-    by_map = score.summarise(truth, mean, sd, [0.01, 0.01], count=300)
-    by_seed = score.summarise(truth, mean, sd, [0.01, 0.01], count=300, cluster=np.tile(np.arange(40), 10))
-    assert by_seed["score"] == by_map["score"] and by_seed["score_error"] > 2.5 * by_map["score_error"]
+    by_map, by_seed = (score.summarise(truth, Posterior(mean, sd), [0.01, 0.01], count=300,
+                                       cluster=cluster)
+                       for cluster in (None, np.tile(np.arange(40), 10)))
+    assert by_seed["score"] == by_map["score"]
+    assert by_seed["score_error"] > 2.5 * by_map["score_error"]
 
 
 def test_one_map_and_floor():
-    out = score.summarise([[0.3, 0.8]], [[0.31, 0.8]], [[1e-6, 1e-6]], [0.01, 0.01], floor=score.SCORE_FLOOR)
+    given = Posterior([[0.31, 0.8]], [[1e-6, 1e-6]])
+    out = score.summarise([[0.3, 0.8]], given, [0.01, 0.01], floor=score.SCORE_FLOOR)
     assert out["score"] == -1e6 and out["score_error"] is None and out["r2"] == [None, None]
-    assert score.summarise([[0.3, 0.8]], [[0.31, 0.8]], [[1e-6, 1e-6]], [0.01, 0.01])["score"] < -9e7
+    assert score.summarise([[0.3, 0.8]], given, [0.01, 0.01])["score"] < -9e7
 
 
 def test_no_heavy_imports(python):
-    done = python("import sys, wl.scoring.score; print({'torch', 'numba', 'scipy', 'h5py'} & set(sys.modules))")
+    done = python("import sys, wl.scoring.score; "
+                  "print({'torch', 'numba', 'scipy', 'h5py'} & set(sys.modules))")
     assert done.stdout.strip() == "set()", done.stderr

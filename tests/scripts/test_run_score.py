@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import one_line
-from wl.scoring import report, score, submission, table
+from wl.scoring import report, score, table
 from wl.core import hdf5
 from wl.core.checks import InputError
 from wl.core.params import HOLDOUT, TEST
@@ -332,7 +332,7 @@ def test_no_submission(case, tmp_path, why):
         groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
         hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin)
     with pytest.raises(InputError) as error:
-        submission.write(path, tmp_path / "entry.zip")
+        report.submit(path, tmp_path / "entry.zip")
     one_line(error, path, {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each"))
     assert not (tmp_path / "entry.zip").exists()
 

@@ -338,7 +338,7 @@ def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
 
 
 def test_a_score_above_the_exact_limit_is_called_a_leak():
-    from wl.scoring.against_limit import describe
+    from wl.scoring.table import describe_limit as describe
     base = dict(n=250, score=9.2, score_error=0.2, expected_score=9.4, difference_error=0.1, count="exact",
                 prior="design", field="gaussian")
     assert "leak" in describe({**base, "difference": 0.5}) and "leak" not in describe({**base, "difference": 0.2})

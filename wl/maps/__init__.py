@@ -1,8 +1,8 @@
 """A data set: opened, checked, split by realisation, and cut into batches.
 
-Comes in: a folder in the public layout (`dataset` names the files). Goes out: a `MapSet` of memory-mapped maps
-with labels and mask, a `Split` of its realisations, and `Batches` of noisy maps on a `Frame`.
-A new layout of files goes into `dataset`, a new way to split into `splits`.
+Comes in: a folder in the public layout (`dataset` names the files). Goes out: a `MapSet` of
+memory-mapped maps with labels and mask, a `Split` of its realisations, and `Batches` of noisy maps
+on a `Frame`. A new layout of files goes into `dataset`, a new way to split into `splits`.
 
 In Python:
 

@@ -1,13 +1,13 @@
 """From maps on disk to batches for a network: frames, fresh or fixed noise, symmetries."""
 from collections import namedtuple
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.special import ndtri
 
-from ..core import seeds
+from ..core.params import noise_sigma
 from ..kernels.batches import fill_batch
 from ..kernels.generators import FIXED_NOISE, TRAINING_NOISE
-from ..core.params import noise_sigma
 
 N_SYMMETRY = 4                         # identity, rows reversed, columns reversed, both
 NO_NOISE, FRESH, FIXED = range(3)
@@ -16,13 +16,15 @@ NO_NOISE, FRESH, FIXED = range(3)
 class Frame:
     """Where the observed pixels of a mask lie in the array that a network sees.
 
-    mask: (rows, columns) bool. pack: fold the frame when part of it is empty: the columns that only
-    some rows reach are cut off and laid below the others, with an overlap, so that no pixel is lost
-    (1424 x 176 of the survey becomes 1840 x 104: 24 % fewer pixels to convolve).
-    shape: (rows, columns) of the result; targets, copies: see kernels.batches.fill_batch.
+    mask: (rows, columns) bool
+    pack: bool, fold the frame when part of it is empty: the columns that only some rows reach are
+        cut off and laid below the others, so that no pixel is lost (1424 x 176 of the survey
+        becomes 1840 x 104: 24 % fewer pixels to convolve)
+    overlap: int, columns that both parts of a folded frame hold
+    Has shape, (rows, columns) of the result, and targets and copies for kernels.batches.fill_batch.
     """
 
-    def __init__(self, mask, pack=True, overlap=32):
+    def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):
         self.packed = False
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         self.origin = (int(rows[0]), int(columns[0]))
@@ -58,11 +60,12 @@ class Frame:
         return y * self.shape[1] + x
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """Pixels of the frame."""
         return self.shape[0] * self.shape[1]
 
     @property
-    def observed(self):
+    def observed(self) -> np.ndarray:
         """Where the observed pixels lie, (rows, columns) bool."""
         out = np.zeros(self.size, bool)
         out[self.targets[0]] = True
@@ -87,15 +90,18 @@ def _best_fold(box, overlap):
 class Batches:
     """Draws batches of standardised maps from a memory map.
 
-    maps: (n_map, n_observed) float16, noiseless, or noisy with n_gal=None; frame: Frame; n_gal: source
-    galaxies per square arcminute; scale: what a pixel is divided by (training set's rms, signal and
-    noise together); seed: of the noise. fetch() allocates nothing that depends on n_map.
+    maps: (n_map, n_observed) float16, noiseless, or noisy with n_gal=None
+    frame: Frame
+    scale: float, what a pixel is divided by (the training set's rms, signal and noise together)
+    n_gal: float, source galaxies per square arcminute, or None
+    seed: int, of the noise
     """
 
-    def __init__(self, maps, frame, *, scale, n_gal=30.0, seed=0):
+    def __init__(self, maps: np.ndarray, frame: Frame, *, scale: float,
+                 n_gal: float | None = 30.0, seed: int = 0):
         if maps.ndim != 2 or maps.shape[1] != frame.targets.shape[1]:
-            raise ValueError(f"maps of shape {maps.shape} do not fit a mask of {frame.targets.shape[1]} "
-                             "pixels")
+            raise ValueError(f"maps of shape {maps.shape} do not fit a mask of "
+                             f"{frame.targets.shape[1]} pixels")
         self.maps, self.frame, self.seed = maps.view(np.uint16), frame, int(seed)
         bits = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -104,53 +110,65 @@ class Batches:
         z = ndtri((np.arange(65536) + 0.5) / 65536)
         self.quantiles = (self.noise * z / z.std()).astype(np.float32)
 
-    def fetch(self, rows, *, noise, draws=None, symmetry=None, out=None):
-        """A batch (n, 1, height, width) float32.
+    def fetch(self, rows: np.ndarray, *, noise: int, draws: np.ndarray | None = None,
+              symmetry: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """A batch (n, 1, height, width) float32; allocates nothing that depends on n_map.
 
-        rows: (n,) indices of maps; noise: NO_NOISE, FRESH (training: a new draw per index in draws)
-        or FIXED (one exact draw per map, the same for ever); draws: (n,) int64 for FRESH alone, e.g.
-        epoch x n_map + row; symmetry: (n,) 0..3 or None; out: contiguous array to write to.
+        rows: (n,) int, maps
+        noise: int, NO_NOISE, FRESH (training: a new draw per index in draws) or FIXED (one exact
+            draw per map, the same for ever)
+        draws: (n,) int64 for FRESH alone, e.g. epoch x n_map + row
+        symmetry: (n,) int, 0 to 3, or None
+        out: contiguous array to write to, or None
         """
         rows = np.ascontiguousarray(rows, np.int64)
         draws = rows if draws is None or noise != FRESH else np.ascontiguousarray(draws, np.int64)
-        symmetry = np.zeros(len(rows), np.int64) if symmetry is None else np.asarray(symmetry, np.int64)
-        for name, index, count in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
-            if len(index) and not 0 <= index.min() <= index.max() < count:       # compiled code would not notice
-                raise IndexError(f"{name}: expected 0 to {count - 1}, got {index.min()} to {index.max()}")
+        symmetry = (np.zeros(len(rows), np.int64) if symmetry is None
+                    else np.asarray(symmetry, np.int64))
+        for name, index, n in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
+            if len(index) and not 0 <= index.min() <= index.max() < n:   # compiled code never looks
+                raise IndexError(f"{name}: expected 0 to {n - 1}, got {index.min()} to "
+                                 f"{index.max()}")
         if out is None:
             out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
         noise = NO_NOISE if self.noise == 0.0 else noise
-        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, rows, self.frame.targets, self.frame.copies,
-                   symmetry, self.decode, self.quantiles if noise != NO_NOISE else self.quantiles[:0],
-                   self.noise, noise == FIXED, self.seed,
-                   TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)
+        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, rows, self.frame.targets,
+                   self.frame.copies, symmetry, self.decode,
+                   self.quantiles if noise != NO_NOISE else self.quantiles[:0], self.noise,
+                   noise == FIXED, self.seed, TRAINING_NOISE if noise == FRESH else FIXED_NOISE,
+                   draws)
         return out
 
 
 Part = namedtuple("Part", "source rows noise")
-Part.__doc__ = """Maps that are summarised alike: source, a Batches; rows, (n,) int64 of its maps; noise, for fetch()."""
+Part.__doc__ = """Maps summarised alike: a Batches, (n,) int64 of its maps, noise for fetch()."""
 
 
-def parts_to_summarise(maps, split, rows, frame, *, scale=1.0, seed=0):
-    """The maps that get summaries, in the order of a predictions file, each with the noise it has for ever.
+def parts_to_summarise(maps, split, rows: np.ndarray, frame: Frame, *, scale: float = 1.0,
+                       seed: int = 0) -> Iterator[Part]:
+    """The maps that get summaries, in the order of a predictions file, with their lasting noise.
 
     maps: dataset.MapSet
     split: splits.Split
     rows: (n,) int64, noiseless maps, those of the emulator split and the hold-out
     frame: Frame
     scale: float, what a pixel is divided by
-    seed: int, of the noise of noiseless maps; a map has the same whichever network looks at it
+    seed: int, of the noise of noiseless maps, the same for every network
     Yields Part: noiseless maps with their noise, then the test maps as they are.
     """
-    yield Part(Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=seed), rows, FIXED)
+    noiseless = Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=seed)
+    yield Part(noiseless, rows, FIXED)
     if split.n_test:
-        yield Part(Batches(maps.noisy_test, frame, scale=scale, n_gal=None), np.arange(split.n_test), NO_NOISE)
+        test = Batches(maps.noisy_test, frame, scale=scale, n_gal=None)
+        yield Part(test, np.arange(split.n_test), NO_NOISE)
 
 
-def rms(maps, n_gal=30.0, sample=256, seed=0):
+def rms(maps: np.ndarray, n_gal: float = 30.0, sample: int = 256, seed: int = 0) -> float:
     """Standard deviation of an observed pixel, signal and noise together, from a sample of maps.
 
-    maps: (n_map, n_observed) float16 noiseless. Returns float.
+    maps: (n_map, n_observed) float16, noiseless
+    n_gal: float, source galaxies per square arcminute
+    sample, seed: ints, maps to look at, and which
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(maps), min(sample, len(maps)), replace=False))

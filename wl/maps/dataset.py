@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 
 from ..core.checks import InputError, array, positive
+from ..core.files import digest_array
 from ..core.params import FILE_PREFIX, LABELS, N_GAL, PARAMS
 from ..core.progress import Progress
-from ..core.files import digest_array
 
 # (maps, labels) of each published form, in the order they are looked for
 RELEASES = {
@@ -20,8 +20,9 @@ MASK_FILE = f"{FILE_PREFIX}_mask.npy"
 TEST_FILE = f"{FILE_PREFIX}_kappa_noisy_test.npy"
 TRUTH_FILE = "label_test.npy"
 SIMULATION_FILE = "simulation.json"
-UNFINISHED = ".unfinished"               # folder in which a simulated set lives until it is complete
+UNFINISHED = ".unfinished"               # folder of a simulated set until it is complete
 PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
+COLUMNS = f"the columns are {', '.join(LABELS)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MapSet:
     name: str
     has_truth: bool
     simulation: dict
-    _passed: list = dataclasses.field(default_factory=list, repr=False)      # check_maps() reads once
+    _passed: list = dataclasses.field(default_factory=list, repr=False)  # check_maps() reads once
 
     @property
     def theta(self) -> np.ndarray:
@@ -93,18 +94,19 @@ class MapSet:
     def changed(self) -> list:
         """Names of the files of a simulated set that are no longer what the simulator wrote."""
         was = _read_proof(self.folder).get("inputs")
-        now = {"mask": self.mask, "label": self.label}
-        return [self.files[name].name for name, value in now.items()
-                if isinstance(was, dict) and was.get(name, digest_array(value)) != digest_array(value)]
+        now = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
+        return [self.files[name].name for name, digest in now.items()
+                if isinstance(was, dict) and was.get(name, digest) != digest]
 
     def check_maps(self, quiet: bool = True) -> None:
-        """Read every map once, refuse NaN, inf and constant maps. Raises InputError that names the map.
+        """Read every map once and refuse NaN, inf and constant maps.
 
         quiet: bool, whether no progress is shown
+        Raises InputError that names the map.
         """
         if self._passed:
             return
-        progress = Progress(self.n_cosmology * self.n_realisation + self.n_test, "checking the maps", quiet)
+        progress = Progress(len(self.flat_kappa) + self.n_test, "checking the maps", quiet)
         for name, maps in (("kappa", self.kappa), ("noisy_test", self.noisy_test)):
             if maps is None:
                 continue
@@ -119,7 +121,7 @@ class MapSet:
     def _check_block(self, name, maps, block, start):
         # exponent all ones: inf or NaN in float16; integers test ten times faster than isfinite
         bad = (block & 0x7C00) == 0x7C00
-        same = (block == block[:, :1]).all(1) if block.shape[1] > 1 else np.zeros(len(block), bool)
+        same = (block == block[:, :1]).all(1) & (block.shape[1] > 1)
         if not (bad.any() or same.any()):
             return
         row, pixel = (int(i) for i in np.argwhere(bad if bad.any() else same[:, None])[0])
@@ -128,16 +130,18 @@ class MapSet:
         if bad.any():
             raise InputError(f"{self.files[name]}: expected finite numbers, got {value} at index "
                              f"{(*where, pixel)}; repair or download the file again")
-        raise InputError(f"{self.files[name]}: expected maps that vary, got {value} in every pixel of the map "
-                         f"at index {where}; the file is not complete: download or simulate it again")
+        raise InputError(f"{self.files[name]}: expected maps that vary, got {value} in every pixel "
+                         f"of the map at index {where}; the file is not complete: download or "
+                         "simulate it again")
 
 
-def read_simulation(folder):
-    """Settings of the simulator that made a folder's maps; {} for maps from elsewhere."""
+def read_simulation(folder) -> dict:
+    """Settings of the simulator that made a folder's maps, {} for others. Raises InputError."""
     path, content = pathlib.Path(folder) / SIMULATION_FILE, _read_proof(folder)
     settings = content.get("settings", content)
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected the simulator's settings, got {settings!r}; simulate the set again")
+        raise InputError(f"{path}: expected the simulator's settings, got {settings!r}; simulate "
+                         "the set again")
     positive(f"{path}: n_gal", settings.get("n_gal", N_GAL))
     return settings
 
@@ -154,28 +158,31 @@ def _read_proof(folder):
                          "simulate the set again") from None
 
 
-def load_npy(path, mmap=False):
-    """A .npy array, in memory or as a read-only memory map. Raises InputError for anything else."""
+def load_npy(path, mmap: bool = False) -> np.ndarray:
+    """A .npy array, in memory or as a read-only memory map. Raises InputError for others."""
     path = pathlib.Path(path)
     try:
         value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: file is missing; the README says what a data set consists of") from None
+        raise InputError(f"{path}: file is missing; the README says what a data set consists "
+                         "of") from None
     except Exception as error:            # a damaged header raises errors of half a dozen kinds
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{path}: expected a complete .npy file, could not read it ({reason}); copy or "
-                         "download it again") from None
+        raise InputError(f"{path}: expected a complete .npy file, could not read it ({reason}); "
+                         "copy or download it again") from None
     if not isinstance(value, np.ndarray):
         value.close()
-        raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array with numpy.save")
+        raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array with "
+                         "numpy.save")
     if mmap and not value.flags.c_contiguous:
-        raise InputError(f"{path}: expected an array in C order, got Fortran order, of which no map could be "
-                         "read without all others; save it again with numpy.ascontiguousarray")
+        raise InputError(f"{path}: expected an array in C order, got Fortran order, where a map "
+                         "cannot be read without all others; save it again with "
+                         "numpy.ascontiguousarray")
     return value
 
 
-def find_sets(folder):
-    """Folders that hold a data set: the folder itself, or those directly below it."""
+def find_sets(folder) -> list:
+    """Folders that hold a data set: the folder itself, and those directly below it."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         return []
@@ -187,18 +194,19 @@ def _releases(folder):
     return [name for name, (maps, _) in RELEASES.items() if (folder / maps).is_file()]
 
 
-def open_set(folder, release="auto"):
+def open_set(folder, release: str = "auto") -> MapSet:
     """Open and check a data set: names, shapes, dtypes, labels and mask (not yet every pixel).
 
-    folder: where the files lie; release: "public", "newrealization", "sampled", or "auto" for
-    the first of them that is there. Returns a MapSet. Raises InputError.
+    folder: str or Path, where the files lie
+    release: str, key of RELEASES, or "auto" for the first that is there
+    Raises InputError.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give --data a folder with a data set")
     if interrupted(folder):
-        raise InputError(f"{folder}: its simulation was interrupted in its last step; repeat the command that "
-                         "simulated it")
+        raise InputError(f"{folder}: its simulation was interrupted in its last step; repeat the "
+                         "command that simulated it")
     found = _releases(folder)
     if release == "auto":
         if not found:
@@ -215,19 +223,21 @@ def open_set(folder, release="auto"):
           advice=f"its maps must match {label_name}")
     _check_pixels(files["kappa"], kappa, mask, files["mask"])
     noisy_test, test_path = None, _with_prefix(folder, TEST_FILE, release)
+    has_truth = (folder / TRUTH_FILE).is_file()
     if test_path.is_file():
         files["noisy_test"] = test_path
         noisy_test = read_test(test_path, mask, files["mask"])
-        if (folder / TRUTH_FILE).is_file():
-            read_truth(folder, len(noisy_test))           # looked at only to refuse it before any work
+        if has_truth:
+            read_truth(folder, len(noisy_test))       # looked at only to refuse it before any work
     return MapSet(folder, release, kappa, label, mask, noisy_test, files, folder.resolve().name,
-                  (folder / TRUTH_FILE).is_file(), read_simulation(folder))
+                  has_truth, read_simulation(folder))
 
 
-def interrupted(folder):
-    """True for a simulated set that a killed run was moving into place."""
-    folder = pathlib.Path(folder)
-    return (folder / UNFINISHED / SIMULATION_FILE).is_file() and not (folder / SIMULATION_FILE).is_file()
+def interrupted(folder) -> bool:
+    """Whether a killed run was moving the simulated set into place."""
+    begun, done = (pathlib.Path(folder, *below, SIMULATION_FILE).is_file()
+                   for below in ((UNFINISHED,), ()))
+    return begun and not done
 
 
 def _with_prefix(folder, name, release):
@@ -236,7 +246,7 @@ def _with_prefix(folder, name, release):
     return special if release == "sampled" and special.is_file() else folder / name
 
 
-def read_mask(path):
+def read_mask(path) -> np.ndarray:
     """A survey mask (rows, columns) bool, True = observed. Raises InputError."""
     mask = array(path, load_npy(path), (None, None), np.bool_, advice="True must mean observed")
     if not mask.any():
@@ -244,25 +254,27 @@ def read_mask(path):
     return mask
 
 
-def read_label(path):
-    """Labels (n_cosmology, n_realisation, 5) float64, one (Omega_m, S_8) per cosmology. Raises InputError."""
-    label = array(path, load_npy(path), (None, None, len(LABELS)), ("f",),
-                  advice=f"the columns are {', '.join(LABELS)}").astype(np.float64, copy=False)
+def read_label(path) -> np.ndarray:
+    """Labels (n_cosmology, n_realisation, 5) float64. Raises InputError."""
+    label = array(path, load_npy(path), (None, None, len(LABELS)), "f", advice=COLUMNS)
+    label = label.astype(np.float64, copy=False)
     if 0 in label.shape:
-        raise InputError(f"{path}: expected at least one cosmology and realisation, got shape {label.shape}")
+        raise InputError(f"{path}: expected at least one cosmology and realisation, got shape "
+                         f"{label.shape}")
     differs = np.abs(label[:, :, :2] - label[:, :1, :2]).max(axis=(1, 2)) > 0
     if differs.any():
         i = int(np.argmax(differs))
-        raise InputError(f"{path}: expected the same Omega_m and S_8 in all realisations of a cosmology, "
-                         f"got different ones in cosmology {i}; sort the labels as the maps")
+        raise InputError(f"{path}: expected the same Omega_m and S_8 in all realisations of a "
+                         f"cosmology, got different ones in cosmology {i}; sort the labels as the "
+                         "maps")
     _check_plausible(path, label)
     return label
 
 
-def read_truth(folder, n_test=None):
-    """Labels of a simulated set's test maps, (n_test, 5): for scores, and for wl.limit. Raises InputError."""
-    path, advice = pathlib.Path(folder) / TRUTH_FILE, f"the columns are {', '.join(LABELS)}"
-    label = array(path, load_npy(path), (n_test, len(LABELS)), "f", advice=advice)
+def read_truth(folder, n_test: int | None = None) -> np.ndarray:
+    """Labels of a simulated set's test maps, (n_test, 5); only for scores. Raises InputError."""
+    path = pathlib.Path(folder) / TRUTH_FILE
+    label = array(path, load_npy(path), (n_test, len(LABELS)), "f", advice=COLUMNS)
     if len(label):
         _check_plausible(path, label)
     return label
@@ -270,21 +282,26 @@ def read_truth(folder, n_test=None):
 
 def _check_plausible(path, label):
     """Raise InputError, with the row, for cosmologies (..., 5) that no simulation can have had."""
-    order = f"the columns are {', '.join(LABELS)}"
     mean = label.reshape(-1, label.shape[-1])[:, :2].mean(0)
     if mean[1] < mean[0] <= PLAUSIBLE[0][1]:
-        raise InputError(f"{path}: expected Omega_m below S_8, got means of {mean[0]:.3f} and {mean[1]:.3f}, as if the "
-                         f"columns were swapped; {order}")
+        raise InputError(f"{path}: expected Omega_m below S_8, got means of {mean[0]:.3f} and "
+                         f"{mean[1]:.3f}, as if the columns were swapped; {COLUMNS}")
     for name, column, (low, high) in zip(PARAMS, np.moveaxis(label, -1, 0), PLAUSIBLE):
         off = np.argwhere((column < low) | (column > high))
         if len(off):
             at = tuple(int(i) for i in off[0])
-            raise InputError(f"{path}: expected {name} between {low} and {high}, got {column[at]:g} at index {at} "
-                             f"({len(off)} in all); {order}")
+            raise InputError(f"{path}: expected {name} between {low} and {high}, got "
+                             f"{column[at]:g} at index {at} ({len(off)} in all); {COLUMNS}")
 
 
-def read_test(path, mask, mask_path):
-    """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError."""
+def read_test(path, mask: np.ndarray, mask_path: pathlib.Path) -> np.ndarray:
+    """Noisy test maps as a memory map (n_test, n_observed) float16.
+
+    path: str or Path
+    mask: (rows, columns) bool
+    mask_path: Path, for messages
+    Raises InputError.
+    """
     noisy = array(path, load_npy(path, mmap=True), (None, None), np.float16, finite=False,
                   advice="one row of observed pixels per map")
     _check_pixels(path, noisy, mask, mask_path)
@@ -293,5 +310,6 @@ def read_test(path, mask, mask_path):
 
 def _check_pixels(path, maps, mask, mask_path):
     if maps.shape[-1] != int(mask.sum()):
-        raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in {mask_path.name}, "
-                         f"got {maps.shape[-1]}; use the mask that belongs to the maps")
+        raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in "
+                         f"{mask_path.name}, got {maps.shape[-1]}; use the mask that belongs to "
+                         "the maps")

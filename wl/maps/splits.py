@@ -55,39 +55,39 @@ class MapOptions:
         return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
 
     def for_set(self, maps) -> "MapOptions":
-        """The same with target and holdout_fraction decided for a data set.
+        """The same with release, target and holdout_fraction decided for a data set.
 
         maps: dataset.MapSet
         Raises InputError for a target that the set does not have.
         """
-        default = "test" if maps.has_truth and maps.n_test else "both" if maps.n_test else "holdout"
-        target = self.target or default
+        default = ("test" if maps.has_truth else "both") if maps.n_test else "holdout"
+        target, holdout = self.target or default, self.holdout_fraction
         if target != "holdout" and maps.n_test == 0:
-            raise InputError(f"--target {target}: {maps.folder} has no test maps; give --target holdout")
-        holdout = self.holdout_fraction
+            raise InputError(f"--target {target}: {maps.folder} has no test maps; give --target "
+                             "holdout")
         if holdout is None:
             holdout = 0.0 if target == "test" else DEFAULT_HOLDOUT
-        if target != "test" and holdout == 0.0:
-            raise InputError(f"--target {target}: expected --holdout-fraction above 0, got 0")
-        return dataclasses.replace(self, release=maps.release, target=target, holdout_fraction=holdout)
+        return dataclasses.replace(self, release=maps.release, target=target,
+                                   holdout_fraction=holdout)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of MapOptions to a parser."""
     add = parser.add_argument_group("maps").add_argument
     add("--data", default=DEFAULT_DATA, metavar="DIR",
-        help="folder of the data set, or of folders with one (of several: simulated); a set is simulated "
-             "when it holds none, on the mask and labels found there if they are")
+        help="folder of the data set, or of folders with one (of several: simulated); a set is "
+             "simulated when it holds none, on the mask and labels found there if they are")
     add("--release", default="auto", choices=("auto", *RELEASES),
         help="which of several releases in one folder")
     add("--realisations", type=int, default=None, metavar="N",
         help="realisations per cosmology of a set that has to be simulated (default: "
              f"{DEFAULT_REALISATIONS}); one that is there with another number is refused")
     add("--emulator-fraction", type=float, default=0.25, metavar="F",
-        help="share of the realisations kept from training, for the mean and covariance of the summaries")
+        help="share of the realisations kept from training, for the mean and covariance of the "
+             "summaries")
     add("--holdout-fraction", type=float, default=None, metavar="F",
-        help="share of the realisations kept from both, for a score (default: 0 where the test maps have a "
-             f"truth and only they are asked for, else {DEFAULT_HOLDOUT})")
+        help="share of the realisations kept from both, for a score (default: 0 where the test "
+             f"maps have a truth and only they are asked for, else {DEFAULT_HOLDOUT})")
     add("--target", default=None, choices=TARGETS,
         help="maps to infer (default: test where they have a truth, else both)")
 
@@ -170,7 +170,8 @@ def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
     return Split(code, fold, is_shared, maps.n_cosmology, n_test, options)
 
 
-def split_realisations(n_realisation: int, emulator: float, holdout: float, seed: int) -> np.ndarray:
+def split_realisations(n_realisation: int, emulator: float, holdout: float,
+                       seed: int) -> np.ndarray:
     """Which realisations train the network, feed the emulator, or are held out.
 
     By realisation and never by map: the first public release shares its 256 seeds between the
@@ -178,14 +179,15 @@ def split_realisations(n_realisation: int, emulator: float, holdout: float, seed
     n_realisation: int
     emulator, holdout: floats, shares of the realisations
     seed: int
-    Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError when a part would be empty.
+    Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError when a part would be
+    empty.
     """
     _check_fractions(emulator, holdout)
     n_emulator = max(1, round(emulator * n_realisation))
     n_holdout = _held_out(n_realisation, holdout)
     if n_emulator + n_holdout >= n_realisation:
-        raise InputError(f"expected enough realisations to split, got {n_realisation} for fractions "
-                         f"{emulator} and {holdout}; simulate more realisations")
+        raise InputError(f"expected enough realisations to split, got {n_realisation} for "
+                         f"fractions {emulator} and {holdout}; simulate more realisations")
     order = _order(n_realisation, seed)
     code = np.full(n_realisation, TRAIN, np.int8)
     code[order[:n_emulator]] = EMULATOR
@@ -196,21 +198,20 @@ def split_realisations(n_realisation: int, emulator: float, holdout: float, seed
 def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tuple:
     """Folds of realisations, for networks that each predict what they were not trained on.
 
-    Network k trains on the realisations of the other folds. One in 32 realisations belongs to a fold but
-    trains no network: on these maps all networks can be compared (covariance.as_average).
+    Network k trains on the realisations of the other folds. One in 32 realisations belongs to a
+    fold but trains no network: on these maps all networks can be compared (covariance.as_average).
     n_realisation, folds: ints
     holdout: float, share of the realisations held out from all
     seed: int
-    Returns code (n_realisation,) int8 with EMULATOR for every realisation of a fold; fold
-    (n_realisation,) int8, -1 for the hold-out; is_shared (n_realisation,) bool, those that train none.
-    Raises InputError.
+    Returns (n_realisation,) each: code, int8 with EMULATOR for every realisation of a fold; fold,
+    int8, -1 for the hold-out; is_shared, bool, those that train no network. Raises InputError.
     """
     n_holdout = _held_out(n_realisation, holdout)
     n_shared = max(1, round(n_realisation / 32))
     max_folds = max(min(n_realisation - n_holdout - n_shared, 100), 2)
     if not 2 <= folds <= min(max_folds, n_realisation - n_holdout - n_shared):
-        raise InputError(f"--folds: expected 2 to {max_folds} for {n_realisation} realisations, got {folds}; "
-                         "simulate more realisations, or give fewer folds")
+        raise InputError(f"--folds: expected 2 to {max_folds} for {n_realisation} realisations, "
+                         f"got {folds}; simulate more realisations, or give fewer folds")
     order = _order(n_realisation, seed)
     code, fold = np.full(n_realisation, EMULATOR, np.int8), np.full(n_realisation, -1, np.int8)
     code[order[:n_holdout]] = HOLDOUT
@@ -222,8 +223,8 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
 
 def _check_fractions(emulator, holdout):
     if not (0 < emulator < 1 and 0 <= holdout < 1 and emulator + holdout < 1):       # NaN fails too
-        raise InputError("--emulator-fraction and --holdout-fraction: expected fractions that leave some "
-                         f"for training, got {emulator} and {holdout}")
+        raise InputError("--emulator-fraction and --holdout-fraction: expected fractions that "
+                         f"leave some for training, got {emulator} and {holdout}")
 
 
 def _held_out(n_realisation, holdout):

@@ -1,73 +1,75 @@
-"""From predictions.h5 to posterior.h5: covariance, emulator, sampler; and the direct network's shortcut."""
+"""From predictions.h5 to posterior.h5: covariance, emulator, sampler; or a network's own bars."""
 import pathlib
 from collections import namedtuple
 
 import numpy as np
 
 from ..core import hdf5
-from ..core.checks import InputError, RunError
-from ..core.hdf5 import Folder
-from ..core.params import EMULATOR, PARAMS
+from ..core.checks import InputError, RunError, triangulate
+from ..core.hdf5 import Folder, Var
+from ..core.params import EMULATOR, LEVELS, PARAMS
 from ..core.progress import Progress, say, warn
-from ..core.checks import triangulate
-from ..core.params import LEVELS
 from . import covariance
 from .options import PRIORS, PosteriorOptions, Wanted
 
-
 MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the error bars
 RECALIBRATION_FOLDS = 4
-MAX_PRIOR_LOSS = 0.1           # ln density that a prior's file may lose between the design's points unsaid
+MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 
 Known = namedtuple("Known", "truth chains")
-Known.__doc__ = """Maps whose cosmology is known: truth (n, 2), and their posteriors, posterior.Chains."""
+Known.__doc__ = """Maps of known cosmology: truth (n, 2), and their posteriors, Chains."""
 
 
-def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder, wanted: Wanted) -> pathlib.Path:
+def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
+          wanted: Wanted) -> pathlib.Path:
     """Make posterior.h5, or a shard of it, from a file of summaries.
 
-    predictions: a predictions.h5
-    options: how
-    folder: where it goes
-    wanted: which maps
-    Returns the path. Raises InputError for settings that differ from those of the files that are there.
+    predictions: hdf5.File, a predictions.h5
+    options: PosteriorOptions
+    folder: Folder, where it goes
+    wanted: Wanted, which maps
+    Returns the path. Raises InputError where files with other settings stand in the way, RunError
+    where a chain never moved.
     """
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
     inputs = _inputs(predictions, options, direct)
     of_file = {**settings, **wanted.stored()}
     whole = direct or folder.is_whole("statistics.h5", "statistics")
-    if folder.reuse(wanted.file_name, "posterior", of_file, inputs) is not None and whole:
-        return folder.out / wanted.file_name
+    path = folder.out / wanted.file_name
+    if folder.reuse(path.name, "posterior", of_file, inputs) is not None and whole:
+        return path
     chosen = wanted.rows(predictions.groups["predictions"]["split"])
     if direct:
-        chains, (summary, constant) = None, _from_network(predictions, options, folder.quiet, chosen)
+        chains = None
+        summary, constant = _from_network(predictions, options, folder.quiet, chosen)
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
         summary, chains = _sample(predictions, options, folder, emulator, chosen,
                                   wanted.position(options.draws))
         if options.sampler == "exact":
             constant |= _quadrature_error(predictions, emulator, chosen, folder.quiet)
-        _refuse_stuck(summary, options, folder.out / wanted.file_name)
+        _refuse_stuck(summary, options, path)
         if options.recalibrate != "none":
             known = held_out(emulator, per, options, folder.seed)
             summary, more = _recalibrated(summary, known, options, folder.quiet)
             constant |= more
     groups, coords = _groups(predictions, chosen, summary, chains, constant)
-    folder.write(wanted.file_name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
+    folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)
-    return folder.out / wanted.file_name
+    return path
 
 
 def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: PosteriorOptions,
                  folder: Folder, wanted: Wanted) -> None:
     """Raise InputError, before any work, if the inference cannot end well.
 
+    The reasons: a design without area, too few realisations for raw covariances or for
+    recalibration, a prior's file that is no prior, a posterior with other settings in the folder.
     settings: dict, of the predictions that are there or still to be made
     n_emulator: int, realisations per cosmology of the emulator split
     theta: (n_cosmology, 2), the design
-    The reasons: too few realisations for raw covariances or for recalibration, a prior's file that is no
-    prior, a folder with a posterior made with other settings.
+    options, folder, wanted: as infer() takes them
     """
     direct = settings["method"] == "direct"
     triangulate("design", theta)
@@ -78,9 +80,9 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
         if options.smooth == "none":
             covariance.check_count(n_emulator, settings.get("n_bin", len(PARAMS)))
         if options.recalibrate != "none" and n_emulator < 3:
-            raise InputError(f"--recalibrate {options.recalibrate}: expected at least 3 realisations of the "
-                             f"emulator split, to leave some out in turn, got {n_emulator}; raise "
-                             "--emulator-fraction or give --recalibrate none")
+            raise InputError(f"--recalibrate {options.recalibrate}: expected at least 3 "
+                             "realisations of the emulator split, to leave some out in turn, got "
+                             f"{n_emulator}; raise --emulator-fraction or give --recalibrate none")
     made = {**settings, "target": wanted.target, **options.stored(direct), **wanted.stored()}
     folder.refuse_other(wanted.file_name, "posterior", made)
 
@@ -88,8 +90,10 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
 def emulator_maps(predictions: hdf5.File) -> tuple:
     """Summaries of the emulator split, comparable with those of the maps to infer.
 
-    Returns summaries (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean over them,
-    and the maps' rows in the file (n_cosmology x n_realisation,), cosmology by cosmology.
+    predictions: hdf5.File
+    Returns summaries (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean
+    over them, and the maps' rows in the file (n_cosmology x n_realisation,), cosmology by
+    cosmology.
     """
     data, constant = predictions.groups["predictions"], predictions.groups["constant_data"]
     rows = np.flatnonzero(data["split"] == EMULATOR)
@@ -101,39 +105,48 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
 
 
 def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> Known:
-    """Exact posteriors of emulator maps by emulators that have not seen them: what error bars are fitted on.
+    """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
+    Error bars are fitted on these. Each fold of realisations gets mean and covariance of the
+    others.
     emulator: emulator.Emulator, for its design and prior
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
-    options: PosteriorOptions; seed: int
-    Each fold of realisations gets mean and covariance of the others.
+    options: PosteriorOptions
+    seed: int
     """
     from . import emulator as emulators, quadrature
     from .posterior import join
     theta, n, truth, parts = emulator.theta, per.shape[1], [], []
-    folds = min(RECALIBRATION_FOLDS, n)
-    most = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
-    for k in range(folds):
+    max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
+    for k in range(min(RECALIBRATION_FOLDS, n)):
         fold = np.arange(k, n, RECALIBRATION_FOLDS)
         rest = np.setdiff1d(np.arange(n), fold)
-        smooth = options.smooth if len(rest) > per.shape[2] + 2 else "always"     # a fold is smaller
-        mean, spread, *_ = covariance.smoothed(theta, per[:, rest], smooth, seed)
-        some = fold[:most]
+        enough = len(rest) > per.shape[2] + 2              # the rest is smaller than the split
+        mean, spread, *_ = covariance.smoothed(theta, per[:, rest],
+                                               options.smooth if enough else "always", seed)
+        some = fold[:max_maps]
         truth.append(np.repeat(theta, len(some), axis=0))
         other = emulators.build(theta, mean, spread, prior=emulator.vertex_log_prior)
-        parts.append(quadrature.exact(other, np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))))
+        summaries = np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))
+        parts.append(quadrature.exact(other, summaries))
     return Known(np.concatenate(truth), join(parts))
 
 
-def prior_of(prior: str, theta: np.ndarray):
-    """What emulator.build() takes as prior: "design", "flat", or (n,) log densities from a user's file."""
+def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
+    """What emulator.build() takes as prior.
+
+    prior: str, of PRIORS or a file
+    theta: (n, 2), the design
+    Returns the word, or (n,) log densities from the file; warns where the design is too coarse for
+    it.
+    """
     if prior in PRIORS:
         return prior
     from .prior import read_prior
     values, lost = read_prior(prior, theta)
     if lost > MAX_PRIOR_LOSS:
-        warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density is linear; rms "
-             f"difference {lost:.2f} where it matters")
+        warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density "
+             f"is linear; rms difference {lost:.2f} where it matters")
     return values
 
 
@@ -145,21 +158,23 @@ def _inputs(predictions, options, direct):
 
 
 def _emulator(predictions, options, folder, settings, inputs):
-    """The emulator, the summaries it is made of, and what of it stands in the posterior's file."""
+    """The emulator, its summaries, and its part of the posterior's file; writes statistics.h5."""
     from . import emulator as emulators
-    theta, var = predictions.groups["constant_data"]["design"], hdf5.Var
+    theta = predictions.groups["constant_data"]["design"]
     per, _ = emulator_maps(predictions)
     mean, spread, count, orders = covariance.smoothed(theta, per, options.smooth, folder.seed)
     say("mean and covariance per cosmology: " + ", ".join(
         f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
         for kind in ("mean", "covariance")), folder.quiet)
-    hdf5.write(folder.out / "statistics.h5", "statistics", {"statistics": {
-        "theta": var(("cosmology", "param"), theta), "mean": var(("cosmology", "summary"), mean),
-        "covariance": var(("cosmology", "summary", "summary_2"), spread),
-        "count": var(("cosmology",), count)}}, coords={"param": np.array(PARAMS)},
-        settings={**settings, "orders": orders}, seed=folder.seed, inputs=inputs, origin=predictions.origin)
+    group = {"theta": Var(("cosmology", "param"), theta),
+             "mean": Var(("cosmology", "summary"), mean),
+             "covariance": Var(("cosmology", "summary", "summary_2"), spread),
+             "count": Var(("cosmology",), count)}
+    folder.write("statistics.h5", "statistics", {"statistics": group},
+                 coords={"param": np.array(PARAMS)}, settings={**settings, "orders": orders},
+                 inputs=inputs, origin=predictions.origin)
     made = emulators.build(theta, mean, spread, prior=prior_of(options.prior, theta))
-    return made, per, {"vertex_log_prior": var(("cosmology",), made.vertex_log_prior)}
+    return made, per, {"vertex_log_prior": Var(("cosmology",), made.vertex_log_prior)}
 
 
 def _sample(predictions, options, folder, emulator, chosen, draws):
@@ -171,7 +186,8 @@ def _sample(predictions, options, folder, emulator, chosen, draws):
     if options.sampler == "exact":
         chains = quadrature.exact(emulator, summaries)
     else:
-        guess = summaries if predictions.settings["method"] == "network" else None    # these are predictions
+        # a network's summaries are guesses of the parameters
+        guess = summaries if predictions.settings["method"] == "network" else None
         chains = metropolis.metropolis(emulator, summaries, options.walk(), seed=folder.seed,
                                        map_index=ids[chosen].astype(np.int64), guess=guess,
                                        draws=draws, progress=progress)
@@ -183,14 +199,15 @@ def _sample(predictions, options, folder, emulator, chosen, draws):
 def _quadrature_error(predictions, emulator, chosen, quiet):
     """How far the quadrature has converged, as a variable of /constant_data."""
     from . import quadrature
-    error = quadrature.quadrature_error(emulator, predictions.groups["predictions"]["summaries"][chosen])
-    say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within "
-        f"{error[0]:.1g}", quiet)
-    return {"quadrature_error": hdf5.Var(("order",), error)}
+    summaries = predictions.groups["predictions"]["summaries"][chosen]
+    error = quadrature.quadrature_error(emulator, summaries)
+    say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order 6 "
+        f"within {error[0]:.1g}", quiet)
+    return {"quadrature_error": Var(("order",), error)}
 
 
 def _from_network(predictions, options, quiet, chosen):
-    """A network's own means and error bars as posteriors, recalibrated: the summary and its constants."""
+    """A network's own means and error bars as posteriors: the summary and its constants."""
     from . import posterior, recalibration
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
@@ -209,8 +226,8 @@ def _recalibrated(summary, known, options, quiet):
     from . import recalibration
     levels = {name: getattr(known.chains, name) for name in LEVELS}
     pit = recalibration.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
-    more, made_of = recalibration.recalibrate(options.recalibrate, summary, known.truth, known.chains.mean,
-                                              known.chains.sd, pit)
+    more, made_of = recalibration.recalibrate(options.recalibrate, summary, known.truth,
+                                              known.chains.mean, known.chains.sd, pit)
     return summary | more, _constants(made_of, quiet)
 
 
@@ -219,7 +236,7 @@ def _constants(made_of, quiet):
     factors = (f"{f:.3f} ({p})" for f, p in zip(made_of["temperature"], PARAMS))
     say("error bars times " + ", ".join(factors), quiet)
     dims = {"temperature": ("param",), "recalibration": ("knot", "param")}
-    return {name: hdf5.Var(dims[name], value) for name, value in made_of.items()}
+    return {name: Var(dims[name], value) for name, value in made_of.items()}
 
 
 def _refuse_stuck(summary, options, path):
@@ -227,30 +244,29 @@ def _refuse_stuck(summary, options, path):
     from . import posterior
     stuck = posterior.stuck(summary)
     if stuck:
-        raise RunError(f"{path}: not written: {stuck} of {len(summary['mean'])} chains never moved in the "
-                       f"{options.kept} steps they keep; raise --nstep, or set --sigma for an acceptance of 0.2 "
-                       "to 0.5")
+        raise RunError(f"{path}: not written: {stuck} of {len(summary['mean'])} chains never moved "
+                       f"in the {options.kept} steps they keep; raise --nstep, or set --sigma for "
+                       "an acceptance of 0.2 to 0.5")
     for warning in posterior.warnings(summary):
         warn(warning)
 
 
 def _groups(predictions, chosen, summary, chains, constant):
     """The groups and coordinates of posterior.h5, the same whatever the method."""
-    var, data = hdf5.Var, predictions.groups["predictions"]
-    groups = {"summary": {name: var(("map", "param")[:np.ndim(value)], value)
+    data, named = predictions.groups["predictions"], predictions.coords["predictions"]
+    groups = {"summary": {name: Var(("map", "param")[:np.ndim(value)], value)
                           for name, value in summary.items()}}
-    ids = predictions.coords["predictions"]["map"][chosen]
-    coords = {"map": ids, "param": np.array(PARAMS),
-              "summary": predictions.coords["predictions"]["summary"]}
+    ids = named["map"][chosen]
+    coords = {"map": ids, "param": np.array(PARAMS), "summary": named["summary"]}
     if chains is not None and chains.draws.size:
         draws = np.moveaxis(chains.draws, 0, 2)                     # (chain, draw, map, param)
         dims = ("chain", "draw", "map")
-        groups["posterior"] = {p: var(dims, draws[..., i]) for i, p in enumerate(PARAMS)}
-        groups["sample_stats"] = {"lp": var(dims, np.moveaxis(chains.lp, 0, 2))}
+        groups["posterior"] = {p: Var(dims, draws[..., i]) for i, p in enumerate(PARAMS)}
+        groups["sample_stats"] = {"lp": Var(dims, np.moveaxis(chains.lp, 0, 2))}
         coords["posterior", "map"] = coords["sample_stats", "map"] = ids[:len(chains.draws)]
     groups["observed_data"] = {
-        "summaries": var(("map", "summary"), data["summaries"][chosen]),
-        **{name: var(("map",), data[name][chosen]) for name in ("split", "cosmology", "realisation")}}
+        "summaries": Var(("map", "summary"), data["summaries"][chosen]),
+        **{n: Var(("map",), data[n][chosen]) for n in ("split", "cosmology", "realisation")}}
     design = predictions.groups["constant_data"]["design"]
-    groups["constant_data"] = {"design": var(("cosmology", "param"), design), **constant}
+    groups["constant_data"] = {"design": Var(("cosmology", "param"), design), **constant}
     return groups, coords

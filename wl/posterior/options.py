@@ -91,6 +91,11 @@ class PosteriorOptions:
         """Steps of a chain behind its burn-in."""
         return self.nstep - int(self.burn_in * self.nstep)
 
+    def walk(self):
+        """The metropolis.Walk of the chains."""
+        from .metropolis import Walk                # which loads numba
+        return Walk(self.nstep, self.sigma, self.burn_in, self.chains, self.thin, self.adapt)
+
     def stored(self, direct: bool = False) -> dict:
         """What a posterior depends on beyond the summaries. direct: bool, no emulator, no chain."""
         if direct:

@@ -1,21 +1,35 @@
-"""The challenge's score and what tells whether error bars can be trusted: pure functions of arrays.
+"""The challenge's score and what tells whether error bars can be trusted: functions of arrays.
 
-Shapes: n maps, 2 parameters in the order of params.PARAMS. truth, mean, sd: (n, 2) float64.
-An error is e = mean - truth, its pull z = e / sd.
+Shapes: n maps, 2 parameters in the order of params.PARAMS. truth, mean, sd: (n, 2) float64. An
+error is e = mean - truth, its pull z = e / sd.
 """
+from collections import namedtuple
+
 import numpy as np
 
+from ..core import params
 from ..core.checks import InputError, array
 from ..core.params import PARAMS, SCORE_WEIGHT
 
-SCORE_FLOOR = -1e6                                 # the organisers show no score below it
-LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # name: (probability, half width in sd)
+SCORE_FLOOR = -1e6                              # the organisers show no score below it
+LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
+
+Posterior = namedtuple("Posterior", "mean sd plain_sd correlation quantiles",
+                       defaults=(None, None, {}))
+Posterior.__doc__ = """A posterior's numbers for n maps.
+
+mean, sd: (n, 2), sd is what is scored
+plain_sd: (n, 2), the error bars before any recalibration, or None
+correlation: (n,), or None
+quantiles: {name of params.LEVELS: (n, 2)}, those there are
+"""
 
 
 # ---------------------------------------------------------------- the score
-def score_terms(truth, mean, sd):
+def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """The three terms of the challenge's score for each map and parameter.
 
+    truth, mean, sd: (n, 2) float64
     Returns (n, 3, 2): e^2/sd^2, ln sd^2 and 1000 e^2; the score of a map is minus their sum.
     Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
     """
@@ -24,40 +38,47 @@ def score_terms(truth, mean, sd):
     return np.stack([square / sd**2, 2.0 * np.log(sd), SCORE_WEIGHT * square], axis=1)
 
 
-def challenge_score(truth, mean, sd):
+def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Score of each map (higher is better), whose mean over the maps is the challenge's.
 
-    - sum over Omega_m and S_8 of (e^2/sd^2 + ln sd^2 + 1000 e^2); Dai et al. 2026, arXiv:2604.14451.
-    Returns (n,) float64. Raises InputError as score_terms does.
+    - sum over Omega_m and S_8 of (e^2/sd^2 + ln sd^2 + 1000 e^2); Dai et al. 2026,
+    arXiv:2604.14451.
+    truth, mean, sd: (n, 2) float64
+    Returns (n,) float64. Raises InputError as score_terms() does.
     """
     return -score_terms(truth, mean, sd).sum(axis=(1, 2))
 
 
-def expected_score(sd):
-    """Score of each map that its error bars promise, <e^2> = sd^2: (n,) float64 for sd (n, 2).
+def expected_score(sd: np.ndarray) -> np.ndarray:
+    """Score of each map that its error bars promise: its expectation where <e^2> = sd^2.
 
-    An exact posterior has it as the expectation of its score; the score itself scatters about it from map to map.
+    sd: (n, 2) float64
+    Returns (n,) float64. The score of an exact posterior scatters about it from map to map.
     """
     sd = np.asarray(sd, dtype=np.float64)
     return -(1.0 + 2.0 * np.log(sd) + SCORE_WEIGHT * sd**2).sum(axis=1)
 
 
-def prior_score(theta):
+def prior_score(theta: np.ndarray) -> float:
     """Score of an answer that knows only the design: its mean and sd for every map.
 
-    theta: (n_cosmology, 2). Returns a float: -7.56 for the challenge's 101 cosmologies.
+    theta: (n_cosmology, 2)
+    Returns -7.56 for the challenge's 101 cosmologies.
     """
     theta = np.asarray(theta, dtype=np.float64)
-    mean, sd = np.broadcast_to(theta.mean(0), theta.shape), np.broadcast_to(theta.std(0), theta.shape)
+    mean, sd = (np.broadcast_to(value, theta.shape) for value in (theta.mean(0), theta.std(0)))
     return float(challenge_score(theta, mean, sd).mean())
 
 
-def bootstrap_means(values, count=1000, seed=1, cluster=None):
+def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
+                    cluster: np.ndarray | None = None) -> np.ndarray:
     """Means over resampled maps; their standard deviation is the error of the mean.
 
-    values: (n, k), one row per map; count: resamples; seed: int, the same seed and n draw the same
-    maps, so that differences of two runs can be taken resample by resample; cluster: (n,) int or
-    None, maps of equal number are drawn together (they share a noise-free seed, so are dependent).
+    values: (n, k), one row per map
+    count: int, resamples
+    seed: int; the same seed and n draw the same maps, so that differences of two runs can be taken
+        resample by resample
+    cluster: (n,) int; maps of equal number depend on each other and are drawn together; or None
     Returns (count, k) float64.
     """
     values = np.asarray(values, dtype=np.float64)
@@ -80,7 +101,7 @@ def bootstrap_means(values, count=1000, seed=1, cluster=None):
 
 # ---------------------------------------------------------------- calibration
 def pit(truth, mean, sd):
-    """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated. (n, 2)."""
+    """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated."""
     from scipy.special import ndtr
     truth, mean, sd = _checked(truth, mean, sd)
     return ndtr((truth - mean) / sd)
@@ -89,8 +110,11 @@ def pit(truth, mean, sd):
 def pit_quantiles(truth, levels, quantiles):
     """The same from quantiles of the posterior.
 
-    levels: (k,) increasing probabilities; quantiles: (k, n, 2). Between them the pull is linear in the
-    parameter, beyond them it goes on with the outermost slope: exact for a Gaussian. Returns (n, 2).
+    Between them the pull is linear in the parameter, beyond them it goes on with the outermost
+    slope: exact for a Gaussian.
+    levels: (k,) increasing probabilities
+    quantiles: (k, n, 2)
+    Returns (n, 2).
     """
     from scipy.special import ndtr, ndtri
     pull, quantiles = ndtri(np.asarray(levels)), np.asarray(quantiles, dtype=np.float64)
@@ -103,20 +127,26 @@ def pit_quantiles(truth, levels, quantiles):
     return ndtr(pull[right - 1] + step * (pull[right] - pull[right - 1]))
 
 
-def sbc_ranks(truth, draws):
+def sbc_ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Number of draws below the truth (Talts et al. 2018, arXiv:1804.06788).
 
-    draws: (n, k, 2), thinned until independent. Returns (n, 2) int, uniform on 0 ... k if calibrated.
+    truth: (n, 2)
+    draws: (n, k, 2), thinned until independent
+    Returns (n, 2) int, uniform on 0 ... k if calibrated.
     """
     return (np.asarray(draws) < np.asarray(truth)[:, None]).sum(axis=1)
 
 
-def tarp(truth, draws, seed=1):
-    """Share of draws nearer to a random reference than the truth is (Lemos et al. 2023, 2302.03026).
+def tarp(truth: np.ndarray, draws: np.ndarray, seed: int = 1) -> np.ndarray:
+    """Share of draws nearer to a random reference than the truth is.
 
-    draws: (n, k, 2). References are uniform in the box of the truths, distances in units of its sides.
-    The rank of the truth among the k + 1 is spread over its step at random, so that few draws do not
-    show. Returns (n,) float64, uniform in (0, 1) if the joint posterior is calibrated.
+    Lemos et al. 2023, arXiv:2302.03026. References are uniform in the box of the truths, distances
+    in units of its sides. The rank of the truth among the k + 1 is spread over its step at random,
+    so that few draws do not show.
+    truth: (n, 2)
+    draws: (n, k, 2)
+    seed: int
+    Returns (n,) float64, uniform in (0, 1) if the joint posterior is calibrated.
     """
     truth, draws = np.asarray(truth, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     low, side = truth.min(axis=0), np.ptp(truth, axis=0)
@@ -128,8 +158,14 @@ def tarp(truth, draws, seed=1):
     return (near.sum(axis=1) + rng.random(len(truth))) / (draws.shape[1] + 1.0)
 
 
-def joint_distance(truth, mean, sd, correlation):
-    """Squared Mahalanobis distance of the truth; correlation: (n,). Returns (n,), chi2 of 2 if calibrated."""
+def joint_distance(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray,
+                   correlation: np.ndarray) -> np.ndarray:
+    """Squared Mahalanobis distance of the truth.
+
+    truth, mean, sd: (n, 2)
+    correlation: (n,)
+    Returns (n,) float64, chi2 with 2 degrees of freedom if calibrated.
+    """
     truth, mean, sd = _checked(truth, mean, sd)
     rho = array("correlation", correlation, (len(truth),))
     a, b = ((truth - mean) / sd).T
@@ -139,32 +175,40 @@ def joint_distance(truth, mean, sd, correlation):
 def coverage_curve(values, levels):
     """Share of truths inside the central interval of each level.
 
-    values: (n, ...) PIT values; levels: (k,) in (0, 1). Returns (k, ...): equal to levels if calibrated.
+    values: (n, ...) PIT values
+    levels: (k,) in (0, 1)
+    Returns (k, ...): equal to levels if calibrated.
     """
     half = np.abs(2.0 * np.asarray(values) - 1.0)
     return np.stack([(half <= level).mean(axis=0) for level in levels])
 
 
-def out_of_distribution(inside, outside, count=100, low=0.001, high=0.05):
+def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 100,
+                        low: float = 0.001, high: float = 0.05) -> float:
     """Mean true-positive rate of a test for maps that the simulations do not cover.
 
-    inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations' distribution and of
-    others; larger is more suspect, inf allowed. The rate is averaged over `count` false-positive rates from low to
-    high at equal ratios, the metric of the challenge's second phase; each rate's threshold is the value that so
-    many of the inside maps exceed, on the straight line between two of them. Returns a float, 0.0127 for a test
-    that knows nothing (the mean of the rates is the least that counts). Raises InputError.
+    The rate is averaged over false-positive rates at equal ratios, the metric of the challenge's
+    second phase. The threshold of each is the value that so many of the inside maps exceed, on the
+    straight line between two of them.
+    inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations'
+        distribution and of others; larger is more suspect, inf allowed
+    count: int, false-positive rates
+    low, high: floats, the first and the last
+    Returns 0.0127 for a test that knows nothing, the mean of the rates. Raises InputError.
     """
-    inside, outside = (array(name, np.asarray(value, dtype=np.float64), (None,), finite=False)
-                       for name, value in (("in-distribution maps", inside), ("out-of-distribution maps", outside)))
-    if not (len(inside) and len(outside)) or np.isnan(inside).any() or np.isnan(outside).any():
-        raise InputError(f"out-of-distribution test: expected a value of each map, got {len(inside)} in- and "
-                         f"{len(outside)} out-of-distribution maps"
-                         + (" with NaN among them" if len(inside) and len(outside) else ""))
-    thresholds = np.unique(np.concatenate([inside, outside]))[::-1]        # the ROC curve, ties as steps
-    false, true = (np.concatenate([[0.0], 1.0 - np.searchsorted(np.sort(value), thresholds) / len(value)])
-                   for value in (inside, outside))
+    inside, outside = (array(f"{name}-distribution maps", np.asarray(value, np.float64), (None,),
+                             finite=False) for name, value in (("in", inside), ("out-of", outside)))
+    strange = np.isnan(inside).any() or np.isnan(outside).any()
+    if not (len(inside) and len(outside)) or strange:
+        raise InputError(f"out-of-distribution test: expected a value of each map, got "
+                         f"{len(inside)} in- and {len(outside)} out-of-distribution maps"
+                         + " with NaN among them" * bool(strange))
+    thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
+    # the ROC curve, ties as steps
+    false, true = (np.append(0.0, 1.0 - np.searchsorted(np.sort(v), thresholds) / len(v))
+                   for v in (inside, outside))
     rates = np.geomspace(low, high, count)
-    right = np.searchsorted(false, rates, side="right")          # false[right - 1] <= rate < false[right]
+    right = np.searchsorted(false, rates, side="right")    # false[right - 1] <= rate < false[right]
     part = (rates - false[right - 1]) / (false[right] - false[right - 1])
     return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
 
@@ -173,7 +217,8 @@ def uniform_p_value(values):
     """p-value of the Kolmogorov-Smirnov test that values (n,) are uniform in (0, 1).
 
     The limiting distribution with Stephens' (1970, JRSS B 32, 115) correction for the sample size:
-    within 0.025 of the exact one from n = 5 on, without the second that importing scipy.stats takes.
+    within 0.025 of the exact one from n = 5 on, without the second that importing scipy.stats
+    takes.
     """
     from scipy.special import kolmogorov
     values = np.sort(np.asarray(values, dtype=np.float64))
@@ -183,33 +228,80 @@ def uniform_p_value(values):
     return float(kolmogorov(distance * (np.sqrt(n) + 0.12 + 0.11 / np.sqrt(n))))
 
 
-def rank_p_value(ranks, n_draws, bins=20):
-    """p-value of a chi2 test that ranks (n,) int are uniform on 0 ... n_draws, in at most `bins` bins."""
+def rank_p_value(ranks: np.ndarray, n_draws: int, bins: int = 20) -> float:
+    """p-value of a chi2 test that ranks are uniform on 0 ... n_draws.
+
+    ranks: (n,) int
+    n_draws: int
+    bins: int, at most
+    """
     from scipy.special import chdtrc
     bins = min(bins, n_draws + 1)
-    share = np.bincount(np.arange(n_draws + 1) * bins // (n_draws + 1), minlength=bins) / (n_draws + 1)
+    share = np.bincount(np.arange(n_draws + 1) * bins // (n_draws + 1), minlength=bins)
     count = np.bincount(np.asarray(ranks) * bins // (n_draws + 1), minlength=bins)
-    expected = share * count.sum()
+    expected = share / (n_draws + 1) * count.sum()
     return float(chdtrc(bins - 1, ((count - expected)**2 / expected).sum()))
 
 
 # ---------------------------------------------------------------- all of it for one set of maps
-def summarise(truth, mean, sd, label_variance, *, plain_sd=None, correlation=None, intervals=None, quantiles=None,
-              count=1000, seed=1, cluster=None, floor=None):
+def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarray, *,
+              count: int = 1000, seed: int = 1, cluster: np.ndarray | None = None,
+              floor: float | None = None) -> dict:
     """Everything that run_score.py reports of one set of maps.
 
-    label_variance: (2,), of the design, the unit of the mean squared error; plain_sd: (n, 2) before any
-    recalibration, or None: adds what they hold under names that end in "_plain"; correlation: (n,) or None;
-    intervals: {"68": (low, high), ...}, each (n, 2), of quantiles, or None; quantiles: (levels, quantiles) of
-    pit_quantiles() or None; count, seed, cluster: of bootstrap_means; floor: None or the least score to report
-    (SCORE_FLOOR). Returns a dict of plain numbers: an error beside each mean, None where
-    undefined, lists in the order of params.PARAMS, and "coverage_curve", central coverage at 0.1 ... 0.9.
+    truth: (n, 2)
+    posterior: Posterior
+    label_variance: (2,), of the design, the unit of the mean squared error
+    count, seed, cluster: of bootstrap_means()
+    floor: float, the lowest score to report (SCORE_FLOOR), or None
+    Returns a dict of plain numbers: an error beside each mean, None where undefined, lists in the
+    order of params.PARAMS, names that end in "_plain" for what held before recalibration, and
+    "coverage_curve", central coverage at 0.1 ... 0.9. Raises InputError as score_terms() does.
     """
-    truth, mean, sd = _checked(truth, mean, sd)
-    offset, terms = mean - truth, score_terms(truth, mean, sd)
+    truth, mean, sd = _checked(truth, posterior.mean, posterior.sd)
+    terms = score_terms(truth, mean, sd)
+    columns = _columns(truth, posterior._replace(mean=mean, sd=sd), terms, label_variance)
+    table = np.concatenate([v.reshape(len(truth), -1) for v in columns.values()], axis=1)
+    table = table.astype(np.float64)
+    n_independent = len(truth) if cluster is None else len(np.unique(cluster))
+    spread = np.full(table.shape[1], np.nan)
+    if n_independent > 1 and count > 1:
+        spread = bootstrap_means(table, count, seed).std(axis=0, ddof=1)
+        if cluster is not None:       # few clusters underestimate: never below the error by map
+            by_cluster = bootstrap_means(table, count, seed, cluster).std(axis=0, ddof=1)
+            spread = np.maximum(spread, by_cluster)
+    # all or none inside: resampling gives no error, Agresti & Coull's (1998) interval one to keep
+    all_or_none = np.sqrt(2.0 * (n_independent + 2.0) / (n_independent + 4.0)**3)
+    out, at = {"n": len(truth)}, 0
+    for name, values in columns.items():
+        pick = slice(at, at + values[0].size) if values.ndim > 1 else at
+        at, error = at + values[0].size, spread[pick]
+        if name.startswith("coverage"):
+            error = np.where(error == 0, all_or_none, error)
+        out[name], out[f"{name}_error"] = _plain(table[:, pick].mean(axis=0)), _plain(error)
+    if floor is not None:
+        out["score"] = max(out["score"], floor)
+    out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
+    out["r2"] = [None if v == 0 else float(1.0 - m / v)
+                 for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]
+    levels, below = np.arange(1, 10) / 10, pit(truth, mean, sd)
+    curves = {"error_bars": below}
+    if len(posterior.quantiles) == len(params.LEVELS):
+        curves["quantiles"] = pit_quantiles(truth, list(params.LEVELS.values()),
+                                            [posterior.quantiles[name] for name in params.LEVELS])
+    out["coverage_curve"] = {"level": _plain(levels), **{
+        name: _plain(coverage_curve(values, levels)) for name, values in curves.items()}}
+    out["pit_p_value"] = [uniform_p_value(u) for u in below.T] if len(truth) > 1 else None
+    return out
+
+
+def _columns(truth, posterior, terms, label_variance):
+    """What summarise() averages over the maps: {name: (n,) or (n, 2)}."""
+    mean, sd, plain_sd, correlation, quantiles = posterior
+    offset = mean - truth
     columns = {"score": -terms.sum(axis=(1, 2)), "expected_score": expected_score(sd),
-               "mse": offset**2 / np.asarray(label_variance), "bias": offset,
-               "mean_sd": sd, "mean_pull2": terms[:, 0]}
+               "mse": offset**2 / np.asarray(label_variance), "bias": offset, "mean_sd": sd,
+               "mean_pull2": terms[:, 0]}
     if plain_sd is not None:
         columns["score_plain"] = challenge_score(truth, mean, plain_sd)
     columns["mse_mean"] = columns["mse"].mean(axis=1)
@@ -222,38 +314,10 @@ def summarise(truth, mean, sd, label_variance, *, plain_sd=None, correlation=Non
         if correlation is not None:
             distance = joint_distance(truth, mean, sd, correlation)
             columns[f"coverage_{name}_joint"] = distance <= -2.0 * np.log1p(-probability)
-        if intervals and name in intervals:
-            low, high = intervals[name]
+        if set(params.INTERVALS[name]) <= set(quantiles):
+            low, high = (quantiles[q] for q in params.INTERVALS[name])
             columns[f"coverage_{name}_quantiles"] = (low <= truth) & (truth <= high)
-    table = np.concatenate([v.reshape(len(truth), -1) for v in columns.values()], axis=1).astype(np.float64)
-    n_independent = len(truth) if cluster is None else len(np.unique(cluster))
-    spread = np.full(table.shape[1], np.nan)
-    if n_independent > 1 and count > 1:
-        spread = bootstrap_means(table, count, seed).std(axis=0, ddof=1)
-        if cluster is not None:               # few clusters underestimate: never below the error by map
-            spread = np.maximum(spread, bootstrap_means(table, count, seed, cluster).std(axis=0, ddof=1))
-    # all or none inside: resampling gives no error at all, Agresti & Coull's (1998) interval one to keep
-    all_or_none = np.sqrt(2.0 * (n_independent + 2.0) / (n_independent + 4.0)**3)
-    out, at = {"n": len(truth)}, 0
-    for name, values in columns.items():
-        width = values[0].size
-        pick = slice(at, at + width) if values.ndim > 1 else at
-        error = np.where(spread[pick] == 0, all_or_none, spread[pick]) if name.startswith("coverage") \
-            else spread[pick]
-        out[name], out[f"{name}_error"] = _plain(table[:, pick].mean(axis=0)), _plain(error)
-        at += width
-    if floor is not None:
-        out["score"] = max(out["score"], floor)
-    out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
-    scatter = truth.var(axis=0)
-    out["r2"] = [None if v == 0 else float(1.0 - m / v) for m, v in zip((offset**2).mean(axis=0), scatter)]
-    levels = np.arange(1, 10) / 10
-    out["coverage_curve"] = {"level": _plain(levels),
-                             "error_bars": _plain(coverage_curve(pit(truth, mean, sd), levels))}
-    if quantiles is not None:
-        out["coverage_curve"]["quantiles"] = _plain(coverage_curve(pit_quantiles(truth, *quantiles), levels))
-    out["pit_p_value"] = [uniform_p_value(u) for u in pit(truth, mean, sd).T] if len(truth) > 1 else None
-    return out
+    return columns
 
 
 def _plain(value):
@@ -269,9 +333,10 @@ def _checked(truth, mean, sd):
     if len(truth) == 0:
         raise InputError("score: expected at least one map, got none; check the posterior")
     out = [array(name, np.asarray(value, dtype=np.float64), truth.shape,
-                 advice="the sampler failed for this map") for name, value in (("mean", mean), ("sd", sd))]
+                 advice="the sampler failed for this map")
+           for name, value in (("mean", mean), ("sd", sd))]
     if (out[1] <= 0).any():
         row, col = (int(i) for i in np.argwhere(out[1] <= 0)[0])
-        raise InputError(f"sd: expected error bars above 0, got {out[1][row, col]} for {PARAMS[col]} of map "
-                         f"{row}; the sampler failed for this map")
+        raise InputError(f"sd: expected error bars above 0, got {out[1][row, col]} for "
+                         f"{PARAMS[col]} of map {row}; the sampler failed for this map")
     return truth, *out

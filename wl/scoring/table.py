@@ -4,94 +4,85 @@ import pathlib
 import numpy as np
 
 from ..core.params import PARAMS
-from .against_limit import describe
 
-TITLES = {"test": "test", "test_on_design": "test, on design", "test_off_design": "test, off design",
-          "holdout": "holdout", "emulator": "emulator (seen)", "train": "train (seen)"}
-SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma", "recalibrate", "shard")
+TITLES = {"test": "test", "test_on_design": "test, on design",
+          "test_off_design": "test, off design", "holdout": "holdout",
+          "emulator": "emulator (seen)", "train": "train (seen)"}
+SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma",
+         "recalibrate", "shard")
+# of each set of maps: title, key of score.summarise(), digits, scale
+ROWS = (("score", "score", 2, 1), ("score that the error bars promise", "expected_score", 2, 1),
+        ("score before recalibration", "score_plain", 2, 1),
+        ("MSE / label variance", "mse_mean", 4, 1))
+# the same for each parameter
+PARAM_ROWS = (("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1),
+              ("mean error", "bias", 5, 1), ("mean error bar", "mean_sd", 5, 1),
+              ("mean (error / error bar)^2", "mean_pull2", 3, 1),
+              ("truth within 1 sd, % (68.3)", "coverage_68", 1, 100),
+              ("truth within 2 sd, % (95.4)", "coverage_95", 1, 100),
+              ("within 1 sd before recalibration", "coverage_68_plain", 1, 100),
+              ("within 2 sd before recalibration", "coverage_95_plain", 1, 100),
+              ("truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100),
+              ("truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100),
+              ("p-value of uniform PIT", "pit_p_value", 3, 1))
+JOINT_ROWS = (("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100),
+              ("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100))
+# what the sampler said of itself: key of the diagnostics, text
+SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
+                            "{acceptance_max:.2f})"),
+        ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),
+        ("rhat_max", "R-hat at most {rhat_max:.3f}"),
+        ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})"))
 
 
-def overview(results):
-    """The summary of several posteriors as aligned text: a line each, best score first."""
-    rows = [("run", "method", "maps", "n", "score", "MSE/var", "R2 " + PARAMS[0], PARAMS[1], "in 68 %",
-             "in 95 %", "sd " + PARAMS[0], PARAMS[1])]
-    for result in sorted(results, key=lambda r: -np.inf if r["score"] is None else r["score"], reverse=True):
+def overview(results: list) -> str:
+    """Several posteriors as aligned text: a line each, best score first.
+
+    results: dicts of report.score_posterior()
+    """
+    rows = [("run", "method", "maps", "n", "score", "MSE/var", "R2 " + PARAMS[0], PARAMS[1],
+             "in 68 %", "in 95 %", "sd " + PARAMS[0], PARAMS[1])]
+    for result in sorted(results, key=lambda r: -np.inf if r["score"] is None else r["score"],
+                         reverse=True):
         path, settings = pathlib.Path(result["path"]), result["settings"]
         run = str(path.parent) if path.name == "posterior.h5" else str(path)
         start = (run, str(settings.get("method", "-")))
         if result["scored"] is None:
-            lost = result["without_truth"]
-            rows.append((*start, "test", str(lost["n"]), "no truth", "-", "-", "-", "-", "-",
-                         *(f"{v:.4f}" for v in lost["mean_sd"])))
-            continue
-        part = result["subsets"][result["scored"]]
-        rows.append((*start, TITLES[result["scored"]], str(part["n"]), _pm(part, "score", 2),
-                     _pm(part, "mse_mean", 3), *("-" if v is None else f"{v:.3f}" for v in part["r2"]),
-                     _pm(part, "coverage_68_mean", 1, 100.0), _pm(part, "coverage_95_mean", 1, 100.0),
-                     *(f"{v:.4f}" for v in part["mean_sd"])))
+            part = result["without_truth"]
+            figures = ("test", str(part["n"]), "no truth", *"-----")
+        else:
+            part = result["subsets"][result["scored"]]
+            figures = (TITLES[result["scored"]], str(part["n"]), _pm(part, "score", 2),
+                       _pm(part, "mse_mean", 3), _pm(part, "r2", 3, at=0),
+                       _pm(part, "r2", 3, at=1), _pm(part, "coverage_68_mean", 1, 100),
+                       _pm(part, "coverage_95_mean", 1, 100))
+        rows.append((*start, *figures, *(f"{v:.4f}" for v in part["mean_sd"])))
     return _align(rows, left=3)
 
 
-def details(result):
-    """All figures of one posterior as aligned text: a line a figure, a column a set of maps."""
-    settings = result["settings"]
+def details(result: dict) -> str:
+    """All figures of one posterior as aligned text: a line a figure, a column a set of maps.
+
+    result: of report.score_posterior()
+    """
+    settings, parts = result["settings"], result["subsets"]
     shown = [f"{name} {settings[name]}" for name in SHOWN if settings.get(name) is not None]
     lines = [", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"])]
-    parts = result["subsets"]
     if parts:
-        rows = [("", *(TITLES[name] for name in parts)), ("maps", *(str(p["n"]) for p in parts.values()))]
-
-        def row(title, key, digits, scale=1.0, at=None):
-            if any(key in p for p in parts.values()):
-                rows.append((title, *(_pm(p, key, digits, scale, at) for p in parts.values())))
-
-        row("score", "score", 2)
-        row("score that the error bars promise", "expected_score", 2)
-        row("score before recalibration", "score_plain", 2)
-        row("MSE / label variance", "mse_mean", 4)
-        for i, param in enumerate(PARAMS):
-            row(f"{param}: MSE / label variance", "mse", 4, at=i)
-            row(f"{param}: R2", "r2", 3, at=i)
-            row(f"{param}: mean error", "bias", 5, at=i)
-            row(f"{param}: mean error bar", "mean_sd", 5, at=i)
-            row(f"{param}: mean (error / error bar)^2", "mean_pull2", 3, at=i)
-            row(f"{param}: truth within 1 sd, % (68.3)", "coverage_68", 1, 100.0, i)
-            row(f"{param}: truth within 2 sd, % (95.4)", "coverage_95", 1, 100.0, i)
-            row(f"{param}: within 1 sd before recalibration", "coverage_68_plain", 1, 100.0, i)
-            row(f"{param}: within 2 sd before recalibration", "coverage_95_plain", 1, 100.0, i)
-            row(f"{param}: truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100.0, i)
-            row(f"{param}: truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100.0, i)
-            row(f"{param}: p-value of uniform PIT", "pit_p_value", 3, at=i)
-        rows.append(("truths inside, % (10, 30, 50, 70, 90)", *(" ".join(
-            f"{100 * np.mean(curve[i]):.0f}" for i in (0, 2, 4, 6, 8))
-            for curve in (p["coverage_curve"].get("quantiles", p["coverage_curve"]["error_bars"])
-                          for p in parts.values()))))
-        row("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100.0)
-        row("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100.0)
-        lines.append(_align(rows, left=1, indent="  "))
+        lines.append(_align(_figures(parts), left=1, indent="  "))
         if result["prior_only_score"] is not None:
-            lines.append(f"  an answer that knows only the design scores {result['prior_only_score']:.2f}")
+            lines.append("  an answer that knows only the design scores "
+                         f"{result['prior_only_score']:.2f}")
         if result["limit"] is not None:
-            lines.append(f"  {describe(result['limit'])}")
-    lost = result["without_truth"]
-    if lost:
-        lines.append(f"  no truth for {lost['n']} test map{'s' * (lost['n'] > 1)}: mean error bar "
-                     + ", ".join(f"{v:.4f} ({p})" for v, p in zip(lost["mean_sd"], PARAMS)))
-        for one in lost.get("maps", ()):
-            text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}" for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
-            p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
-            lines.append(f"  test map {one['map']}: {text}{p_value}")
+            lines.append(f"  {describe_limit(result['limit'])}")
+    if result["without_truth"]:
+        lines += _without_truth(result["without_truth"])
     if "out_of_distribution" in result:
         ood = result["out_of_distribution"]
-        lines.append(f"  out of distribution by chi2: mean true-positive rate {ood['tpr']:.3f} ({ood['n_out']} maps "
-                     f"against {ood['n_in']})")
+        lines.append(f"  out of distribution by chi2: mean true-positive rate {ood['tpr']:.3f} "
+                     f"({ood['n_out']} maps against {ood['n_in']})")
     found = result["diagnostics"]
-    said = [text.format(**found) for key, text in
-            (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
-                                 "{acceptance_max:.2f})"),
-             ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),
-             ("rhat_max", "R-hat at most {rhat_max:.3f}"),
-             ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})")) if key in found]
+    said = [text.format(**found) for key, text in SAID if key in found]
     if found.get("flagged"):
         said.append(f"{found['flagged']} map{'s' * (found['flagged'] > 1)} flagged ("
                     + ", ".join(f"{n} {text}" for text, n in found["flags"].items()) + ")")
@@ -100,7 +91,55 @@ def details(result):
     return "\n".join(lines + [f"  note: {note}" for note in result["notes"]])
 
 
-def _pm(part, key, digits, scale=1.0, at=None):
+def describe_limit(limit: dict) -> str:
+    """One line on the information limit. limit: of report.beside_limit()."""
+    exact = limit["count"] == "exact"
+    how = "exact, Gaussian sky" if exact else "forecast for a Gaussian sky by counting modes"
+    text = (f"information limit of these maps ({how}, {limit['prior']} prior): "
+            f"{limit['score']:.2f} +- {limit['score_error']:.2f}, expected "
+            f"{limit['expected_score']:.2f}; this run {abs(limit['difference']):.2f} +- "
+            f"{limit['difference_error']:.2f} {'below' if limit['difference'] <= 0 else 'above'}")
+    if exact and limit["difference"] > 3.0 * limit["difference_error"]:
+        text += ", which cannot be: look for truth that leaks into the posterior"
+    elif limit["difference"] > 0 and limit["field"] == "lognormal":
+        text += ", by what is not Gaussian in them"
+    return text
+
+
+def _figures(parts):
+    """The rows of details(). parts: {name of a set of maps: dict of score.summarise()}."""
+    rows = [("", *(TITLES[name] for name in parts))]
+    parts = parts.values()
+
+    def add(named, param=None):
+        for title, key, digits, scale in named:
+            if any(key in part for part in parts):
+                title = title if param is None else f"{PARAMS[param]}: {title}"
+                rows.append((title, *(_pm(part, key, digits, scale, param) for part in parts)))
+
+    add([("maps", "n", 0, 1), *ROWS])
+    for param in range(len(PARAMS)):
+        add(PARAM_ROWS, param)
+    curves = [part["coverage_curve"] for part in parts]
+    rows.append(("truths inside, % (10, 30, 50, 70, 90)", *(
+        " ".join(f"{100 * np.mean(level):.0f}" for level in curve[::2])
+        for curve in (c.get("quantiles", c["error_bars"]) for c in curves))))
+    add(JOINT_ROWS)
+    return rows
+
+
+def _without_truth(part):
+    """Lines on the maps whose truth nobody has."""
+    yield (f"  no truth for {part['n']} test map{'s' * (part['n'] > 1)}: mean error bar "
+           + ", ".join(f"{v:.4f} ({p})" for v, p in zip(part["mean_sd"], PARAMS)))
+    for one in part.get("maps", ()):
+        text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}"
+                         for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
+        p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
+        yield f"  test map {one['map']}: {text}{p_value}"
+
+
+def _pm(part, key, digits, scale=1, at=None):
     """A figure with its error as text, "-" where it is not defined."""
     value, error = part.get(key), part.get(f"{key}_error")
     if at is not None:

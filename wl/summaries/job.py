@@ -1,4 +1,4 @@
-"""One network of a run: what it learns from, its own seed and files, its training and its predictions."""
+"""One network of a run: what it learns from, its seed and files, training and predictions."""
 import dataclasses
 from collections import namedtuple
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError
+from ..core.files import refuse_difference
 from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
-from ..core.files import refuse_difference
 from ..maps.dataset import MapSet
 from ..maps.splits import Split
 from .options import SPECTRUM, NetworkOptions
 
 Predicted = namedtuple("Predicted", "summaries sd fold between weights", defaults=(None,) * 4)
-Predicted.__doc__ = """Summaries of the emulator split's maps, the hold-out's and the test maps, in that order.
+Predicted.__doc__ = """Summaries of maps: the emulator split's, the hold-out's, the test maps.
 
 summaries: (n_map, d)
 sd: (n_map, 2), error bars of the network's own, or None
@@ -31,6 +31,9 @@ class Job:
 
     maps, split, options, folder: of the run
     index: int, from 0; parts, folds and members in that order
+    Has part (str), fold and member (ints) of its index, whether there are several of its part, and
+    the Paths of the trained network (model), of a training under way (checkpoint) and of its own
+    predictions.
     """
     maps: MapSet
     split: Split
@@ -41,34 +44,14 @@ class Job:
     def __post_init__(self):
         o = self.options
         part, fold, member = np.unravel_index(self.index, (len(o.parts), o.folds, o.members))
-        object.__setattr__(self, "part", o.parts[part])
-        object.__setattr__(self, "fold", int(fold))
-        object.__setattr__(self, "member", int(member))
-
-    @property
-    def several(self) -> bool:
-        """Whether the part has several networks."""
-        return self.options.folds * self.options.members > 1
-
-    def _file(self, kind, suffix):
-        tag = f"_{self.part}" if len(self.options.parts) > 1 else ""
-        tag += f"_f{self.fold}_m{self.member}" if self.several else ""
-        return self.folder.out / f"{kind}{tag}.{suffix}"
-
-    @property
-    def model(self):
-        """Path of the trained network."""
-        return self._file("model", "pt")
-
-    @property
-    def checkpoint(self):
-        """Path of a training under way."""
-        return self._file("checkpoint", "pt")
-
-    @property
-    def predictions(self):
-        """Path of the job's own predictions."""
-        return self._file("predictions", "h5")
+        several = o.folds * o.members > 1
+        tag = f"_{o.parts[part]}" * (len(o.parts) > 1) + f"_f{fold}_m{member}" * several
+        found = {"part": o.parts[part], "fold": int(fold), "member": int(member),
+                 "several": several, "model": self.folder.out / f"model{tag}.pt",
+                 "checkpoint": self.folder.out / f"checkpoint{tag}.pt",
+                 "predictions": self.folder.out / f"predictions{tag}.h5"}
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
     @property
     def seed(self) -> int:
@@ -78,7 +61,7 @@ class Job:
         return seeds.number(self.folder.seed, seeds.NETWORK, self.fold, self.member)
 
     def codes(self) -> np.ndarray:
-        """(n_realisation,) int8: TRAIN, EMULATOR for what chooses the best epoch, HOLDOUT for all else."""
+        """Use of each realisation, (n_realisation,) int8: EMULATOR to choose the best epoch."""
         split = self.split
         if not split.has_folds:
             return split.code
@@ -87,7 +70,7 @@ class Job:
         return code
 
     def rows(self) -> np.ndarray:
-        """Maps of the emulator split that it predicts: its fold's, and those that trained no network."""
+        """Maps of the emulator split that it predicts: its fold's, and those that train none."""
         wanted = self.split.code == EMULATOR
         if self.split.has_folds:
             wanted &= (self.split.fold == self.fold) | self.split.is_shared
@@ -99,7 +82,7 @@ class Job:
         return self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
 
     def predict(self) -> Predicted:
-        """Train the network, or load it, and predict with it: of the emulator split, maps of rows() only."""
+        """Train or load the network and predict with it: of the emulator split only rows()."""
         return self._from_statistics() if self.part == "statistics" else self._from_maps()
 
     def training(self, inputs: dict) -> tuple:
@@ -111,17 +94,18 @@ class Job:
         from ..maps import batches
         from .network import Recipe
         maps, options = self.maps, self.options.of_part(self.part)
-        frame, scale = batches.Frame(maps.mask, pack=options.packs), batches.rms(maps.flat_kappa, maps.n_gal)
+        frame = batches.Frame(maps.mask, pack=options.packs)
+        scale = batches.rms(maps.flat_kappa, maps.n_gal)
         recipe = Recipe(**options.training(), frame=frame.shape, scale=scale, n_gal=maps.n_gal,
                         inputs=inputs, **self._task())
-        source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=self.seed)
-        return source, recipe
+        return batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal,
+                               seed=self.seed), recipe
 
     def _task(self):
         """What a network learns, whatever it learns from."""
         theta = self.maps.theta
-        return {"seed": self.seed, "split": self.codes().tolist(), "label_mean": theta.mean(0).tolist(),
-                "label_sd": theta.std(0).tolist()}
+        return {"seed": self.seed, "split": self.codes().tolist(),
+                "label_mean": theta.mean(0).tolist(), "label_sd": theta.std(0).tolist()}
 
     def _from_maps(self):
         from ..maps import batches
@@ -154,11 +138,12 @@ class Job:
         if network is not None:
             return network
         rows, validation = self.training_rows()
-        progress = Progress(recipe.epochs * recipe.batches_of(len(rows)), f"training {self.part}{self.name}",
-                            self.folder.quiet)
+        progress = Progress(recipe.epochs * recipe.batches_of(len(rows)),
+                            f"training {self.part}{self.name}", self.folder.quiet)
         self.drop_useless_checkpoint(recipe)
         network = training.train(source, self.maps.flat_theta, rows, validation, recipe,
-                                 checkpoint=self.checkpoint, threads=self.options.threads, progress=progress)
+                                 checkpoint=self.checkpoint, threads=self.options.threads,
+                                 progress=progress)
         progress.close()
         network.save(self.model)
         self.checkpoint.unlink(missing_ok=True)
@@ -179,7 +164,8 @@ class Job:
             if "fresh" in values:
                 fresh = values["fresh"][:, np.searchsorted(values["rows"], rows)]
                 several = np.concatenate([several, fresh])
-            network = dense.fit(several, theta[rows], values["fixed"][validation], theta[validation], recipe,
+            network = dense.fit(several, theta[rows], values["fixed"][validation],
+                                theta[validation], recipe,
                                 lambda text: say(text, self.folder.quiet))
             network.save(self.model)
         parts = [values["fixed"][np.concatenate([self.rows(), self.split.rows(HOLDOUT)])]]
@@ -201,13 +187,17 @@ class Job:
         return network if self._same(self.model, network.recipe.stored(), recipe) else None
 
     def _same(self, path, before, recipe):
-        """Whether a file was made by this recipe; False only with --force. Raises InputError otherwise."""
+        """Whether a file was made by this recipe. Raises InputError if not, without --force."""
         if not self.folder.force:
             refuse_difference(f"{path}: was made with", before, recipe.stored())
         return before == recipe.stored()
 
     def drop_useless_checkpoint(self, recipe) -> None:
-        """With --force remove a checkpoint that is damaged or of another recipe. Raises InputError otherwise."""
+        """Remove a checkpoint that is damaged or of another recipe.
+
+        recipe: network.Recipe
+        Raises InputError for such a one without --force.
+        """
         from .network import load_torch
         if not self.checkpoint.exists():
             return

@@ -1,4 +1,4 @@
-"""What can be chosen for a network, its loss and its training: known, and checked, without torch."""
+"""What can be chosen for a network, its loss and its training: known and checked without torch."""
 import argparse
 import dataclasses
 import math
@@ -6,20 +6,20 @@ import pathlib
 
 from ..core.checks import InputError, choice, positive, within
 
-RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4, "hidden": (256, 128),
-          "dropout": (0.3, 0.2)}
+RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4,
+          "hidden": (256, 128), "dropout": (0.3, 0.2)}
 SIMPLE = {"widths": (16, 32, 64, 128), "hidden": (512, 128), "dropout": (0.2, 0.1), "residual": 0,
           "head": "flatten"}
 
-# model: its options with their defaults, the arguments of its constructor in architectures.NETWORKS;
+# model: its options with their defaults, the arguments of its constructor in architectures;
 # "statistics" are the dense networks of dense.py on what features.py measures
 MODELS = {
     "compact": {"widths": (32, 48, 64, 96), "hidden": 128},
     "simple_cnn": SIMPLE,
     "simple_cnn_residual": {**SIMPLE, "residual": 2},
     "resnet_attention": RESNET,
-    "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1, "hidden": (128, 64),
-                       "dropout": (0.2, 0.1)},
+    "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1,
+                       "hidden": (128, 64), "dropout": (0.2, 0.1)},
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
     "statistics": {"scales": (0.6, 1.5, 3.0, 6.0), "draws": 0, "networks": 5, "layers": (128, 128)},
@@ -39,7 +39,7 @@ HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100),
           "networks": (1, 100), "fourier": (0, 16)}
 MAY_BE_ZERO = ("residual", "attention", "squeeze")
-OF_STAGES = {"residual": 1, "attention": 0}    # these count the stages that widths names, but for so many
+OF_STAGES = {"residual": 1, "attention": 0}    # count the stages that widths names, but so many
 MIN_WIDTH = {"inception": 4}                   # a block is made of so many parts
 
 
@@ -50,14 +50,17 @@ class NetworkOptions:
     method: str, "network", "spectrum", or "direct" (a network's own error bars)
     model: str, of MODELS, several with + between them; "spectrum" for that method
     model_options: dict, complete; of several parts a dict for each
-    loss: str, of LOSSES; loss_options: dict, complete
+    loss: str, of LOSSES
+    loss_options: dict, complete
     epochs: int, None until the number of training maps is known
     batch_size, lanes: ints, maps per step and parts of a batch with a thread each
     learning_rate, weight_decay: floats, peak of the one-cycle schedule, and of AdamW
     patience: int, epochs without a better validation loss before training ends; 0 for never
     precision: str, "auto" or of PRECISIONS
-    noise: str, "fresh" at every use or "fixed"; pack: str, "auto", "yes", "no"
-    folds, members: ints; only: int or None, the one network to train
+    noise: str, "fresh" at every use or "fixed"
+    pack: str, whether the frame is folded: "auto", "yes", "no"
+    folds, members: ints
+    only: int or None, the one network to train
     views: int, symmetries that a prediction is averaged over
     threads: int, changes no result
     """
@@ -85,7 +88,8 @@ class NetworkOptions:
         if self.method != SPECTRUM and not self.model_options:
             object.__setattr__(self, "model_options", model_options(self.model, ()))
         if not self.loss_options:
-            object.__setattr__(self, "loss_options", options("--loss-option", (), LOSSES[self.loss]))
+            object.__setattr__(self, "loss_options",
+                               options("--loss-option", (), LOSSES[self.loss]))
         for name in ("batch_size", "lanes", "folds", "members", "threads"):
             positive("--" + name.replace("_", "-"), getattr(self, name), integer=True)
         if self.epochs is not None:
@@ -95,33 +99,35 @@ class NetworkOptions:
         if self.patience < 0:
             raise InputError(f"--patience: expected 0 or more epochs, got {self.patience}")
         if self.lanes > self.batch_size:
-            raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, got {self.lanes}")
+            raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, got "
+                             f"{self.lanes}")
         if self.precision != "auto":
             choice("--precision", self.precision, PRECISIONS)
         if max(self.folds, self.members) > 1000:
             raise InputError("--folds, --members: expected at most 1000, got "
                              f"{self.folds} and {self.members}")
         if self.method == "direct" and self.loss == "mse":
-            raise InputError("--loss mse: has no error bars; expected kl or score here, or give run_mcmc.py "
-                             "the means")
+            raise InputError("--loss mse: has no error bars; expected kl or score here, or give "
+                             "run_mcmc.py the means")
         scales = self.of_statistics().get("scales", [])
         if sorted(set(scales)) != list(scales):
             raise InputError("--model-option scales: expected rising numbers, got "
                              + ", ".join(map(str, scales)))
         total = self.n_networks
         if self.only is not None and (total == 1 or not 0 <= self.only < total):
-            raise InputError("--only: expected a number from 0 to parts x folds x members - 1, with more "
-                             f"than one of them, got {self.only} of {total}")
+            raise InputError("--only: expected a number from 0 to parts x folds x members - 1, "
+                             f"with more than one of them, got {self.only} of {total}")
 
     @classmethod
     def of(cls, args: argparse.Namespace, method: str) -> "NetworkOptions":
-        """From the command line's values; texts become complete dicts of options. Raises InputError."""
+        """From the command line's values; texts become complete dicts. Raises InputError."""
         if method == SPECTRUM:
             return cls(method=method, model=SPECTRUM, threads=args.threads)
         given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if f.name in args}
         return cls(**{**given, "method": method,
                       "model_options": model_options(args.model, args.model_option),
-                      "loss_options": options("--loss-option", args.loss_option, LOSSES[args.loss])})
+                      "loss_options": options("--loss-option", args.loss_option,
+                                              LOSSES[args.loss])})
 
     @property
     def parts(self) -> list:
@@ -155,8 +161,8 @@ class NetworkOptions:
         """The same with epochs and precision decided.
 
         n_train: int, training maps
-        found: str or None, precision that the folder's networks were begun with; --precision auto takes
-            it, so that a run goes on where it was on a machine that computes otherwise
+        found: str or None, precision that the folder's networks were begun with; --precision auto
+            takes it, so that a run goes on where it was on a machine that computes otherwise
         """
         if self.method == SPECTRUM:
             return self
@@ -176,51 +182,54 @@ class NetworkOptions:
         """What a file of summaries says of its making."""
         if self.method == SPECTRUM:
             return {"method": self.method, "model": self.model}
-        left_out = ("only", "threads")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        stored = dataclasses.asdict(self)
+        del stored["only"], stored["threads"]
+        return stored
 
 
 def add_options(parser: argparse.ArgumentParser, loss: str) -> None:
     """Add the options of NetworkOptions to a parser. loss: str, its default."""
     add = parser.add_argument_group("network").add_argument
     add("--model", default=DEFAULT_MODEL,
-        help="one of " + ", ".join(MODELS) + "; or several with + between them, each trained on its own and "
-             "their predictions combined linearly as the emulator split shows best")
+        help="one of " + ", ".join(MODELS) + "; or several with + between them, each trained on "
+             "its own and their predictions combined linearly as the emulator split shows best")
     add("--model-option", action="append", metavar="NAME=VALUE",
-        help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a wrong name "
-             "lists those there are")
+        help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a "
+             "wrong name lists those there are")
     add("--loss", default=loss, choices=tuple(LOSSES),
-        help="mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, minus the "
-             "challenge's score")
+        help="mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, minus "
+             "the challenge's score")
     add("--loss-option", action="append", metavar="NAME=VALUE",
-        help="an option of the loss: start=-5, the logarithm of the variance, in units of the parameters, "
-             "that training starts at")
+        help="an option of the loss: start=-5, the logarithm of the variance, in units of the "
+             "parameters, that training starts at")
     add("--epochs", type=int, default=None, metavar="N",
-        help=f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make {PRESENTATIONS} "
-             f"maps, at most {MAX_EPOCHS})")
+        help=f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
+             f"{PRESENTATIONS} maps, at most {MAX_EPOCHS})")
     add("--batch-size", type=int, default=32, metavar="N", help="maps per step")
     add("--lanes", type=int, default=4, metavar="N",
-        help="parts of a batch trained side by side, one thread each; they set the result, the number of "
-             "threads does not")
-    add("--learning-rate", type=float, default=4e-3, metavar="X", help="peak of the one-cycle schedule")
+        help="parts of a batch trained side by side, one thread each; they set the result, the "
+             "number of threads does not")
+    add("--learning-rate", type=float, default=4e-3, metavar="X",
+        help="peak of the one-cycle schedule")
     add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
     add("--patience", type=int, default=12, metavar="N",
         help="epochs without a better validation loss before training ends; 0 never")
     add("--precision", default="auto", choices=("auto", *PRECISIONS),
-        help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 where the "
-             "CPU computes in it)")
+        help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 "
+             "where the CPU computes in it)")
     add("--noise", default="fresh", choices=NOISES,
         help="of the training maps: drawn anew at every use, or once for each map, which overfits")
     add("--pack", default="auto", choices=PACKS,
         help="fold the half-empty frame to a smaller one (auto: unless the network's head is flat)")
     add("--folds", type=int, default=1, metavar="K",
-        help="train K networks, each without its fold of the realisations, so that all of them feed the "
-             "emulator; test maps get the mean over the networks")
+        help="train K networks, each without its fold of the realisations, so that all of them "
+             "feed the emulator; test maps get the mean over the networks")
     add("--members", type=int, default=1, metavar="M",
         help="networks per fold that differ in their seed; their predictions are averaged")
     add("--only", type=int, default=None, metavar="I",
-        help="train and predict with the I-th of the K x M networks (of each part of the model, one part "
-             "after the other) alone, from 0, and end; a run without it goes on from what such jobs left")
+        help="train and predict with the I-th of the K x M networks (of each part of the model, "
+             "one part after the other) alone, from 0, and end; a run without it goes on from what "
+             "such jobs left")
     add("--views", type=int, default=4, choices=VIEWS,
         help="symmetries of the frame that a prediction is averaged over")
 
@@ -240,41 +249,37 @@ def _cpu_flags():
     return set()
 
 
-def parts_of(name):
-    """The models that --model names, several with + between them. Raises InputError."""
-    parts = name.split("+")
+def model_options(name: str, texts: list | None) -> dict:
+    """The options of a model, complete; of several parts a dict for each.
+
+    name: str, as --model has it
+    texts: list of "name=value"; an option goes to every part that has it
+    Raises InputError.
+    """
+    parts, texts = name.split("+"), texts or ()
     for part in parts:
         choice("--model", part, tuple(MODELS))
     if len(set(parts)) < len(parts):
         raise InputError(f"--model {name}: expected different models, to be stacked")
-    return parts
-
-
-def model_options(name, texts):
-    """The options of a model, those of its parts in one dict each where it has several. Raises InputError.
-
-    An option goes to every part that has it.
-    """
-    parts = parts_of(name)
     if len(parts) == 1:
         return _of_model(name, texts)
-    texts = texts or ()
     known = {key: value for part in parts for key, value in MODELS[part].items()}
     options("--model-option", texts, known)
-    return {part: _of_model(part, [t for t in texts if t.partition("=")[0] in MODELS[part]]) for part in parts}
+    return {part: _of_model(part, [t for t in texts if t.partition("=")[0] in MODELS[part]])
+            for part in parts}
 
 
 def _of_model(name, texts):
     found = options("--model-option", texts, MODELS[name])
     widths = found.get("widths", ())
-    given = {text.partition("=")[0] for text in texts or ()}
+    given = {text.partition("=")[0] for text in texts}
     for key, without in OF_STAGES.items():
-        most = len(widths) - without
-        if key in found and found[key] > most:
+        max_count = len(widths) - without
+        if key in found and found[key] > max_count:
             if key in given:
-                raise InputError(f"--model-option {key}: expected at most {most} with {len(widths)} widths, got "
-                                 f"{found[key]}")
-            found[key] = most
+                raise InputError(f"--model-option {key}: expected at most {max_count} with "
+                                 f"{len(widths)} widths, got {found[key]}")
+            found[key] = max_count
     min_width = MIN_WIDTH.get(name, 1)
     if widths and min(widths) < min_width:
         raise InputError(f"--model-option widths: expected at least {min_width} for {name}, got "
@@ -282,38 +287,41 @@ def _of_model(name, texts):
     return found
 
 
-def options(flag, texts, defaults):
+def options(flag: str, texts: list | None, defaults: dict) -> dict:
     """The options of a model or loss, complete.
 
-    flag: of the command line, for messages; texts: "name=value" each, several values with commas between
-    them, e.g. "widths=16,32"; defaults: {name: value}, an entry of MODELS or LOSSES, whose types the values take.
+    flag: str, of the command line, for messages
+    texts: list of "name=value", several values with commas between them, e.g. "widths=16,32"
+    defaults: {name: value}, an entry of MODELS or LOSSES, whose types the values take
     Returns {name: int, float, str, None or list of numbers}, as JSON has them. Raises InputError.
     """
-    found = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or name not in defaults:
-            known = ", ".join(f"{n}={_shown(v)}" for n, v in defaults.items()) or "none, it has no options"
-            raise InputError(f"{flag} {text}: expected NAME=VALUE with one of {known}")
+            known = ", ".join(f"{n}={_shown(v)}" for n, v in defaults.items())
+            raise InputError(f"{flag} {text}: expected NAME=VALUE with one of "
+                             f"{known or 'none, it has no options'}")
         found[name] = _parsed(f"{flag} {name}", name, value, defaults[name])
     return found
 
 
 def _shown(value):
-    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else "none" if value is None else str(value)
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def _parsed(what, name, text, default):
     if isinstance(default, str):
-        if text not in HEADS:
-            raise InputError(f"{what}: expected one of {', '.join(HEADS)}, got {text!r}")
-        return text
+        return choice(what, text, HEADS)
     if default is None and text == "none":
         return None
     if isinstance(default, tuple):
         parts = text.split(",")
         if name in ("dropout", "hidden") and len(parts) != len(default):
-            raise InputError(f"{what}: expected {len(default)} numbers with commas between them, got {text!r}")
+            raise InputError(f"{what}: expected {len(default)} numbers with commas between them, "
+                             f"got {text!r}")
         return [_number(what, name, part, default[0]) for part in parts]
     return _number(what, name, text, default)
 
@@ -326,5 +334,6 @@ def _number(what, name, text, default):
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise InputError(f"{what}: expected a {'whole ' if whole else ''}number from {low:g} to {high:g}, got {text!r}")
+        raise InputError(f"{what}: expected a {'whole ' * whole}number from {low:g} to {high:g}, "
+                         f"got {text!r}")
     return value

@@ -1,26 +1,27 @@
 """The stage maps -> summaries: one network, several of folds and members, or the power spectrum.
 
-With folds, network k trains on the realisations of the other folds, so that each map has a prediction by a
-network that has not seen it and all realisations feed the emulator; it chooses its best epoch on its own
-fold. Members differ in their seed: weights, order, noise, dropout. Averages are plain means of the
-predictions (of the log sigmas for error bars): over the members for all maps, and over the folds for
-hold-out and test maps, which no network has seen. A mean over folds scatters less than an out-of-fold
-prediction; covariance.as_average makes the two comparable with `between`, measured here on the realisations
-that trained no network.
+With folds, network k trains on the realisations of the other folds, so that each map has a
+prediction by a network that has not seen it and all realisations feed the emulator; it chooses its
+best epoch on its own fold. Members differ in their seed: weights, order, noise, dropout. Averages
+are plain means of the predictions (of the log sigmas for error bars): over the members for all
+maps, and over the folds for hold-out and test maps, which no network has seen. A mean over folds
+scatters less than an out-of-fold prediction; covariance.as_average makes the two comparable with
+`between`, measured here on the realisations that trained no network.
 
-A model of several parts, compact+statistics say, has such networks for each of them. Their predictions are
-combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map of that
-split by weights that have not seen its realisation, so that its scatter is that of a new map.
+A model of several parts, compact+statistics say, has such networks for each of them. Their
+predictions are combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator
+split best; a map of that split by weights that have not seen its realisation, so that its scatter
+is that of a new map.
 """
 from collections import namedtuple
 
 import numpy as np
 
 from ..core import hdf5
+from ..core.checks import InputError, triangulate
 from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, HOLDOUT, PARAMS
 from ..core.progress import Progress, say
-from ..core.checks import triangulate
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
 from .job import Job, Predicted, write
@@ -29,13 +30,16 @@ from .options import PRECISIONS, SPECTRUM, NetworkOptions
 STACK_FOLDS = 4                # of the emulator split's realisations
 
 Work = namedtuple("Work", "maps split options folder")
-Work.__doc__ = """What predictions are made of: a MapSet, a Split, NetworkOptions that are decided, a Folder."""
+Work.__doc__ = """What predictions need: a MapSet, a Split, decided NetworkOptions, a Folder."""
 
 
 def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) -> Work:
     """Split the maps and decide what is left open in the options, before any work.
 
+    maps: MapSet
     map_options: maps.splits.MapOptions
+    options: NetworkOptions
+    folder: Folder
     Raises InputError for options that do not fit the set.
     """
     triangulate(str(maps.files["label"]), maps.theta)
@@ -64,8 +68,8 @@ def predict(work: Work) -> hdf5.File | None:
     if work.options.only is not None:
         return _only(work)
     name, kind, settings = "predictions.h5", "predictions", settings_of(work)
-    digests = work.folder.digests(work.maps.files)
-    found = work.folder.reuse(name, kind, settings, digests, at_home=True)
+    found = work.folder.reuse(name, kind, settings, work.folder.digests(work.maps.files),
+                              at_home=True)
     if found is not None:
         return found
     predicted = spectra(work) if work.options.method == SPECTRUM else networks(work)
@@ -82,8 +86,9 @@ def spectra(work: Work) -> Predicted:
     spectrum = handmade.Spectrum(frame.shape, maps.kappa.shape[-1])
     rows = np.concatenate([split.rows(EMULATOR), split.rows(HOLDOUT)])
     progress = Progress(len(rows) + split.n_test, "measuring spectra", quiet)
-    out = [handmade.measure(spectrum, part.source, part.rows, part.noise, work.options.threads, progress)
-           for part in batches.parts_to_summarise(maps, split, rows, frame, seed=work.folder.seed)]
+    parts = batches.parts_to_summarise(maps, split, rows, frame, seed=work.folder.seed)
+    out = [handmade.measure(spectrum, part.source, part.rows, part.noise, work.options.threads,
+                            progress) for part in parts]
     progress.close()
     return Predicted(np.concatenate(out))
 
@@ -94,15 +99,17 @@ def networks(work: Work) -> Predicted:
     if len(jobs) == 1:
         return jobs[0].predict()
     o = work.options
-    files = [[[job.done() for job in jobs if (job.part, job.fold) == (part, k)] for k in range(o.folds)]
-             for part in o.parts]
+    done = [(job.fold, job.part, job.done().groups["predictions"]) for job in jobs]
+    # of each fold and part: its members
+    groups = [[[group for *of, group in done if of == [k, part]] for part in o.parts]
+              for k in range(o.folds)]
     # of each fold: means over the members, the parts side by side
-    summaries = [np.concatenate([_mean(files[p][k], "summaries") for p in range(len(files))], 1)
-                 for k in range(o.folds)]
+    summaries = [np.concatenate([np.mean([m["summaries"] for m in part], 0) for part in fold], 1)
+                 for fold in groups]
     log_sds = None
-    if "sd" in files[0][0][0].groups["predictions"]:
-        log_sds = [np.mean([_mean(files[p][k], "sd", np.log) for p in range(len(files))], 0)
-                   for k in range(o.folds)]
+    if "sd" in groups[0][0][0]:
+        log_sds = [np.mean([np.mean([np.log(m["sd"]) for m in part], 0) for part in fold], 0)
+                   for fold in groups]
     if o.folds == 1:
         found = Predicted(summaries[0], None if log_sds is None else np.exp(log_sds[0]))
     else:
@@ -121,10 +128,6 @@ def _over_folds(work, summaries, log_sds, kept):
     on_shared = np.stack([v[np.searchsorted(mine, shared)] for v, mine in zip(summaries, kept)])
     fold = np.concatenate([fold, np.full(len(combined) - len(fold), -1)])
     return Predicted(combined, sd, fold, covariance_between(on_shared))
-
-
-def _mean(files, name, function=lambda x: x):
-    return np.mean([function(f.groups["predictions"][name]) for f in files], 0)
 
 
 def parts_as_one(work: Work, found: Predicted) -> Predicted:
@@ -148,8 +151,8 @@ def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
 
     summaries: (n, c), of which the first k have a truth
     truth: (k, 2)
-    group: (k,) int; these rows are combined by weights fitted to the other groups, all further ones by
-        weights of all k; with one group alone nothing is left out
+    group: (k,) int; these rows are combined by weights fitted to the other groups, all further
+        ones by weights of all k; with one group alone nothing is left out
     Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
     """
     x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
@@ -186,8 +189,8 @@ def covariance_between(predicted: np.ndarray) -> np.ndarray:
     predicted: (folds, n, d)
     Returns (d, d).
     """
-    residual = predicted - predicted.mean(0)
-    return np.einsum("kni,knj->ij", residual, residual) / ((len(predicted) - 1) * predicted.shape[1])
+    residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
+    return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
 def _only(work):
@@ -196,8 +199,8 @@ def _only(work):
     job.done()
     total = work.options.n_networks
     there = sum(Job(*work, i).predictions.exists() for i in range(total))
-    say(f"{job.part}, fold {job.fold}, member {job.member}: {job.predictions}; {there} of {total} networks "
-        "are done", work.folder.quiet)
+    say(f"{job.part}, fold {job.fold}, member {job.member}: {job.predictions}; {there} of {total} "
+        "networks are done", work.folder.quiet)
 
 
 def _precision_of(folder):
@@ -214,8 +217,7 @@ def _precision_of(folder):
 
 
 def _stored_settings(path):
-    """Settings of a file of predictions, of a network or of its training; {} for one that cannot be read."""
-    from ..core.checks import InputError
+    """Settings of a file of predictions, a network or its training; {} for an unreadable one."""
     try:
         if path.suffix == ".h5":
             return hdf5.read(path, "predictions", groups=()).settings

@@ -25,7 +25,7 @@ from ..simulate.fields import ARCMIN, Grid
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
 from ..posterior.prior import log_prior
 from ..posterior.quadrature import quadrature_points
-from ..scoring.against_limit import LIMIT_FILE, STAMPS
+from ..scoring.report import LIMIT_FILE, STAMPS
 from ..simulate.mask import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import Theory
 from ..core.progress import Progress
