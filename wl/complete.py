@@ -100,7 +100,7 @@ def prepare(part, plan, force):
 def _drawing_code():
     """Digest of the sources that decide what a map is made of."""
     here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    for name in ("params", "interpolate", "matter", "baryons", "theory", "fields", "survey", "plan",
+    for name in ("params", "interpolate", "matter", "baryons", "sky", "theory", "fields", "survey", "plan",
                  "drawing"):
         digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]

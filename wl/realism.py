@@ -16,7 +16,7 @@ from . import cli, maps
 from .bandpowers import CosmologyTable, masked_window
 from .checks import InputError, array, positive, within
 from .drawing import Field, draw_maps
-from .fields import GAUSSIAN_SHARE, Grid
+from .fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Grid
 from .interpolate import lagrange_weights
 from .params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from .summaries import Shapes, Spectrum
@@ -50,9 +50,9 @@ class Comparison:
                              "histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in (self.spectrum, self.beyond)])
-        self.nodes = Theory(0.3, 0.8).table(self.grid.ell).nodes
+        self.nodes = Theory(0.3, 0.8, field.sky).table(self.grid.ell).nodes
         self.table = CosmologyTable(*zip(OMEGA_M_RANGE, S_8_RANGE),
-                                    lambda *theta: Theory(*theta).table(self.grid.ell).values @ window.T)
+                                    lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
         self.area = self.grid.pixel**2
         theta = design(101)
         self.centre, self.spread = theta.mean(axis=0), np.cov(theta.T)
@@ -115,7 +115,8 @@ class Comparison:
         labels = np.tile(label, (n, 1))
         keys = [(STREAM, int(r)) for r in range(n)]
         sigma = np.sqrt(noise_sigma(self.n_gal)**2 + scatter)
-        for kappa in draw_maps(self.grid, labels, seed, keys, self.field, sigma):
+        field = self.field._replace(pixel_scatter=0.0)         # the map's own scatter stands for it
+        for kappa in draw_maps(self.grid, labels, seed, keys, field, sigma):
             if progress is not None:
                 progress.update()
             yield kappa
@@ -239,7 +240,7 @@ def parser():
     add("--maps", type=int, default=200, metavar="N", help="maps to simulate")
     add("--field", default="lognormal", choices=("lognormal", "gaussian"), help="of the simulated maps")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X", help="as in wl.simulate")
-    add("--lambda-factor", type=float, default=1.0, metavar="X", help="as in wl.simulate")
+    add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X", help="as in wl.simulate")
     add("--n-gal", type=float, default=N_GAL, metavar="X", help="source galaxies per square arcminute")
     add("--figure", metavar="FILE", help="picture (.png, .pdf) of the real map, a simulated one and the statistics")
     return cli.add_common(parser, threads=False)
@@ -250,7 +251,7 @@ def main(argv=None):
     options = parser().parse_args(argv)
     kappa, mask = read_map(options.map, options.row, options.mask)
     field = Field(options.field, within("--gaussian-share", options.gaussian_share, 0.0, 0.9),
-                  positive("--lambda-factor", options.lambda_factor))
+                  lambda_factor=positive("--lambda-factor", options.lambda_factor))
     n = positive("--maps", options.maps, integer=True)
     if options.figure:
         from . import figures

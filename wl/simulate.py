@@ -17,10 +17,11 @@ from . import cli
 from .checks import InputError, RunError
 from .complete import finish, is_complete, lock, prepare, room
 from .drawing import start_worker, write_maps
-from .fields import GAUSSIAN_SHARE
+from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR
 from .maps import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from .params import FRAME, N_GAL
 from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, NUISANCE_WAYS, Plan, whole
+from .sky import PIXEL_SCATTER, PUBLISHED, Sky
 from .survey import WIDE_BOX
 
 
@@ -31,8 +32,9 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
     options, all stored with the set:
     cosmologies: how many (default 101, or all of the design file); realisations: noiseless maps of each
     (default 32); test: noisy test maps at cosmologies of the design (512); unseen: further ones off the design;
-    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, lambda_factor,
-    lambda_scatter, pixel_scatter: see drawing.Field; mask: .npy file, bool (rows, columns), "none" for the
+    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, gaussian_below,
+    lambda_factor, lambda_scatter, pixel_scatter: see drawing.Field; delta_z_sign, source_shift, f_b_max,
+    stellar_boost, nonlinear_tilt: see sky.Sky; mask: .npy file, bool (rows, columns), "none" for the
     whole frame, or None for the procedural one; periodic: the frame is the periodic grid; design: .npy file,
     (n_cosmology, n_realisation, 5) labels or (n_cosmology, 2) Omega_m and S_8, or None for the procedural
     one; wide: a procedural one over a wider box; nuisances: "drawn", "fixed", "design", or None for the
@@ -147,14 +149,19 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     add("--field", default="lognormal", choices=FIELDS,
         help="shifted log-normal, or Gaussian with the same spectrum")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X",
-        help="part of a log-normal map's variance that an independent Gaussian field brings at every scale; the "
-        "map keeps its third moment, its tails come nearer to real ones. 0: a pure shifted log-normal")
-    add("--lambda-factor", type=float, default=1.0, metavar="X",
+        help="part of a log-normal map's power that an independent Gaussian field brings at high multipoles; the "
+        "map keeps its third moment, its tails come nearer to real ones. With --gaussian-below 0, 0: a pure shifted "
+        "log-normal")
+    add("--gaussian-below", type=float, default=GAUSSIAN_BELOW, metavar="ELL",
+        help="multipole under which all of the power is Gaussian, so that large scales do not rule small ones too "
+        f"strongly, default {GAUSSIAN_BELOW:g}. 0: the same share at every multipole")
+    add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X",
         help="multiply the shift lambda of every log-normal (kappa > -lambda): above 1 less skewed")
     add("--lambda-scatter", type=float, default=0.0, metavar="X",
         help="scatter of ln lambda from map to map, so that skewness is no exact function of the cosmology")
-    add("--pixel-scatter", type=float, default=0.0, metavar="V",
-        help="white scatter on top of each map with a variance per pixel between 0 and V (real maps: up to 3e-5)")
+    add("--pixel-scatter", type=float, default=PIXEL_SCATTER, metavar="V",
+        help="white scatter on top of each map with a variance per pixel between 0 and V, as real maps have it "
+        f"(default {PIXEL_SCATTER:g}, twice the fitted mean)")
     add("--n-gal", type=float, default=N_GAL, metavar="X",
         help="source galaxies per square arcminute, which set the noise of the test maps")
     add("--mask", metavar="FILE|none",
@@ -163,6 +170,21 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     add("--periodic", action="store_true",
         help="no margin: the frame itself is the periodic grid. With --mask none and --field gaussian every map "
         "has an exact likelihood (python -m wl.limit)")
+    add = parser.add_argument_group("spectrum", "The defaults are fitted to real spectra (benchmarks/fit_sky.py). As "
+                                    "published: " + " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in
+                                                             PUBLISHED._asdict().items())).add_argument
+    fitted = Sky()
+    add("--delta-z-sign", type=int, default=fitted.delta_z_sign, choices=(-1, 1),
+        help="-1: n(z) -> n(z + Delta_z), as HSC Y3 writes it; 1: sources move to higher redshift with Delta_z")
+    add("--source-shift", type=float, default=fitted.source_shift, metavar="Z",
+        help=f"redshift added to all sources (mean 0.75 without it; default {fitted.source_shift:g})")
+    add("--f-b-max", type=float, default=fitted.f_b_max, metavar="X",
+        help="cap on the baryon fraction that feels feedback (default 1: none)")
+    add("--stellar-boost", type=float, default=fitted.stellar_boost, metavar="X",
+        help=f"mass that f_0 concentrates in a halo's middle, in units of the stars' (default {fitted.stellar_boost:g})")
+    add("--nonlinear-tilt", type=float, default=fitted.nonlinear_tilt, metavar="X",
+        help="multiply non-linear minus linear power by (sigma_8 / 0.8)^X "
+        f"(default {fitted.nonlinear_tilt:g})")
     add = parser.add_argument_group("run").add_argument
     add("--processes", type=int, metavar="N",
         help="processes; their number changes no byte (default: all CPUs)")
