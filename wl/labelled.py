@@ -15,6 +15,7 @@ import zipfile
 import numpy as np
 from scipy import stats
 
+from . import cli
 from .bandpowers import masked_window
 from .checks import InputError, array
 from .drawing import draw_maps
@@ -196,4 +197,18 @@ def table(result, label):
                         ("responses", f"responses within 2 errors, bins {span['r']}"),
                         ("scatters", f"scatter within {SCATTER_TOLERANCE:.0%}, bins {span['s']}")):
         lines.append(f"{words}: {'yes' if result[name] else 'NO'}")
+    return "\n".join(lines)
+
+
+def report(path, mask, label, field, maps=240, n_gal=N_GAL, seed=1, quiet=False):
+    """The whole comparison as text; label: of the whole set, or None; maps: to draw, rounded up to whole repeats."""
+    real = read_spectra(path, mask, label, n_gal)
+    survey, repeats = Survey(mask, real.edges, n_gal), -(-maps // (real.power.shape[0] * real.power.shape[1]))
+    progress = cli.Progress(repeats * real.power.shape[0] * real.power.shape[1], "realism", quiet)
+    drawn = simulate(survey, real.label, field, repeats, seed, progress)
+    progress.close()
+    lines = [f"{real.power.shape[0]} cosmologies, {real.power.shape[1]} realisations; {repeats} simulated maps of each",
+             table(compare(real, survey.expected(real.label, field), drawn), real.label)]
+    if label is not None:
+        lines.append(f"standard deviation of the signal in a pixel over all labels: {survey.rms(label, field):.5f}")
     return "\n".join(lines)
