@@ -84,7 +84,7 @@ def main():
         print(f"\n{name}, {half.sum()} realisations, defaults\n"
               + table(compare(part, expected[:, half], drawn[:, :, half]), part.label))
     print("\nscatter of log10 P, simulated / real, all realisations")
-    for below, factor in ((0.0, 1.0), (0.0, 0.85), (30.0, 0.85), (50.0, 0.85), (100.0, 0.85)):
+    for below, factor in ((0.0, 1.0), (0.0, 0.85), (20.0, 0.85), (40.0, 0.85), (80.0, 0.85)):
         field = Field(gaussian_below=below, lambda_factor=factor)
         found = compare(real, expected, simulate(survey, real.label, field, options.repeats))["scatter"]
         print(f"    gaussian_below {below:5.0f}, lambda_factor {factor:4.2f}:" + "".join(f"{v:6.2f}" for v in found))
