@@ -1,4 +1,4 @@
-"""The simulator's spectra against real ones with truth, on realisations that the fit of its settings has not seen."""
+"""The simulator's spectra against real ones with truth, on realisations that were not fitted."""
 import numpy as np
 import pytest
 from conftest import one_line
@@ -13,7 +13,8 @@ from wl.sky import PUBLISHED
 from wl.survey import FIXED_NUISANCES, draw_nuisances
 
 SPECTRA = "kit_spectra.npz"
-OLD = Field(gaussian_below=0.0, lambda_factor=1.0, pixel_scatter=0.0, sky=PUBLISHED)      # before the calibration
+# before the calibration
+OLD = Field(gaussian_below=0.0, lambda_factor=1.0, pixel_scatter=0.0, sky=PUBLISHED)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_files_are_read_as_their_readme_says(kit, real):
 
 
 def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
-    """30 mean signals within 5 % plus their error; of ten realisations one of the noisiest bin may be off by more."""
+    """30 mean signals within 5 % plus their error; of ten realisations bin 10 may be off by more."""
     spectra, survey, _ = kit
     expected = survey.expected(spectra.label, Field())
     part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])
@@ -55,7 +56,8 @@ def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
     off = np.abs(part["ratio"] - 1.0) > 0.05 + part["ratio_error"]
     assert off.sum() <= 2 and not off[:, :9].any(), part["ratio"]
     whole = compare(spectra, expected, drawn)
-    assert whole["means"] and whole["signs"] and whole["responses"] and whole["scatters"], labelled.table(whole, spectra.label)
+    verdicts = [whole[name] for name in ("means", "signs", "responses", "scatters")]
+    assert all(verdicts), labelled.table(whole, spectra.label)
     # what maps really have is what the window says
     assert np.all(np.abs(whole["drawn"] - 1.0) < 0.02 + 3.5 * whole["drawn_error"]), whole["drawn"]
 
@@ -63,9 +65,11 @@ def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
 def test_responses_of_realisations_that_were_not_fitted(kit, drawn):
     """Within two errors in bins 4-8, with the right sign; the sign of Delta_z is no matter of chance."""
     spectra, survey, _ = kit
-    part = compare(half(spectra, CHECK), survey.expected(spectra.label, Field())[:, CHECK], drawn[:, :, CHECK])
+    expected = survey.expected(spectra.label, Field())
+    part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])
     assert part["signs"] and part["responses"], part["slope_p"]
-    slope, error, _ = regress(spectra.power - spectra.noise, spectra.label, labelled.SIGNAL_FLOOR * spectra.noise)
+    least = labelled.SIGNAL_FLOOR * spectra.noise
+    slope, error, _ = regress(spectra.power - spectra.noise, spectra.label, least)
     assert np.all(slope[:, 2, 3:8] + error[:, 2, 3:8] < 0.0)
 
 
@@ -92,7 +96,8 @@ def test_the_old_fields_scatter_is_larger(kit, drawn):
     spectra, survey, _ = kit
     expected = survey.expected(spectra.label, Field())
     old = simulate(survey, spectra.label, Field(gaussian_below=0.0, lambda_factor=0.85), repeats=3)
-    scatter = [compare(spectra, expected, one)["scatter"][labelled.SCATTER_BINS].mean() for one in (drawn, old)]
+    scatter = [compare(spectra, expected, one)["scatter"][labelled.SCATTER_BINS].mean()
+               for one in (drawn, old)]
     assert scatter[1] > 1.02 * scatter[0] and abs(scatter[0] - 1.0) < 0.1
 
 
@@ -106,15 +111,19 @@ def small():
 def own(small):
     """Spectra of simulated maps in the place of real ones."""
     rng = np.random.default_rng(5)
-    label = np.concatenate([np.repeat([[[0.3, 0.8]], [[0.2, 0.9]]], 12, axis=1), draw_nuisances(24, rng).reshape(2, 12, 3)], 2)
-    return Spectra(simulate(small, label, Field(), 1, seed=7)[0], label, small.spectrum.edges, small.noise)
+    theta = np.repeat([[[0.3, 0.8]], [[0.2, 0.9]]], 12, axis=1)
+    label = np.concatenate([theta, draw_nuisances(24, rng).reshape(2, 12, 3)], axis=2)
+    power = simulate(small, label, Field(), 1, seed=7)[0]
+    return Spectra(power, label, small.spectrum.edges, small.noise)
 
 
 def test_simulated_maps_pass_as_real(small, own):
-    result = compare(own, small.expected(own.label, Field()), simulate(small, own.label, Field(), 4))
-    assert result["ratio_p"].min() > 0.01 and result["slope_p"].min() > 1e-3 and result["scatter_p"].min() > 1e-3
+    drawn = simulate(small, own.label, Field(), 4)
+    result = compare(own, small.expected(own.label, Field()), drawn)
+    assert result["ratio_p"].min() > 0.01 and result["slope_p"].min() > 1e-3
+    assert result["scatter_p"].min() > 1e-3
     assert np.all(np.abs(result["drawn"] - 1.0) < 4.0 * result["drawn_error"])
-    assert not compare(own, small.expected(own.label, OLD), simulate(small, own.label, OLD, 1))["means"]
+    assert not compare(own, small.expected(own.label, OLD), drawn)["means"]
 
 
 def test_expected_signal_is_the_mean_of_drawn_maps_with_their_scatter(small):
@@ -141,19 +150,22 @@ def test_command(small, own, tmp_path, capsys):
     np.save(tmp_path / "mask.npy", small.mask)
     np.savez(tmp_path / "spectra.npz", power=own.power, label=own.label, ell_edges=own.edges)
     np.save(tmp_path / "label.npy", own.label)
-    options = ["--spectra", str(tmp_path / "spectra.npz"), "--mask", str(tmp_path / "mask.npy"), "--quiet", "--maps", "48"]
+    options = ["--spectra", str(tmp_path / "spectra.npz"), "--mask", str(tmp_path / "mask.npy"),
+               "--quiet", "--maps", "48"]
     command.main([*options, "--label", str(tmp_path / "label.npy")])
     out = capsys.readouterr().out
     for word in ("2 simulated maps of each", "d ln P / d Delta_z", "scatter of log10 P", "p-value",
                  "standard deviation of the signal"):
         assert word in out
     np.savez(tmp_path / "bare.npz", power=own.power, ell_edges=own.edges)
-    np.savez(tmp_path / "few.npz", power=own.power[:, :5], label=own.label[:, :5], ell_edges=own.edges)
-    np.savez(tmp_path / "linear.npz", power=own.power, label=own.label, ell_edges=np.linspace(200.0, 5000.0, 6))
+    few = dict(power=own.power[:, :5], label=own.label[:, :5])
+    np.savez(tmp_path / "few.npz", ell_edges=own.edges, **few)
+    np.savez(tmp_path / "linear.npz", power=own.power, label=own.label,
+             ell_edges=np.linspace(200.0, 5000.0, 6))
     np.savez(tmp_path / "other.npz", spectra=own.power)
     (tmp_path / "text.npz").write_text("no archive")
-    for name, word in (("bare", "--label"), ("few", "realisations"), ("linear", "ell_edges"), ("other", "power"),
-                       ("text", "--spectra"), ("absent", "--spectra")):
+    for name, word in (("bare", "--label"), ("few", "realisations"), ("linear", "ell_edges"),
+                       ("other", "power"), ("text", "--spectra"), ("absent", "--spectra")):
         with pytest.raises(InputError) as error:
             read_spectra(tmp_path / f"{name}.npz", small.mask)
         one_line(error, word)

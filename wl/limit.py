@@ -180,7 +180,8 @@ def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, cou
     prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
     sky, scatter = of_set(knobs)
     settings = {"data": str(data.folder), "method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
-                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter, **sky._asdict(), "n_bin": N_BIN,
+                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter,
+                **sky._asdict(), "n_bin": N_BIN,
                 "field": knobs.get("field")}
     points = sobol_nuisances(sobol, scatter)
     if nuisances == "fixed":

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from . import cli
+from . import cli, sky
 from .checks import InputError, RunError
 from .complete import finish, is_complete, lock, prepare, room
 from .drawing import start_worker, write_maps
@@ -21,7 +21,7 @@ from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR
 from .maps import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from .params import FRAME, N_GAL
 from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, NUISANCE_WAYS, Plan, whole
-from .sky import PIXEL_SCATTER, PUBLISHED, Sky
+from .sky import PIXEL_SCATTER
 from .survey import WIDE_BOX
 
 
@@ -170,21 +170,7 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     add("--periodic", action="store_true",
         help="no margin: the frame itself is the periodic grid. With --mask none and --field gaussian every map "
         "has an exact likelihood (python -m wl.limit)")
-    add = parser.add_argument_group("spectrum", "The defaults are fitted to real spectra (benchmarks/fit_sky.py). As "
-                                    "published: " + " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in
-                                                             PUBLISHED._asdict().items())).add_argument
-    fitted = Sky()
-    add("--delta-z-sign", type=int, default=fitted.delta_z_sign, choices=(-1, 1),
-        help="-1: n(z) -> n(z + Delta_z), as HSC Y3 writes it; 1: sources move to higher redshift with Delta_z")
-    add("--source-shift", type=float, default=fitted.source_shift, metavar="Z",
-        help=f"redshift added to all sources (mean 0.75 without it; default {fitted.source_shift:g})")
-    add("--f-b-max", type=float, default=fitted.f_b_max, metavar="X",
-        help="cap on the baryon fraction that feels feedback (default 1: none)")
-    add("--stellar-boost", type=float, default=fitted.stellar_boost, metavar="X",
-        help=f"mass that f_0 concentrates in a halo's middle, in units of the stars' (default {fitted.stellar_boost:g})")
-    add("--nonlinear-tilt", type=float, default=fitted.nonlinear_tilt, metavar="X",
-        help="multiply non-linear minus linear power by (sigma_8 / 0.8)^X "
-        f"(default {fitted.nonlinear_tilt:g})")
+    sky.add_options(parser)
     add = parser.add_argument_group("run").add_argument
     add("--processes", type=int, metavar="N",
         help="processes; their number changes no byte (default: all CPUs)")
