@@ -58,7 +58,7 @@ def test_masked_spectrum_is_the_theory_to_one_per_cent(full):
     spectrum = Spectrum(FRAME, N_OBSERVED, n_bin=5, ell_min=100.0, ell_max=6000.0)
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
-    for kappa in draw_maps(grid, labels, 11, [(1, 0, r) for r in range(n)], Field()):
+    for kappa in draw_maps(grid, labels, 11, [(1, 0, r) for r in range(n)], Field(pixel_scatter=0.0)):
         frame[0][mask] = kappa.astype(np.float16)
         found.append(10.0**spectrum(frame)[0])
     expected = masked_window(grid, mask, spectrum) @ Theory(0.3, 0.8).c_ell(grid.ell, 0.0, 7.85, 0.01325)

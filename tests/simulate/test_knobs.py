@@ -10,7 +10,8 @@ from wl.simulate.draw import Field, draw_maps, generator
 from wl.simulate.fields import Grid, component_shift, log_normal_shift
 from wl.core.params import FRAME
 from wl.simulate.plan import Plan
-from wl.simulate.simulate import KAPPA_FILE, LABEL_FILE, simulate
+from wl.simulate.simulate import KAPPA_FILE, LABEL_FILE, parser, simulate
+from wl.simulate.sky import PUBLISHED, Sky
 from wl.simulate.mask import FIXED_NUISANCES, WIDE_BOX, design, draw_nuisances, wide_design
 from wl.simulate.theory import Theory
 
@@ -31,8 +32,8 @@ def grid(mask_file):
 
 
 def drawn(grid, n, **knobs):
-    """n maps at (0.3, 0.8), float64 (n, n_observed)."""
-    field = Field(**knobs)
+    """n maps at (0.3, 0.8), float64 (n, n_observed), of one log-normal without white scatter unless asked otherwise."""
+    field = Field(**{"gaussian_below": 0.0, "lambda_factor": 1.0, "pixel_scatter": 0.0, "sky": PUBLISHED, **knobs})
     labels, keys = np.repeat(LABEL, n, axis=0), [(1, 0, r) for r in range(n)]
     return np.array(list(draw_maps(grid, labels, 5, keys, field)), float)
 
@@ -84,6 +85,24 @@ def test_wrong_third_moment_would_be_seen(grid):
     kappa = np.array([grid.draw(np.float32(0.85) * power, lam, generator(1, r))
                       + np.sqrt(0.15) * grid.draw(power, None, generator(2, r)) for r in range(80)], float)
     assert cumulants(kappa)[1] < 2.1
+
+
+def test_large_scales_are_gaussian_below(grid):
+    """Spectrum and pixel third moment stay; what large scales make of the power of small ones goes."""
+    def modulation(kappa):
+        modes = np.fft.rfft2(kappa.reshape(-1, 176, 176))
+        ell = 2 * np.pi / grid.pixel * np.hypot(np.fft.fftfreq(176)[:, None], np.fft.rfftfreq(176)[None, :])
+        large = np.fft.irfft2(modes * (ell < 200.0), s=(176, 176)).ravel()
+        small = np.fft.irfft2(modes * (ell > 1000.0), s=(176, 176)).ravel()**2
+        return np.mean(large * small) / large.std() / small.mean()
+
+    one, mixed = drawn(grid, 60), drawn(grid, 60, gaussian_below=300.0)
+    assert mixed.std() == pytest.approx(one.std(), rel=0.02)
+    assert cumulants(mixed)[1] == pytest.approx(cumulants(one)[1], rel=0.1)
+    assert modulation(one) > 0.25 and modulation(mixed) < 0.5 * modulation(one)
+    share = grid.share(0.15, 50.0).reshape(grid.quarter)
+    assert share[0, 0] == 1.0 and share[-1, -1] == pytest.approx(0.15, abs=1e-3) and np.all(np.diff(share[0]) < 0.0)
+    assert np.all(grid.share(0.15, 0.0) == np.float32(0.15)) and np.all(grid.share(0.0, 0.0) == 0.0)
 
 
 def test_lambda_factor_and_scatter(grid):
@@ -178,18 +197,30 @@ def test_every_knob_is_stored_and_told_apart(mask_file, tmp_path):
     options = dict(mask=mask_file, **SMALL)
     simulate(tmp_path / "set", **options)
     settings = json.loads((tmp_path / "set" / "simulation.json").read_text())["settings"]
-    assert {"gaussian_share", "lambda_factor", "lambda_scatter", "pixel_scatter", "shared_seeds", "wide",
+    assert {"gaussian_share", "gaussian_below", *Sky._fields, "lambda_factor", "lambda_scatter", "pixel_scatter", "shared_seeds", "wide",
             "nuisances", "n_gal", "periodic", "field"} <= set(settings)
     for change in (dict(gaussian_share=0.0), dict(lambda_factor=1.1), dict(lambda_scatter=0.1),
-                   dict(pixel_scatter=1e-5), dict(shared_seeds=True), dict(wide=True), dict(nuisances="fixed"),
+                   dict(pixel_scatter=1e-5), dict(gaussian_below=10.0), dict(delta_z_sign=1), dict(source_shift=0.0),
+                   dict(f_b_max=0.2), dict(stellar_boost=1.0), dict(nonlinear_tilt=0.0), dict(shared_seeds=True), dict(wide=True), dict(nuisances="fixed"),
                    dict(n_gal=20.0), dict(periodic=True), dict(field="gaussian")):
         with pytest.raises(InputError) as error:
             simulate(tmp_path / "set", **{**options, **change})
         one_line(error, *change, "--force")
 
 
+def test_options_of_the_command_have_the_fields_defaults():
+    """One place for each number: what the command line takes is what drawing.Field and sky.Sky have."""
+    options, field = vars(parser().parse_args(["--out", "x"])), Field()
+    assert {name: options[name] for name in Sky._fields} == field.sky._asdict()
+    assert {name: options[name] for name in field._fields if name != "sky"} == {
+        name: value for name, value in field._asdict().items() if name != "sky"}
+    assert Plan(cosmologies=3, realisations=1, test=0).field == field
+
+
 @pytest.mark.parametrize("change, word", [(dict(gaussian_share=1.0), "--gaussian-share"),
                                           (dict(gaussian_share=-0.1), "--gaussian-share"),
+                                          (dict(gaussian_below=-1.0), "--gaussian-below"),
+                                          (dict(stellar_boost=-1.0), "--stellar-boost"),
                                           (dict(lambda_factor=0.0), "--lambda-factor"),
                                           (dict(lambda_scatter=-1.0), "--lambda-scatter"),
                                           (dict(pixel_scatter=float("nan")), "--pixel-scatter"),

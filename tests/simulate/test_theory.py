@@ -7,6 +7,7 @@ from scipy.interpolate import CubicSpline
 from wl.simulate import baryons
 from wl.core.checks import InputError
 from wl.simulate.matter import HUBBLE_DISTANCE, Z_MAX, Matter, growth, transfer
+from wl.simulate.sky import PUBLISHED, Sky, checked, of_set
 from wl.simulate.theory import Theory, log_ell_grid, source_density
 
 # CAMB 2.0.5 (h = 0.7, Omega_b = 0.046, n_s = 0.97, massless neutrinos, T_CMB = 2.7255 K), k in h/Mpc,
@@ -151,23 +152,23 @@ def test_halofit_scale_by_direct_integration():
 @pytest.mark.parametrize("log_t", [7.3, 7.8, 8.3])
 def test_feedback_against_hmcode(cosmology, log_t):
     f_0 = (2.01 - 0.30 * (log_t - 7.8)) * 1e-2                    # table 5: what HMcode takes for f_0
-    ours = baryons.response_grid(Matter(*cosmology), Z, np.array([log_t]), np.array([f_0]))[0, 0]
+    ours = baryons.response_grid(Matter(*cosmology), Z, np.array([log_t]), np.array([f_0]), PUBLISHED)[0, 0]
     ours = np.array([CubicSpline(baryons.LN_K, r)(np.log(K)) for r in ours])
     assert np.allclose(ours, CAMB[cosmology][log_t], atol=0.004)
 
 
 def test_feedback_without_baryons_is_none_and_f_b_is_capped(monkeypatch):
     matter = Matter(0.3, 0.8)
-    monkeypatch.setattr(baryons, "F_B_MAX", 0.0)
+    none = PUBLISHED._replace(f_b_max=0.0, stellar_boost=0.0)
     # no gas to lose and no stars: only the concentrations differ (B_0 = 4 at this temperature would do)
     monkeypatch.setattr(baryons, "feedback_parameters",
                         lambda t: (np.array([4.0]),) + tuple(np.zeros((4, 1))))
-    assert np.allclose(baryons.response_grid(matter, Z, np.array([7.8]), np.array([0.01])), 1.0, atol=1e-12)
+    assert np.allclose(baryons.response_grid(matter, Z, np.array([7.8]), np.array([0.01]), none), 1.0, atol=1e-12)
     monkeypatch.undo()
     low = Matter(0.0913, 0.72)
-    one = baryons.response_grid(low, Z[1:2], np.array([8.0]), np.array([0.01]))
-    monkeypatch.setattr(baryons, "F_B_MAX", 0.5)
-    assert baryons.response_grid(low, Z[1:2], np.array([8.0]), np.array([0.01])).min() < 0.8 * one.min()
+    capped, free = (baryons.response_grid(low, Z[1:2], np.array([8.0]), np.array([0.01]), PUBLISHED._replace(f_b_max=x))
+                    for x in (0.2, 1.0))
+    assert free.min() < 0.8 * capped.min()
 
 
 def test_nfw_window_is_the_transform_of_the_profile():
@@ -194,19 +195,21 @@ def test_sources():
 @pytest.mark.parametrize("cosmology", CORNERS)
 def test_c_ell_by_a_second_quadrature(cosmology):
     """The double integral over lens and source distances by plain trapezoids in comoving distance."""
-    theory, shift = Theory(*cosmology), 0.03
+    theory, shift = Theory(*cosmology, Sky(source_shift=0.05, nonlinear_tilt=-0.3)), 0.03
     z = np.linspace(0.0, Z_MAX, 3001)[1:]
     chi = np.array([HUBBLE_DISTANCE * integrate.fixed_quad(lambda t: 1.0 / theory.hubble(t), 0.0, v, n=40)[0]
                     for v in z])
-    n_z = source_density(z, shift)
+    n_z = source_density(z, 0.02)                           # shifts of 0.05 and, n(z + Delta_z), -0.03
     n_z /= integrate.trapezoid(n_z, z)
     step = np.gradient(z)
     q = np.array([1.5 * theory.omega_m / HUBBLE_DISTANCE**2 * (1.0 + a) * c
                   * np.sum((n_z * step * (1.0 - c / chi))[i:]) for i, (a, c) in enumerate(zip(z, chi))])
     ell = log_ell_grid(20.0, 6000.0, 0.5)
-    keep = slice(30, None, 6)
+    keep = slice(8, None, 4)
     for value, l in zip(theory.c_ell(ell, shift), ell):
-        power = theory.nonlinear_power(((l + 0.5) / chi[keep])[None, :], z[keep])[0]
+        k = (l + 0.5) / chi[keep]
+        power, linear = theory.nonlinear_power(k, z[keep]), theory.linear_power(k) * growth(z[keep], cosmology[0])**2
+        power = linear + (power - linear) * (theory.sigma_8 / 0.8)**-0.3
         direct = integrate.trapezoid(q[keep]**2 / chi[keep]**2 * power, chi[keep])
         assert value / direct == pytest.approx(1.0, abs=5e-3)
 
@@ -231,7 +234,42 @@ def test_nuisances_move_the_spectrum_the_right_way():
     base = table(7.8, 0.01, 0.0)[at]
     assert table(8.3, 0.01, 0.0)[at] < 0.97 * base          # hotter gas is expelled further
     assert table(7.8, 0.02, 0.0)[at] > base                 # stars stay in the middle
-    assert table(7.8, 0.01, 0.03)[at] > 1.03 * base         # sources further away are lensed more
+    assert table(7.8, 0.01, 0.03)[at] < 0.97 * base         # n(z + Delta_z): nearer sources are lensed less
+    far = Theory(0.3, 0.8, Sky(delta_z_sign=1)).table(log_ell_grid())
+    assert far(7.8, 0.01, 0.03)[at] == pytest.approx(table(7.8, 0.01, -0.03)[at], rel=1e-9) and far(7.8, 0.01, 0.03)[at] > base
+
+
+def test_settings_of_the_sky_do_what_they_say():
+    ell = log_ell_grid(20.0, 6000.0)
+    plain = Theory(0.3, 0.8, PUBLISHED).c_ell(ell, 0.01, 7.8, 0.02)
+
+    def other(cosmology=(0.3, 0.8), delta_z=0.01, f_0=0.02, **settings):
+        return Theory(*cosmology, PUBLISHED._replace(**settings)).c_ell(ell, delta_z, 7.8, f_0)
+
+    assert np.allclose(other(source_shift=-0.03), other(delta_z=-0.02), rtol=1e-12)
+    assert np.allclose(other(stellar_boost=2.0, f_0=0.01), plain, rtol=1e-12)       # f_* is boost times f_0
+    assert np.all(other(stellar_boost=2.0)[ell > 2000.0] > 1.05 * plain[ell > 2000.0])
+    assert np.allclose(other(f_b_max=1.0), plain, rtol=1e-12)                       # f_b is 0.153 there
+    assert other((0.15, 0.8), f_b_max=1.0).min() < other((0.15, 0.8)).min()
+    assert np.allclose(other(nonlinear_tilt=-0.4), plain, rtol=1e-12)               # sigma_8 is 0.8 there
+    ratio = other((0.195, 0.955), nonlinear_tilt=-0.4) / other((0.195, 0.955))
+    assert ratio[0] == pytest.approx(1.0, abs=0.01) and ratio[-1] == pytest.approx((0.955 / 0.65**0.5 / 0.8)**-0.4, abs=0.01)
+
+
+def test_settings_of_a_set():
+    """Old simulated sets are as published, newer ones as they say, others like the real maps."""
+    assert of_set({"n_gal": 30.0}) == (PUBLISHED, 0.0)
+    assert of_set({**Sky(stellar_boost=3.0)._asdict(), "pixel_scatter": 1e-5}) == (Sky(stellar_boost=3.0), 1e-5)
+    sky, scatter = of_set({})
+    assert sky == Sky() != PUBLISHED and scatter > 0.0
+
+
+@pytest.mark.parametrize("change, word", [(dict(delta_z_sign=0), "--delta-z-sign"), (dict(source_shift=0.2), "--source-shift"),
+                                          (dict(f_b_max=1.5), "--f-b-max"), (dict(stellar_boost=-1.0), "--stellar-boost"),
+                                          (dict(nonlinear_tilt=np.nan), "--nonlinear-tilt")])
+def test_wrong_settings_are_refused(change, word):
+    with pytest.raises(InputError, match=word):
+        checked(**{**Sky()._asdict(), **change})
 
 
 def test_amplitude_at_low_ell_is_linear():

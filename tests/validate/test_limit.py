@@ -11,7 +11,7 @@ from wl.validate import limit as module
 from wl.validate import bandpowers
 from wl.scoring import report, table
 from wl.core import hdf5
-from wl.validate.bandpowers import KINK, masked_window, periodic_window
+from wl.validate.bandpowers import BREAK, masked_window, periodic_window
 from wl.core.checks import InputError
 from wl.simulate.draw import generator
 from wl.simulate.fields import Grid
@@ -23,6 +23,7 @@ from wl.posterior.quadrature import quadrature_points
 from wl.scoring.score import challenge_score, expected_score, pit, uniform_p_value
 from wl.simulate.simulate import TRUTH_FILE, simulate
 from wl.summaries.handmade import Spectrum
+from wl.simulate.sky import PUBLISHED
 from wl.simulate.mask import FIXED_NUISANCES, design
 from wl.simulate.theory import Theory
 
@@ -117,9 +118,13 @@ def test_signals_are_the_theorys_to_a_few_1e4(small):
     theta = design(40)
     powers, nuisances = BandPowers(small, theta, 30.0), sobol_nuisances(8)[:, :3]
     powers.tabulate(nuisances)
-    some = np.concatenate([theta[::9], [[KINK - 1e-3, 0.8], [KINK + 1e-3, 0.8]]])
+    some = np.concatenate([theta[::9], [[BREAK - 1e-3, 0.8], [BREAK + 1e-3, 0.8]]])
     direct = np.array([powers.signal(t, nuisances) for t in some])
     assert np.abs(powers.signals(some) / direct - 1.0).max() < 5e-4
+    published = BandPowers(small, theta, 30.0, sky=PUBLISHED)         # another sky: sources move the other way
+    near, far = np.array([[7.8, 0.01, -0.03], [7.8, 0.01, 0.03]])
+    rise = [np.log(p.signal(theta[0], far[None])[0, 5] / p.signal(theta[0], near[None])[0, 5]) for p in (powers, published)]
+    assert rise[0] < -0.05 and rise[1] > 0.05
     # and of the theory at those nuisances, without its table
     t, f, z = nuisances[3]
     plain = powers.window @ Theory(*some[0]).c_ell(small.ell, z, t, f)
@@ -172,7 +177,7 @@ def test_posterior_of_a_mode_count_of_zero_is_the_prior(small):
 def from_prior():
     """A grid's band powers of 400 maps whose parameters follow the design prior: no map drawn, no theory bypassed."""
     grid, theta, nuisances = Grid(np.ones((256, 128), bool), periodic=True), design(20), sobol_nuisances(32)
-    powers = BandPowers(grid, theta, 30.0)
+    powers = BandPowers(grid, theta, 30.0, sky=PUBLISHED)
     powers.tabulate(nuisances[:, :3])
     triangles = Delaunay(theta).simplices
     log_density = log_prior("design", theta, triangles)
@@ -217,11 +222,11 @@ def test_no_other_posterior_scores_higher(from_prior, change):
 
 @pytest.fixture(scope="module")
 def gaussian(tmp_path_factory):
-    """Full-size periodic sets with fixed and with drawn nuisances, 250 test maps each."""
+    """Full-size periodic sets with fixed and with drawn nuisances, 250 test maps each, of the published formulas."""
     folder = tmp_path_factory.mktemp("gaussian")
     for nuisances in ("fixed", "drawn"):
         simulate(folder / nuisances, field="gaussian", mask="none", periodic=True, realisations=1, test=250,
-                 nuisances=nuisances, quiet=True)
+                 nuisances=nuisances, quiet=True, pixel_scatter=0.0, **PUBLISHED._asdict())
     yield folder
     shutil.rmtree(folder)
 
@@ -334,7 +339,7 @@ def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
     test_file = tmp_path / "set" / "WIDE12H_bin2_2arcmin_kappa_noisy_test.npy"
     np.save(test_file, np.load(test_file)[::-1])
     result = report.score_posterior(other)
-    assert result["limit"] is None and any("wl.limit" in note for note in result["notes"])
+    assert result["limit"] is None and any("validate limit" in note for note in result["notes"])
 
 
 def test_a_score_above_the_exact_limit_is_called_a_leak():

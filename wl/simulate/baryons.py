@@ -10,7 +10,6 @@ from scipy.special import sici
 from .interpolate import chebyshev_nodes, cubic_weights, lagrange_weights
 from .matter import OMEGA_B, Z_MAX, growth
 
-F_B_MAX = 0.2            # the response was calibrated at f_b = 0.167; at Omega_m = 0.09 f_b is 0.5
 RHO_CRIT = 2.77536627e11     # Msun/h per (Mpc/h)^3
 MASSES = np.exp(np.linspace(np.log(1e8), np.log(1e17), 60))    # 1e17: sigma_8 is 1.5 at Omega_m 0.09
 LN_K = np.linspace(np.log(3e-3), np.log(300.0), 70)
@@ -35,14 +34,14 @@ def nfw_window(x, c):
     return bracket / (np.log1p(c) - c / (1.0 + c))
 
 
-def response(matter, z, ln_k, log10_t_agn, f_0):
+def response(matter, z, ln_k, log10_t_agn, f_0, sky):
     """R(k, z) for every feedback temperature and stellar fraction.
 
     matter: matter.Matter; z: float64 (n_z,); ln_k: float64 (n, n_z), k in h/Mpc; log10_t_agn:
-    float64 (t,), kelvin; f_0: float64 (f,), stellar fraction today. Returns float64 (t, f, n, n_z).
+    float64 (t,), kelvin; f_0: float64 (f,), stellar fraction today; sky: sky.Sky. Returns float64 (t, f, n, n_z).
     """
     z_nodes = chebyshev_nodes(0.0, Z_MAX, N_Z)
-    nodes = response_grid(matter, z_nodes, log10_t_agn, f_0)            # (t, f, n_z_nodes, n_k)
+    nodes = response_grid(matter, z_nodes, log10_t_agn, f_0, sky)            # (t, f, n_z_nodes, n_k)
     at_z = np.einsum("za,tfak->tfkz", lagrange_weights(z_nodes, z), nodes, optimize=True)
     # cubic interpolation in ln k with constant ends: above 300 h/Mpc nothing reaches a map of 2 arcmin
     step = LN_K[1] - LN_K[0]
@@ -52,15 +51,16 @@ def response(matter, z, ln_k, log10_t_agn, f_0):
     return sum(w * at_z[:, :, first + i, column] for i, w in enumerate(weights))
 
 
-def response_grid(matter, z, log10_t_agn, f_0):
+def response_grid(matter, z, log10_t_agn, f_0, sky):
     """R on the wavenumbers exp(LN_K): float64 (t, f, n_z, n_k); arguments as response().
 
     A halo's window is W = (f_c + f_g) u + f_* with f_g = (f_b - f_*) m^2/(1 + m^2), m = M/M_b (eq. 24-25);
-    it is linear in f_*, so three mass integrals serve every f_0.
+    it is linear in f_*, so three mass integrals serve every f_0. With sky.stellar_boost f_* stands for all mass
+    that is concentrated like stars, of which dark matter gives a part: it may exceed f_b.
     """
     om = matter.omega_m
     k = np.exp(LN_K)
-    f_b = min(OMEGA_B / om, F_B_MAX)
+    f_b = min(OMEGA_B / om, sky.f_b_max)
     radius = (3.0 * MASSES / (4.0 * np.pi * RHO_CRIT * om))**(1.0 / 3.0)
     # sigma of 0.01 M (for the collapse time) comes from the same table, two decades further down
     ln_r = np.linspace(np.log(radius[0]) - np.log(100.0) / 3.0 - 0.01, np.log(radius[-1]) + 0.01, 60)
@@ -102,6 +102,6 @@ def response_grid(matter, z, log10_t_agn, f_0):
             w_0 = (1.0 - f_b + f_b * gas) * u
             w_1 = 1.0 - gas * u
             i_00, i_01, i_11 = (w_0 * w_0) @ weight, (w_0 * w_1) @ weight, (w_1 * w_1) @ weight
-            f = np.minimum(f_0 * 10.0**(redshift * f_z[j]), f_b)[:, None]
+            f = (sky.stellar_boost * f_0 * 10.0**(redshift * f_z[j]))[:, None]
             out[j, :, i] = (p_linear + damp * (i_00 + 2.0 * f * i_01 + f * f * i_11)) / gravity
     return out

@@ -12,18 +12,22 @@ from collections import namedtuple
 
 import numpy as np
 
-from .fields import GAUSSIAN_SHARE, Grid, log_normal_shift
+from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Grid, log_normal_shift
+from .sky import PIXEL_SCATTER, Sky
 from .theory import Theory
 
 KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)   # streams of random numbers
 CHUNK = 16               # spectra made in one matrix product
 
-Field = namedtuple("Field", "field gaussian_share lambda_factor lambda_scatter pixel_scatter periodic",
-                   defaults=("lognormal", GAUSSIAN_SHARE, 1.0, 0.0, 0.0, False))
-Field.__doc__ = """What maps are made of beyond their spectrum; the options of python -m wl.simulate, where
-they are explained. field: "lognormal" or "gaussian"; gaussian_share: part of the variance; lambda_factor:
-of every shift; lambda_scatter: standard deviation of ln lambda; pixel_scatter: largest variance of the white
-scatter; periodic: the frame is the periodic grid."""
+Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor lambda_scatter pixel_scatter periodic "
+                   "sky", defaults=("lognormal", GAUSSIAN_SHARE, GAUSSIAN_BELOW, LAMBDA_FACTOR, 0.0, PIXEL_SCATTER,
+                                    False, Sky()))
+Field.__doc__ = """What maps are made of; the options of python -m wl.simulate, where they are explained.
+
+field: "lognormal" or "gaussian"; gaussian_share: part of the power at high multipoles; gaussian_below: multipole under
+which modes are Gaussian; lambda_factor: of every shift; lambda_scatter: standard deviation of ln lambda;
+pixel_scatter: largest variance of the white scatter; periodic: the frame is the periodic grid; sky: sky.Sky of the
+spectrum."""
 
 _worker = {}             # of a worker process: mask, seed, field, grid
 
@@ -67,7 +71,8 @@ def write_maps(path, first_byte, places, labels, keys, noise):
 def draw_maps(grid, labels, seed, keys, field, noise=0.0):
     """Yield maps of one cosmology, float32 (n_observed,); field: Field; other arguments as write_maps()."""
     omega_m, s_8 = labels[0, :2]
-    spectrum = Theory(omega_m, s_8).table(grid.ell)
+    spectrum = Theory(omega_m, s_8, field.sky).table(grid.ell)
+    share = grid.share(field.gaussian_share, field.gaussian_below)
     shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
     for first in range(0, len(labels), CHUNK):
         part = labels[first:first + CHUNK, 2:]
@@ -77,7 +82,7 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
         for p, key in zip(power, keys[first:first + CHUNK]):
             own = generator(seed, SCATTER, *key)
             lam = None if field.field == "gaussian" else shift * np.exp(field.lambda_scatter * own.normal())
-            kappa = grid.draw(p, lam, generator(seed, *key), field.gaussian_share)
+            kappa = grid.draw(p, lam, generator(seed, *key), share)
             if field.pixel_scatter:
                 sigma = np.sqrt(field.pixel_scatter * own.random())
                 kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)

@@ -151,10 +151,10 @@ class Matter:
         curve = CubicSpline(ln_r, s2 / s0 - (s1 / s0)**2)(at)
         return np.exp(-at), -3.0 - slope, -curve
 
-    def nonlinear_power(self, k, z):
+    def nonlinear_power(self, k, z, tilt=0.0):
         """Matter power without baryonic feedback, (Mpc/h)^3.
 
-        k: array, h/Mpc, last axis along z; z: float64 (n_z,). Returns the shape of k.
+        k: array, h/Mpc, last axis along z; z: float64 (n_z,); tilt: sky.Sky.nonlinear_tilt. Returns the shape of k.
         Takahashi et al. 2012, ApJ 761, 152, appendix (halofit after Smith et al. 2003).
         """
         k, z = np.asarray(k, float), np.asarray(z, float)
@@ -173,4 +173,5 @@ class Matter:
         y = k / ks
         two = linear * (1.0 + linear)**beta / (1.0 + alpha * linear) * np.exp(-y / 4.0 - y * y / 8.0)
         one = a_n * y**(3.0 * f1) / (1.0 + b_n * y**f2 + (c_n * f3 * y)**(3.0 - gamma))
-        return (two + one / (1.0 + nu / (y * y))) / volume
+        whole = two + one / (1.0 + nu / (y * y))
+        return (linear + (whole - linear) * (self.sigma_8 / 0.8)**tilt) / volume

@@ -3,11 +3,12 @@ import numpy as np
 
 from ..core.checks import InputError, array, choice, positive, within
 from .draw import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, Field, generator
-from .fields import GAUSSIAN_SHARE, check_frame
+from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .matter import Matter
 from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from ..core.files import digest_array
+from .sky import PIXEL_SCATTER, Sky, checked
 from .mask import design as procedural_design
 from .mask import FIXED_NUISANCES, draw_nuisances, draw_unseen, procedural_mask, wide_design
 from .theory import DELTA_Z_MAX
@@ -27,14 +28,15 @@ class Plan:
 
     def __init__(self, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
                  mask=None, periodic=False, design=None, wide=False, nuisances=None, shared_seeds=False,
-                 gaussian_share=GAUSSIAN_SHARE, lambda_factor=1.0, lambda_scatter=0.0, pixel_scatter=0.0,
-                 n_gal=N_GAL, room=None):
+                 gaussian_share=GAUSSIAN_SHARE, gaussian_below=GAUSSIAN_BELOW, lambda_factor=LAMBDA_FACTOR,
+                 lambda_scatter=0.0, pixel_scatter=PIXEL_SCATTER, n_gal=N_GAL, room=None, **sky):
         self.seed = whole("--seed", seed, 0)
         self.test, self.unseen = whole("--test", test, 0), whole("--unseen", unseen, 0)
         self.field = Field(
             choice("--field", field, FIELDS), within("--gaussian-share", gaussian_share, 0.0, 0.9),
+            within("--gaussian-below", gaussian_below, 0.0, 1e4),
             positive("--lambda-factor", lambda_factor), within("--lambda-scatter", lambda_scatter, 0.0, 1.0),
-            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic))
+            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic), checked(**{**Sky()._asdict(), **sky}))
         self.n_gal, self.shared_seeds = positive("--n-gal", n_gal), bool(shared_seeds)
         if mask is None:
             self.mask = procedural_mask()
@@ -56,8 +58,9 @@ class Plan:
             "cosmologies": self.label.shape[0], "realisations": self.label.shape[1], "test": self.test,
             "unseen": self.unseen, "seed": self.seed, "n_gal": self.n_gal, "wide": bool(wide),
             "nuisances": self.nuisances, "shared_seeds": self.shared_seeds, **self.field._asdict()}
+        self.settings.update(self.settings.pop("sky")._asdict())
         if field == "gaussian":                   # what only the log-normal field has must not tell two sets apart
-            self.settings.update(gaussian_share=None, lambda_factor=None, lambda_scatter=None)
+            self.settings.update(dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor", "lambda_scatter")))
         self.origin = {"mask": "procedural" if mask is None else str(mask),
                        "design": ("wide" if wide else "procedural") if design is None else str(design)}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}

@@ -14,13 +14,15 @@ import sys
 import numpy as np
 
 from ..core import cli
+from . import sky
 from ..core.checks import InputError, RunError
 from .staging import finish, is_complete, lock, prepare, room
 from .draw import start_worker, write_maps
-from .fields import GAUSSIAN_SHARE
+from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from ..core.params import FRAME, N_GAL
 from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, NUISANCE_WAYS, Plan, whole
+from .sky import PIXEL_SCATTER
 from .mask import WIDE_BOX
 from ..core.progress import Progress
 
@@ -32,8 +34,9 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
     options, all stored with the set:
     cosmologies: how many (default 101, or all of the design file); realisations: noiseless maps of each
     (default 32); test: noisy test maps at cosmologies of the design (512); unseen: further ones off the design;
-    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, lambda_factor,
-    lambda_scatter, pixel_scatter: see drawing.Field; mask: .npy file, bool (rows, columns), "none" for the
+    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, gaussian_below,
+    lambda_factor, lambda_scatter, pixel_scatter: see drawing.Field; delta_z_sign, source_shift, f_b_max,
+    stellar_boost, nonlinear_tilt: see sky.Sky; mask: .npy file, bool (rows, columns), "none" for the
     whole frame, or None for the procedural one; periodic: the frame is the periodic grid; design: .npy file,
     (n_cosmology, n_realisation, 5) labels or (n_cosmology, 2) Omega_m and S_8, or None for the procedural
     one; wide: a procedural one over a wider box; nuisances: "drawn", "fixed", "design", or None for the
@@ -148,14 +151,19 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     add("--field", default="lognormal", choices=FIELDS,
         help="shifted log-normal, or Gaussian with the same spectrum")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X",
-        help="part of a log-normal map's variance that an independent Gaussian field brings at every scale; the "
-        "map keeps its third moment, its tails come nearer to real ones. 0: a pure shifted log-normal")
-    add("--lambda-factor", type=float, default=1.0, metavar="X",
+        help="part of a log-normal map's power that an independent Gaussian field brings at high multipoles; the "
+        "map keeps its third moment, its tails come nearer to real ones. With --gaussian-below 0, 0: a pure shifted "
+        "log-normal")
+    add("--gaussian-below", type=float, default=GAUSSIAN_BELOW, metavar="ELL",
+        help="multipole under which all of the power is Gaussian, so that large scales do not rule small ones too "
+        f"strongly, default {GAUSSIAN_BELOW:g}. 0: the same share at every multipole")
+    add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X",
         help="multiply the shift lambda of every log-normal (kappa > -lambda): above 1 less skewed")
     add("--lambda-scatter", type=float, default=0.0, metavar="X",
         help="scatter of ln lambda from map to map, so that skewness is no exact function of the cosmology")
-    add("--pixel-scatter", type=float, default=0.0, metavar="V",
-        help="white scatter on top of each map with a variance per pixel between 0 and V (real maps: up to 3e-5)")
+    add("--pixel-scatter", type=float, default=PIXEL_SCATTER, metavar="V",
+        help="white scatter on top of each map with a variance per pixel between 0 and V, as real maps have it "
+        f"(default {PIXEL_SCATTER:g}, twice the fitted mean)")
     add("--n-gal", type=float, default=N_GAL, metavar="X",
         help="source galaxies per square arcminute, which set the noise of the test maps")
     add("--mask", metavar="FILE|none",
@@ -164,6 +172,7 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     add("--periodic", action="store_true",
         help="no margin: the frame itself is the periodic grid. With --mask none and --field gaussian every map "
         "has an exact likelihood (python -m wl.validate limit)")
+    sky.add_options(parser)
     add = parser.add_argument_group("run").add_argument
     add("--processes", type=int, metavar="N",
         help="processes; their number changes no byte (default: all CPUs)")

@@ -13,6 +13,7 @@ from ..core.checks import InputError
 from .interpolate import chebyshev_nodes, interval_of, lagrange_weights
 from .matter import HUBBLE_DISTANCE, Z_MAX, Matter
 from ..core.params import F_0_RANGE, T_AGN_RANGE
+from .sky import Sky
 
 Z_LOW, Z_HIGH, Z_SMEAR = 0.6, 0.9, 0.06   # source redshifts of bin 2: top-hat and its Gaussian error
 DELTA_Z_MAX = 0.15                     # of the table, 6.8 sigma of the prior; Z_MAX = 0.9 + 5 x 0.06 + this
@@ -37,29 +38,34 @@ def log_ell_grid(low=4.0, high=9.0e4, step=0.1):
 
 
 class Theory(Matter):
-    """The convergence spectrum of one cosmology (omega_m, s_8); Matter's arguments and errors."""
+    """The convergence spectrum of one cosmology (omega_m, s_8) under a sky (sky.Sky); Matter's errors."""
+
+    def __init__(self, omega_m, s_8, sky=Sky()):
+        super().__init__(omega_m, s_8)
+        self.sky = sky
 
     def lensing_weight(self, z, delta_z):
         """Weight w(z) of C_ell = integral dz w(z) P((ell + 1/2)/chi, z).
 
-        z: float64 (n_z,); delta_z: float64 (m,). Returns float64 (m, n_z).
+        z: float64 (n_z,); delta_z: float64 (m,), of the label. Returns float64 (m, n_z).
         w = (c/H) q^2 / chi^2 with q = 3/2 Omega_m (H_0/c)^2 (1+z) chi (1 - chi <1/chi_s>): Limber with
         the flat-sky prefactor, Kilbinger et al. 2017, MNRAS 472, 2126.
         """
         z, delta_z = np.asarray(z, float), np.atleast_1d(np.asarray(delta_z, float))
         chi = self.distance(z)
+        shift = self.sky.source_shift + self.sky.delta_z_sign * delta_z
         half = 0.5 * (Z_MAX - z)
         zs = z[:, None] + half[:, None] * (_X64 + 1.0)               # sources behind each lens
         gain = half[:, None] * _W64 * (1.0 - chi[:, None] / self.distance(zs))
-        efficiency = np.stack([np.sum(gain * source_density(zs, d), axis=1) for d in delta_z])
+        efficiency = np.stack([np.sum(gain * source_density(zs, d), axis=1) for d in shift])
         q = 1.5 * self.omega_m / HUBBLE_DISTANCE**2 * (1.0 + z) * efficiency
         return HUBBLE_DISTANCE / self.hubble(z) * q * q
 
     def c_ell(self, ell, delta_z=0.0, log10_t_agn=None, f_0=None):
         """Convergence spectrum in steradian, without pixel window.
 
-        ell: float64 (n,), evenly spaced in ln(ell + 1/2) as log_ell_grid() gives them; delta_z: shift of
-        the sources; log10_t_agn: log10 of the feedback temperature in kelvin, or None for dark matter
+        ell: float64 (n,), evenly spaced in ln(ell + 1/2) as log_ell_grid() gives them; delta_z: of the
+        label; log10_t_agn: log10 of the feedback temperature in kelvin, or None for dark matter
         only; f_0: stellar fraction today. Scalars, or arrays: then the result has the shape
         (n_delta_z, n_log10_t_agn, n_f_0, n). Limber at ell + 1/2 (LoVerde & Afshordi 2008, PRD 78, 123506).
         """
@@ -70,20 +76,20 @@ class Theory(Matter):
         z = t * t
         dz = np.sqrt(Z_MAX) * _W64 * t
         ln_k = np.log(ell + 0.5)[:, None] - np.log(self.distance(z))
-        power = self.nonlinear_power(np.exp(ln_k), z)                # (n, n_z)
+        power = self.nonlinear_power(np.exp(ln_k), z, self.sky.nonlinear_tilt)       # (n, n_z)
         weight = dz * self.lensing_weight(z, delta_z)                # (m, n_z)
         if log10_t_agn is None:
             c = weight @ power.T
             return c[0] if scalar else c
         parts = baryons.response(self, z, ln_k, np.atleast_1d(np.asarray(log10_t_agn, float)),
-                                 np.atleast_1d(np.asarray(f_0, float)))          # (T, f, n, n_z)
+                                 np.atleast_1d(np.asarray(f_0, float)), self.sky)    # (T, f, n, n_z)
         c = np.einsum("mz,tfnz->mtfn", weight, parts * power, optimize=True)
         return c[0, 0, 0] if scalar else c
 
     def table(self, ell):
         """C_ell for all nuisances at once: a Spectrum through Chebyshev nodes; ell as in c_ell()."""
-        # 7, 7, 3 nodes: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial but for its cap
-        nodes = (chebyshev_nodes(-DELTA_Z_MAX, DELTA_Z_MAX, 7), chebyshev_nodes(*T_AGN_RANGE, 7),
+        # 7, 8, 3 nodes: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial
+        nodes = (chebyshev_nodes(-DELTA_Z_MAX, DELTA_Z_MAX, 7), chebyshev_nodes(*T_AGN_RANGE, 8),
                  chebyshev_nodes(*F_0_RANGE, 3))
         return Spectrum(ell, nodes, self.c_ell(ell, *nodes))
 

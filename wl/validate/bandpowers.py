@@ -9,12 +9,10 @@ included.
 import numpy as np
 import scipy.fft
 
-from ..simulate.baryons import F_B_MAX
 from ..simulate.interpolate import chebyshev_nodes, lagrange_weights
-from ..simulate.matter import OMEGA_B
 
-NODES = (7, 6)               # Chebyshev points in ln Omega_m (on either side of the kink) and in S_8
-KINK = OMEGA_B / F_B_MAX     # the baryon response caps its baryon fraction there
+NODES = (7, 6)               # Chebyshev points in ln Omega_m (on either side of BREAK) and in S_8
+BREAK = 0.23                 # Omega_m where the panels meet: where PUBLISHED caps its baryon fraction at 0.2
 
 
 def mirror_weights(n):
@@ -87,7 +85,7 @@ class CosmologyTable:
     """
 
     def __init__(self, low, high, function):
-        edges = [low[0], *([KINK] if low[0] < KINK < high[0] else []), high[0]]
+        edges = [low[0], *([BREAK] if low[0] < BREAK < high[0] else []), high[0]]
         self.s_8 = chebyshev_nodes(low[1], high[1], NODES[1])
         self.panels = []
         for left, right in zip(edges[:-1], edges[1:]):

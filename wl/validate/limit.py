@@ -26,6 +26,7 @@ from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE
 from ..posterior.prior import log_prior
 from ..posterior.quadrature import quadrature_points
 from ..scoring.report import LIMIT_FILE, STAMPS
+from ..simulate.sky import Sky, of_set
 from ..simulate.mask import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import Theory
 from ..core.progress import Progress
@@ -43,16 +44,16 @@ NEGLIGIBLE = 50.0        # terms of ln L this far below the best
 class BandPowers:
     """Expected power in bins of |ell|, in units of a fiducial one, for cosmologies near a design.
 
-    grid: fields.Grid; theta: (n, 2) design; n_gal: galaxies per square arcminute; n_bin: bins.
+    grid: fields.Grid; theta: (n, 2) design; n_gal: galaxies per square arcminute; n_bin: bins; sky: sky.Sky.
     count: modes per bin in the whole plane; white: the noise's part, see bandpowers.periodic_window.
     """
 
-    def __init__(self, grid, theta, n_gal, n_bin=N_BIN):
-        self.grid = grid
+    def __init__(self, grid, theta, n_gal, n_bin=N_BIN, sky=Sky()):
+        self.grid, self.sky = grid, sky
         highest = np.hypot(grid.ell_y[-1], grid.ell_x[-1])
         edges = np.geomspace(0.999 * min(grid.ell_y[1], grid.ell_x[1]), 1.001 * highest, n_bin + 1)
         noise = noise_sigma(n_gal, grid.pixel / ARCMIN)**2 * grid.pixel**2
-        centre = Theory(*theta.mean(axis=0)).c_ell(grid.ell, 0.0, *FIXED_NUISANCES[:2])
+        centre = Theory(*theta.mean(axis=0), sky).c_ell(grid.ell, 0.0, *FIXED_NUISANCES[:2])
         window, white, count, which, self.weight = periodic_window(grid, edges, centre, noise)
         used = np.flatnonzero(count)
         self.window, self.white, self.count = window[used], white[used], count[used]
@@ -70,7 +71,7 @@ class BandPowers:
 
     def signal(self, theta, nuisances):
         """Without noise, at one cosmology: (m, n_bin) for nuisances (m, 3)."""
-        return Theory(*theta).table(self.grid.ell)(*nuisances.T) @ self.window.T
+        return Theory(*theta, self.sky).table(self.grid.ell)(*nuisances.T) @ self.window.T
 
     def tabulate(self, nuisances):
         """Prepare signals() for nuisances (m, 3); nothing to do if it was for them already."""
@@ -181,16 +182,17 @@ def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, cou
     nuisances = nuisances or known
     # what assumes too much or too little must not stand beside scores as their limit
     prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
-    scatter = float(knobs.get("pixel_scatter", 0.0))
+    sky, scatter = of_set(knobs)
     settings = {"method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
-                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter, "n_bin": N_BIN,
+                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter,
+                **sky._asdict(), "n_bin": N_BIN,
                 "field": knobs.get("field")}
     points = sobol_nuisances(sobol, scatter)
     if nuisances == "fixed":
         points[:, :3] = FIXED_NUISANCES
         points = points[:1] if not scatter else points
     grid = Grid(data.mask, periodic=exact or bool(knobs.get("periodic")))
-    powers = BandPowers(grid, data.theta, data.n_gal)
+    powers = BandPowers(grid, data.theta, data.n_gal, sky=sky)
     if exact:
         where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
         measured = np.stack([

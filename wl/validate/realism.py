@@ -1,10 +1,13 @@
 """How well simulated maps stand in for a real one: spectrum, one-point PDF, third moments, peak counts.
 
     python -m wl.validate realism --map data/public/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy --row 0 --figure real.png
+    python -m wl.validate realism --spectra kit_spectra.npz --mask data/public/WIDE12H_bin2_2arcmin_mask.npy
 
 Finds the cosmology and nuisances whose spectrum fits the noisy map best, and the white scatter beyond the shape
 noise that its highest multipoles ask for, simulates maps there, and prints for each statistic chi2 against their
-mean and covariance and the p-value of it: small ones are where simulated maps are not like the real one.
+mean and covariance and the p-value of it: small ones are where simulated maps are not like the real one. With
+--spectra, noisy spectra of maps whose truth is known take the place of the map, see wl/labelled.py: their mean signals,
+responses to the nuisances and scatter.
 """
 import pathlib
 
@@ -13,11 +16,12 @@ from scipy.optimize import minimize
 from scipy.stats import f as f_distribution
 
 from ..core import cli
+from . import labelled
 from ..maps import dataset
 from .bandpowers import CosmologyTable, masked_window
 from ..core.checks import InputError, array, positive, within
 from ..simulate.draw import Field, draw_maps
-from ..simulate.fields import GAUSSIAN_SHARE, Grid
+from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Grid
 from ..simulate.interpolate import lagrange_weights
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..summaries.handmade import Shapes, Spectrum
@@ -52,9 +56,9 @@ class Comparison:
                              "histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in (self.spectrum, self.beyond)])
-        self.nodes = Theory(0.3, 0.8).table(self.grid.ell).nodes
+        self.nodes = Theory(0.3, 0.8, field.sky).table(self.grid.ell).nodes
         self.table = CosmologyTable(*zip(OMEGA_M_RANGE, S_8_RANGE),
-                                    lambda *theta: Theory(*theta).table(self.grid.ell).values @ window.T)
+                                    lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
         self.area = self.grid.pixel**2
         theta = design(101)
         self.centre, self.spread = theta.mean(axis=0), np.cov(theta.T)
@@ -117,7 +121,8 @@ class Comparison:
         labels = np.tile(label, (n, 1))
         keys = [(STREAM, int(r)) for r in range(n)]
         sigma = np.sqrt(noise_sigma(self.n_gal)**2 + scatter)
-        for kappa in draw_maps(self.grid, labels, seed, keys, self.field, sigma):
+        field = self.field._replace(pixel_scatter=0.0)         # the map's own scatter stands for it
+        for kappa in draw_maps(self.grid, labels, seed, keys, field, sigma):
             if progress is not None:
                 progress.update()
             yield kappa
@@ -235,13 +240,18 @@ def parser():
     """The options of python -m wl.validate realism."""
     parser = cli.Parser(prog="python -m wl.validate realism", description=__doc__)
     add = parser.add_argument
-    add("--map", required=True, metavar="FILE", help=".npy with noisy maps (any, n_observed) or one (n_observed,)")
+    one = parser.add_mutually_exclusive_group(required=True).add_argument
+    one("--map", metavar="FILE", help=".npy with noisy maps (any, n_observed) or one (n_observed,)")
+    one("--spectra", metavar="FILE", help=".npz with arrays power (cosmology, realisation, bin), ell_edges, and label "
+        "(cosmology, realisation, 5) unless --label is given")
+    add("--label", metavar="FILE", help="labels of the whole set (.npy), of which --spectra has the first cosmologies and "
+        "realisations; the rms of the signal over all of them is printed too")
     add("--row", type=int, default=0, metavar="I", help="which of them (default: 0)")
     add("--mask", metavar="FILE", help=".npy bool (default: the public file beside the map, else a formula)")
-    add("--maps", type=int, default=200, metavar="N", help="maps to simulate")
+    add("--maps", type=int, default=200, metavar="N", help="maps to simulate (with --spectra at least one per spectrum)")
     add("--field", default="lognormal", choices=("lognormal", "gaussian"), help="of the simulated maps")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X", help="as in wl.simulate")
-    add("--lambda-factor", type=float, default=1.0, metavar="X", help="as in wl.simulate")
+    add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X", help="as in wl.simulate")
     add("--n-gal", type=float, default=N_GAL, metavar="X", help="source galaxies per square arcminute")
     add("--figure", metavar="FILE", help="picture (.png, .pdf) of the real map, a simulated one and the statistics")
     return cli.add_common(parser, threads=False)
@@ -250,14 +260,20 @@ def parser():
 def main(argv=None):
     """The command line: python -m wl.validate realism."""
     options = parser().parse_args(argv)
-    kappa, mask = read_map(options.map, options.row, options.mask)
     field = Field(options.field, within("--gaussian-share", options.gaussian_share, 0.0, 0.9),
-                  positive("--lambda-factor", options.lambda_factor))
-    n = positive("--maps", options.maps, integer=True)
+                  lambda_factor=positive("--lambda-factor", options.lambda_factor))
+    n, n_gal = positive("--maps", options.maps, integer=True), positive("--n-gal", options.n_gal)
+    if options.spectra:
+        mask = procedural_mask() if options.mask is None else dataset.read_mask(options.mask)
+        label = None if options.label is None else maps.read_label(options.label)
+        print(f"{options.spectra}: " + labelled.report(options.spectra, mask, label, field, n, n_gal, options.seed,
+                                                       options.quiet))
+        return
+    kappa, mask = read_map(options.map, options.row, options.mask)
     if options.figure:
         from . import figures
         figures.check(options.figure)
-    comparison = Comparison(mask, positive("--n-gal", options.n_gal), field)
+    comparison = Comparison(mask, n_gal, field)
     progress = Progress(n, "realism", options.quiet)
     result = comparison.compare(kappa, n, options.seed, progress)
     progress.close()

@@ -1,0 +1,105 @@
+"""Fit the simulator's settings to real spectra whose truth is known: the defaults of wl/sky.py.
+
+    python benchmarks/fit_sky.py DIR
+
+DIR holds kit_spectra.npz (noisy spectra of maps with their labels, see wl/labelled.py), label.npy
+of the training set and the survey's mask. Source shift, stellar boost, tilt of the non-linear power
+and the mean white scatter are fitted by least squares to half of the realisations, each predicted
+at its own nuisances through the mask's window without drawing a map, and to the in-mask standard
+deviation of the noiseless training maps, 0.01137. Ten realisations may have more or less power than
+the mean in all bins and all cosmologies, as these share their seeds: an amplitude of the half is
+fitted along, with the error that the residuals say. The other half checks the fit. Realisations 0,
+1 of every four are fitted, 2, 3 check: nuisances follow a low-discrepancy sequence, in which every
+even one has an f_0 in the upper half of its range. The settings of log-normal maps that decide the
+scatter between realisations, and their third moments, are compared on drawn maps of all
+realisations.
+"""
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+from scipy.optimize import least_squares
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from wl.simulate.draw import Field                                                # noqa: E402
+from wl.validate.labelled import (SIGNAL_FLOOR, Survey, compare, read_spectra,       # noqa: E402
+                         regress, simulate, table)
+from wl.maps.dataset import MASK_FILE, load_npy, read_label, read_mask              # noqa: E402
+from wl.simulate.sky import PUBLISHED, Sky                                           # noqa: E402
+
+RMS, RMS_ERROR = 0.01137, 0.005       # of the training maps behind the mask; allowed relative error
+NAMES = ("source_shift", "stellar_boost", "nonlinear_tilt", "pixel_scatter")
+UNIT = np.array([0.01, 1.0, 0.1, 1e-5])
+
+
+def with_settings(values):
+    """The Field whose fitted settings have these values, in UNIT."""
+    *sky, scatter = values * UNIT
+    return Field(sky=Sky(**dict(zip(NAMES, map(float, sky)))), pixel_scatter=float(scatter))
+
+
+def fit(survey, part, label):
+    """Fitted values (in UNIT), their errors, chi2, number of data; label: of the design."""
+    signal = part.power - part.noise
+    residual = regress(signal, part.label, SIGNAL_FLOOR * part.noise)[2]
+    dof, n = signal.shape[1] - 4, signal.shape[1]
+    error = np.sqrt(np.sum(residual**2, axis=(0, 1)) / (len(signal) * dof))
+    error = error * signal.mean(axis=1, keepdims=True)
+    common = np.sqrt(np.sum(residual.mean(axis=(0, 2))**2) / (dof * n))
+    print(f"error of the power that all cosmologies and bins share: {common:.3f}")
+
+    def rest(values):
+        *values, shared = values
+        field = with_settings(np.array(values))
+        off = ((1.0 + shared) * survey.expected(part.label, field) - signal) / error
+        rms = (survey.rms(label, field) / RMS - 1.0) / RMS_ERROR
+        return np.append(off.ravel(), [rms, shared / common])
+
+    found = least_squares(rest, [-3.0, 2.0, -2.0, 2.0, 0.01], diff_step=1e-2, xtol=1e-4)
+    error = np.sqrt(np.diag(np.linalg.inv(found.jac.T @ found.jac)))
+    return found.x[:-1], error[:-1], 2.0 * found.cost, len(found.fun)
+
+
+def some(spectra, which):
+    """Spectra of the chosen realisations."""
+    return spectra._replace(power=spectra.power[:, which], label=spectra.label[:, which])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("folder", type=pathlib.Path, metavar="DIR", help="folder of the real files")
+    add("--repeats", type=int, default=8, help="maps drawn of each real one (default 8)")
+    options = parser.parse_args()
+    mask, label = read_mask(options.folder / MASK_FILE), read_label(options.folder / "label.npy")
+    real = read_spectra(options.folder / "kit_spectra.npz", mask)
+    survey, number = Survey(mask, real.edges), np.arange(real.power.shape[1])
+    halves = {"fit": number % 4 < 2, "check": number % 4 >= 2, "all": number >= 0}
+    values, error, chi2, n = fit(survey, some(real, halves["fit"]), label)
+    print(f"chi2 = {chi2:.1f} for {n} data less {len(NAMES) + 1} numbers; defaults in brackets")
+    for name, value, one, unit in zip(NAMES, values, error, UNIT):
+        default = getattr(Sky(), name, None) if name in Sky._fields else Field().pixel_scatter
+        print(f"    {name:16s}{value * unit:12.4g} +- {one * unit:.2g}   [{default:g}]")
+    for name, field in (("as fitted", with_settings(values)), ("defaults", Field()),
+                        ("as published", Field(sky=PUBLISHED, pixel_scatter=0.0))):
+        print(f"in-mask rms over the design, {name}: {survey.rms(label, field):.5f} (real {RMS})")
+    expected = survey.expected(real.label, Field())
+    drawn = simulate(survey, real.label, Field(), options.repeats)
+    for name, half in halves.items():
+        part = some(real, half)
+        print(f"\n{name}, {half.sum()} realisations, defaults\n"
+              + table(compare(part, expected[:, half], drawn[:, :, half]), part.label))
+    print("\nscatter of log10 P, simulated / real, all realisations")
+    for below, factor in ((0.0, 1.0), (0.0, 0.85), (20.0, 0.85), (40.0, 0.85), (80.0, 0.85)):
+        field = Field(gaussian_below=below, lambda_factor=factor)
+        drawn = simulate(survey, real.label, field, options.repeats)
+        found = compare(real, expected, drawn)["scatter"]
+        print(f"    gaussian_below {below:5.0f}, lambda_factor {factor:4.2f}:"
+              + "".join(f"{v:6.2f}" for v in found))
+
+
+if __name__ == "__main__":
+    main()
