@@ -265,7 +265,7 @@ def main(argv=None):
     n, n_gal = positive("--maps", options.maps, integer=True), positive("--n-gal", options.n_gal)
     if options.spectra:
         mask = procedural_mask() if options.mask is None else dataset.read_mask(options.mask)
-        label = None if options.label is None else maps.read_label(options.label)
+        label = None if options.label is None else dataset.read_label(options.label)
         print(f"{options.spectra}: " + labelled.report(options.spectra, mask, label, field, n, n_gal, options.seed,
                                                        options.quiet))
         return
