@@ -99,8 +99,8 @@ def main():
     draws = generator(1, 1)
 
     def all_ours():
-        maps = draw_maps(grid, labels, 1, keys, Field(gaussian_share=share))
-        return [m.astype(np.float16) for m in maps]
+        field = Field(gaussian_share=share, gaussian_below=0.0, lambda_factor=1.0, pixel_scatter=0.0)
+        return [m.astype(np.float16) for m in draw_maps(grid, labels, 1, keys, field)]
 
     def all_plain():
         return [plain.draw(plain.power(c), lam, rng, share) for c in spectra[:fewer]]
