@@ -72,10 +72,10 @@ def within(name: str, value, low: float, high: float) -> float:
     return number
 
 
-def choice(name: str, value, options: Collection[str]) -> str:
-    """One of several words. Raises InputError that lists them."""
+def choice(name: str, value, options: Collection):
+    """One of several words or numbers. Raises InputError that lists them."""
     if value not in options:
-        raise InputError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
+        raise InputError(f"{name}: expected one of {', '.join(map(str, options))}, got {value!r}")
     return value
 
 

@@ -8,7 +8,8 @@ import dataclasses
 import numpy as np
 
 from ..core import seeds
-from ..core.checks import InputError, choice, positive, within
+from ..core.checks import InputError
+from ..core.options import Options, option
 from ..core.params import EMULATOR, HOLDOUT, TRAIN
 from .dataset import RELEASES
 
@@ -19,40 +20,33 @@ TARGETS = ("test", "holdout", "both")
 
 
 @dataclasses.dataclass(frozen=True)
-class MapOptions:
-    """Which maps, and how their realisations are split.
-
-    data: str, folder of the set, or of folders with one
-    release: str, "auto" or a key of dataset.RELEASES
-    realisations: int or None, of a set that has to be simulated
-    emulator_fraction: float, share of the realisations that feed mean and covariance
-    holdout_fraction: float or None, share kept from both; None for what the target needs
-    target: str or None, which maps are inferred; None for what the set allows
-    """
-    data: str = DEFAULT_DATA
-    release: str = "auto"
-    realisations: int | None = None
-    emulator_fraction: float = 0.25
-    holdout_fraction: float | None = None
-    target: str | None = None
+class MapOptions(Options):
+    """Which maps, and how their realisations are split."""
+    data: str = option(
+        DEFAULT_DATA, "folder of the data set, or of folders with one (of several: simulated); a "
+        "set is simulated when it holds none, on the mask and labels found there if they are",
+        metavar="DIR")
+    release: str = option("auto", "which of several releases in one folder",
+                          choices=("auto", *RELEASES))
+    realisations: int | None = option(
+        None, "realisations per cosmology of a set that has to be simulated (default: "
+        f"{DEFAULT_REALISATIONS}); one that is there with another number is refused",
+        metavar="N", positive=True)
+    emulator_fraction: float = option(
+        0.25, "share of the realisations kept from training, for the mean and covariance of the "
+        "summaries", metavar="F", within=(0.0, 1.0))
+    holdout_fraction: float | None = option(
+        None, "share of the realisations kept from both, for a score (default: 0 where the test "
+        f"maps have a truth and only they are asked for, else {DEFAULT_HOLDOUT})", metavar="F",
+        within=(0.0, 1.0))
+    target: str | None = option(
+        None, "maps to infer (default: test where they have a truth, else both)", choices=TARGETS)
 
     def __post_init__(self):
-        choice("--release", self.release, ("auto", *RELEASES))
-        if self.realisations is not None:
-            positive("--realisations", self.realisations, integer=True)
-        within("--emulator-fraction", self.emulator_fraction, 0.0, 1.0)
-        if self.holdout_fraction is not None:
-            within("--holdout-fraction", self.holdout_fraction, 0.0, 1.0)
-        if self.target is not None:
-            choice("--target", self.target, TARGETS)
+        super().__post_init__()
         if self.target in ("holdout", "both") and self.holdout_fraction == 0.0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got 0")
         _check_fractions(self.emulator_fraction, self.holdout_fraction or 0.0)
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "MapOptions":
-        """From the command line's values. Raises InputError."""
-        return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
 
     def for_set(self, maps) -> "MapOptions":
         """The same with release, target and holdout_fraction decided for a data set.
@@ -73,23 +67,7 @@ class MapOptions:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of MapOptions to a parser."""
-    add = parser.add_argument_group("maps").add_argument
-    add("--data", default=DEFAULT_DATA, metavar="DIR",
-        help="folder of the data set, or of folders with one (of several: simulated); a set is "
-             "simulated when it holds none, on the mask and labels found there if they are")
-    add("--release", default="auto", choices=("auto", *RELEASES),
-        help="which of several releases in one folder")
-    add("--realisations", type=int, default=None, metavar="N",
-        help="realisations per cosmology of a set that has to be simulated (default: "
-             f"{DEFAULT_REALISATIONS}); one that is there with another number is refused")
-    add("--emulator-fraction", type=float, default=0.25, metavar="F",
-        help="share of the realisations kept from training, for the mean and covariance of the "
-             "summaries")
-    add("--holdout-fraction", type=float, default=None, metavar="F",
-        help="share of the realisations kept from both, for a score (default: 0 where the test "
-             f"maps have a truth and only they are asked for, else {DEFAULT_HOLDOUT})")
-    add("--target", default=None, choices=TARGETS,
-        help="maps to infer (default: test where they have a truth, else both)")
+    MapOptions.add_to(parser, "maps")
 
 
 @dataclasses.dataclass(frozen=True)

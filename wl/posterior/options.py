@@ -9,9 +9,10 @@ import os
 
 import numpy as np
 
-from ..core.checks import InputError, choice, positive
+from ..core.checks import InputError
 from ..core.files import refuse_difference
 from ..core.hdf5 import Var, read, write
+from ..core.options import Options, option
 from ..core.params import HOLDOUT, TEST
 
 SMOOTHS, SAMPLERS = ("auto", "none", "always"), ("metropolis", "exact")
@@ -24,47 +25,42 @@ ONE_RUN = "merge shards of one run"
 
 
 @dataclasses.dataclass(frozen=True)
-class PosteriorOptions:
-    """How summaries become a posterior.
-
-    smooth: str, of SMOOTHS, mean and covariance fitted over the design
-    prior: str, of PRIORS or a file
-    sampler: str, of SAMPLERS
-    recalibrate: str, of RECALIBRATIONS
-    nstep: int, steps of each chain
-    sigma: float, width of the proposal in Omega_m and S_8
-    burn_in: float, share of the steps that is dropped
-    chains: int, per map
-    adapt: bool, whether each chain learns its proposal in its burn-in
-    draws: int, maps whose draws are kept
-    thin: int or None, steps between draws
-    """
-    smooth: str = "auto"
-    prior: str = "design"
-    sampler: str = "metropolis"
-    recalibrate: str = "isotonic"
-    nstep: int = 10000
-    sigma: float = 0.06
-    burn_in: float = 0.2
-    chains: int = 1
-    adapt: bool = False
-    draws: int = 0
-    thin: int | None = None
+class PosteriorOptions(Options):
+    """How summaries become a posterior."""
+    smooth: str = option(
+        "auto", "fit mean and covariance over the design by polynomials of cross-validated order; "
+        "auto includes the raw values among the candidates", choices=SMOOTHS)
+    prior: str = option(
+        "design", "density of the design, which the challenge's test maps follow, flat in its "
+        "hull, or a file (.npy or text) with rows of Omega_m, S_8, density",
+        metavar="design|flat|FILE")
+    sampler: str = option("metropolis", "chains, or quadrature over the triangles of the design",
+                          choices=SAMPLERS)
+    recalibrate: str = option(
+        "isotonic", "fit what is scored on the emulator split: the error bars by one factor per "
+        "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as it "
+        "is", choices=RECALIBRATIONS)
+    nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
+    sigma: float = option(
+        0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5",
+        metavar="X", positive=True)
+    burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F")
+    chains: int = option(1, "chains per map", metavar="N", positive=True)
+    adapt: bool = option(
+        False, "learn each chain's proposal in its burn-in, beginning with --sigma")
+    draws: int = option(0, "maps, from the first, whose thinned chains are kept in the file",
+                        metavar="N")
+    thin: int | None = option(
+        None, "steps between the draws that R-hat and effective sample size are made of, and that "
+        "are kept (default: 500 draws a chain or a few more)", metavar="N", positive=True)
 
     def __post_init__(self):
-        for name, words in (("smooth", SMOOTHS), ("sampler", SAMPLERS),
-                            ("recalibrate", RECALIBRATIONS)):
-            choice(f"--{name}", getattr(self, name), words)
-        positive("--nstep", self.nstep, integer=True)
-        positive("--sigma", self.sigma)
-        positive("--chains", self.chains, integer=True)
+        super().__post_init__()
         if not 0.0 <= self.burn_in < 1.0:
             raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
                              f"{self.burn_in}")
         if self.draws < 0:
             raise InputError(f"--draws: expected 0 or more maps, got {self.draws}")
-        if self.thin is not None:
-            positive("--thin", self.thin, integer=True)
         if self.sampler == "exact" and (self.draws or self.adapt):
             raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes "
                              "no chains; leave it out, or give --sampler metropolis")
@@ -79,12 +75,6 @@ class PosteriorOptions:
             raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to "
                              f"learn a proposal from, got {self.nstep - self.kept}; raise --nstep "
                              "or --burn-in")
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "PosteriorOptions":
-        """From the command line's values, those of run_direct.py too. Raises InputError."""
-        names = (f.name for f in dataclasses.fields(cls) if f.name in args)
-        return cls(**{name: getattr(args, name) for name in names})
 
     @property
     def kept(self) -> int:
@@ -109,41 +99,18 @@ class PosteriorOptions:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of PosteriorOptions to a parser, but for --recalibrate."""
-    add = parser.add_argument_group("posterior").add_argument
-    add("--smooth", default="auto", choices=SMOOTHS,
-        help="fit mean and covariance over the design by polynomials of cross-validated order; "
-             "auto includes the raw values among the candidates")
-    add("--prior", default="design", metavar="design|flat|FILE",
-        help="density of the design, which the challenge's test maps follow, flat in its hull, or "
-             "a file (.npy or text) with rows of Omega_m, S_8, density")
-    add("--sampler", default="metropolis", choices=SAMPLERS,
-        help="chains, or quadrature over the triangles of the design")
-    add("--nstep", type=int, default=10000, metavar="N", help="steps of each chain")
-    add("--sigma", type=float, default=0.06, metavar="X",
-        help="width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5")
-    add("--burn-in", type=float, default=0.2, metavar="F", help="fraction of the steps dropped")
-    add("--chains", type=int, default=1, metavar="N", help="chains per map")
-    add("--adapt", action="store_true",
-        help="learn each chain's proposal in its burn-in, beginning with --sigma")
+    names = {field.name for field in dataclasses.fields(PosteriorOptions)} - {"recalibrate"}
+    add = PosteriorOptions.add_to(parser, "posterior", names)
     add("--allow-unconverged", action="store_true",
         help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 "
              "or an R-hat above 1.05")
     add("--shard", default=None, metavar="I/N",
         help="infer only every N-th map from the I-th; join the files with run_score.py --merge")
-    add("--draws", type=int, default=0, metavar="N",
-        help="maps, from the first, whose thinned chains are kept in the file")
-    add("--thin", type=int, default=None, metavar="N",
-        help="steps between the draws that R-hat and effective sample size are made of, and that "
-             "are kept (default: 500 draws a chain or a few more)")
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what becomes of the results."""
-    add = parser.add_argument_group("output").add_argument
-    add("--recalibrate", default="isotonic", choices=RECALIBRATIONS,
-        help="fit what is scored on the emulator split: the error bars by one factor per "
-             "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as "
-             "it is")
+    add = PosteriorOptions.add_to(parser, "output", {"recalibrate"})
     add("--out", default=None, metavar="DIR",
         help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     add("--force", action="store_true",

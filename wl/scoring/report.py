@@ -39,8 +39,8 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
     """
     path = pathlib.Path(path)
     file = hdf5.read(path, "posterior", groups=("summary", "observed_data", "constant_data"))
-    keys, summary = maps_of(file)
-    split, _, realisation = keys.T
+    *keys, summary = maps_of(file)
+    split, _, realisation = keys
     truth, design, cluster, digests, notes = _read_truth(file, data, keys)
     known = np.isfinite(truth[:, 0])
     result = {"schema_version": SCHEMA_VERSION, "posterior": path.name, "path": str(path),
@@ -68,7 +68,7 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
                          "held-out score")
         folder = pathlib.Path(data if data is not None else file.origin.get("data", ""))
         if (folder / LIMIT_FILE).resolve() != path.resolve():
-            result["limit"], more = beside_limit(folder, keys[pick], truth[pick],
+            result["limit"], more = beside_limit(folder, [key[pick] for key in keys], truth[pick],
                                                  _numbers(summary, pick), bootstrap, seed)
             notes += more
     result["diagnostics"] = _diagnostics(summary)
@@ -78,22 +78,21 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
     return result
 
 
-def maps_of(file: hdf5.File) -> tuple[np.ndarray, dict]:
+def maps_of(file: hdf5.File) -> tuple:
     """Which maps a posterior file holds, and their summaries.
 
-    Returns (n, 3) int64 with split, cosmology and realisation, and the arrays of /summary. Raises
+    Returns split, cosmology and realisation, (n,) int64 each, and the arrays of /summary. Raises
     InputError for a file that lacks what every posterior has.
     """
     try:
         summary, observed = file.groups["summary"], file.groups["observed_data"]
-        keys = np.stack([observed[name].astype(np.int64)
-                         for name in ("split", "cosmology", "realisation")], axis=1)
+        keys = [observed[name].astype(np.int64) for name in ("split", "cosmology", "realisation")]
         for name in ("mean", "sd", bars(summary)):
-            array(f"{file.path}: summary/{name}", summary[name], (len(keys), 2), finite=False)
+            array(f"{file.path}: summary/{name}", summary[name], (len(keys[0]), 2), finite=False)
     except KeyError as error:
         raise InputError(f"{file.path}: expected a posterior with {error} in it; repeat the run "
                          "that made it") from None
-    return keys, summary
+    return *keys, summary
 
 
 def bars(summary: dict) -> str:
@@ -124,7 +123,7 @@ def _read_truth(file, data, keys):
     if (data is None and "data" not in file.origin) or not folder.is_dir():
         raise InputError(f"{file.path}: its data folder {str(folder)!r} is not there; give --data "
                          "FOLDER with the label files of the maps it was made from")
-    split, cosmology, realisation = keys.T
+    split, cosmology, realisation = keys
     truth, test, cluster = np.full((len(split), 2), np.nan), split == TEST, None
     files, notes = {}, []
     design = file.groups.get("constant_data", {}).get("design")
@@ -200,12 +199,12 @@ def _subsets(split, known, truth, design):
     return {name: pick for name, pick in found.items() if pick.any()}
 
 
-def beside_limit(folder: pathlib.Path, keys: np.ndarray, truth: np.ndarray,
+def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
                  posterior: score.Posterior, count: int = 1000, seed: int = 1) -> tuple:
     """Compare a posterior's scores with the information limit on the maps that both have.
 
     folder: Path, of the data, where `python -m wl.validate limit` left the limit
-    keys: (n, 3) int, split, cosmology and realisation of each map
+    keys: split, cosmology and realisation, (n,) int64 each
     truth: (n, 2)
     posterior: score.Posterior
     count, seed: ints, of the bootstrap
@@ -227,9 +226,9 @@ def beside_limit(folder: pathlib.Path, keys: np.ndarray, truth: np.ndarray,
         if name in file.inputs and file.inputs[name] not in found:
             return None, [f"{where} was made from another {name} file; repeat python -m "
                           f"wl.validate limit --data {folder}"]
-    theirs, summary = maps_of(file)
-    row_of = {key: row for row, key in enumerate(map(tuple, theirs.tolist()))}
-    rows = np.array([row_of.get(tuple(key), -1) for key in keys.tolist()])
+    *theirs, summary = maps_of(file)
+    row_of = {key: row for row, key in enumerate(zip(*theirs))}
+    rows = np.array([row_of.get(key, -1) for key in zip(*keys)])
     both = rows >= 0
     if both.sum() < 2:
         return None, []
@@ -287,21 +286,21 @@ def out_of_distribution(path, other) -> dict:
     """
     def chi2_of(path):
         file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
-        keys, summary = maps_of(file)
+        split, _, realisation, summary = maps_of(file)
         values = summary.get("chi2", np.full(1, np.nan))
         if np.isnan(values).any():
             raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
-        return values, keys, file.groups["observed_data"].get("summaries")
+        return values, split, realisation, file.groups["observed_data"].get("summaries")
 
-    inside, keys, ours = chi2_of(path)
+    inside, split, realisation, ours = chi2_of(path)
     if str(other).endswith(".npy"):
-        test = keys[:, 0] == TEST
-        number, inside = keys[test, 2], inside[test]
+        test = split == TEST
+        number, inside = realisation[test], inside[test]
         label = array(other, dataset.load_npy(other), (int(number.max(initial=-1)) + 1,), ("b",),
                       advice="give one bool per test map, True where it is out of distribution")
         inside, outside = inside[~label[number]], inside[label[number]]
     else:
-        outside, _, theirs = chi2_of(other)
+        outside, _, _, theirs = chi2_of(other)
         d, d_other = ours.shape[1], theirs.shape[1]
         if d != d_other:
             raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}, so "
@@ -332,19 +331,19 @@ def submit(path, out) -> int:
     there, or if the file is a shard.
     """
     file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
-    keys, summary = maps_of(file)
+    split, _, realisation, summary = maps_of(file)
     shard = file.settings.get("shard")
     if shard is not None and list(shard)[-1] != 1:
         raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test "
                          "maps; merge the shards first")
-    test = np.flatnonzero(keys[:, 0] == TEST)
+    test = np.flatnonzero(split == TEST)
     if not test.size:
         raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target "
                          "test")
-    test = test[np.argsort(keys[test, 2], kind="stable")]
-    if not np.array_equal(keys[test, 2], np.arange(len(test))):
-        raise InputError(f"{path}: expected test maps 0 to {keys[test, 2].max()} once each, got "
-                         f"{len(test)}; run with --target test on the whole set")
+    test = test[np.argsort(realisation[test], kind="stable")]
+    if not np.array_equal(realisation[test], np.arange(len(test))):
+        raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, "
+                         f"got {len(test)}; run with --target test on the whole set")
     failed = "the sampler failed for this map"
     mean, sd = (array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
                       advice=failed) for name in ("mean", bars(summary)))

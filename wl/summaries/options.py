@@ -4,7 +4,8 @@ import dataclasses
 import math
 import pathlib
 
-from ..core.checks import InputError, choice, positive, within
+from ..core.checks import InputError, choice
+from ..core.options import Options, option
 
 RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4,
           "hidden": (256, 128), "dropout": (0.3, 0.2)}
@@ -44,65 +45,72 @@ MIN_WIDTH = {"inception": 4}                   # a block is made of so many part
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkOptions:
+class NetworkOptions(Options):
     """How maps become summaries.
 
-    method: str, "network", "spectrum", or "direct" (a network's own error bars)
+    method: str, of METHODS
     model: str, of MODELS, several with + between them; "spectrum" for that method
     model_options: dict, complete; of several parts a dict for each
-    loss: str, of LOSSES
     loss_options: dict, complete
     epochs: int, None until the number of training maps is known
-    batch_size, lanes: ints, maps per step and parts of a batch with a thread each
-    learning_rate, weight_decay: floats, peak of the one-cycle schedule, and of AdamW
-    patience: int, epochs without a better validation loss before training ends; 0 for never
-    precision: str, "auto" or of PRECISIONS
-    noise: str, "fresh" at every use or "fixed"
-    pack: str, whether the frame is folded: "auto", "yes", "no"
-    folds, members: ints
-    only: int or None, the one network to train
-    views: int, symmetries that a prediction is averaged over
     threads: int, changes no result
     """
-    method: str = "network"
-    model: str = DEFAULT_MODEL
+    method: str = option("network", choices=METHODS)
+    model: str = option(
+        DEFAULT_MODEL, f"one of {', '.join(MODELS)}; or several with + between them, each trained "
+        "on its own and their predictions combined linearly as the emulator split shows best")
     model_options: dict = dataclasses.field(default_factory=dict)
-    loss: str = "mse"
+    loss: str = option(
+        "mse", "mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, "
+        "minus the challenge's score", choices=tuple(LOSSES))
     loss_options: dict = dataclasses.field(default_factory=dict)
-    epochs: int | None = None
-    batch_size: int = 32
-    lanes: int = 4
-    learning_rate: float = 4e-3
-    weight_decay: float = 1e-4
-    patience: int = 12
-    precision: str = "auto"
-    noise: str = "fresh"
-    pack: str = "auto"
-    folds: int = 1
-    members: int = 1
-    only: int | None = None
-    views: int = 4
-    threads: int = 1
+    epochs: int | None = option(
+        None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
+        f"{PRESENTATIONS} maps, at most {MAX_EPOCHS})", metavar="N", positive=True)
+    batch_size: int = option(32, "maps per step", metavar="N", positive=True)
+    lanes: int = option(
+        4, "parts of a batch trained side by side, one thread each; they set the result, the "
+        "number of threads does not", metavar="N", positive=True)
+    learning_rate: float = option(4e-3, "peak of the one-cycle schedule", metavar="X",
+                                  positive=True)
+    weight_decay: float = option(1e-4, "of AdamW", metavar="X", within=(0.0, 1e6))
+    patience: int = option(
+        12, "epochs without a better validation loss before training ends; 0 never", metavar="N")
+    precision: str = option(
+        "auto", "of the convolutions (auto: what the folder's networks were begun with, else "
+        "bfloat16 where the CPU computes in it)", choices=("auto", *PRECISIONS))
+    noise: str = option(
+        "fresh", "of the training maps: drawn anew at every use, or once for each map, which "
+        "overfits", choices=NOISES)
+    pack: str = option(
+        "auto", "fold the half-empty frame to a smaller one (auto: unless the network's head is "
+        "flat)", choices=PACKS)
+    folds: int = option(
+        1, "train K networks, each without its fold of the realisations, so that all of them feed "
+        "the emulator; test maps get the mean over the networks", metavar="K", positive=True)
+    members: int = option(
+        1, "networks per fold that differ in their seed; their predictions are averaged",
+        metavar="M", positive=True)
+    only: int | None = option(
+        None, "train and predict with the I-th of the K x M networks (of each part of the model, "
+        "one part after the other) alone, from 0, and end; a run without it goes on from what "
+        "such jobs left", metavar="I")
+    views: int = option(4, "symmetries of the frame that a prediction is averaged over",
+                        choices=VIEWS)
+    threads: int = option(1, positive=True)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.method != SPECTRUM and not self.model_options:
             object.__setattr__(self, "model_options", model_options(self.model, ()))
         if not self.loss_options:
             object.__setattr__(self, "loss_options",
                                options("--loss-option", (), LOSSES[self.loss]))
-        for name in ("batch_size", "lanes", "folds", "members", "threads"):
-            positive("--" + name.replace("_", "-"), getattr(self, name), integer=True)
-        if self.epochs is not None:
-            positive("--epochs", self.epochs, integer=True)
-        positive("--learning-rate", self.learning_rate)
-        within("--weight-decay", self.weight_decay, 0.0, 1e6)
         if self.patience < 0:
             raise InputError(f"--patience: expected 0 or more epochs, got {self.patience}")
         if self.lanes > self.batch_size:
             raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, got "
                              f"{self.lanes}")
-        if self.precision != "auto":
-            choice("--precision", self.precision, PRECISIONS)
         if max(self.folds, self.members) > 1000:
             raise InputError("--folds, --members: expected at most 1000, got "
                              f"{self.folds} and {self.members}")
@@ -123,11 +131,10 @@ class NetworkOptions:
         """From the command line's values; texts become complete dicts. Raises InputError."""
         if method == SPECTRUM:
             return cls(method=method, model=SPECTRUM, threads=args.threads)
-        given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if f.name in args}
-        return cls(**{**given, "method": method,
-                      "model_options": model_options(args.model, args.model_option),
-                      "loss_options": options("--loss-option", args.loss_option,
-                                              LOSSES[args.loss])})
+        return super().of(args, method=method,
+                          model_options=model_options(args.model, args.model_option),
+                          loss_options=options("--loss-option", args.loss_option,
+                                               LOSSES[args.loss]))
 
     @property
     def parts(self) -> list:
@@ -189,49 +196,13 @@ class NetworkOptions:
 
 def add_options(parser: argparse.ArgumentParser, loss: str) -> None:
     """Add the options of NetworkOptions to a parser. loss: str, its default."""
-    add = parser.add_argument_group("network").add_argument
-    add("--model", default=DEFAULT_MODEL,
-        help="one of " + ", ".join(MODELS) + "; or several with + between them, each trained on "
-             "its own and their predictions combined linearly as the emulator split shows best")
+    add = NetworkOptions.add_to(parser, "network", loss=loss)
     add("--model-option", action="append", metavar="NAME=VALUE",
         help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a "
              "wrong name lists those there are")
-    add("--loss", default=loss, choices=tuple(LOSSES),
-        help="mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, minus "
-             "the challenge's score")
     add("--loss-option", action="append", metavar="NAME=VALUE",
         help="an option of the loss: start=-5, the logarithm of the variance, in units of the "
              "parameters, that training starts at")
-    add("--epochs", type=int, default=None, metavar="N",
-        help=f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
-             f"{PRESENTATIONS} maps, at most {MAX_EPOCHS})")
-    add("--batch-size", type=int, default=32, metavar="N", help="maps per step")
-    add("--lanes", type=int, default=4, metavar="N",
-        help="parts of a batch trained side by side, one thread each; they set the result, the "
-             "number of threads does not")
-    add("--learning-rate", type=float, default=4e-3, metavar="X",
-        help="peak of the one-cycle schedule")
-    add("--weight-decay", type=float, default=1e-4, metavar="X", help="of AdamW")
-    add("--patience", type=int, default=12, metavar="N",
-        help="epochs without a better validation loss before training ends; 0 never")
-    add("--precision", default="auto", choices=("auto", *PRECISIONS),
-        help="of the convolutions (auto: what the folder's networks were begun with, else bfloat16 "
-             "where the CPU computes in it)")
-    add("--noise", default="fresh", choices=NOISES,
-        help="of the training maps: drawn anew at every use, or once for each map, which overfits")
-    add("--pack", default="auto", choices=PACKS,
-        help="fold the half-empty frame to a smaller one (auto: unless the network's head is flat)")
-    add("--folds", type=int, default=1, metavar="K",
-        help="train K networks, each without its fold of the realisations, so that all of them "
-             "feed the emulator; test maps get the mean over the networks")
-    add("--members", type=int, default=1, metavar="M",
-        help="networks per fold that differ in their seed; their predictions are averaged")
-    add("--only", type=int, default=None, metavar="I",
-        help="train and predict with the I-th of the K x M networks (of each part of the model, "
-             "one part after the other) alone, from 0, and end; a run without it goes on from what "
-             "such jobs left")
-    add("--views", type=int, default=4, choices=VIEWS,
-        help="symmetries of the frame that a prediction is averaged over")
 
 
 def pick_precision() -> str:
