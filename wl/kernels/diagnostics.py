@@ -1,16 +1,17 @@
-"""Rank-normalised split R-hat and bulk effective sample size of one map's chains (Vehtari et al. 2021,
-Bayesian Analysis 16, 667), reduced inside the sampler so that no chain outlives its map.
+"""Rank-normalised split R-hat and bulk effective sample size of one map's chains.
 
-Every chain is cut into halves. Ranks over all of them (ties share the mean rank) become normal scores by
-a table, ndtri((rank - 3/8) / (size + 1/4)); R-hat is the larger of that of the scores and that of the
-scores of |x - median|; ESS is Geyer's initial monotone sequence on the scores.
+Vehtari et al. 2021, Bayesian Analysis 16, 667; reduced inside the sampler, so that no chain outlives its
+map. Every chain is cut into halves. Ranks over all of them (ties share the mean rank) become normal
+scores by a table, ndtri((rank - 3/8) / (size + 1/4)); R-hat is the larger of that of the scores and that
+of the scores of |x - median|; ESS is Geyer's initial monotone sequence on the scores.
 """
 import math
 
 import numpy as np
-from numba import njit
 
-FULLEST = 64           # values in one bucket up to which inserting them in order is cheap
+from . import njit
+
+MAX_BUCKET = 64        # values in one bucket up to which inserting them in order is cheap
 
 
 @njit(error_model="numpy", cache=True)
@@ -84,7 +85,7 @@ def _sort(value, ordered):
     for b in range(4 * size):
         fullest = max(fullest, count[b + 1])
         count[b + 1] += count[b]
-    if fullest > FULLEST:
+    if fullest > MAX_BUCKET:
         order = np.argsort(value, kind="mergesort")
         for i in range(size):
             ordered[i] = value[order[i]]

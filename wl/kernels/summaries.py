@@ -1,6 +1,6 @@
 """Moments, histogram and peaks of smoothed maps."""
 import numpy as np
-from numba import njit
+from . import njit
 
 
 @njit(cache=True, nogil=True)          # in a parallel region a busy machine took ten times as long for one map
