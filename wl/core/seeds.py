@@ -5,7 +5,7 @@
 
 Every generator follows from (seed, stream, index) alone, by SeedSequence(seed, spawn_key=(stream, *index)).
 Two streams never share numbers, nor do two seeds. The compiled kernels seed their own generators by the
-same triple.
+same triple; they are of another kind, so that their streams are counted apart.
 """
 import numpy as np
 
@@ -20,6 +20,9 @@ DENSE_DROPOUT = 109
 COVARIANCE_FOLDS = 110                       # cross-validation of the smoothing
 CALIBRATION_DRAW, CALIBRATION_TIE = 111, 112
 CHAIN_START, RMS_SAMPLE, BOOTSTRAP = 113, 114, 115
+
+# of the kernels' generators: a chain's stream is METROPOLIS + 256 chain
+TRAINING_NOISE, FIXED_NOISE, METROPOLIS = 1, 2, 3
 
 
 def generator(seed: int, stream: int, *index: int, kind=np.random.PCG64) -> np.random.Generator:

@@ -6,7 +6,12 @@ from .params import SPLITS
 FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100", 4: "R_hat_above_1.05",
          8: "hull_edge_cuts_the_one_sigma_region", 16: "p_value_below_0.001"}
 
-_QUANTILES = {"q2_5": "2.5", "q16": "16", "q50": "50", "q84": "84", "q97_5": "97.5"}
+# quantiles of a posterior, the central intervals that they bound, and highest-density regions
+LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
+INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
+REGIONS = {"68": 0.682689492137, "95": 0.954499736104}
+
+_QUANTILES = {name: f"{100 * level:g}" for name, level in LEVELS.items()}
 # variable: (units, description); "1" is dimensionless
 VARIABLES = {
     "estimate": ("1", "summaries of a map: a network's point estimates, or log10 of a binned spectrum"),

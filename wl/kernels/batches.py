@@ -1,4 +1,4 @@
-"""The data path in one pass: decode float16, add noise, standardise, scatter into the frame, flip."""
+"""The data path in one pass: decode float16, add noise, standardise, scatter into the frame."""
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,8 @@ class Layout(NamedTuple):
     """Where the pixels of a map go in the frame that a network sees.
 
     targets: (n_symmetry, n_observed) int32, place of each observed pixel.
-    copies: (n_symmetry, n_copy, 2) int32, (from, to) inside the frame, for pixels that a packed frame
-        shows twice.
+    copies: (n_symmetry, n_copy, 2) int32, (from, to) inside the frame, for pixels that a packed
+        frame shows twice.
     """
     targets: np.ndarray
     copies: np.ndarray

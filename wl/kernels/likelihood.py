@@ -1,8 +1,9 @@
 """Log-likelihood of a summary whose mean and covariance vary over the design, for any dimension d.
 
 Gaussian: log L = -1/2 (r^T C^-1 r + ln det C) with r = summary - mean. Constants that depend on
-neither the parameters nor the summary are left to the callers. Coefficients are those of triangles.py.
-error_model="numpy": Python's, which checks each division for zero, keeps loops from being vectorised.
+neither the parameters nor the summary are left to the callers. Coefficients are those of
+triangles.py. error_model="numpy": Python's, which checks each division for zero, keeps loops from
+being vectorised.
 """
 import math
 
@@ -23,8 +24,8 @@ _INV_LN2 = 1.44269504088896338700
 def log(x: float) -> float:
     """Natural logarithm of a positive normal number, within one unit in the last place.
 
-    The fdlibm series (Sun Microsystems 1993) in arithmetic alone: it inlines and vectorises, where a
-    call into the C library does neither, and gives the same bits when the JIT is off.
+    The fdlibm series (Sun Microsystems 1993) in arithmetic alone: it inlines and vectorises, where
+    a call into the C library does neither, and gives the same bits when the JIT is off.
     """
     bits = np.float64(x).view(np.int64)
     k = (bits - _SQRT_HALF_BITS) >> _EXPONENT
@@ -41,7 +42,8 @@ def log(x: float) -> float:
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def exp(x: float) -> float:
-    """Exponential of a number from -700 (taken for all below) to 700, within one unit in the last place.
+    """Exponential of a number from -700 (taken for all below) to 700, within one unit in the last
+    place.
 
     fdlibm's rational form, for the same reasons as log().
     """
@@ -105,7 +107,8 @@ def log_gaussian(value: np.ndarray, summary: np.ndarray, i: int, work: np.ndarra
 
 
 @njit(error_model="numpy", cache=True)
-def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray, out: np.ndarray) -> None:
+def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
+                  out: np.ndarray) -> None:
     """log-prior plus log_gaussian of as many summaries as there are lanes, each at its own place.
 
     value: (1 + d + d (d + 1) / 2, lanes) float64, with positive definite covariances.

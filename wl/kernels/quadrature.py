@@ -1,7 +1,7 @@
 """Posterior moments, quantiles and credible regions by quadrature over the design's triangles.
 
-Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; the sums stay
-in one order, which no compiler may change.
+Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; the sums
+stay in one order, which no compiler may change.
 """
 import math
 from typing import NamedTuple
@@ -35,8 +35,8 @@ class Lines(NamedTuple):
 
     white, base: of whiten().
     first: (2, lines + 1) int64, where each line's points begin.
-    limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal cells
-        between them.
+    limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal
+        cells between them.
     """
     white: np.ndarray
     base: np.ndarray
@@ -47,8 +47,8 @@ class Lines(NamedTuple):
 class Output(NamedTuple):
     """What quadrature() fills.
 
-    moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to the
-        likelihood's constant.
+    moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to
+        the likelihood's constant.
     quantiles: (n, 2, levels) float64.
     regions: (n, 2, 2) float64, for each probability the ln of the posterior density at the region's
         edge, and its area.
@@ -206,7 +206,8 @@ def _highest(x):
 
 @njit(error_model="numpy", cache=True)
 def _regions(density, weight, log_weight, total, probabilities, out):
-    """The smallest regions that hold shares of the weight (m,), by a histogram over ln density (m,).
+    """The smallest regions that hold shares of the weight (m,), by a histogram over ln density
+    (m,).
 
     total: sum of weight. The edge's ln density has an rms error of 0.02 and the area one of 0.5 %
     (order 8 against 24, 200 maps).

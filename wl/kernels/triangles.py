@@ -19,13 +19,30 @@ class Triangulation(NamedTuple):
 
     coefficient: (t, 6 + 3 k) float64, one row a triangle, see above.
     neighbours: (t, 3) int32, the triangle across the edge opposite to each corner, -1 at the hull.
-    grid: (nx, ny) int32, codes of the look-up grid, see cell().
+    grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
+        whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
+        that cell() may clamp.
     box: (4,) float64, corner (x, y) of the grid and its cells per unit in x and y.
     """
     coefficient: np.ndarray
     neighbours: np.ndarray
     grid: np.ndarray
     box: np.ndarray
+
+
+class Cells(NamedTuple):
+    """Equal cells of a box, by numbers alone.
+
+    low_x, low_y: float64, its corner.
+    per_x, per_y: float64, cells per unit.
+    last_x, last_y: float64, index of the last cell.
+    """
+    low_x: float
+    low_y: float
+    per_x: float
+    per_y: float
+    last_x: float
+    last_y: float
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
@@ -74,22 +91,24 @@ def search(x: float, y: float, coefficient: np.ndarray) -> int:
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def cell(x: float, y: float, grid: np.ndarray, box: np.ndarray) -> int:
-    """The code of (x, y) in the look-up grid.
+def cells_of(grid: np.ndarray, box: np.ndarray) -> Cells:
+    """The cells of a Triangulation's grid."""
+    return Cells(box[0], box[1], box[2], box[3], grid.shape[0] - 1.0, grid.shape[1] - 1.0)
 
-    grid, box: of a Triangulation. Codes: t >= 0 the whole cell lies in triangle t, -1 the whole cell
-        is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so that
-        clamping is enough.
-    """
-    u = min(max((x - box[0]) * box[2], 0.0), grid.shape[0] - 1.0)
-    v = min(max((y - box[1]) * box[3], 0.0), grid.shape[1] - 1.0)
-    return np.int64(grid[np.int64(u), np.int64(v)])
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
+    """The cell that (x, y) lies in, the nearest one outside of the box."""
+    u = min(max((x - cells.low_x) * cells.per_x, 0.0), cells.last_x)
+    v = min(max((y - cells.low_y) * cells.per_y, 0.0), cells.last_y)
+    return np.int64(u), np.int64(v)
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def find(x: float, y: float, triangulation: Triangulation) -> int:
     """The triangle that holds (x, y) by the look-up grid and, near edges, a walk; -1 outside."""
-    code = cell(x, y, triangulation.grid, triangulation.box)
+    i, j = cell(x, y, cells_of(triangulation.grid, triangulation.box))
+    code = np.int64(triangulation.grid[i, j])
     if code >= -1:
         return code
     return locate(x, y, triangulation.coefficient, triangulation.neighbours, -2 - code)
@@ -137,10 +156,10 @@ def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray
 @njit(error_model="numpy", cache=True)
 def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, nx: int, ny: int,
                box: np.ndarray) -> np.ndarray:
-    """The look-up grid of cell(); a cell is pure if its corners agree.
+    """The look-up grid of a Triangulation; a cell is pure if its corners agree.
 
-    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is outside
-    for certain if all four corners lie beyond one and the same hull edge.
+    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is
+    outside for certain if all four corners lie beyond one and the same hull edge.
     coefficient, neighbours, box: of the Triangulation that gets it.
     nx, ny: cells, the margin among them.
     Returns (nx, ny) int32.

@@ -2,9 +2,9 @@
 import numpy as np
 from scipy.special import ndtri
 
-from ..kernels.batches import fill_batch
-from ..kernels.generators import FIXED_NOISE, TRAINING_NOISE
+from ..core import seeds
 from ..core.params import noise_sigma
+from ..kernels.batches import Layout, Noise, fill_batch
 
 N_SYMMETRY = 4                         # identity, rows reversed, columns reversed, both
 NO_NOISE, FRESH, FIXED = range(3)
@@ -16,7 +16,7 @@ class Frame:
     mask: (rows, columns) bool. pack: fold the frame when part of it is empty: the columns that only
     some rows reach are cut off and laid below the others, with an overlap, so that no pixel is lost
     (1424 x 176 of the survey becomes 1840 x 104: 24 % fewer pixels to convolve).
-    shape: (rows, columns) of the result; targets, copies: see kernels.batches.fill_batch.
+    shape: (rows, columns) of the result; targets, copies: see kernels.batches.Layout.
     """
 
     def __init__(self, mask, pack=True, overlap=32):
@@ -117,10 +117,11 @@ class Batches:
         if out is None:
             out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
         noise = NO_NOISE if self.noise == 0.0 else noise
-        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, rows, self.frame.targets, self.frame.copies,
-                   symmetry, self.decode, self.quantiles if noise != NO_NOISE else self.quantiles[:0],
-                   self.noise, noise == FIXED, self.seed,
-                   TRAINING_NOISE if noise == FRESH else FIXED_NOISE, draws)
+        stream = seeds.TRAINING_NOISE if noise == FRESH else seeds.FIXED_NOISE
+        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, self.decode, rows, draws, symmetry,
+                   Layout(self.frame.targets, self.frame.copies),
+                   Noise(self.quantiles if noise != NO_NOISE else self.quantiles[:0], self.noise,
+                         noise == FIXED, self.seed, stream))
         return out
 
 

@@ -6,7 +6,9 @@ An error is e = mean - truth, its pull z = e / sd.
 import numpy as np
 
 from ..core.checks import InputError, array
-from ..core.params import PARAMS, SCORE_WEIGHT
+from ..core.params import SCORE_WEIGHT
+from ..posterior.recalibration import (
+    checked, coverage_curve, pit, pit_quantiles, uniform_p_value)
 
 SCORE_FLOOR = -1e6                                 # the organisers show no score below it
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # name: (probability, half width in sd)
@@ -19,7 +21,7 @@ def score_terms(truth, mean, sd):
     Returns (n, 3, 2): e^2/sd^2, ln sd^2 and 1000 e^2; the score of a map is minus their sum.
     Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
     """
-    truth, mean, sd = _checked(truth, mean, sd)
+    truth, mean, sd = checked(truth, mean, sd)
     square = (mean - truth)**2
     return np.stack([square / sd**2, 2.0 * np.log(sd), SCORE_WEIGHT * square], axis=1)
 
@@ -79,30 +81,6 @@ def bootstrap_means(values, count=1000, seed=1, cluster=None):
 
 
 # ---------------------------------------------------------------- calibration
-def pit(truth, mean, sd):
-    """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated. (n, 2)."""
-    from scipy.special import ndtr
-    truth, mean, sd = _checked(truth, mean, sd)
-    return ndtr((truth - mean) / sd)
-
-
-def pit_quantiles(truth, levels, quantiles):
-    """The same from quantiles of the posterior.
-
-    levels: (k,) increasing probabilities; quantiles: (k, n, 2). Between them the pull is linear in the
-    parameter, beyond them it goes on with the outermost slope: exact for a Gaussian. Returns (n, 2).
-    """
-    from scipy.special import ndtr, ndtri
-    pull, quantiles = ndtri(np.asarray(levels)), np.asarray(quantiles, dtype=np.float64)
-    truth = np.asarray(truth, dtype=np.float64)
-    right = np.clip((quantiles <= truth).sum(axis=0), 1, len(pull) - 1)
-    low = np.take_along_axis(quantiles, right[None] - 1, axis=0)[0]
-    high = np.take_along_axis(quantiles, right[None], axis=0)[0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step = (truth - low) / (high - low)
-    return ndtr(pull[right - 1] + step * (pull[right] - pull[right - 1]))
-
-
 def sbc_ranks(truth, draws):
     """Number of draws below the truth (Talts et al. 2018, arXiv:1804.06788).
 
@@ -130,19 +108,10 @@ def tarp(truth, draws, seed=1):
 
 def joint_distance(truth, mean, sd, correlation):
     """Squared Mahalanobis distance of the truth; correlation: (n,). Returns (n,), chi2 of 2 if calibrated."""
-    truth, mean, sd = _checked(truth, mean, sd)
+    truth, mean, sd = checked(truth, mean, sd)
     rho = array("correlation", correlation, (len(truth),))
     a, b = ((truth - mean) / sd).T
     return (a * a - 2.0 * rho * a * b + b * b) / np.maximum(1.0 - rho * rho, 1e-12)
-
-
-def coverage_curve(values, levels):
-    """Share of truths inside the central interval of each level.
-
-    values: (n, ...) PIT values; levels: (k,) in (0, 1). Returns (k, ...): equal to levels if calibrated.
-    """
-    half = np.abs(2.0 * np.asarray(values) - 1.0)
-    return np.stack([(half <= level).mean(axis=0) for level in levels])
 
 
 def out_of_distribution(inside, outside, count=100, low=0.001, high=0.05):
@@ -169,20 +138,6 @@ def out_of_distribution(inside, outside, count=100, low=0.001, high=0.05):
     return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
 
 
-def uniform_p_value(values):
-    """p-value of the Kolmogorov-Smirnov test that values (n,) are uniform in (0, 1).
-
-    The limiting distribution with Stephens' (1970, JRSS B 32, 115) correction for the sample size:
-    within 0.025 of the exact one from n = 5 on, without the second that importing scipy.stats takes.
-    """
-    from scipy.special import kolmogorov
-    values = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(values)
-    step = np.arange(n) / n
-    distance = max((values - step).max(), (step + 1.0 / n - values).max())
-    return float(kolmogorov(distance * (np.sqrt(n) + 0.12 + 0.11 / np.sqrt(n))))
-
-
 def rank_p_value(ranks, n_draws, bins=20):
     """p-value of a chi2 test that ranks (n,) int are uniform on 0 ... n_draws, in at most `bins` bins."""
     from scipy.special import chdtrc
@@ -205,7 +160,7 @@ def summarise(truth, mean, sd, label_variance, *, plain_sd=None, correlation=Non
     (SCORE_FLOOR). Returns a dict of plain numbers: an error beside each mean, None where
     undefined, lists in the order of params.PARAMS, and "coverage_curve", central coverage at 0.1 ... 0.9.
     """
-    truth, mean, sd = _checked(truth, mean, sd)
+    truth, mean, sd = checked(truth, mean, sd)
     offset, terms = mean - truth, score_terms(truth, mean, sd)
     columns = {"score": -terms.sum(axis=(1, 2)), "expected_score": expected_score(sd),
                "mse": offset**2 / np.asarray(label_variance), "bias": offset,
@@ -262,16 +217,3 @@ def _plain(value):
     if value.ndim:
         return [_plain(v) for v in value]
     return float(value) if np.isfinite(value) else None
-
-
-def _checked(truth, mean, sd):
-    truth = array("truth", np.asarray(truth, dtype=np.float64), (None, len(PARAMS)))
-    if len(truth) == 0:
-        raise InputError("score: expected at least one map, got none; check the posterior")
-    out = [array(name, np.asarray(value, dtype=np.float64), truth.shape,
-                 advice="the sampler failed for this map") for name, value in (("mean", mean), ("sd", sd))]
-    if (out[1] <= 0).any():
-        row, col = (int(i) for i in np.argwhere(out[1] <= 0)[0])
-        raise InputError(f"sd: expected error bars above 0, got {out[1][row, col]} for {PARAMS[col]} of map "
-                         f"{row}; the sampler failed for this map")
-    return truth, *out
