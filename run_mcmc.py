@@ -37,9 +37,6 @@ def parser():
     group.add_argument("--prior", default="design", metavar="design|flat|FILE",
                        help="density of the design, which the challenge's test maps follow, flat in its hull, or a "
                             "file (.npy or text) with rows of Omega_m, S_8, density")
-    group.add_argument("--likelihood", default="gaussian", choices=("gaussian", "t"),
-                       help="of a summary: Gaussian with the covariance divided by N - d - 2 (Hartlap et al. 2007), or "
-                            "the t-distribution of Sellentin & Heavens (2016) for a covariance from N realisations")
     group.add_argument("--sampler", default="metropolis", choices=("metropolis", "exact"),
                        help="chains, or quadrature over the triangles of the design")
     group.add_argument("--nstep", type=int, default=10000, metavar="N", help="steps of each chain")

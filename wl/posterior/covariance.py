@@ -159,8 +159,8 @@ def _units(summary):
         dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < MIN_EIGENVALUE
     if dead.any():
         raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in "
-                         "its own way, got a singular covariance; a summary is constant, or follows "
-                         "from others")
+                         "its own way, got a singular covariance; a summary is constant, or "
+                         "follows from others")
     return unit
 
 
@@ -210,8 +210,8 @@ def _fit(u, summary, order, spread):
     residual = summary - mean[:, None]
     lost = n_cosmology if order == RAW else basis.shape[1]
     if spread == RAW:
-        # about a mean that took a share h of a degree of freedom, the scatter has n - h of them; its
-        # inverse is unbiased after division by n - h - d - 1, which for a raw mean is n - d - 2
+        # about a mean that took a share h of a degree of freedom, the scatter has n - h of them;
+        # its inverse is unbiased after division by n - h - d - 1, for a raw mean n - d - 2
         scatter = np.einsum("cri,crj->cij", residual, residual)
         return mean, scatter / (n - lost / n_cosmology - d - 1)
     return mean, _smooth_covariance(u, residual, spread, n_cosmology * n / (n_cosmology * n - lost))

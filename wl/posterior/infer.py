@@ -9,6 +9,7 @@ from ..core.progress import say, warn
 from ..simulate.locate import DEFAULT_DATA
 from ..core.params import HOLDOUT, PARAMS, STATISTICS, TEST
 from ..core.provenance import refuse_difference
+from ..core.variables import LEVELS
 
 MOST_RECALIBRATED = 2000       # statistics maps whose posteriors recalibrate the error bars
 PRIORS = ("design", "flat")    # anything else is a file
@@ -21,7 +22,7 @@ def settings_of(args):
     """What a posterior depends on beyond its predictions, checked. args: of either script. Raises InputError."""
     if "sampler" not in args:                             # run_direct.py
         return {"recalibrate": args.recalibrate}
-    settings = {"smooth": args.smooth, "prior": args.prior, "likelihood": args.likelihood, "sampler": args.sampler,
+    settings = {"smooth": args.smooth, "prior": args.prior, "sampler": args.sampler,
                 "recalibrate": args.recalibrate}
     nstep, sigma = positive("--nstep", args.nstep, integer=True), positive("--sigma", args.sigma)
     chains, draws = positive("--chains", args.chains, integer=True), args.draws
@@ -41,9 +42,9 @@ def settings_of(args):
         raise InputError(f"--thin: expected at most {max(kept // LEAST_DRAWS, 1)}, so that each chain keeps "
                          f"{LEAST_DRAWS} draws of its {kept} steps, got {thin}")
     if args.adapt:
-        from .metropolis import LEAST_ADAPTED
-        if nstep - kept < LEAST_ADAPTED:
-            raise InputError(f"--adapt: expected at least {LEAST_ADAPTED} steps of burn-in to learn a proposal from, "
+        from .metropolis import MIN_ADAPT_STEPS
+        if nstep - kept < MIN_ADAPT_STEPS:
+            raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to learn a proposal from, "
                              f"got {nstep - kept}; raise --nstep or --burn-in")
     if args.sampler == "metropolis":
         settings |= {"nstep": nstep, "sigma": sigma, "burn_in": args.burn_in, "chains": chains, "draws": draws,
@@ -150,14 +151,14 @@ def infer(run, predictions, settings, shard=None):
         "count": var(("cosmology",), count)}}, coords={"param": np.array(PARAMS)},
         settings={**settings, "orders": orders}, seed=args.seed, inputs=inputs)
 
-    from . import posterior, metropolis, sampling
-    emulator = emulate(theta, mean, covariance, orders, settings, prior_of(settings["prior"], theta))
+    from . import emulator as emulators, posterior, quadrature, sampling
+    emulator = emulators.build(theta, mean, covariance, prior_of(settings["prior"], theta))
     chosen = wanted_maps(run, split)
     constant = {"vertex_log_prior": var(("cosmology",), emulator.vertex_log_prior)}
     if settings["sampler"] == "exact":
-        error = metropolis.quadrature_error(emulator, estimate[chosen])
+        error = quadrature.quadrature_error(emulator, estimate[chosen])
         constant["quadrature_error"] = var(("order",), error)
-        say(f"quadrature: order {metropolis.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within {error[0]:.1g}",
+        say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order 6 within {error[0]:.1g}",
             args.quiet)
     if settings["recalibrate"] != "none":
         known = held_out(theta, per, settings, emulator.vertex_log_prior, args.seed)
@@ -167,7 +168,7 @@ def infer(run, predictions, settings, shard=None):
     guess = wanted if settings["method"] == "network" else None          # a network's summaries are predictions
     chains = sampling.sample(run, emulator, wanted, chosen, guess, {**settings, "draws": draws}, inputs, shard)
     at_mean, spread, _ = emulator.interpolate(chains.mean)
-    summary = posterior.summarise(chains, wanted, at_mean, spread, emulator.count)
+    summary = posterior.summarise(chains, wanted, at_mean, spread)
     stuck = posterior.stuck(summary)
     if stuck:
         sampling.forget(run, shard)
@@ -178,9 +179,8 @@ def infer(run, predictions, settings, shard=None):
         warn(warning)
     if settings["recalibrate"] != "none":
         from . import recalibration
-        from ..scoring import score
         truth, held = known
-        pit = score.pit_quantiles(truth, list(posterior.LEVELS.values()), [getattr(held, q) for q in posterior.LEVELS])
+        pit = recalibration.pit_quantiles(truth, list(LEVELS.values()), [getattr(held, q) for q in LEVELS])
         more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, truth, held.mean, held.sd, pit)
         summary, constant = summary | more, constant | recalibrated(made_of, args.quiet)
     path = write_posterior(run, predictions, chosen, summary, of_file, inputs, chains, constant, name)
@@ -200,31 +200,24 @@ def prior_of(prior, theta):
     return values
 
 
-def emulate(theta, mean, covariance, orders, settings, prior):
-    """The emulator that the settings ask for. orders: of statistics.smoothed(); prior: of prior_of()."""
-    from . import emulator
-    return emulator.build(theta, mean, covariance, prior=prior,
-                          count=orders["effective"] if settings.get("likelihood") == "t" else None)
-
-
 def held_out(theta, estimate, settings, prior, seed, folds=4):
     """Exact posteriors of statistics maps by emulators that have not seen them: what error bars are fitted on.
 
     theta: (n_cosmology, 2); estimate: (n_cosmology, n_realisation, d) of the statistics split. Each fold of
-    realisations gets mean and covariance of the others. Returns truth (n, 2) and sampler.Chains of n maps.
+    realisations gets mean and covariance of the others. Returns truth (n, 2) and Chains of n maps.
     """
-    from . import metropolis
+    from . import emulator, posterior, quadrature
     n, truth, parts = estimate.shape[1], [], []
     for k in range(min(folds, n)):
         fold = np.arange(k, n, folds)
         rest = np.setdiff1d(np.arange(n), fold)
         smooth = settings["smooth"] if len(rest) > estimate.shape[2] + 2 else "always"     # a fold is smaller
-        mean, covariance, _, orders = statistics.smoothed(theta, estimate[:, rest], smooth, seed)
+        mean, covariance, _, _ = statistics.smoothed(theta, estimate[:, rest], smooth, seed)
         some = fold[:max(1, MOST_RECALIBRATED // (folds * len(theta)))]
         truth.append(np.repeat(theta, len(some), axis=0))
-        parts.append(metropolis.exact(emulate(theta, mean, covariance, orders, settings, prior),
-                                   np.ascontiguousarray(estimate[:, some].reshape(-1, estimate.shape[2]))))
-    return np.concatenate(truth), metropolis.join(parts)
+        parts.append(quadrature.exact(emulator.build(theta, mean, covariance, prior),
+                                      estimate[:, some].reshape(-1, estimate.shape[2])))
+    return np.concatenate(truth), posterior.join(parts)
 
 
 def infer_direct(run, predictions, settings):
@@ -242,8 +235,7 @@ def infer_direct(run, predictions, settings):
     constant = {}
     if settings["recalibrate"] != "none":
         from . import recalibration
-        from ..scoring import score
-        more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, *known, score.pit(*known))
+        more, made_of = recalibration.recalibrate(settings["recalibrate"], summary, *known, recalibration.pit(*known))
         summary, constant = summary | more, recalibrated(made_of, run.args.quiet)
     return write_posterior(run, predictions, chosen, summary, settings, inputs, constant=constant)
 

@@ -141,7 +141,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
 
 
 def _share(run, n, walk, progress):
-    """run(part) for all of n maps, in parts whose chains fill the kernel's lanes, on all threads."""
+    """run(part) for all of n maps, on all threads, in parts whose chains fill the lanes."""
     threads, group = numba.get_num_threads(), max(kernels.LANES // walk.chains, 1)
     block = block_size(walk, threads)
     with ThreadPoolExecutor(threads) as pool:

@@ -54,7 +54,8 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     nan = np.full((n, 2), np.nan)
     return Chains(moments[:, :2], sd, correlation, *np.moveaxis(quantiles, 2, 0), nan[:, 0], nan,
                   nan, nan, edge, regions[:, :, 0], regions[:, :, 1],
-                  moments[:, 5] + emulator.log_constant, np.empty((0, 1, 0, 2)), np.empty((0, 1, 0)))
+                  moments[:, 5] + emulator.log_constant, np.empty((0, 1, 0, 2)),
+                  np.empty((0, 1, 0)))
 
 
 def _room(n):

@@ -7,7 +7,6 @@ distribution function F by R(F) makes it so (Kuleshov, Fenner & Ermon 2018, arXi
 monotone, so quantiles stay in order.
 """
 import numpy as np
-from scipy.special import kolmogorov, ndtr, ndtri
 
 from ..core.checks import InputError, array
 from ..core.params import PARAMS
@@ -25,6 +24,7 @@ def pit(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     truth, mean, sd: (n, 2) float64, Omega_m and S_8.
     Returns (n, 2) float64. Raises InputError as checked() does.
     """
+    from scipy.special import ndtr                 # the score alone needs no SciPy
     truth, mean, sd = checked(truth, mean, sd)
     return ndtr((truth - mean) / sd)
 
@@ -39,6 +39,7 @@ def pit_quantiles(truth: np.ndarray, levels: np.ndarray, quantiles: np.ndarray) 
     quantiles: (k, n, 2) float64.
     Returns (n, 2) float64.
     """
+    from scipy.special import ndtr, ndtri
     pull, quantiles = ndtri(np.asarray(levels)), np.asarray(quantiles, dtype=np.float64)
     truth = np.asarray(truth, dtype=np.float64)
     right = np.clip((quantiles <= truth).sum(axis=0), 1, len(pull) - 1)
@@ -68,6 +69,7 @@ def uniform_p_value(values: np.ndarray) -> float:
     takes.
     values: (n,) float64.
     """
+    from scipy.special import kolmogorov
     values = np.sort(np.asarray(values, dtype=np.float64))
     n = len(values)
     step = np.arange(n) / n
@@ -91,8 +93,8 @@ def checked(truth: np.ndarray, mean: np.ndarray,
                 for name, value in (("mean", mean), ("sd", sd)))
     if (sd <= 0).any():
         row, col = (int(i) for i in np.argwhere(sd <= 0)[0])
-        raise InputError(f"sd: expected error bars above 0, got {sd[row, col]} for {PARAMS[col]} of "
-                         f"map {row}; the sampler failed for this map")
+        raise InputError(f"sd: expected error bars above 0, got {sd[row, col]} for {PARAMS[col]} "
+                         f"of map {row}; the sampler failed for this map")
     return truth, mean, sd
 
 
@@ -117,6 +119,7 @@ def isotonic(values: np.ndarray) -> np.ndarray:
     values: (n, 2) float64, PIT of the emulator split, never of maps to be scored.
     Returns (KNOTS, 2) float64.
     """
+    from scipy.special import ndtr
     p = ndtr(np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS))
     share = (np.asarray(values)[None] <= p[:, None, None]).sum(1)
     return (share + PRIOR_COUNT * p[:, None]) / (len(values) + PRIOR_COUNT)
@@ -153,6 +156,7 @@ def quantiles(result: dict[str, np.ndarray], curve: np.ndarray) -> dict[str, np.
     curve: (KNOTS, 2) float64, of isotonic().
     Returns {"recalibrated_q2_5": (n, 2) float64, ...}.
     """
+    from scipy.special import ndtri
     known = np.stack([result[name] for name in LEVELS])
     scores = ndtri(np.array(list(LEVELS.values())))
     knots = np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)

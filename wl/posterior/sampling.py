@@ -6,7 +6,7 @@ numbers follow from its global index alone, so neither parts, shards nor interru
 """
 import dataclasses
 
-from . import metropolis
+from . import metropolis, posterior, quadrature
 from ..core import hdf5
 from ..core.checks import InputError
 from ..core.progress import Progress
@@ -20,16 +20,16 @@ def sample(run, emulator, estimate, index, guess, settings, inputs, shard=None):
     """Chains of the maps `estimate` (n, d), by settings["sampler"]; parts that an earlier run left are taken.
 
     run: pipeline.Run, for its folder and options; index: (n,) global map indices; guess: (n, 2) first points or
-    None; settings, inputs: of the posterior, all that the chains depend on. Returns sampler.Chains.
+    None; settings, inputs: of the posterior, all that the chains depend on. Returns posterior.Chains.
     """
     n, args = len(estimate), run.args
     progress = Progress(n, f"sampling {n} maps", args.quiet)
     if settings["sampler"] == "exact":
-        chains = metropolis.exact(emulator, estimate)
+        chains = quadrature.exact(emulator, estimate)
         progress.close()
         return chains
-    options = {k: settings[k] for k in ("nstep", "sigma", "burn_in", "chains", "thin", "adapt")}
-    steps = options["nstep"] * options["chains"] * max(emulator.d / 2.0, 1.0)
+    walk = metropolis.Walk(*(settings[k] for k in ("nstep", "sigma", "burn_in", "chains", "thin", "adapt")))
+    steps = walk.nstep * walk.chains * max(emulator.d / 2.0, 1.0)
     size = max(int(PART / steps), LEAST)
     paths = [run.out / name_of(shard, f"sampling.{first}") for first in range(0, n, size)]
     parts = []
@@ -39,16 +39,16 @@ def sample(run, emulator, estimate, index, guess, settings, inputs, shard=None):
         chains = _load(path, settings, from_maps, args.seed)
         if chains is None:
             chains = metropolis.metropolis(
-                emulator, estimate[part], seed=args.seed, map_index=index[part], progress=progress,
+                emulator, estimate[part], walk, seed=args.seed, map_index=index[part], progress=progress,
                 draws=min(max(settings["draws"] - first, 0), part.stop - first),
-                guess=None if guess is None else guess[part], **options)
+                guess=None if guess is None else guess[part])
             if len(paths) > 1:
                 _save(path, chains, settings, from_maps, args.seed)
         else:
             progress.begin_at(part.stop)
         parts.append(chains)
     progress.close()
-    return metropolis.join(parts) if parts else metropolis.metropolis(emulator, estimate, **options)
+    return posterior.join(parts) if parts else metropolis.metropolis(emulator, estimate, walk)
 
 
 def forget(run, shard=None):
@@ -72,4 +72,4 @@ def _load(path, settings, inputs, seed):
         file = hdf5.reusable(path, "sampling", settings, inputs, seed)
     except InputError:
         return None
-    return None if file is None else metropolis.Chains(**file.groups["chains"])
+    return None if file is None else posterior.Chains(**file.groups["chains"])

@@ -9,7 +9,8 @@ from ..core import hdf5
 from ..core.atomic import atomic
 from ..core.checks import InputError, array
 from ..core.params import HOLDOUT, SPLITS, STATISTICS, TEST, TRAIN
-from ..posterior.posterior import INTERVALS, LEVELS, unconverged
+from ..core.variables import INTERVALS, LEVELS
+from ..posterior.posterior import unconverged
 from .against_limit import beside_limit
 from .score import out_of_distribution as out_of_distribution_rate
 from .score import prior_score, summarise
