@@ -344,12 +344,24 @@ def test_progress_counts_maps(emulator, maps, monkeypatch):
     ({"nstep": 0}, "nstep"), ({"nstep": -5}, "nstep"), ({"sigma": 0.0}, "sigma"), ({"sigma": -1.0}, "sigma"),
     ({"sigma": np.nan}, "sigma"), ({"burn_in": 1.0}, "burn"), ({"burn_in": -0.1}, "burn"),
     ({"burn_in": np.nan}, "burn"), ({"chains": 0}, "chains"), ({"thin": 0}, "thin"),
-    ({"nstep": 2**31}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"),
+    ({"nstep": 2**31}, "nstep"), ({"nstep": 2**30, "chains": 2}, "--chains"), ({"thin": 3}, "at most 2"),
+    ({"nstep": 4.5}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"),
     ({"map_index": [0, 1]}, "map_index")])
 def test_refused_settings(emulator, maps, wrong, word):
     with pytest.raises(InputError) as error:
         synthetic.chains(emulator, maps[1][:3], **{"nstep": 10, "sigma": 0.1, **wrong})
     one_line(error, word)
+
+
+def test_a_walk_counts_its_steps():
+    """Dropped, kept, between draws, and batches that hold each kept step once; none can be changed."""
+    walk = metropolis.Walk(10000, 0.06)
+    assert (walk.burn, walk.kept, walk.stride) == (2000, 8000, 16)
+    assert list(walk.edges) == list(range(2000, 10001, 250)) and walk.edges.dtype == np.int64
+    assert metropolis.Walk(10000, 0.06, thin=5.0).stride == 5
+    assert list(metropolis.Walk(50, 0.06, burn_in=0.0).edges) == [0, 50]             # too short for batches
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        walk.nstep = 5
 
 
 def test_refused_summaries(emulator):

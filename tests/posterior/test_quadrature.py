@@ -116,7 +116,8 @@ def test_regions_hold_their_share():
     emulator = synthetic.emulator(80)
     theta, summary = synthetic.draw(emulator, 2000, seed=3)
     truth = exact(emulator, summary)
-    density = np.array([emulator.log_posterior(t[None], e[None])[0, 0] for t, e in zip(theta, summary)])
+    density = np.concatenate([np.diag(emulator.log_posterior(theta[k:k + 200], summary[k:k + 200]))
+                              for k in range(0, 2000, 200)])
     for k, probability in enumerate((0.683, 0.954)):
         inside = (density - truth.log_evidence >= truth.contour[:, k]).mean()
         assert abs(inside - probability) < 4.0 * np.sqrt(probability * (1 - probability) / 2000)
