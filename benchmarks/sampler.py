@@ -55,11 +55,11 @@ def problem(np, n_map, d):
     return theta, mean, covariance, mean[which] + noise
 
 
-def reference(np, theta, mean, covariance, estimate, nstep, sigma, seed):
+def reference(np, theta, mean, covariance, summary, nstep, sigma, seed):
     """The usual loop: all chains at once, every state kept. Returns states (nstep, n, 2)."""
     from scipy.interpolate import LinearNDInterpolator
     rng = np.random.default_rng(seed)
-    n, d = estimate.shape
+    n, d = summary.shape
     mean_of = LinearNDInterpolator(theta, mean, fill_value=np.nan)
     covariance_of = LinearNDInterpolator(theta, covariance, fill_value=np.nan)
     prior_of = LinearNDInterpolator(theta, np.zeros((len(theta), 1)), fill_value=-np.inf)
@@ -68,7 +68,7 @@ def reference(np, theta, mean, covariance, estimate, nstep, sigma, seed):
         log_prior = prior_of(x).flatten()
         inside = np.isfinite(log_prior)
         out = np.full(len(x), -np.inf)
-        delta = estimate[inside] - mean_of(x[inside])
+        delta = summary[inside] - mean_of(x[inside])
         c = covariance_of(x[inside])
         out[inside] = (log_prior[inside] - 0.5 * np.einsum("ni,nij,nj->n", delta, np.linalg.inv(c), delta)
                        - 0.5 * np.linalg.slogdet(c)[1])
@@ -92,10 +92,12 @@ def main():
     args = arguments()
     os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
     import numpy as np
-    from wl.posterior import metropolis
-    from wl.posterior.emulator import build
+    from wl.core.seeds import METROPOLIS
     from wl.kernels.metropolis import random_numbers
-    theta, mean, covariance, estimate = problem(np, args.maps, args.summaries)
+    from wl.posterior.emulator import build
+    from wl.posterior.metropolis import Walk, metropolis
+    from wl.posterior.quadrature import exact as quadrature
+    theta, mean, covariance, summary = problem(np, args.maps, args.summaries)
     emulator = build(theta, mean, covariance, prior="flat")
 
     def timed(run, *arguments, **options):
@@ -103,31 +105,31 @@ def main():
         result = run(*arguments, **options)
         return time.perf_counter() - start, result
 
-    first, _ = timed(metropolis.metropolis, emulator, estimate[:32], nstep=32, sigma=args.sigma)
-    exact_first, _ = timed(metropolis.exact, emulator, estimate[:32])
-    random_numbers(16, 32, args.sigma, np.uint64(0))
-    reference(np, theta, mean, covariance, estimate, 2, args.sigma, 0)
+    first, _ = timed(metropolis, emulator, summary[:32], Walk(32, args.sigma))
+    exact_first, _ = timed(quadrature, emulator, summary[:32])
+    random_numbers(16, 32, args.sigma, np.uint64(0), METROPOLIS)
+    reference(np, theta, mean, covariance, summary, 2, args.sigma, 0)
     ours, theirs, random, exact = [], [], [], []
     for k in range(args.repeats):
-        seconds, states = timed(reference, np, theta, mean, covariance, estimate, args.reference_steps,
+        seconds, states = timed(reference, np, theta, mean, covariance, summary, args.reference_steps,
                                 args.sigma, k)
         theirs.append(args.maps * args.reference_steps / seconds)
-        seconds, chains = timed(metropolis.metropolis, emulator, estimate, nstep=args.nstep, sigma=args.sigma,
-                                seed=k)
+        seconds, chains = timed(metropolis, emulator, summary, Walk(args.nstep, args.sigma), seed=k)
         ours.append(args.maps * args.nstep / seconds)
-        seconds, _ = timed(random_numbers, args.maps, args.nstep, args.sigma, np.uint64(k))
+        seconds, _ = timed(random_numbers, args.maps, args.nstep, args.sigma, np.uint64(k),
+                           METROPOLIS)
         random.append(args.maps * args.nstep / seconds)
-        seconds, truth = timed(metropolis.exact, emulator, estimate)
+        seconds, truth = timed(quadrature, emulator, summary)
         exact.append(seconds)
         print(f"run {k + 1}: ours {ours[-1] / 1e6:.1f} M chain-steps/s, reference {theirs[-1] / 1e6:.3f}, "
               f"ratio {ours[-1] / theirs[-1]:.1f}, whole step / random numbers {random[-1] / ours[-1]:.2f}, "
               f"exact {exact[-1]:.3f} s", flush=True)
-    some = estimate[::max(args.maps // 200, 1)]
-    order_8, order_12 = metropolis.exact(emulator, some), metropolis.exact(emulator, some, 12)
+    some = summary[::max(args.maps // 200, 1)]
+    order_8, order_12 = quadrature(emulator, some), quadrature(emulator, some, 12)
     off = max(np.abs(order_8.mean - order_12.mean).max(), np.abs(order_8.sd - order_12.sd).max())
     peak = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
     for nstep in (args.nstep, 10 * args.nstep):
-        metropolis.metropolis(emulator, estimate[:64], nstep=nstep, sigma=args.sigma)
+        metropolis(emulator, summary[:64], Walk(nstep, args.sigma))
         peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     moved = (np.diff(states, axis=0) != 0.0).any(axis=2).mean()
     z = np.abs(chains.mean - truth.mean) / truth.sd

@@ -2,6 +2,7 @@
 import numpy as np
 
 from wl.posterior.emulator import build
+from wl.posterior.metropolis import Walk, metropolis
 
 
 def design(n=60, seed=5):
@@ -39,8 +40,13 @@ def emulator(n=60, d=2, prior="design", seed=5):
     return build(theta, *statistics(theta, d), prior=prior)
 
 
+def chains(emulator, summary, *, nstep, sigma, burn_in=0.2, chains=1, thin=None, adapt=False, **options):
+    """metropolis() with the fields of its Walk by name."""
+    return metropolis(emulator, summary, Walk(nstep, sigma, burn_in, chains, thin, adapt), **options)
+
+
 def draw(emulator, n, seed=1):
-    """n cosmologies from the emulator's own prior and a summary of each. Returns theta, estimate."""
+    """n cosmologies from the emulator's own prior and a summary of each. Returns theta, summary."""
     rng = np.random.default_rng(seed)
     theta = np.empty((0, 2))
     top = emulator.vertex_log_prior.max()
@@ -54,7 +60,7 @@ def draw(emulator, n, seed=1):
     return theta, mean + noise
 
 
-def grid_posterior(emulator, estimate, n=900, sign=1.0):
+def grid_posterior(emulator, summary, n=900, sign=1.0):
     """Posterior of one map on a fine grid, by NumPy and SciPy alone.
 
     sign: of the log-determinant; -1 makes the classic mistake. Returns mean (2,), sd (2,), correlation,
@@ -69,7 +75,7 @@ def grid_posterior(emulator, estimate, n=900, sign=1.0):
                              emulator.vertex_log_prior[:, None]], axis=1)
     values = LinearNDInterpolator(emulator.theta, values)(points)
     inside = np.flatnonzero(np.isfinite(values[:, 0]))
-    residual = estimate - values[inside, :d]
+    residual = summary - values[inside, :d]
     covariance = values[inside, d:d + d * d].reshape(-1, d, d)
     chi2 = np.einsum("nd,nd->n", residual, np.linalg.solve(covariance, residual[..., None])[..., 0])
     logp = np.full(len(points), -np.inf)
@@ -84,3 +90,17 @@ def grid_posterior(emulator, estimate, n=900, sign=1.0):
     quantiles = np.array([np.interp(levels, np.cumsum(p.sum(axis=1 - k)), axes[k] + 0.5 * width[k])
                           for k in range(2)])
     return mean, sd, (p * x * y).sum() / sd.prod(), quantiles
+
+
+def places(emulator):
+    """Summaries that put the posterior in the middle, at the edge and outside of the hull, one far."""
+    middle = emulator.interpolate(np.array([[0.28, 0.81]]))[0][0]
+    corner = emulator.theta[np.argmax(emulator.theta[:, 0])]
+    edge = emulator.interpolate(corner[None] + 0.02 * (np.array([0.28, 0.81]) - corner))[0][0]
+    outward = edge - middle
+    return np.stack([middle, edge, edge + 0.25 * outward, edge + outward])
+
+
+def quantiles(chains, i):
+    """Quantiles (2, 5) of map i."""
+    return np.array([getattr(chains, q)[i] for q in ("q2_5", "q16", "q50", "q84", "q97_5")]).T

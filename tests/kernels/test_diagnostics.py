@@ -4,8 +4,8 @@ import pytest
 import synthetic
 from scipy import stats
 
-from wl.posterior import metropolis
 from wl.kernels import diagnostics
+from wl.posterior import metropolis
 
 
 def series(chains, draws, rho, seed, ties=0.0, shift=0.0):
@@ -127,11 +127,11 @@ def test_chains_without_a_spread():
 def test_of_the_kept_draws(chains, thin):
     """What the sampler reports of a map is what its kept draws give, however many chains walk in step."""
     emulator = synthetic.emulator(60)
-    estimate = synthetic.draw(emulator, 20)[1]
-    found = metropolis.metropolis(emulator, estimate, nstep=1200, sigma=0.06, chains=chains, thin=thin, draws=20)
+    summary = synthetic.draw(emulator, 20)[1]
+    found = synthetic.chains(emulator, summary, nstep=1200, sigma=0.06, chains=chains, thin=thin, draws=20)
     for m in range(20):
         for k in range(2):
             expected = ours(found.draws[m, :, :, k])
             assert found.rhat[m, k] == expected[0] and found.ess[m, k] == expected[1]
-    few = metropolis.metropolis(emulator, estimate, nstep=1200, sigma=0.06, chains=chains, thin=thin)
+    few = synthetic.chains(emulator, summary, nstep=1200, sigma=0.06, chains=chains, thin=thin)
     assert np.array_equal(few.rhat, found.rhat) and np.array_equal(few.ess, found.ess)

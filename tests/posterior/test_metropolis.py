@@ -1,4 +1,4 @@
-"""Chains and quadrature against independent routes, reproducibility, diagnostics and refusals."""
+"""Chains against independent routes, reproducibility, adapted proposals, diagnostics and refusals."""
 import dataclasses
 import hashlib
 import tracemalloc
@@ -9,15 +9,18 @@ import synthetic
 from conftest import one_line
 from scipy import stats
 from scipy.interpolate import LinearNDInterpolator
-from scipy.spatial import ConvexHull
 
-from wl.posterior import metropolis
+from wl.core import seeds
 from wl.core.checks import InputError
-from wl.posterior.emulator import build
 from wl.kernels import generators
-from wl.posterior.quadrature import triangle_rule
+from wl.kernels import metropolis as kernels
+from wl.posterior import metropolis
+from wl.posterior.emulator import build
+from wl.posterior.posterior import Chains
+from wl.posterior.quadrature import exact, survey
 
-RESULTS = tuple(field.name for field in dataclasses.fields(metropolis.Chains))
+
+RESULTS = tuple(field.name for field in dataclasses.fields(Chains))
 
 
 def digest(chains):
@@ -27,10 +30,6 @@ def digest(chains):
 
 def same(a, b):
     return all(np.array_equal(getattr(a, k), getattr(b, k), equal_nan=True) for k in RESULTS)
-
-
-def quantiles(chains, i):
-    return np.array([getattr(chains, q)[i] for q in ("q2_5", "q16", "q50", "q84", "q97_5")]).T
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +44,16 @@ def maps(emulator):
 
 @pytest.fixture(scope="module")
 def truth(emulator, maps):
-    return metropolis.exact(emulator, maps[1])
+    return exact(emulator, maps[1])
 
 
 @pytest.mark.parametrize("d", [2, 4])
 def test_equals_a_plain_loop(d):
     """Step by step the same chain as a Metropolis loop in NumPy and SciPy with the same numbers."""
     emulator = synthetic.emulator(40, d)
-    estimate = synthetic.draw(emulator, 2)[1]
+    summary = synthetic.draw(emulator, 2)[1]
     nstep, sigma, seed = 300, 0.04, 3
-    chains = metropolis.metropolis(emulator, estimate, nstep=nstep, sigma=sigma, burn_in=0.0, chains=2,
+    chains = synthetic.chains(emulator, summary, nstep=nstep, sigma=sigma, burn_in=0.0, chains=2,
                                 seed=seed, map_index=[7, 5], draws=2, thin=1)
     values = LinearNDInterpolator(emulator.theta, np.concatenate(
         [emulator.mean, emulator.covariance.reshape(-1, d * d), emulator.vertex_log_prior[:, None]], axis=1))
@@ -68,16 +67,16 @@ def test_equals_a_plain_loop(d):
     for m, index in enumerate((7, 5)):
         for c in range(2):
             state = np.empty(4, np.uint64)
-            generators.seed_state(state, seed, generators.METROPOLIS + 256 * c, index)
+            generators.seed_state(state, seed, seeds.METROPOLIS + 256 * c, index)
             theta = chains.draws[m, c, 0]
             moves = 0
-            lp = log_posterior(theta, estimate[m])
+            lp = log_posterior(theta, summary[m])
             for k in range(3):                       # the first step led to draw 0
                 generators.normal(state) if k < 2 else generators.exponential(state)
             for step in range(1, nstep):
                 new = theta + sigma * np.array([generators.normal(state), generators.normal(state)])
                 threshold = generators.exponential(state)
-                new_lp = log_posterior(new, estimate[m])
+                new_lp = log_posterior(new, summary[m])
                 if new_lp > lp - threshold:
                     theta, lp, moves = new, new_lp, moves + 1
                 assert np.allclose(chains.draws[m, c, step], theta, rtol=0, atol=1e-12)
@@ -87,7 +86,7 @@ def test_equals_a_plain_loop(d):
 
 def test_moments_are_those_of_the_draws(emulator, maps):
     """Sums in the kernel equal NumPy's moments of every kept step; histogram quantiles the sorted ones."""
-    chains = metropolis.metropolis(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5,
+    chains = synthetic.chains(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5,
                                 thin=1)
     x = chains.draws.reshape(5, -1, 2)
     assert x.shape[1] == 3 * 16000
@@ -99,9 +98,9 @@ def test_moments_are_those_of_the_draws(emulator, maps):
     assert np.allclose(chains.acceptance, moved, atol=2e-4)
     exact = np.quantile(x, [0.025, 0.16, 0.5, 0.84, 0.975], axis=1)
     for i in range(5):
-        error = (quantiles(chains, i) - exact[:, i].T) / chains.sd[i][:, None]
+        error = (synthetic.quantiles(chains, i) - exact[:, i].T) / chains.sd[i][:, None]
         assert np.abs(error).max() < 0.03            # every fourth step enters, bins are 0.02 sd wide
-    some = metropolis.metropolis(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5, thin=7)
+    some = synthetic.chains(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5, thin=7)
     assert np.array_equal(some.draws, chains.draws[:, :, 6::7]) and np.array_equal(some.lp, chains.lp[:, :, 6::7])
     lp = emulator.log_posterior(chains.draws[2, 1, :50], maps[1][2:3])[0] + np.log(2 * np.pi)
     assert np.allclose(chains.lp[2, 1, :50], lp, atol=1e-9)
@@ -109,10 +108,10 @@ def test_moments_are_those_of_the_draws(emulator, maps):
 
 def test_agrees_with_quadrature(emulator, maps, truth):
     """Means within 0.15 posterior sd for 97 % of the maps at 10,000 steps; errors fall as 1/sqrt(nstep)."""
-    estimate = maps[1]
+    summary = maps[1]
     rms = {}
     for nstep, n in ((1000, 300), (10000, 300), (100000, 100)):
-        chains = metropolis.metropolis(emulator, estimate[:n], nstep=nstep, sigma=0.06, seed=2)
+        chains = synthetic.chains(emulator, summary[:n], nstep=nstep, sigma=0.06, seed=2)
         z = (chains.mean - truth.mean[:n]) / truth.sd[:n]
         rms[nstep] = np.sqrt(np.median(z**2) / 0.455)            # robust: the median of chi2 is 0.455
         if nstep == 10000:
@@ -126,123 +125,57 @@ def test_agrees_with_quadrature(emulator, maps, truth):
     assert rms[100000] < 0.02
 
 
-def places(emulator):
-    """Summaries that put the posterior in the middle, at the edge and outside of the hull, one far."""
-    middle = emulator.interpolate(np.array([[0.28, 0.81]]))[0][0]
-    corner = emulator.theta[np.argmax(emulator.theta[:, 0])]
-    edge = emulator.interpolate(corner[None] + 0.02 * (np.array([0.28, 0.81]) - corner))[0][0]
-    outward = edge - middle
-    return np.stack([middle, edge, edge + 0.25 * outward, edge + outward])
-
-
-@pytest.mark.parametrize("d", [2, 5])
-def test_quadrature_against_a_grid(d):
-    """Moments and quantiles of posteriors in the middle, at the edge and outside of the hull against a
-    brute-force sum; the sum with the log-determinant's sign turned is far off."""
-    emulator = synthetic.emulator(60, d)
-    estimate = places(emulator)
-    exact = metropolis.exact(emulator, estimate)
-    assert exact.edge[0] < -1.5 and (exact.edge[2:] > -0.5).all()
-    wrong = []
-    for i, e in enumerate(estimate):
-        mean, sd, correlation, q = synthetic.grid_posterior(emulator, e)
-        tolerance = 2e-3 if i < 2 else 2e-2               # a grid is poor at a narrow peak on the edge
-        assert np.abs((exact.mean[i] - mean) / sd).max() < tolerance
-        assert np.abs(exact.sd[i] / sd - 1.0).max() < 2 * tolerance
-        assert abs(exact.correlation[i] - correlation) < 2 * tolerance
-        assert np.abs((quantiles(exact, i) - q) / sd[:, None]).max() < 0.02
-        mean, sd, _, _ = synthetic.grid_posterior(emulator, e, n=200, sign=-1.0)
-        wrong.append(np.abs((exact.mean[i] - mean) / sd).max())
-    assert max(wrong) > 0.1
-
-
-def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
-    """ln of it relative to the highest anywhere, by SciPy's hull and many points on and in it."""
-    corner = emulator.theta[ConvexHull(emulator.theta).vertices]
-    part = np.linspace(0, 1, 100)[:, None]
-    rim = np.concatenate([part * a + (1 - part) * b for a, b in zip(corner, np.roll(corner, 1, axis=0))])
-    rim = rim + 1e-9 * (corner.mean(axis=0) - rim)
-    points = np.random.default_rng(1).uniform(*emulator.limits, size=(20000, 2))
-    on, within = (emulator.log_posterior(p, maps[1]).max(axis=1) for p in (rim, points))
-    assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.4
-    assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.1
-    assert 20 < (truth.edge > -0.5).sum() < 280
-
-
 def test_chain_at_the_edge_and_outside():
-    """Where the estimate lies outside of what the emulator can predict, the chain stays in the hull and
+    """Where the summary lies outside of what the emulator can predict, the chain stays in the hull and
     still agrees with the quadrature."""
     emulator = synthetic.emulator(60)
-    estimate = places(emulator)
-    exact = metropolis.exact(emulator, estimate)
-    chains = metropolis.metropolis(emulator, estimate, nstep=100000, sigma=0.05, chains=2, draws=4)
+    summary = synthetic.places(emulator)
+    truth = exact(emulator, summary)
+    chains = synthetic.chains(emulator, summary, nstep=100000, sigma=0.05, chains=2, draws=4)
     assert emulator.contains(chains.draws.reshape(-1, 2)).all()
-    assert (np.abs(chains.mean - exact.mean) / exact.sd < 0.15).all()
-    assert (np.abs(chains.sd / exact.sd - 1.0) < 0.15).all()
-    far = estimate[:1] + [[0.1, -0.05], [0.3, -0.15], [0.8, -0.4]]      # up to some thirty sigma outside
-    exact = metropolis.exact(emulator, far)
-    chains = metropolis.metropolis(emulator, far, nstep=200000, sigma=0.008, seed=1)
-    assert (0.0 < exact.sd).all() and (exact.sd[2] < 0.01).all()
-    assert (np.abs(chains.mean - exact.mean) / exact.sd < 0.3).all()
-    assert (np.abs(chains.sd / exact.sd - 1.0) < 0.3).all()
-    hopeless = metropolis.exact(emulator, np.array([[50.0, -30.0]]))
+    assert (np.abs(chains.mean - truth.mean) / truth.sd < 0.15).all()
+    assert (np.abs(chains.sd / truth.sd - 1.0) < 0.15).all()
+    far = summary[:1] + [[0.1, -0.05], [0.3, -0.15], [0.8, -0.4]]      # up to some thirty sigma outside
+    truth = exact(emulator, far)
+    chains = synthetic.chains(emulator, far, nstep=200000, sigma=0.008, seed=1)
+    assert (0.0 < truth.sd).all() and (truth.sd[2] < 0.01).all()
+    assert (np.abs(chains.mean - truth.mean) / truth.sd < 0.3).all()
+    assert (np.abs(chains.sd / truth.sd - 1.0) < 0.3).all()
+    hopeless = exact(emulator, np.array([[50.0, -30.0]]))
     assert np.isfinite(hopeless.mean).all() and emulator.contains(hopeless.mean).all()
 
 
 def test_known_posterior():
-    """Identity mean, constant covariance, flat prior, hull far away: N(estimate, C), by both samplers."""
+    """Identity mean, constant covariance, flat prior, hull far away: N(summary, C), by both samplers."""
     rng = np.random.default_rng(1)
     corners = 3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     theta = np.concatenate([rng.uniform(-1, 1, (40, 2)), corners])
     covariance = np.array([[0.04, 0.018], [0.018, 0.02]])
     emulator = build(theta, theta, np.tile(covariance, (len(theta), 1, 1)), prior="flat")
-    estimate = rng.uniform(-0.5, 0.5, (40, 2))
+    summary = rng.uniform(-0.5, 0.5, (40, 2))
     sd = np.sqrt(np.diag(covariance))
-    exact = metropolis.exact(emulator, estimate)
-    chains = metropolis.metropolis(emulator, estimate, nstep=50000, sigma=0.25, seed=4)
-    assert np.allclose(exact.mean, estimate, atol=1e-6) and np.allclose(exact.sd, sd, rtol=1e-5)
-    assert np.allclose(exact.correlation, 0.018 / sd.prod(), atol=1e-5)
+    truth = exact(emulator, summary)
+    chains = synthetic.chains(emulator, summary, nstep=50000, sigma=0.25, seed=4)
+    assert np.allclose(truth.mean, summary, atol=1e-6) and np.allclose(truth.sd, sd, rtol=1e-5)
+    assert np.allclose(truth.correlation, 0.018 / sd.prod(), atol=1e-5)
     z = stats.norm.ppf([0.025, 0.16, 0.5, 0.84, 0.975])
     for i in range(40):
-        assert np.allclose(quantiles(exact, i), estimate[i][:, None] + sd[:, None] * z, atol=0.01 * sd.max())
-    pull = (chains.mean - estimate) / sd * np.sqrt(40000 / chains.tau)
+        assert np.allclose(synthetic.quantiles(truth, i), summary[i][:, None] + sd[:, None] * z, atol=0.01 * sd.max())
+    pull = (chains.mean - summary) / sd * np.sqrt(40000 / chains.tau)
     assert 0.75 < np.sqrt((pull**2).mean()) < 1.3                 # tau predicts the error of the mean
     assert np.abs(chains.sd / sd - 1.0).mean() < 0.03
-
-
-def test_quadrature_converges():
-    """Orders 6, 8 and 12: errors fall by orders of magnitude; 8 is good to 1e-5 of 12."""
-    emulator = synthetic.emulator(100)
-    estimate = synthetic.draw(emulator, 200)[1]
-    results = {order: metropolis.exact(emulator, estimate, order) for order in (4, 6, 8, 12)}
-    error = {o: max(np.abs(results[o].mean - results[12].mean).max(),
-                    np.abs(results[o].sd - results[12].sd).max()) for o in (4, 6, 8)}
-    assert error[4] > 20 * error[6] > 400 * error[8]
-    assert error[6] < 1e-4 and error[8] < 1e-6
-
-
-def test_triangle_rule():
-    """Exact for all polynomials up to degree 2 order - 1, with weights that sum to one."""
-    for order in (1, 2, 5):
-        corners, weight = triangle_rule(order)
-        assert (corners >= 0.0).all() and np.allclose(corners.sum(axis=1), 1.0)
-        for a in range(2 * order):
-            for b in range(2 * order - a):
-                from math import factorial as f
-                exact = 2.0 * f(a) * f(b) / f(a + b + 2)
-                assert np.isclose(weight @ (corners[:, 0] ** a * corners[:, 1] ** b), exact, rtol=1e-12)
 
 
 def test_calibration():
     """Truths from the prior and summaries from the emulator: quantile intervals cover as they say and
     ranks are uniform; with error bars multiplied by 0.7 they do not."""
     emulator = synthetic.emulator(80)
-    theta, estimate = synthetic.draw(emulator, 3000, seed=8)
-    exact = metropolis.exact(emulator, estimate)
+    theta, summary = synthetic.draw(emulator, 3000, seed=8)
+    truth = exact(emulator, summary)
     for low, high, level in (("q16", "q84", 0.68), ("q2_5", "q97_5", 0.95)):
-        inside = (theta > getattr(exact, low)) & (theta < getattr(exact, high))
+        inside = (theta > getattr(truth, low)) & (theta < getattr(truth, high))
         assert (np.abs(inside.mean(axis=0) - level) < 4.0 * np.sqrt(level * (1 - level) / 3000)).all()
-    chains = metropolis.metropolis(emulator, estimate[:600], nstep=8000, sigma=0.06, draws=600, thin=64)
+    chains = synthetic.chains(emulator, summary[:600], nstep=8000, sigma=0.06, draws=600, thin=64)
     for scale in (1.0, 0.7):
         draws = chains.mean[:, None, None] + scale * (chains.draws - chains.mean[:, None, None])
         rank = (draws[:, 0] < theta[:600, None]).mean(axis=1)
@@ -253,13 +186,14 @@ def test_calibration():
 @pytest.fixture(scope="module")
 def small(emulator, maps):
     options = dict(nstep=400, sigma=0.05, chains=3, seed=11, draws=60, thin=7)
-    return options, metropolis.metropolis(emulator, maps[1][:60], **options)
+    return options, synthetic.chains(emulator, maps[1][:60], **options)
 
 
-def test_same_for_any_block(emulator, maps, small):
+def test_same_for_any_block(emulator, maps, small, monkeypatch):
     options, whole = small
     for block in (1, 7, 60):
-        assert same(whole, metropolis.metropolis(emulator, maps[1][:60], block=block, **options))
+        monkeypatch.setattr(metropolis, "block_size", lambda *_: block)
+        assert same(whole, synthetic.chains(emulator, maps[1][:60], **options))
 
 
 def test_same_for_shards(emulator, maps, small):
@@ -267,18 +201,18 @@ def test_same_for_shards(emulator, maps, small):
     answers; without the indices another chain is drawn."""
     options, whole = small
     for part in (np.arange(0, 60, 3), np.random.default_rng(0).permutation(60)):
-        piece = metropolis.metropolis(emulator, maps[1][part], map_index=part, **options)
+        piece = synthetic.chains(emulator, maps[1][part], map_index=part, **options)
         assert all(np.array_equal(getattr(piece, k), getattr(whole, k)[part], equal_nan=True) for k in RESULTS)
-    other = metropolis.metropolis(emulator, maps[1][:60], map_index=np.arange(100, 160), **options)
+    other = synthetic.chains(emulator, maps[1][:60], map_index=np.arange(100, 160), **options)
     assert not np.array_equal(other.mean, whole.mean)
-    reseeded = metropolis.metropolis(emulator, maps[1][:60], **{**options, "seed": 12})
+    reseeded = synthetic.chains(emulator, maps[1][:60], **{**options, "seed": 12})
     assert not np.array_equal(reseeded.mean, whole.mean)
 
 
 def test_chains_do_not_depend_on_how_many(emulator, maps):
     """The first chain is the same alone, among 3, and among 20 (more than walk in step)."""
     options = dict(nstep=200, sigma=0.05, seed=1, draws=5, thin=1)
-    one, three, twenty = (metropolis.metropolis(emulator, maps[1][:5], chains=c, **options) for c in (1, 3, 20))
+    one, three, twenty = (synthetic.chains(emulator, maps[1][:5], chains=c, **options) for c in (1, 3, 20))
     assert np.array_equal(one.draws[:, 0], three.draws[:, 0])
     assert np.array_equal(three.draws, twenty.draws[:, :3])
     assert len(np.unique(twenty.draws[0, :, -1, 0])) == 20
@@ -288,15 +222,15 @@ def test_chains_do_not_depend_on_how_many(emulator, maps):
 THREADS = """
 import hashlib, numba, numpy as np
 import synthetic, test_metropolis
-from wl.posterior import metropolis
+from wl.posterior.quadrature import exact
 emulator = synthetic.emulator(80)
-estimate = synthetic.draw(emulator, 70)[1]
+summary = synthetic.draw(emulator, 70)[1]
 for threads in (1, 2, 4):
     numba.set_num_threads(threads)
-    chains = metropolis.metropolis(emulator, estimate, nstep=300, sigma=0.05, chains=2, draws=3)
-    learnt = metropolis.metropolis(emulator, estimate, nstep=300, sigma=0.5, burn_in=0.5, adapt=True)
+    chains = synthetic.chains(emulator, summary, nstep=300, sigma=0.05, chains=2, draws=3)
+    learnt = synthetic.chains(emulator, summary, nstep=300, sigma=0.5, burn_in=0.5, adapt=True)
     print(test_metropolis.digest(chains), test_metropolis.digest(learnt),
-          test_metropolis.digest(metropolis.exact(emulator, estimate)))
+          test_metropolis.digest(exact(emulator, summary)))
 """
 
 
@@ -309,15 +243,14 @@ def test_same_for_any_thread_count(python):
 
 JIT = """
 import synthetic, test_metropolis
-from wl.posterior import emulator as emulators, metropolis, quadrature
+from wl.posterior import emulator as emulators, quadrature
 emulators.GRID, quadrature.LINES = 24, 12
-for d, count in ((2, 0.0), (3, 0.0), (2, 9.0)):
+for d in (2, 3):
     emulator = synthetic.emulator(14, d)
-    estimate = synthetic.draw(emulator, 3)[1]
-    emulator.count = count                       # of realisations: the t-likelihood
-    chains = metropolis.metropolis(emulator, estimate, nstep=200, sigma=0.3, burn_in=0.65, chains=2, draws=3, thin=2,
-                                adapt=True)
-    print(test_metropolis.digest(chains), test_metropolis.digest(metropolis.exact(emulator, estimate, order=3)))
+    summary = synthetic.draw(emulator, 3)[1]
+    chains = synthetic.chains(emulator, summary, nstep=200, sigma=0.3, burn_in=0.65, chains=2, draws=3, thin=2,
+                              adapt=True)
+    print(test_metropolis.digest(chains), test_metropolis.digest(quadrature.exact(emulator, summary, order=3)))
 """
 
 
@@ -330,17 +263,17 @@ def test_same_without_jit(python):
 
 
 def test_no_result_depends_on_the_look_up_grid(emulator, maps, monkeypatch):
-    before = metropolis.metropolis(emulator, maps[1][:20], nstep=500, sigma=0.06)
+    before = synthetic.chains(emulator, maps[1][:20], nstep=500, sigma=0.06)
     monkeypatch.setattr("wl.posterior.emulator.GRID", 9)
     coarse = synthetic.emulator(80)
-    assert coarse.grid.shape == (12, 12)
-    assert np.array_equal(before.mean, metropolis.metropolis(coarse, maps[1][:20], nstep=500, sigma=0.06).mean)
+    assert coarse.triangulation.grid.shape == (12, 12)
+    assert np.array_equal(before.mean, synthetic.chains(coarse, maps[1][:20], nstep=500, sigma=0.06).mean)
 
 
 def test_memory_does_not_grow_with_steps(emulator, maps):
     def peak(nstep):
         tracemalloc.start()
-        metropolis.metropolis(emulator, maps[1][:64], nstep=nstep, sigma=0.06)
+        synthetic.chains(emulator, maps[1][:64], nstep=nstep, sigma=0.06)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -374,39 +307,36 @@ def test_autocorrelation_time(rho, chains, rng):
 
 def test_stuck_and_short_chains_show(emulator, maps):
     """A chain that never moves and one too short for batches have ESS 0 and R-hat inf."""
-    stuck = metropolis.metropolis(emulator, maps[1][:3], nstep=1000, sigma=1e3)
+    stuck = synthetic.chains(emulator, maps[1][:3], nstep=1000, sigma=1e3)
     assert (stuck.acceptance == 0.0).all() and (stuck.sd == 0.0).all() and np.isfinite(stuck.mean).all()
-    short = metropolis.metropolis(emulator, maps[1][:3], nstep=1, sigma=0.05)
+    short = synthetic.chains(emulator, maps[1][:3], nstep=1, sigma=0.05)
     for chains in (stuck, short):
         assert (chains.ess == 0.0).all() and np.isinf(chains.rhat).all() and np.isinf(chains.tau).all()
 
 
 def test_starts(emulator, maps):
     """The first chain begins at the design's point of highest posterior, all begin inside, further ones
-    apart; points of one's own are taken, and refused outside."""
-    estimate = maps[1][:40]
-    best, _, _ = metropolis.survey(emulator, estimate)
-    assert np.array_equal(best, np.argmax(emulator.log_posterior(emulator.theta, estimate), axis=1))
+    apart, by the global index of the map alone."""
+    summary = maps[1][:40]
+    best, _, _ = survey(emulator, summary)
+    assert np.array_equal(best, np.argmax(emulator.log_posterior(emulator.theta, summary), axis=1))
     begin = metropolis.starts(emulator, best, 4, 0, np.arange(40))
     assert emulator.contains(begin.reshape(-1, 2)).all()
     assert np.abs(begin[:, 0] - emulator.theta[best]).max() < 1e-3
     assert (begin[:, 1:] - begin[:, :1]).std(axis=(0, 1)).min() > 0.02
-    own = np.tile([0.28, 0.8], (40, 1))
-    a = metropolis.metropolis(emulator, estimate, nstep=1, sigma=1e-9, burn_in=0.0, start=own)
-    assert np.allclose(a.mean, own, atol=1e-7)
-    own[3] = 5.0
-    with pytest.raises(InputError) as error:
-        metropolis.metropolis(emulator, estimate, nstep=10, sigma=0.1, start=own)
-    one_line(error, "map 3", "hull")
+    some = metropolis.starts(emulator, best[[7, 3]], 4, 0, np.array([7, 3]))
+    assert np.array_equal(some, begin[[7, 3]])
+    assert not np.array_equal(metropolis.starts(emulator, best, 4, 1, np.arange(40))[:, 1:], begin[:, 1:])
 
 
-def test_progress_counts_maps(emulator, maps):
+def test_progress_counts_maps(emulator, maps, monkeypatch):
     class Count:
         calls = []
 
         def update(self, step):
             self.calls.append(step)
-    metropolis.metropolis(emulator, maps[1][:50], nstep=10, sigma=0.1, block=16, progress=Count())
+    monkeypatch.setattr(metropolis, "block_size", lambda *_: 16)
+    synthetic.chains(emulator, maps[1][:50], nstep=10, sigma=0.1, progress=Count())
     assert Count.calls == [16, 16, 16, 2]
 
 
@@ -414,29 +344,118 @@ def test_progress_counts_maps(emulator, maps):
     ({"nstep": 0}, "nstep"), ({"nstep": -5}, "nstep"), ({"sigma": 0.0}, "sigma"), ({"sigma": -1.0}, "sigma"),
     ({"sigma": np.nan}, "sigma"), ({"burn_in": 1.0}, "burn"), ({"burn_in": -0.1}, "burn"),
     ({"burn_in": np.nan}, "burn"), ({"chains": 0}, "chains"), ({"thin": 0}, "thin"),
-    ({"nstep": 2**31}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"),
+    ({"nstep": 2**31}, "nstep"), ({"nstep": 2**30, "chains": 2}, "--chains"), ({"thin": 3}, "at most 2"),
+    ({"nstep": 4.5}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"),
     ({"map_index": [0, 1]}, "map_index")])
 def test_refused_settings(emulator, maps, wrong, word):
     with pytest.raises(InputError) as error:
-        metropolis.metropolis(emulator, maps[1][:3], **{"nstep": 10, "sigma": 0.1, **wrong})
+        synthetic.chains(emulator, maps[1][:3], **{"nstep": 10, "sigma": 0.1, **wrong})
     one_line(error, word)
 
 
-def test_refused_estimates(emulator):
+def test_a_walk_counts_its_steps():
+    """Dropped, kept, between draws, and batches that hold each kept step once; none can be changed."""
+    walk = metropolis.Walk(10000, 0.06)
+    assert (walk.burn, walk.kept, walk.stride) == (2000, 8000, 16)
+    assert list(walk.edges) == list(range(2000, 10001, 250)) and walk.edges.dtype == np.int64
+    assert metropolis.Walk(10000, 0.06, thin=5.0).stride == 5
+    assert list(metropolis.Walk(50, 0.06, burn_in=0.0).edges) == [0, 50]             # too short for batches
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        walk.nstep = 5
+
+
+def test_refused_summaries(emulator):
     bad = np.full((3, 2), 0.5)
     bad[1, 1] = np.inf
-    for estimate in (bad, np.zeros((3, 5)), np.zeros(2)):
-        for run in (lambda e: metropolis.metropolis(emulator, e, nstep=10, sigma=0.1),
-                    lambda e: metropolis.exact(emulator, e)):
+    for summary in (bad, np.zeros((3, 5)), np.zeros(2)):
+        for run in (lambda e: synthetic.chains(emulator, e, nstep=10, sigma=0.1),
+                    lambda e: exact(emulator, e)):
             with pytest.raises(InputError) as error:
-                run(estimate)
-            one_line(error, "estimate")
+                run(summary)
+            one_line(error, "summary")
     with pytest.raises(InputError):
-        metropolis.exact(emulator, np.full((1, 2), 0.5), order=0)
+        exact(emulator, np.full((1, 2), 0.5), order=0)
 
 
 def test_no_maps(emulator):
     """None in, none out."""
-    for chains in (metropolis.metropolis(emulator, np.empty((0, 2)), nstep=10, sigma=0.1),
-                   metropolis.exact(emulator, np.empty((0, 2)))):
+    for chains in (synthetic.chains(emulator, np.empty((0, 2)), nstep=10, sigma=0.1),
+                   exact(emulator, np.empty((0, 2)))):
         assert chains.mean.shape == (0, 2) and chains.acceptance.shape == (0,)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.06, 0.6])
+def test_adapted_proposals(sigma):
+    """From widths that are far too small and too large to a good acceptance, and the right posterior."""
+    emulator = synthetic.emulator(80)
+    summary = synthetic.draw(emulator, 40)[1]
+    truth = exact(emulator, summary)
+    options = dict(nstep=20000, sigma=sigma, seed=3)
+    chains = synthetic.chains(emulator, summary, adapt=True, **options)
+    assert 0.2 < np.median(chains.acceptance) < 0.5 and chains.acceptance.min() > 0.1
+    assert np.sqrt(np.mean(((chains.mean - truth.mean) / truth.sd) ** 2)) < 0.06
+    assert np.abs(np.log(chains.sd / truth.sd)).mean() < 0.05
+    plain = synthetic.chains(emulator, summary, **options)
+    if sigma != 0.06:
+        assert np.median(chains.ess) > 2 * np.median(plain.ess)
+
+
+def test_a_learnt_proposal_has_the_shape_of_the_chain(rng):
+    """Its numbers have 2.38^2 / 2 times the covariance of the steps that it was learnt from, correlation too."""
+    covariance = np.array([[0.04, -0.027], [-0.027, 0.0225]])
+    steps = rng.multivariate_normal([0.3, -0.2], covariance, size=5000)
+    lane = np.zeros((kernels.ROWS, kernels.LANES))
+    lane[kernels.COUNT, 3] = 999
+    lane[kernels.S0:kernels.S0 + 5, 3] = np.concatenate([steps.sum(axis=0), (steps**2).sum(axis=0),
+                                                         [steps.prod(axis=1).sum()]])
+    kernels._adapt(lane, 3, len(steps))
+    assert (lane[kernels.S0:kernels.S0 + 5] == 0.0).all() and lane[kernels.COUNT, 3] == 0.0
+    state, noise = np.empty(4, np.uint64), np.empty((40000, 3, kernels.LANES))
+    generators.seed_state(state, 1, 2, 3)
+    kernels._draw(state, lane, noise, 3)
+    assert np.allclose(np.cov(noise[:, :2, 3].T), 2.38**2 / 2 * np.cov(steps.T), rtol=0.05)
+    assert abs(noise[:, 2, 3].mean() - 1.0) < 0.03
+
+
+def test_the_proposal_is_frozen_after_the_burn_in(monkeypatch):
+    """Burn-in and seed alone fix the proposal: a longer run goes on as the shorter one."""
+    emulator = synthetic.emulator(60)
+    summary = synthetic.draw(emulator, 5)[1]
+    options = dict(sigma=0.3, seed=1, draws=5, thin=1, adapt=True)
+    short = synthetic.chains(emulator, summary, nstep=1000, burn_in=0.5, **options)
+    long = synthetic.chains(emulator, summary, nstep=2000, burn_in=0.25, **options)
+    assert np.array_equal(short.draws, long.draws[:, :, :500])
+    for part in ([3, 1], [4]):
+        piece = synthetic.chains(emulator, summary[part], nstep=1000, burn_in=0.5, map_index=part,
+                                   **{**options, "draws": 2})
+        assert np.array_equal(piece.draws, short.draws[part])
+
+
+@pytest.mark.parametrize("burn", [608, 640])
+def test_the_last_adaptation_may_end_the_burn_in(burn):
+    """A burn-in that is a multiple of the four windows learns as well as another: its last sums count too."""
+    emulator = synthetic.emulator(60)
+    summary = synthetic.draw(emulator, 40)[1]
+    chains = synthetic.chains(emulator, summary, nstep=burn + 3000, burn_in=(burn + 0.5) / (burn + 3000), sigma=0.06,
+                                adapt=True)
+    assert 0.25 < np.median(chains.acceptance) < 0.45
+
+
+def test_adapting_takes_a_burn_in():
+    emulator = synthetic.emulator(30)
+    with pytest.raises(InputError) as error:
+        synthetic.chains(emulator, np.full((1, 2), 0.5), nstep=500, sigma=0.1, burn_in=0.2, adapt=True)
+    one_line(error, "adapt", "100", "128")
+
+
+def test_guesses_are_taken_inside_the_hull():
+    emulator = synthetic.emulator(60)
+    guess = np.array([[0.28, 0.81], [5.0, 5.0]])
+    summary = np.repeat(emulator.interpolate(guess[:1])[0], 2, axis=0)
+    begin = metropolis.starts(emulator, np.array([3, 4]), 1, 0, np.arange(2), guess=guess)
+    assert np.abs(begin[0, 0] - guess[0]).max() < 1e-3
+    assert np.abs(begin[1, 0] - emulator.theta[4]).max() < 1e-3
+    found = synthetic.chains(emulator, summary, nstep=1, sigma=1e-9, burn_in=0.0, guess=guess)
+    best = survey(emulator, summary)[0][1]
+    assert np.allclose(found.mean[0], begin[0, 0], atol=1e-7)
+    assert np.abs(found.mean[1] - emulator.theta[best]).max() < 1e-3

@@ -8,6 +8,7 @@ from scipy import stats
 from conftest import one_line
 from wl.core import params
 from wl.core.checks import InputError
+from wl.posterior.recalibration import coverage_curve, pit, uniform_p_value
 from wl.scoring import score
 from wl.scoring.score import Posterior
 
@@ -112,34 +113,6 @@ def test_bootstrap_of_clusters(rng):
 
 
 # ---------------------------------------------------------------- calibration
-def test_pit(posterior):
-    truth, mean, sd, _ = posterior
-    values = score.pit(truth, mean, sd)
-    np.testing.assert_allclose(values, stats.norm(mean, sd).cdf(truth), rtol=1e-10)
-    levels = np.array([0.025, 0.16, 0.5, 0.84, 0.975])
-    quantiles = stats.norm.ppf(levels)[:, None, None] * sd + mean
-    np.testing.assert_allclose(score.pit_quantiles(truth, levels, quantiles), values, rtol=1e-7, atol=1e-12)
-
-
-def test_pit_of_a_skewed_posterior(rng):
-    """Gamma posteriors: quantiles give a PIT that is uniform, mean and sd do not."""
-    shape, levels = 2.0, np.linspace(0.01, 0.99, 25)
-    truth = rng.gamma(shape, size=(4000, 2))
-    quantiles = np.broadcast_to(stats.gamma(shape).ppf(levels)[:, None, None], (25, 4000, 2))
-    good = score.pit_quantiles(truth, levels, quantiles)
-    assert score.uniform_p_value(good[:, 0]) > 0.01
-    gaussian = score.pit(truth, np.full((4000, 2), shape), np.full((4000, 2), shape**0.5))
-    assert score.uniform_p_value(gaussian[:, 0]) < 1e-6
-
-
-@pytest.mark.parametrize("n", [5, 30, 4000])
-def test_uniformity_test_against_scipy(rng, n):
-    for _ in range(20):
-        values = rng.random(n)**rng.uniform(0.8, 1.2)
-        want = stats.kstest(values, "uniform").pvalue
-        assert score.uniform_p_value(values) == pytest.approx(want, abs=0.025)
-
-
 def test_rank_test_against_scipy(rng):
     for n_draws in (9, 99, 100):
         ranks = rng.integers(0, n_draws + 1, 3000)
@@ -154,17 +127,16 @@ def test_rank_test_against_scipy(rng):
 def test_calibration_separates_right_from_wrong_error_bars(posterior, scale, good):
     truth, mean, sd, rho = posterior
     sd, rng = scale * sd, np.random.default_rng(2)
-    values = score.pit(truth, mean, sd)
+    values = pit(truth, mean, sd)
     draws = mean[:, None] + sd[:, None] * pairs(rng, len(truth), 99)
-    p_values = [score.uniform_p_value(values[:, 0]),
+    p_values = [uniform_p_value(values[:, 0]),
                 score.rank_p_value(score.sbc_ranks(truth, draws)[:, 1], 99),
-                score.uniform_p_value(score.tarp(truth, draws)),
-                score.uniform_p_value(np.exp(-0.5 * score.joint_distance(truth, mean, sd, rho)))]
+                uniform_p_value(score.tarp(truth, draws)),
+                uniform_p_value(np.exp(-0.5 * score.joint_distance(truth, mean, sd, rho)))]
     assert all(p > 0.01 if good else p < 1e-6 for p in p_values), p_values
     levels = [0.5, 0.682689, 0.9545]
     want = [math.erf(stats.norm.ppf(0.5 + level / 2) * scale / math.sqrt(2)) for level in levels]
-    np.testing.assert_allclose(score.coverage_curve(values, levels), np.transpose([want, want]),
-                               atol=0.025)
+    np.testing.assert_allclose(coverage_curve(values, levels), np.transpose([want, want]), atol=0.025)
 
 
 def test_joint_checks_see_a_wrong_correlation(posterior):
@@ -173,8 +145,8 @@ def test_joint_checks_see_a_wrong_correlation(posterior):
     rng = np.random.default_rng(2)
     wrong = mean[:, None] + sd[:, None] * pairs(rng, len(truth), 99) * [1, -1]
     assert score.rank_p_value(score.sbc_ranks(truth, wrong)[:, 0], 99) > 0.01
-    assert score.uniform_p_value(score.tarp(truth, wrong)) < 0.01
-    assert score.uniform_p_value(np.exp(-0.5 * score.joint_distance(truth, mean, sd, -rho))) < 1e-6
+    assert uniform_p_value(score.tarp(truth, wrong)) < 0.01
+    assert uniform_p_value(np.exp(-0.5 * score.joint_distance(truth, mean, sd, -rho))) < 1e-6
 
 
 def test_joint_distance_against_linear_algebra(posterior):

@@ -22,6 +22,9 @@ COVARIANCE_FOLDS = 110                       # cross-validation of the smoothing
 CALIBRATION_DRAW, CALIBRATION_TIE = 111, 112
 CHAIN_START, RMS_SAMPLE, BOOTSTRAP = 113, 114, 115
 
+# of the kernels' generators: a chain's stream is METROPOLIS + 256 chain
+TRAINING_NOISE, FIXED_NOISE, METROPOLIS = 1, 2, 3
+
 
 def generator(seed: int, stream: int, *index: int, kind=np.random.PCG64) -> np.random.Generator:
     """A NumPy generator whose numbers depend on (seed, stream, index) alone.

@@ -1,7 +1,17 @@
-"""All compiled code. The cache folder carries a digest of this package's sources.
+"""All compiled code: arrays in, arrays out. kernels/X is the compiled half of ROOM/X.
 
-Numba's cache looks only at the file of the function itself: a change in a callee or constant in
-another file leaves a stale binary, silently. A folder per state of the sources cannot go stale.
+In come NumPy arrays that were checked at the border, NamedTuples of them, and the number of a
+random stream (core/seeds.py). Out go arrays, which are returned or filled in place. Nothing here
+reads a
+file, knows an option or checks an input: a wrong index is not noticed. From Python:
+
+    import numpy as np; from wl.kernels.generators import normal, seed_state
+    state = np.empty(4, np.uint64); seed_state(state, 12, 3, 0)
+    print(normal(state))
+
+A kernel is decorated by njit() of this file, never by Numba's own. Numba's cache looks only at the
+file of the function itself: a change in a callee or constant in another file leaves a stale binary,
+silently. The cache folder therefore carries a digest of all sources of this room.
 """
 import hashlib
 import os
@@ -33,11 +43,19 @@ def _cache_folder():
 
 
 CACHE_FOLDER = _cache_folder()
-_before = numba.config.CACHE_DIR
-numba.config.CACHE_DIR = CACHE_FOLDER  # read when a function is decorated, i.e. during the imports below
-try:
-    from . import generators  # noqa: E402
-    from . import triangles, likelihood, diagnostics, metropolis, quadrature  # noqa: E402
-    from . import batches, summaries  # noqa: E402
-finally:
-    numba.config.CACHE_DIR = _before
+
+
+def njit(**options):
+    """numba.njit(**options) whose compiled code is kept in CACHE_FOLDER.
+
+    options: of numba.njit; cache=True is what the folder is for.
+    Returns a decorator.
+    """
+    def decorate(function):
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = CACHE_FOLDER          # read while a function is decorated
+        try:
+            return numba.njit(**options)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+    return decorate

@@ -1,25 +1,75 @@
-"""Rank-normalised split R-hat and bulk effective sample size of one map's chains (Vehtari et al. 2021,
-Bayesian Analysis 16, 667), reduced inside the sampler so that no chain outlives its map.
+"""What is made of one map's chains: quantiles, rank-normalised split R-hat, bulk effective sample
+size.
 
-Every chain is cut into halves. Ranks over all of them (ties share the mean rank) become normal scores by
-a table, ndtri((rank - 3/8) / (size + 1/4)); R-hat is the larger of that of the scores and that of the
-scores of |x - median|; ESS is Geyer's initial monotone sequence on the scores.
+Vehtari et al. 2021, Bayesian Analysis 16, 667; reduced inside the sampler, so that no chain
+outlives its map. Every chain is cut into halves. Ranks over all of them (ties share the mean rank)
+become normal scores by a table, ndtri((rank - 3/8) / (size + 1/4)); R-hat is the larger of that of
+the scores and that of the scores of |x - median|; ESS is Geyer's initial monotone sequence on the
+scores.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-FULLEST = 64           # values in one bucket up to which inserting them in order is cheap
+from . import njit
+
+BINS = 1024            # of the marginal histograms, over the hull's bounding box
+MAX_BUCKET = 64        # values in one bucket up to which inserting them in order is cheap
+
+
+class Reduction(NamedTuple):
+    """What reduce_map() makes of a map's steps.
+
+    limits: (2, 2) float64, the hull's lowest and highest Omega_m and S_8.
+    levels: (levels,) float64, increasing probabilities of the quantiles.
+    scores: (2 size + 1,) float64, see rank_diagnostics().
+    """
+    limits: np.ndarray
+    levels: np.ndarray
+    scores: np.ndarray
 
 
 @njit(error_model="numpy", cache=True)
-def rank_diagnostics(x, scores, out):
-    """R-hat and ESS of the chains x (chains, m) float64.
+def reduce_map(histogram: np.ndarray, kept: np.ndarray, reduction: Reduction, quantiles: np.ndarray,
+               diagnostics: np.ndarray) -> None:
+    """Quantiles, R-hat and ESS of both parameters of a map.
 
+    histogram: (2, BINS) int32, of the steps of all its chains, between reduction.limits.
+    kept: (2, chains, m) float64, every so many steps.
+    reduction: Reduction.
+    quantiles: (2, levels) float64, filled.
+    diagnostics: (2, 2) float64, filled, R-hat and ESS of each parameter.
+    """
+    for p in range(2):
+        _histogram_quantiles(histogram[p], reduction.limits[:, p], reduction.levels, quantiles[p])
+        rank_diagnostics(kept[p], reduction.scores, diagnostics[p])
+
+
+@njit(error_model="numpy", cache=True)
+def _histogram_quantiles(histogram, limits, levels, out):
+    """Quantiles `levels` of a histogram (bins,) between two limits, linear inside a bin."""
+    total = 0
+    for b in range(BINS):
+        total += histogram[b]
+    low, width = limits[0], (limits[1] - limits[0]) / BINS
+    level, below = 0, 0
+    for b in range(BINS):
+        here = histogram[b]
+        while level < levels.size and here > 0 and below + here >= levels[level] * total:
+            out[level] = low + width * (b + (levels[level] * total - below) / here)
+            level += 1
+        below += here
+
+
+@njit(error_model="numpy", cache=True)
+def rank_diagnostics(x: np.ndarray, scores: np.ndarray, out: np.ndarray) -> None:
+    """R-hat and ESS of the chains of one parameter.
+
+    x: (chains, m) float64.
     scores: (2 size + 1,) float64, normal score of each doubled rank, size = 2 chains (m // 2).
-    Filled: out (2,) float64, R-hat and ESS; inf and 0 for chains that never moved or have fewer than
-    four draws.
+    Filled: out (2,) float64, R-hat and ESS; inf and 0 for chains that never moved or have fewer
+    than four draws.
     """
     chains, half = 2 * x.shape[0], x.shape[1] // 2
     size = chains * half
@@ -43,15 +93,17 @@ def rank_diagnostics(x, scores, out):
     folded = np.empty(size, np.int64)
     left, right = size // 2 - 1, size // 2
     low, high = 0, size - 1
-    for i in range(size // 2):                  # both sides of the median are in order already: merge them,
-        below, above = middle - ordered[left], ordered[right] - middle       # the nearest from the middle
+    # both sides of the median are in order already: merge them, the nearest from the middle and the
+    # farthest from the ends, so that neither runs out
+    for i in range(size // 2):
+        below, above = middle - ordered[left], ordered[right] - middle
         take = below <= above
         folded[i] = order[left] if take else order[right]
         value[i] = below if take else above
         left -= take
         right += not take
-        below, above = middle - ordered[low], ordered[high] - middle         # and the farthest from the ends,
-        take = below > above                                                 # so that neither runs out
+        below, above = middle - ordered[low], ordered[high] - middle
+        take = below > above
         folded[size - 1 - i] = order[low] if take else order[high]
         value[size - 1 - i] = below if take else above
         low += take
@@ -62,7 +114,8 @@ def rank_diagnostics(x, scores, out):
 
 @njit(error_model="numpy", cache=True)
 def _sort(value, ordered):
-    """value (size,) sorted into ordered (size,): into equal buckets, four for each, then by insertion.
+    """value (size,) sorted into ordered (size,): into equal buckets, four for each, then by
+    insertion.
 
     Returns (size,) int64, where each came from.
     """
@@ -84,7 +137,7 @@ def _sort(value, ordered):
     for b in range(4 * size):
         fullest = max(fullest, count[b + 1])
         count[b + 1] += count[b]
-    if fullest > FULLEST:
+    if fullest > MAX_BUCKET:
         order = np.argsort(value, kind="mergesort")
         for i in range(size):
             ordered[i] = value[order[i]]
@@ -104,7 +157,10 @@ def _sort(value, ordered):
 
 @njit(error_model="numpy", cache=True)
 def _scores(ordered, order, scores, z):
-    """Normal scores z (size,) of sorted values that came from `order`; ties get that of their mean rank."""
+    """Normal scores z (size,) of sorted values that came from `order`.
+
+    Ties get that of their mean rank.
+    """
     for i in range(ordered.size):
         z[order[i]] = scores[2 * i + 2]
     for i in range(1, ordered.size):
@@ -118,7 +174,10 @@ def _scores(ordered, order, scores, z):
 
 @njit(error_model="numpy", cache=True)
 def _rhat(z, means):
-    """R-hat of chains that lie one behind the other in z; takes their means out of z, into means (chains,)."""
+    """R-hat of chains that lie one behind the other in z.
+
+    Takes their means out of z, into means (chains,).
+    """
     chains = means.size
     n, within = z.size // chains, 0.0
     for c in range(chains):
@@ -135,7 +194,10 @@ def _rhat(z, means):
 
 @njit(error_model="numpy", cache=True)
 def _ess(z, means):
-    """Effective sample size of chains that lie one behind the other in z, centred, and their means."""
+    """Effective sample size of centred chains that lie one behind the other in z.
+
+    means: (chains,), what was taken out.
+    """
     chains = means.size
     n = z.size // chains
     rho = np.zeros(n)

@@ -4,8 +4,10 @@ A state is an array uint64[4], seeded from (seed, stream, index); so an item's n
 neither the thread that draws them nor on how the items are split over blocks or jobs.
 
     state = np.empty(4, np.uint64)
-    seed_state(state, seed, METROPOLIS, map_index)
+    seed_state(state, seed, stream, map_index)
     x = normal(state)
+
+The streams stand in core/seeds.py; a kernel takes the number of its own as an argument.
 
 All is inlined by force: as calls, with the reference counts of their arrays, a normal took 15 ns in
 place of 2.1.
@@ -14,10 +16,8 @@ import math
 
 import numba
 import numpy as np
-from numba import njit
 
-# streams: what the numbers are for, so that one seed serves all of it
-TRAINING_NOISE, FIXED_NOISE, METROPOLIS, FLIPS = 1, 2, 3, 4
+from . import njit
 
 if numba.config.DISABLE_JIT:      # NumPy's uint64 scalars wrap as the compiled ones do, but warn
     np.seterr(over="ignore")
@@ -35,7 +35,7 @@ _EXPONENTIAL_R = 7.697117470131050
 
 
 def _layers(density, inverse, r, area):
-    """Edges x[257] of 256 layers of equal area below a falling density; x[0] is the base's width."""
+    """Edges x[257] of 256 layers of equal area below a falling density; x[0] is the base's."""
     x = np.zeros(257)
     x[0], x[1] = area / density(r), r
     for i in range(1, 255):
@@ -68,11 +68,13 @@ def _mix(z):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def seed_state(state, seed, stream, index):
-    """Fill a generator's state from three integers.
+def seed_state(state: np.ndarray, seed: int, stream: int, index: int) -> None:
+    """Fill a generator's state from three integers, by splitmix64.
 
-    state: (4,) uint64, overwritten; seed, stream, index: integers, taken modulo 2^64. Two indices of one
-    seed and stream never share a state, two other triples with a probability of 2^-64.
+    state: (4,) uint64, overwritten.
+    seed, stream, index: integers, taken modulo 2^64.
+    Two indices of one seed and stream never share a state, two other triples with a probability of
+    2^-64.
     """
     z = _mix(np.uint64(seed) + _GOLDEN)
     z = _mix((z ^ np.uint64(stream)) + _GOLDEN)
@@ -83,10 +85,11 @@ def seed_state(state, seed, stream, index):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def next_uint64(state):
+def next_uint64(state: np.ndarray) -> np.uint64:
     """The next 64 random bits of xoshiro256++ (Blackman & Vigna 2021).
 
-    state: (4,) uint64, advanced. Returns uint64.
+    state: (4,) uint64, advanced.
+    Returns uint64.
     """
     s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
     r = s0 + s3
@@ -102,16 +105,21 @@ def next_uint64(state):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def uniform(state):
-    """A uniform number in [0, 1) with 53 random bits. state: (4,) uint64, advanced."""
+def uniform(state: np.ndarray) -> float:
+    """A uniform number in [0, 1) with 53 random bits.
+
+    state: (4,) uint64, advanced.
+    Returns float64.
+    """
     return np.int64(next_uint64(state) >> _U11) * _TO_UNIT
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def normal(state):
+def normal(state: np.ndarray) -> float:
     """A standard normal number by the ziggurat (Marsaglia & Tsang 2000), with the exact tail.
 
-    state: (4,) uint64, advanced. Returns float64.
+    state: (4,) uint64, advanced.
+    Returns float64.
     """
     bits = next_uint64(state)
     layer = np.int64(bits & _LOW_8)
@@ -135,7 +143,9 @@ def _normal_rest(state, layer, j):
                 if b + b > a * a:
                     return _NORMAL_R + a if j >= 0 else -_NORMAL_R - a
         inner, outer = _NORMAL_F[layer + 1], _NORMAL_F[layer]
-        if abs(j) < _NORMAL_K[layer] or outer + uniform(state) * (inner - outer) < math.exp(-0.5 * x * x):
+        if abs(j) < _NORMAL_K[layer]:
+            return x
+        if outer + uniform(state) * (inner - outer) < math.exp(-0.5 * x * x):
             return x
         bits = next_uint64(state)
         layer = np.int64(bits & _LOW_8)
@@ -143,10 +153,11 @@ def _normal_rest(state, layer, j):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def exponential(state):
+def exponential(state: np.ndarray) -> float:
     """A standard exponential number by the ziggurat; -exponential is the logarithm of a uniform.
 
-    state: (4,) uint64, advanced. Returns float64.
+    state: (4,) uint64, advanced.
+    Returns float64.
     """
     shift = 0.0
     while True:

@@ -1,26 +1,71 @@
-"""Posterior moments, marginal quantiles and credible regions by quadrature over the triangles of the design.
+"""Posterior moments, quantiles and credible regions by quadrature over the design's triangles.
 
-Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; the sums stay
-in one order, which no compiler may change.
+Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; the sums
+stay in one order, which no compiler may change.
 """
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from .likelihood import exp, log
-from .metropolis import LEVELS
+from . import njit
+from .likelihood import exp
 
 POINTS = 512           # points per pass for d > 2: what a pass needs stays in the first-level cache
-REGIONS = np.array([0.682689492137, 0.954499736104])      # probabilities of the highest-density regions
-DEPTH, BINS = 20.0, 1000                                  # ln density below the highest that they may reach
+DEPTH, BINS = 20.0, 1000       # ln density below the highest that regions may reach, and its bins
+
+
+class Points(NamedTuple):
+    """Quadrature points in all triangles.
+
+    theta: (2, m) float64, relative to any fixed point.
+    log_weight: (m,) float64, ln of their quadrature weights.
+    white: (d + d (d + 1) / 2, m) float64, of whiten().
+    base: (m,) float64, of whiten().
+    """
+    theta: np.ndarray
+    log_weight: np.ndarray
+    white: np.ndarray
+    base: np.ndarray
+
+
+class Lines(NamedTuple):
+    """Points on lines of constant Omega_m, then of constant S_8.
+
+    white, base: of whiten().
+    first: (2, lines + 1) int64, where each line's points begin.
+    limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal
+        cells between them.
+    """
+    white: np.ndarray
+    base: np.ndarray
+    first: np.ndarray
+    limits: np.ndarray
+
+
+class Output(NamedTuple):
+    """What quadrature() fills.
+
+    moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to
+        the likelihood's constant.
+    quantiles: (n, 2, levels) float64.
+    regions: (n, 2, 2) float64, for each probability the ln of the posterior density at the region's
+        edge, and its area.
+    """
+    moments: np.ndarray
+    quantiles: np.ndarray
+    regions: np.ndarray
 
 
 @njit(error_model="numpy", cache=True)
-def whiten(mean, covariance, log_weight):
+def whiten(mean: np.ndarray, covariance: np.ndarray,
+           log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cholesky factors at the quadrature points, laid out for quadrature().
 
-    mean: (m, d); covariance: (m, d, d); log_weight: (m,) ln of quadrature weight times prior.
+    mean: (m, d) float64.
+    covariance: (m, d, d) float64.
+    log_weight: (m,) float64, ln of quadrature weight times prior.
     Returns white (d + d (d + 1) / 2, m) float64, for each row a of the summary L^-1 mean and the
     packed row of L^-1, and base (m,) float64, log_weight - 1/2 ln det C.
     """
@@ -55,62 +100,57 @@ def whiten(mean, covariance, log_weight):
 
 
 @njit(error_model="numpy", cache=True, parallel=True)
-def log_posteriors(white, base, estimate, count):
-    """base plus what the likelihood (likelihood.py) has of the residual, of every map at every point: for the
-    Gaussian -1/2 |L^-1 (estimate - mean)|^2. Returns (n, m) float64."""
-    out = np.empty((estimate.shape[0], base.size))
-    for i in prange(estimate.shape[0]):
-        _log_posterior(white, base, estimate[i], count, out[i])
+def log_posteriors(white: np.ndarray, base: np.ndarray, summary: np.ndarray) -> np.ndarray:
+    """base - 1/2 |L^-1 (summary - mean)|^2 of every map at every point.
+
+    white, base: of whiten().
+    summary: (n, d) float64.
+    Returns (n, m) float64.
+    """
+    out = np.empty((summary.shape[0], base.size))
+    for i in prange(summary.shape[0]):
+        _log_posterior(white, base, summary[i], out[i])
     return out
 
 
 @njit(error_model="numpy", cache=True, parallel=True)
-def quadrature(theta, log_weight, white, base, line_white, line_base, line_first, limits, estimate, count,
-               moments, quantiles, regions):
+def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.ndarray,
+               probabilities: np.ndarray, out: Output) -> None:
     """Posterior moments, quantiles and highest-density regions of every map.
 
-    theta: (2, m) float64, points relative to any fixed one; log_weight: (m,) ln of their quadrature weights;
-    white, base: of whiten(); line_white, line_base: the same for points on lines of constant Omega_m, then of constant
-    S_8; line_first: (2, lines + 1) int64, where each line's points begin; limits: (2, 2) float64, lowest
-    and highest Omega_m, S_8 (the lines are the centres of equal cells between them); estimate: (n, d);
-    count: float64, see likelihood.py.
-    Filled: moments (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence
-    up to the likelihood's constant; quantiles (n, 2, 5) float64; regions (n, 2, 2) float64, for each of
-    REGIONS the ln of the posterior density at its edge, and its area.
+    points: Points.
+    lines: Lines.
+    summary: (n, d) float64.
+    levels: (levels,) float64, increasing probabilities of the quantiles.
+    probabilities: (2,) float64, increasing, of the regions.
+    out: Output, filled.
     """
-    for i in prange(estimate.shape[0]):
+    base, log_weight, limits = points.base, points.log_weight, lines.limits
+    for i in prange(summary.shape[0]):
         weight, density = np.empty(base.size), np.empty(base.size)
-        _log_posterior(white, base, estimate[i], count, weight)
+        moments, regions = out.moments[i], out.regions[i]
+        _log_posterior(points.white, base, summary[i], weight)
         for p in range(base.size):
             density[p] = weight[p] - log_weight[p]
         highest = _highest(weight)
         _exponentials(weight, highest)
-        total = _moments(theta[0], theta[1], weight, moments[i])
-        moments[i, 5] += highest
-        _regions(density, weight, log_weight, total, regions[i])
-        for k in range(REGIONS.size):
-            regions[i, k, 0] -= moments[i, 5]
-        line_weight = np.empty(line_base.size)
-        _log_posterior(line_white, line_base, estimate[i], count, line_weight)
+        total = _moments(points.theta[0], points.theta[1], weight, moments)
+        moments[5] += highest
+        _regions(density, weight, log_weight, total, probabilities, regions)
+        for k in range(probabilities.size):
+            regions[k, 0] -= moments[5]
+        line_weight = np.empty(lines.base.size)
+        _log_posterior(lines.white, lines.base, summary[i], line_weight)
         _exponentials(line_weight, highest)
         for k in range(2):
-            _line_quantiles(line_weight, line_first[k], limits[0, k], limits[1, k], quantiles[i, k])
+            _line_quantiles(line_weight, lines.first[k], limits[:, k], levels, out.quantiles[i, k])
 
 
 @njit(error_model="numpy", cache=True)
-def _log_posterior(white, base, estimate, count, out):
+def _log_posterior(white, base, summary, out):
     """One row of log_posteriors() into out (m,)."""
-    _squares(white, base, estimate, out)
-    if count > 0.0:
-        for p in range(base.size):
-            out[p] = base[p] - 0.5 * count * log(1.0 + 2.0 * (base[p] - out[p]) / (count - 1.0))
-
-
-@njit(error_model="numpy", cache=True)
-def _squares(white, base, estimate, out):
-    """Into out (m,) base - 1/2 |L^-1 (estimate - mean)|^2."""
-    if estimate.size == 2:
-        e0, e1 = estimate[0], estimate[1]
+    if summary.size == 2:
+        e0, e1 = summary[0], summary[1]
         m0, l00, m1, l10, l11 = white[0], white[1], white[2], white[3], white[4]
         for p in range(base.size):
             z0 = l00[p] * e0 - m0[p]
@@ -123,10 +163,10 @@ def _squares(white, base, estimate, out):
         z, square = z_all[:last - first], square_all[:last - first]
         square[:] = 0.0
         q = 0
-        for a in range(estimate.size):
+        for a in range(summary.size):
             z[:] = 0.0
             for b in range(a + 1):
-                _add(z, white[q + 1 + b, first:last], estimate[b])
+                _add(z, white[q + 1 + b, first:last], summary[b])
             _add_square(square, z, white[q, first:last])
             q += a + 2
         out_part, base_part = out[first:last], base[first:last]
@@ -148,7 +188,10 @@ def _add_square(square, z, row):
 
 @njit(error_model="numpy", cache=True)
 def _highest(x):
-    """The highest of x (m,), by eight interleaved searches, as one waits for itself: 106 us a map in place of 111."""
+    """The highest of x (m,), by eight interleaved searches: one waits for itself.
+
+    106 us a map in place of 111.
+    """
     best = np.full(8, -math.inf)
     for p in range(0, x.size - 7, 8):
         for k in range(8):
@@ -162,31 +205,33 @@ def _highest(x):
 
 
 @njit(error_model="numpy", cache=True)
-def _regions(density, weight, log_weight, total, out):
-    """The smallest regions that hold REGIONS of the weight (m,), by a histogram over ln density (m,).
+def _regions(density, weight, log_weight, total, probabilities, out):
+    """The smallest regions that hold shares of the weight (m,), by a histogram over ln density
+    (m,).
 
-    total: sum of weight. The edge's ln density has an rms error of 0.02 and the area one of 0.5 % (order 8
-    against 24, 200 maps).
+    total: sum of weight. The edge's ln density has an rms error of 0.02 and the area one of 0.5 %
+    (order 8 against 24, 200 maps).
     """
     highest, per = _highest(density), BINS / DEPTH
     mass = np.zeros(BINS)
     for p in range(density.size):
-        if density[p] > highest - DEPTH:           # few are: the branch is cheap, what it skips is not
+        if density[p] > highest - DEPTH:   # few are: the branch is cheap, what it skips is not
             mass[np.int64(min((highest - density[p]) * per, BINS - 1.0))] += weight[p]
     level, above = 0, 0.0
     for b in range(BINS):
-        while level < REGIONS.size and mass[b] > 0.0 and above + mass[b] >= REGIONS[level] * total:
-            out[level, 0] = highest - (b + (REGIONS[level] * total - above) / mass[b]) / per
+        while (level < probabilities.size and mass[b] > 0.0
+               and above + mass[b] >= probabilities[level] * total):
+            out[level, 0] = highest - (b + (probabilities[level] * total - above) / mass[b]) / per
             level += 1
         above += mass[b]
-    for k in range(level, REGIONS.size):
+    for k in range(level, probabilities.size):
         out[k, 0] = highest - DEPTH
-    for k in range(REGIONS.size):
+    for k in range(probabilities.size):
         out[k, 1] = 0.0
     for p in range(density.size):
-        if density[p] >= out[REGIONS.size - 1, 0]:
+        if density[p] >= out[probabilities.size - 1, 0]:
             area = exp(log_weight[p])
-            for k in range(REGIONS.size):
+            for k in range(probabilities.size):
                 out[k, 1] += area if density[p] >= out[k, 0] else 0.0
 
 
@@ -199,7 +244,10 @@ def _exponentials(weight, highest):
 
 @njit(error_model="numpy", cache=True)
 def _moments(x, y, weight, out):
-    """Mean, variance, covariance and ln of the total weight of points x, y (m,) into out (6,). Returns the total."""
+    """Mean, variance, covariance and ln of the total weight of points x, y (m,) into out (6,).
+
+    Returns the total.
+    """
     total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for p in range(weight.size):
         w = weight[p]
@@ -218,8 +266,8 @@ def _moments(x, y, weight, out):
 
 
 @njit(error_model="numpy", cache=True)
-def _line_quantiles(weight, first, low, high, out):
-    """Quantiles LEVELS of a marginal density known on lines; linear in the density inside a cell."""
+def _line_quantiles(weight, first, limits, levels, out):
+    """Quantiles `levels` of a marginal density known on lines; linear in it inside a cell."""
     lines = first.size - 1
     density = np.zeros(lines + 2)                 # with an empty cell at either end
     total = 0.0
@@ -229,16 +277,17 @@ def _line_quantiles(weight, first, low, high, out):
             s += weight[p]
         density[j + 1] = s
         total += s
+    low, high = limits[0], limits[1]
     level, below, width = 0, 0.0, (high - low) / lines
     for j in range(lines):
         here = density[j + 1]
-        while level < LEVELS.size and here > 0.0 and below + here >= LEVELS[level] * total:
+        while level < levels.size and here > 0.0 and below + here >= levels[level] * total:
             slope = min(max((density[j + 2] - density[j]) / (4.0 * here), -0.99), 0.99)
-            part = max(LEVELS[level] * total - below, 0.0) / here
+            part = max(levels[level] * total - below, 0.0) / here
             root = math.sqrt((1.0 - slope) * (1.0 - slope) + 4.0 * slope * part)
             out[level] = low + width * (j + 2.0 * part / (1.0 - slope + root))
             level += 1
         below += here
-    while level < LEVELS.size:                    # only by rounding of the sum
+    while level < levels.size:                    # only by rounding of the sum
         out[level] = high
         level += 1

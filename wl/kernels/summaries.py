@@ -8,7 +8,7 @@ nothing reaches an observed pixel are skipped: of the survey's frame, a third.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from . import njit
 
 LANES = 32
 GROUP = 8              # taps that one pass over a block adds

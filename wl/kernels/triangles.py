@@ -5,14 +5,48 @@ Every triangle has one row of `coefficient` (t, 6 + 3 k) float64: corner 2 (x, y
 quantities their values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
 Quantities are the log-prior, the d means and the packed lower triangle of the covariance.
 """
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
+
+from . import njit
 
 TOLERANCE = 1e-12      # how negative a barycentric weight may be by rounding
 
 
+class Triangulation(NamedTuple):
+    """What the kernels take of an emulator.
+
+    coefficient: (t, 6 + 3 k) float64, one row a triangle, see above.
+    neighbours: (t, 3) int32, the triangle across the edge opposite to each corner, -1 at the hull.
+    grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
+        whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
+        that cell() may clamp.
+    box: (4,) float64, corner (x, y) of the grid and its cells per unit in x and y.
+    """
+    coefficient: np.ndarray
+    neighbours: np.ndarray
+    grid: np.ndarray
+    box: np.ndarray
+
+
+class Cells(NamedTuple):
+    """Equal cells of a box, by numbers alone.
+
+    low_x, low_y: float64, its corner.
+    per_x, per_y: float64, cells per unit.
+    last_x, last_y: float64, index of the last cell.
+    """
+    low_x: float
+    low_y: float
+    per_x: float
+    per_y: float
+    last_x: float
+    last_y: float
+
+
 @njit(error_model="numpy", cache=True, forceinline=True)
-def weights(x, y, coefficient, t):
+def weights(x: float, y: float, coefficient: np.ndarray, t: int) -> tuple[float, float]:
     """Barycentric weights c0, c1 of (x, y) in triangle t; the third is 1 - c0 - c1."""
     u, v = x - coefficient[t, 0], y - coefficient[t, 1]
     return (coefficient[t, 2] * u + coefficient[t, 3] * v,
@@ -20,12 +54,12 @@ def weights(x, y, coefficient, t):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def locate(x, y, coefficient, neighbours, t):
+def locate(x: float, y: float, coefficient: np.ndarray, neighbours: np.ndarray, t: int) -> int:
     """The triangle that holds (x, y), found by walking from triangle t; -1 outside the hull.
 
-    neighbours: (t, 3) int32, the triangle across the edge opposite to each corner, -1 at the hull.
     The walk crosses the edge of the most negative weight. The hull is convex, so a point beyond a
     hull edge is outside; a walk that does not end (rounding) gives way to a search of all.
+    coefficient, neighbours: of a Triangulation.
     """
     for _ in range(coefficient.shape[0]):
         c0, c1 = weights(x, y, coefficient, t)
@@ -45,7 +79,7 @@ def locate(x, y, coefficient, neighbours, t):
 
 
 @njit(error_model="numpy", cache=True)
-def search(x, y, coefficient):
+def search(x: float, y: float, coefficient: np.ndarray) -> int:
     """The triangle that holds (x, y) by looking at all of them; -1 outside the hull."""
     best, best_low = np.int64(-1), -TOLERANCE
     for t in range(coefficient.shape[0]):
@@ -57,38 +91,44 @@ def search(x, y, coefficient):
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def cell(x, y, grid, box):
-    """The code of (x, y) in the look-up grid.
-
-    grid: (nx, ny) int32: t >= 0 the whole cell lies in triangle t, -1 the whole cell is outside,
-    -2 - t begin a walk at triangle t. The outermost cells are all -1, so that clamping is enough.
-    box: (4,) float64, corner (x, y) of the grid and cells per unit in x and y.
-    """
-    u = min(max((x - box[0]) * box[2], 0.0), grid.shape[0] - 1.0)
-    v = min(max((y - box[1]) * box[3], 0.0), grid.shape[1] - 1.0)
-    return np.int64(grid[np.int64(u), np.int64(v)])
+def cells_of(grid: np.ndarray, box: np.ndarray) -> Cells:
+    """The cells of a Triangulation's grid."""
+    return Cells(box[0], box[1], box[2], box[3], grid.shape[0] - 1.0, grid.shape[1] - 1.0)
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def find(x, y, coefficient, neighbours, grid, box):
+def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
+    """The cell that (x, y) lies in, the nearest one outside of the box."""
+    u = min(max((x - cells.low_x) * cells.per_x, 0.0), cells.last_x)
+    v = min(max((y - cells.low_y) * cells.per_y, 0.0), cells.last_y)
+    return np.int64(u), np.int64(v)
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def find(x: float, y: float, triangulation: Triangulation) -> int:
     """The triangle that holds (x, y) by the look-up grid and, near edges, a walk; -1 outside."""
-    code = cell(x, y, grid, box)
+    i, j = cell(x, y, cells_of(triangulation.grid, triangulation.box))
+    code = np.int64(triangulation.grid[i, j])
     if code >= -1:
         return code
-    return locate(x, y, coefficient, neighbours, -2 - code)
+    return locate(x, y, triangulation.coefficient, triangulation.neighbours, -2 - code)
 
 
 @njit(error_model="numpy", cache=True)
-def find_all(theta, coefficient, neighbours, grid, box):
-    """find() for theta (m, 2) float64. Returns (m,) int64."""
+def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
+    """find() for many points.
+
+    theta: (m, 2) float64.
+    Returns (m,) int64.
+    """
     out = np.empty(theta.shape[0], np.int64)
     for i in range(theta.shape[0]):
-        out[i] = find(theta[i, 0], theta[i, 1], coefficient, neighbours, grid, box)
+        out[i] = find(theta[i, 0], theta[i, 1], triangulation)
     return out
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def interpolate_one(x, y, t, coefficient, value):
+def interpolate_one(x: float, y: float, t: int, coefficient: np.ndarray, value: np.ndarray) -> None:
     """All quantities at (x, y) in triangle t, into value (k,) float64."""
     k = value.size
     c0, c1 = weights(x, y, coefficient, t)
@@ -98,10 +138,13 @@ def interpolate_one(x, y, t, coefficient, value):
 
 
 @njit(error_model="numpy", cache=True)
-def interpolate(theta, triangle, coefficient):
+def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
     """All quantities at points whose triangle is known.
 
-    theta: (m, 2) float64; triangle: (m,) int64, -1 outside. Returns (m, k) float64, NaN outside.
+    theta: (m, 2) float64.
+    triangle: (m,) int64, -1 outside.
+    coefficient: of a Triangulation.
+    Returns (m, k) float64, NaN outside.
     """
     out = np.full((theta.shape[0], (coefficient.shape[1] - 6) // 3), np.nan)
     for i in range(theta.shape[0]):
@@ -111,11 +154,15 @@ def interpolate(theta, triangle, coefficient):
 
 
 @njit(error_model="numpy", cache=True)
-def build_grid(coefficient, neighbours, nx, ny, box):
-    """The look-up grid of cell(): codes (nx, ny) int32; a cell is pure if its corners agree.
+def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, nx: int, ny: int,
+               box: np.ndarray) -> np.ndarray:
+    """The look-up grid of a Triangulation; a cell is pure if its corners agree.
 
-    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is outside
-    for certain if all four corners lie beyond one and the same hull edge.
+    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is
+    outside for certain if all four corners lie beyond one and the same hull edge.
+    coefficient, neighbours, box: of the Triangulation that gets it.
+    nx, ny: cells, the margin among them.
+    Returns (nx, ny) int32.
     """
     corner = np.empty((nx + 1, ny + 1), np.int64)
     for i in range(nx + 1):
@@ -134,8 +181,8 @@ def build_grid(coefficient, neighbours, nx, ny, box):
             if t >= 0 and a == b and a == c and a == d:
                 grid[i, j] = t
             else:
-                middle = locate(box[0] + (i + 0.5) / box[2], box[1] + (j + 0.5) / box[3], coefficient,
-                                neighbours, max(t, np.int64(0)))
+                middle = locate(box[0] + (i + 0.5) / box[2], box[1] + (j + 0.5) / box[3],
+                                coefficient, neighbours, max(t, np.int64(0)))
                 grid[i, j] = -2 - max(middle if middle >= 0 else t, np.int64(0))
     return grid
 

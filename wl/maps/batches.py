@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import ndtri
 
+from ..core import seeds
 from ..core.params import noise_sigma
-from ..kernels.batches import fill_batch
-from ..kernels.generators import FIXED_NOISE, TRAINING_NOISE
+from ..kernels.batches import Layout, Noise, fill_batch
 
 N_SYMMETRY = 4                         # identity, rows reversed, columns reversed, both
 NO_NOISE, FRESH, FIXED = range(3)
@@ -21,7 +21,7 @@ class Frame:
         cut off and laid below the others, so that no pixel is lost (1424 x 176 of the survey
         becomes 1840 x 104: 24 % fewer pixels to convolve)
     overlap: int, columns that both parts of a folded frame hold
-    Has shape, (rows, columns) of the result, and targets and copies for kernels.batches.fill_batch.
+    Has shape, (rows, columns) of the result, and targets and copies for kernels.batches.Layout.
     """
 
     def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):
@@ -132,11 +132,11 @@ class Batches:
         if out is None:
             out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
         noise = NO_NOISE if self.noise == 0.0 else noise
-        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, rows, self.frame.targets,
-                   self.frame.copies, symmetry, self.decode,
-                   self.quantiles if noise != NO_NOISE else self.quantiles[:0], self.noise,
-                   noise == FIXED, self.seed, TRAINING_NOISE if noise == FRESH else FIXED_NOISE,
-                   draws)
+        stream = seeds.TRAINING_NOISE if noise == FRESH else seeds.FIXED_NOISE
+        quantiles = self.quantiles if noise != NO_NOISE else self.quantiles[:0]
+        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, self.decode, rows, draws,
+                   symmetry, Layout(self.frame.targets, self.frame.copies),
+                   Noise(quantiles, self.noise, noise == FIXED, self.seed, stream))
         return out
 
 

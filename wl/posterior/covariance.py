@@ -1,136 +1,166 @@
-"""Predictions or summaries of maps -> mean, covariance and count per cosmology, raw or smoothed.
+"""Summaries of maps -> mean, covariance and count per cosmology, raw or smoothed.
 
-A few realisations give each cosmology a noisy mean and covariance; both vary slowly over the design.
-Smoothing fits one polynomial in theta to all cosmologies at once, its order chosen by how well it
-predicts realisations that were left out; with many realisations the choice falls on no smoothing.
+A few realisations give each cosmology a noisy mean and covariance; both vary slowly over the
+design. Smoothing fits one polynomial in theta to all cosmologies at once, its order chosen by how
+well it predicts realisations that were left out; with many realisations the choice falls on no
+smoothing.
 """
 import numpy as np
 
+from ..core import seeds
 from ..core.checks import InputError, array, choice
 
 ORDERS = (1, 2, 3, 4, 5)               # of the polynomials tried for the mean
 SPREAD_ORDERS = (0, 1, 2, 3)           # and for the covariance
 RAW = -1                               # no smoothing, in place of an order
-FOLD_STREAM = 110
-SINGULAR = 1e-10                       # least eigenvalue of a correlation matrix that counts as one
+MIN_EIGENVALUE = 1e-10                 # of a correlation matrix that is not singular
 
 
-def per_cosmology(estimate):
+def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and covariance of each cosmology's realisations.
 
-    estimate: (n_cosmology, n_realisation, d) float64. The covariance is the scatter divided by
-    N - d - 2, which makes its inverse unbiased (Hartlap et al. 2007, A&A 464, 399). Returns mean
-    (n_cosmology, d), covariance (n_cosmology, d, d), count (n_cosmology,) int64. Raises InputError
-    when there are too few realisations.
+    The covariance is the scatter divided by N - d - 2, which makes its inverse unbiased (Hartlap et
+    al. 2007, A&A 464, 399).
+    summary: (n_cosmology, n_realisation, d) float64.
+    Returns mean (n_cosmology, d), covariance (n_cosmology, d, d) float64, count (n_cosmology,)
+    int64.
+    Raises InputError when there are too few realisations.
     """
-    n_cosmology, n, d = estimate.shape
+    n_cosmology, n, d = summary.shape
     check_count(n, d)
-    mean = estimate.mean(1)
-    residual = estimate - mean[:, None]
+    mean = summary.mean(1)
+    residual = summary - mean[:, None]
     covariance = np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)
     return mean, covariance, np.full(n_cosmology, n, np.int64)
 
 
-def as_average(estimate, between, folds):
-    """Out-of-fold predictions that scatter like the mean of all folds' networks, which test maps get.
+def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarray:
+    """Out-of-fold predictions that scatter like the mean of all folds' networks, which test maps
+    get.
 
-    estimate: (n_cosmology, n_realisation, d), each map by the network of its own fold; between: (d, d), covariance
-    between the folds' networks for the same map, from maps that none of them has seen; folds: K, their number.
-    A prediction is the sum of what all networks see, of scatter C, and of what one network adds, of scatter B:
-    out of fold that makes S = C + B, in the mean over the networks C + B / K = S - (1 - 1/K) between. Residuals
-    about each cosmology's mean, which stays, are multiplied by the symmetric matrix that takes S, the mean over
-    the design, to that: one network's part is taken to be the same share of the scatter everywhere. Returns an
-    array like estimate.
+    A prediction is the sum of what all networks see, of scatter C, and of what one network adds, of
+    scatter B: out of fold that makes S = C + B, in the mean over the networks
+    C + B / K = S - (1 - 1/K) between. Residuals about each cosmology's mean, which stays, are
+    multiplied
+    by the symmetric matrix that takes S, the mean over the design, to that: one network's part is
+    taken to be the same share of the scatter everywhere.
+    summary: (n_cosmology, n_realisation, d) float64, each map by the network of its own fold.
+    between: (d, d) float64, covariance between the folds' networks for the same map, from maps that
+        none of them has seen.
+    folds: int, K, their number.
+    Returns an array like summary.
     """
-    n_cosmology, n, d = estimate.shape
-    mean = estimate.mean(1, keepdims=True)
-    residual = estimate - mean
+    n_cosmology, n, d = summary.shape
+    mean = summary.mean(1, keepdims=True)
+    residual = summary - mean
     scatter = np.einsum("cri,crj->ij", residual, residual) / (n_cosmology * max(n - 1, 1))
     power, axes = np.linalg.eigh(scatter)
     if power[0] <= 0:
-        return estimate                # summaries that do not vary are refused where they are used
+        return summary                 # summaries that do not vary are refused where they are used
     root, inverse = (axes * power**0.5) @ axes.T, (axes * power**-0.5) @ axes.T
     share, axes = np.linalg.eigh(inverse @ between @ inverse)
     factor = np.sqrt(1.0 - (1.0 - 1.0 / folds) * np.clip(share, 0.0, 1.0))
     return mean + residual @ (root @ (axes * factor) @ axes.T @ inverse).T
 
 
-def check_count(n, d):
+def check_count(n: int, d: int) -> None:
     """Raise InputError if n realisations are too few for a raw covariance of d summaries."""
     if n - d - 2 <= 0:
-        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per cosmology, "
-                         f"got {n}; simulate more, raise --statistics-fraction, or leave --smooth on auto")
+        raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per "
+                         f"cosmology, got {n}; simulate more, raise --statistics-fraction, or "
+                         "leave --smooth on auto")
 
 
-def smoothed(theta, estimate, smooth="auto", seed=0):
+def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
+             seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 
-    theta: (n_cosmology, 2); estimate: (n_cosmology, n_realisation, d); smooth: "auto", "none", or
-    "always" (raw only where the design has too few cosmologies for a polynomial). Returns mean,
-    covariance, count, and the orders chosen: dict with "mean" and "covariance" (-1: raw) and "gain",
-    the cross-validated log-likelihood per map over the raw one, or over the lowest orders where raw
-    is impossible. Raises InputError for too few realisations, or summaries that do not vary.
+    theta: (n_cosmology, 2) float64.
+    summary: (n_cosmology, n_realisation, d) float64.
+    smooth: "auto", "none", or "always" (raw only where the design has too few cosmologies for a
+        polynomial).
+    seed: int, of the cross-validation's folds.
+    Returns mean, covariance, count as per_cosmology(), and the orders chosen: dict with "mean" and
+    "covariance" (-1: raw) and "gain", the cross-validated log-likelihood per map over the raw one,
+    or over the lowest orders where raw is impossible.
+    Raises InputError for too few realisations, or summaries that do not vary.
     """
     choice("--smooth", smooth, ("auto", "none", "always"))
-    estimate = array("estimate", estimate, (len(theta), None, None), "f", advice="make the predictions again")
-    n_cosmology, n, d = estimate.shape
+    summary = array("summary", summary, (len(theta), None, None), "f",
+                    advice="make the predictions again")
+    n_cosmology, n, _ = summary.shape
     if smooth == "none":
-        return (*per_cosmology(estimate), {"mean": RAW, "covariance": RAW, "gain": 0.0, "effective": float(n)})
+        return (*per_cosmology(summary), {"mean": RAW, "covariance": RAW, "gain": 0.0})
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
                          "simulate more, or raise --statistics-fraction")
-    centre, unit = estimate.mean((0, 1)), _units(estimate)
-    given, estimate = estimate, (estimate - centre) / unit
-    u, folds = _whiten(theta), _folds(n, seed)
-    fewest = n - max(len(f) for f in folds)
-    most_terms = max(n_cosmology // 2, 1)
-    polynomials = [o for o in ORDERS if _terms(o) <= most_terms]
+    centre, unit = summary.mean((0, 1)), _units(summary)
+    scaled, u = (summary - centre) / unit, _whiten(theta)
+    order, spread, gain = _choose(u, scaled, _folds(n, seed), smooth)
+    found = {"mean": order, "covariance": spread, "gain": float(gain)}
+    if (order, spread) == (RAW, RAW):
+        return (*per_cosmology(summary), found)
+    mean, covariance = _fit(u, scaled, order, spread)
+    mean, covariance = centre + unit * mean, covariance * np.outer(unit, unit)
+    return mean, covariance, np.full(n_cosmology, n, np.int64), found
+
+
+def _choose(u, summary, folds, smooth):
+    """Orders of mean and covariance that predict best, and their gain over raw ones, see
+    smoothed().
+
+    The mean is chosen first, with a plain covariance; then the covariance; and raw as a whole if it
+    may be.
+    """
+    n_cosmology, n, d = summary.shape
+    left = n - max(len(f) for f in folds)
+    max_terms = max(n_cosmology // 2, 1)
+    polynomials = [o for o in ORDERS if _terms(o) <= max_terms]
     orders = ([RAW] if smooth == "auto" or not polynomials else []) + polynomials
-    spreads = ([RAW] if smooth == "auto" else []) + [o for o in SPREAD_ORDERS if _terms(o) <= most_terms]
-    possible = {(o, s) for o in orders for s in spreads if _freedom(n_cosmology, fewest, d, o, s) > 0}
+    spreads = [RAW] if smooth == "auto" else []
+    spreads += [o for o in SPREAD_ORDERS if _terms(o) <= max_terms]
+    possible = {(o, s) for o in orders for s in spreads if _freedom(n_cosmology, left, d, o, s) > 0}
     scores = {}
 
     def best(pairs):
-        """The pair of orders that predicts best; pairs that were tried before are not tried again."""
+        """The pair of orders that predicts best; pairs that were tried are not tried again."""
         for pair in pairs:
             if pair not in scores:
-                scores[pair] = _cross_validate(u, estimate, folds, *pair)
+                scores[pair] = _cross_validate(u, summary, folds, *pair)
         return max(pairs, key=scores.get)
 
-    # the mean first, with a plain covariance; then the covariance; and raw as a whole if it may be
     for base in (1, 0, *spreads):
         trials = [(o, base) for o in orders if (o, base) in possible]
         if trials:
             break
     else:
-        raise InputError(f"covariance of {d} summaries: expected more than {n} realisations of {n_cosmology} "
-                         "cosmologies, even for a smooth one; simulate more, or raise --statistics-fraction")
+        raise InputError(f"covariance of {d} summaries: expected more than {n} realisations of "
+                         f"{n_cosmology} cosmologies, even for a smooth one; simulate more, or "
+                         "raise --statistics-fraction")
     order = best(trials)[0]
     trials = [(order, s) for s in spreads if (order, s) in possible]
     reference = (RAW, RAW) if (RAW, RAW) in possible else next(iter(scores))
     chosen = best([reference, *trials])
     gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
-    found = {"mean": chosen[0], "covariance": chosen[1], "gain": float(gain),
-             "effective": _effective(n_cosmology, n, *chosen)}
-    if chosen == (RAW, RAW):
-        return (*per_cosmology(given), found)
-    mean, covariance = _fit(u, estimate, *chosen)
-    mean, covariance = centre + unit * mean, covariance * np.outer(unit, unit)
-    return mean, covariance, np.full(n_cosmology, n, np.int64), found
+    return *chosen, gain
 
 
-def _units(estimate):
-    """Scatter of each summary about its cosmology's mean, (d,). Raises InputError if any does not vary."""
-    n_cosmology, n, d = estimate.shape
-    residual = (estimate - estimate.mean(1, keepdims=True)).reshape(-1, d)
+def _units(summary):
+    """Scatter of each summary about its cosmology's mean, (d,).
+
+    Raises InputError if any does not vary.
+    """
+    n_cosmology, n, d = summary.shape
+    residual = (summary - summary.mean(1, keepdims=True)).reshape(-1, d)
     unit = np.sqrt((residual**2).mean(0))
-    dead = unit <= 1e-10 * np.abs(estimate).max((0, 1))
+    dead = unit <= 1e-10 * np.abs(summary).max((0, 1))
     if not dead.any() and len(residual) - n_cosmology > d:
         residual /= unit
-        dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < SINGULAR
+        dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < MIN_EIGENVALUE
     if dead.any():
-        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in its own "
-                         "way, got a singular covariance; a summary is constant, or follows from others")
+        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in "
+                         "its own way, got a singular covariance; a summary is constant, or "
+                         "follows from others")
     return unit
 
 
@@ -140,17 +170,6 @@ def _freedom(n_cosmology, n, d, order, spread):
     if spread == RAW:
         return n - lost / n_cosmology - d - 1
     return n_cosmology * n - lost - (d - 1) * _terms(min(spread, 1)) - _terms(spread)
-
-
-def _effective(n_cosmology, n, order, spread):
-    """Realisations of one cosmology whose raw covariance is known as well as one of these orders, on average.
-
-    A variance from N of them scatters by 2 / (N - 1) of itself, squared; smoothing shares what n - lost degrees of
-    freedom per cosmology tell among fewer coefficients. It is the N of the t-likelihood.
-    """
-    lost = 1.0 if order == RAW else _terms(order) / n_cosmology                # degrees of freedom of the mean
-    shared = 1.0 if spread == RAW else n_cosmology / _terms(spread)            # cosmologies per coefficient
-    return float((n - lost) * shared + 1.0)
 
 
 def _whiten(theta):
@@ -171,28 +190,30 @@ def _polynomials(u, order):
 
 
 def _folds(n, seed, count=4):
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(FOLD_STREAM,))).permutation(n)
+    order = seeds.generator(seed, seeds.COVARIANCE_FOLDS).permutation(n)
     return np.array_split(order, min(count, n))
 
 
-def _fit(u, estimate, order, spread):
+def _fit(u, summary, order, spread):
     """Mean and covariance at the design's points from a polynomial of each order, or raw."""
-    n_cosmology, n, d = estimate.shape
-    local = estimate.mean(1)
+    n_cosmology, n, d = summary.shape
+    local = summary.mean(1)
     basis, mean = None, local
     if order != RAW:
         basis = _polynomials(u, order)
         mean = basis @ np.linalg.lstsq(basis, local, rcond=None)[0]
-        for _ in range(2):             # weights by the scatter change over the design: twice is converged
-            weight = 1.0 / np.sqrt(_variances(u, estimate - mean[:, None]))
-            mean = np.stack([basis @ np.linalg.lstsq(basis * weight[:, k:k + 1], local[:, k] * weight[:, k],
-                                                     rcond=None)[0] for k in range(d)], 1)
-    residual = estimate - mean[:, None]
+        for _ in range(2):     # weights by the scatter change over the design: twice is converged
+            weight = 1.0 / np.sqrt(_variances(u, summary - mean[:, None]))
+            fits = [np.linalg.lstsq(basis * weight[:, k:k + 1], local[:, k] * weight[:, k],
+                                    rcond=None)[0] for k in range(d)]
+            mean = np.stack([basis @ fit for fit in fits], 1)
+    residual = summary - mean[:, None]
     lost = n_cosmology if order == RAW else basis.shape[1]
     if spread == RAW:
-        # about a mean that took a share h of a degree of freedom, the scatter has n - h of them; its inverse
-        # is unbiased after division by n - h - d - 1, which is n - d - 2 where the mean is raw (h = 1)
-        return mean, np.einsum("cri,crj->cij", residual, residual) / (n - lost / n_cosmology - d - 1)
+        # about a mean that took a share h of a degree of freedom, the scatter has n - h of them;
+        # its inverse is unbiased after division by n - h - d - 1, for a raw mean n - d - 2
+        scatter = np.einsum("cri,crj->cij", residual, residual)
+        return mean, scatter / (n - lost / n_cosmology - d - 1)
     return mean, _smooth_covariance(u, residual, spread, n_cosmology * n / (n_cosmology * n - lost))
 
 
@@ -203,20 +224,25 @@ def _variances(u, residual):
 
 
 def _smooth_covariance(u, residual, order, correction):
-    """Covariance whose modified Cholesky factors are polynomials (Pourahmadi 1999, Biometrika 86, 677).
+    """Covariance whose modified Cholesky factors are polynomials (Pourahmadi 1999, Biometrika 86,
+    677).
 
-    residual: (n_cosmology, n, d). Each summary is divided by its own log-linear standard deviation (else a
-    slope must follow the ratio of two, which changes by a factor of ten over the design) and regressed on
-    those before it with coefficients that vary over the design; the variance left over is log-linear again.
-    All are of the greatest likelihood, and the result is positive definite whatever the coefficients.
-    correction: for the degrees of freedom that the mean took. Returns (n_cosmology, d, d).
+    Each summary is divided by its own log-linear standard deviation (else a slope must follow the
+    ratio of two, which changes by a factor of ten over the design) and regressed on those before it
+    with coefficients that vary over the design; the variance left over is log-linear again. All are
+    of the greatest likelihood, and the result is positive definite whatever the coefficients.
+    residual: (n_cosmology, n, d); correction: for the degrees of freedom that the mean took.
+    Returns (n_cosmology, d, d).
     """
     n_cosmology, n, d = residual.shape
-    basis, slope_basis = _polynomials(u, order), _polynomials(u, min(order, 1))   # slopes vary more slowly
-    sd = np.sqrt(np.stack([_log_linear(basis, (residual[:, :, k]**2).mean(1)) for k in range(d)], 1))
+    basis = _polynomials(u, order)
+    slope_basis = _polynomials(u, min(order, 1))       # slopes vary more slowly
+    sd = [_log_linear(basis, (residual[:, :, k]**2).mean(1)) for k in range(d)]
+    sd = np.sqrt(np.stack(sd, 1))
     flat = (residual / sd[:, None]).reshape(-1, d)
     slope_rows = np.repeat(slope_basis, n, axis=0)
-    lower, diagonal = np.broadcast_to(np.eye(d), (n_cosmology, d, d)).copy(), np.empty((n_cosmology, d))
+    lower = np.broadcast_to(np.eye(d), (n_cosmology, d, d)).copy()
+    diagonal = np.empty((n_cosmology, d))
     for k in range(d):
         left = flat[:, k]
         if k > 0:
@@ -224,12 +250,14 @@ def _smooth_covariance(u, residual, order, correction):
             for _ in range(2):
                 power = (left**2).reshape(n_cosmology, n).mean(1)
                 weight = 1.0 / np.sqrt(np.repeat(_log_linear(basis, power), n))
-                slopes = np.linalg.lstsq(design * weight[:, None], flat[:, k] * weight, rcond=None)[0]
+                slopes = np.linalg.lstsq(design * weight[:, None], flat[:, k] * weight,
+                                         rcond=None)[0]
                 left = flat[:, k] - design @ slopes
             lower[:, k, :k] = -np.einsum("ct,jt->cj", slope_basis, slopes.reshape(k, -1))
         lost = k * slope_basis.shape[1] + basis.shape[1]
-        diagonal[:, k] = _log_linear(basis, (left**2).reshape(n_cosmology, n).mean(1)) * correction \
-            * len(flat) / (len(flat) - lost)
+        power = (left**2).reshape(n_cosmology, n).mean(1)
+        diagonal[:, k] = (_log_linear(basis, power) * correction
+                          * len(flat) / (len(flat) - lost))
     factor = sd[:, :, None] * np.linalg.inv(lower)
     return np.einsum("cik,ck,cjk->cij", factor, diagonal, factor)
 
@@ -246,7 +274,7 @@ def _log_linear(basis, power):
     for _ in range(100):
         step = basis @ (inverse @ (power * np.exp(-log_variance) - 1.0))
         size = min(1.0, 2.0 / (np.abs(step).max() + 1e-300))
-        while size > 1e-6:                 # full steps swing about the maximum where the powers are uneven
+        while size > 1e-6:         # full steps swing about the maximum where powers are uneven
             trial = log_variance + size * step
             new = np.sum(trial + power * np.exp(-trial))
             if new <= cost:
@@ -260,15 +288,15 @@ def _log_linear(basis, power):
     return np.exp(log_variance)
 
 
-def _cross_validate(u, estimate, folds, order, spread):
+def _cross_validate(u, summary, folds, order, spread):
     """Mean log-likelihood per map of realisations left out of the fit."""
-    total, everything = 0.0, np.arange(estimate.shape[1])
+    total, everything = 0.0, np.arange(summary.shape[1])
     for fold in folds:
-        mean, covariance = _fit(u, estimate[:, np.setdiff1d(everything, fold)], order, spread)
-        residual = estimate[:, fold] - mean[:, None]
+        mean, covariance = _fit(u, summary[:, np.setdiff1d(everything, fold)], order, spread)
+        residual = summary[:, fold] - mean[:, None]
         sign, log_det = np.linalg.slogdet(covariance)
         if (sign <= 0).any():
             return -np.inf
         chi2 = np.einsum("cri,cij,crj->cr", residual, np.linalg.inv(covariance), residual)
         total -= 0.5 * (chi2 + log_det[:, None]).sum()
-    return total / (estimate.shape[0] * estimate.shape[1])
+    return total / (summary.shape[0] * summary.shape[1])

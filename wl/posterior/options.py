@@ -20,8 +20,72 @@ RECALIBRATIONS = ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS = 4                  # of a chain, for an R-hat
-MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from
+MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 4 times 32 in the kernel
+BATCHES = 32                   # of a chain, for its autocorrelation time
+STORED = 500                   # draws of a chain: R-hat and ESS cost a tenth of the walk
 ONE_RUN = "merge shards of one run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """How the chains of every map walk.
+
+    nstep: int, steps of each chain.
+    sigma: float, width of the isotropic Gaussian proposal in Omega_m and S_8.
+    burn_in: float, fraction of the steps that is dropped.
+    chains: int, of each map.
+    thin: int, steps between the kept draws, which R-hat and ESS are made of; None: STORED draws a
+        chain or a few more.
+    adapt: bool, learn the proposal of each chain in its burn-in, beginning with sigma.
+    Raises InputError for settings that make no sense, by the names of their options.
+    """
+    nstep: int
+    sigma: float
+    burn_in: float = 0.2
+    chains: int = 1
+    thin: int | None = None
+    adapt: bool = False
+
+    def __post_init__(self):
+        for name in ("nstep", "chains", "thin"):
+            if getattr(self, name) is not None:
+                value = checks.positive(f"--{name}", getattr(self, name), integer=True)
+                object.__setattr__(self, name, value)
+        object.__setattr__(self, "sigma", checks.positive("--sigma", self.sigma))
+        if not 0.0 <= self.burn_in < 1.0:
+            raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
+                             f"{self.burn_in}")
+        if self.nstep * self.chains >= MAX_STEPS:
+            raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
+                             f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
+        if self.thin is not None and self.thin > max(self.kept // MIN_DRAWS, 1):
+            raise InputError(f"--thin: expected at most {max(self.kept // MIN_DRAWS, 1)}, so that "
+                             f"each chain keeps {MIN_DRAWS} draws of its {self.kept} steps, got "
+                             f"{self.thin}")
+        if self.adapt and self.burn < MIN_ADAPT_STEPS:
+            raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to "
+                             f"learn a proposal from, got {self.burn}; raise --nstep or --burn-in")
+
+    @property
+    def burn(self) -> int:
+        """Steps that are dropped."""
+        return int(self.burn_in * self.nstep)
+
+    @property
+    def kept(self) -> int:
+        """Steps behind them."""
+        return self.nstep - self.burn
+
+    @property
+    def stride(self) -> int:
+        """Steps between two kept draws."""
+        return max(self.kept // STORED, 1) if self.thin is None else self.thin
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Where the batches of the kept steps begin, and the end: (batches + 1,) int64."""
+        batches = BATCHES if self.kept >= 2 * BATCHES else 1
+        return self.burn + np.arange(batches + 1, dtype=np.int64) * self.kept // batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,34 +120,20 @@ class PosteriorOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0.0 <= self.burn_in < 1.0:
-            raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
-                             f"{self.burn_in}")
         if self.draws < 0:
             raise InputError(f"--draws: expected 0 or more maps, got {self.draws}")
         if self.sampler == "exact" and (self.draws or self.adapt):
             raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes "
                              "no chains; leave it out, or give --sampler metropolis")
-        if self.nstep * self.chains >= MAX_STEPS:
-            raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
-                             f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
-        max_thin = max(self.kept // MIN_DRAWS, 1)
-        if self.thin is not None and self.thin > max_thin:
-            raise InputError(f"--thin: expected at most {max_thin}, so that each chain keeps "
-                             f"{MIN_DRAWS} draws of its {self.kept} steps, got {self.thin}")
-        if self.adapt and self.nstep - self.kept < MIN_ADAPT_STEPS:
-            raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to "
-                             f"learn a proposal from, got {self.nstep - self.kept}; raise --nstep "
-                             "or --burn-in")
+        self.walk()                                  # which checks the rest
 
     @property
     def kept(self) -> int:
         """Steps of a chain behind its burn-in."""
-        return self.nstep - int(self.burn_in * self.nstep)
+        return self.walk().kept
 
-    def walk(self):
-        """The metropolis.Walk of the chains."""
-        from .metropolis import Walk                # which loads numba
+    def walk(self) -> Walk:
+        """How the chains walk."""
         return Walk(self.nstep, self.sigma, self.burn_in, self.chains, self.thin, self.adapt)
 
     def stored(self, direct: bool = False) -> dict:

@@ -1,78 +1,122 @@
-"""Quadrature over a triangulated design: rules, points, and what the compiled loops take of an emulator."""
+"""The exact posterior of Omega_m and S_8 for many maps, by quadrature over the design's triangles.
+
+    truth = exact(emulator, summary)
+    truth.mean, truth.sd, truth.log_evidence
+"""
 import numpy as np
-from scipy.special import roots_jacobi, roots_legendre
+from scipy.special import roots_legendre
 
+from ..core import checks
+from ..core.params import LEVELS, REGIONS
 from ..kernels import quadrature as kernels
+from .emulator import Emulator, summaries
+from .posterior import Chains, spread
+from .triangles import quadrature_points
 
+ORDER = 8              # of the quadrature
+# orders for maps whose best chi2 on the design lies in a range: far out the posterior falls steeply
+FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
 LINES = 128            # of each marginal density
-MOST = 32              # points per side of any triangle
+MAX_SIDE = 32          # points per side of any triangle
 BLOCK = 1024           # maps whose posteriors survey() holds at a time
 
 
-def triangle_rule(order):
-    """Gauss quadrature on a triangle by a collapsed square (Duffy 1982; Stroud 1971).
+def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains:
+    """The posterior of every map by Gauss quadrature in each triangle of the design.
 
-    order: points per side, so order^2 in all, exact for polynomials of degree 2 order - 1.
-    Returns barycentric weights (order^2, 3) float64 and quadrature weights (order^2,) that sum to
-    one (times the triangle's area they integrate).
+    Mean, covariance and log-prior are linear inside a triangle, so the posterior is smooth there
+    and converges exponentially with the order. The marginal densities that the quantiles need are
+    integrals along LINES lines for each parameter.
+    emulator: of emulator.build().
+    summary: (n, d) float64.
+    order: int, points per side of a triangle of usual size, see sides().
+    Returns Chains with NaN for acceptance, ess, rhat and tau, and no draws.
+    Raises InputError for summaries or an order that make no sense.
     """
-    u, wu = roots_legendre(order)
-    v, wv = roots_jacobi(order, 1.0, 0.0)
-    u, v = 0.5 * (u + 1.0), 0.5 * (v + 1.0)
-    c0 = np.repeat(v, order)
-    c1 = np.tile(u, order) * (1.0 - c0)
-    weight = np.repeat(wv, order) * np.tile(wu, order)
-    return np.stack([c0, c1, 1.0 - c0 - c1], axis=1), weight / weight.sum()
+    summary = summaries(summary, emulator.d)
+    order = checks.positive("order", order, integer=True)
+    _, edge, chi2 = survey(emulator, summary)
+    n = len(summary)
+    levels, probabilities = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
+    results = _room(n)
+    for factor, low, high in FINER:
+        some = np.flatnonzero((chi2 >= low) & (chi2 < high))
+        if some.size:
+            points, lines, centre = tables(emulator, factor * order)
+            part = _room(some.size)
+            kernels.quadrature(points, lines, summary[some], levels, probabilities, part)
+            part.moments[:, :2] += centre
+            for result, values in zip(results, part):
+                result[some] = values
+    moments, quantiles, regions = results
+    covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
+    sd, correlation = spread(covariance)
+    nan = np.full((n, 2), np.nan)
+    return Chains(moments[:, :2], sd, correlation, *np.moveaxis(quantiles, 2, 0), nan[:, 0], nan,
+                  nan, nan, edge, regions[:, :, 0], regions[:, :, 1],
+                  moments[:, 5] + emulator.log_constant, np.empty((0, 1, 0, 2)),
+                  np.empty((0, 1, 0)))
 
 
-def quadrature_points(theta, triangles, order):
-    """Quadrature points of a whole triangulation.
+def _room(n):
+    """Unfilled results of n maps."""
+    return kernels.Output(np.empty((n, 6)), np.empty((n, 2, len(LEVELS))),
+                          np.empty((n, 2, len(REGIONS))))
 
-    theta: (n, 2) float64; triangles: (t, 3) int. Returns points (t, order^2, 2), weights
-    (t, order^2) that sum to the hull's area, and barycentric weights (order^2, 3).
+
+def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6, ORDER),
+                     against: int = 12, maps: int = 64) -> np.ndarray:
+    """How far exact() has converged: its largest difference from a higher order.
+
+    emulator: of emulator.build().
+    summary: (n, d) float64, of which at most `maps`, at even distances, are looked at.
+    orders: ints, of exact().
+    against: int, the higher order.
+    Returns (len(orders),) float64, the largest difference of a mean or sd from order `against`, in
+    units of the sd; NaN without maps.
     """
-    corners, weight = triangle_rule(order)
-    points = np.einsum("pc,tck->tpk", corners, theta[triangles])
-    return points, triangle_areas(theta, triangles)[:, None] * weight, corners
+    n = len(summary)
+    some = np.unique(np.linspace(0, n - 1, maps).astype(int)) if n else []
+    if not len(some):
+        return np.full(len(orders), np.nan)
+    best = exact(emulator, summary[some], against)
+    parts = [exact(emulator, summary[some], order) for order in orders]
+    return np.array([max(np.abs((p.mean - best.mean) / best.sd).max(),
+                         np.abs(p.sd / best.sd - 1.0).max()) for p in parts])
 
 
-def triangle_areas(theta, triangles):
-    """Areas of triangles (t, 3) with corners theta (n, 2). Returns (t,) float64."""
-    a, b = theta[triangles[:, 1]] - theta[triangles[:, 0]], theta[triangles[:, 2]] - theta[triangles[:, 0]]
-    return 0.5 * np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+def tables(emulator: Emulator, order: int) -> tuple[kernels.Points, kernels.Lines, np.ndarray]:
+    """What the compiled quadrature takes of one emulator.
 
-
-class Tables:
-    """What the compiled quadrature takes of one emulator: points in triangles and on lines.
-
-    arrays: the first arguments of kernels.quadrature.quadrature(); centre: (2,) what its means are
-    relative to.
+    order: int, see sides().
+    Returns points in triangles, points on lines, and (2,) float64 what the points, and so the
+    means, are relative to.
     """
+    theta, at = emulator.theta, emulator.triangles
+    side = sides(emulator, order)
+    centre = theta.mean(axis=0)
+    parts = []
+    for n in np.unique(side):
+        t = np.flatnonzero(side == n)
+        points, weight, corners = quadrature_points(theta, at[t], n)
+        parts.append((np.repeat(t, n * n), np.tile(corners, (len(t), 1)), weight.ravel(),
+                      points.reshape(-1, 2) - centre))
+    triangle, corners, weight, points = (np.concatenate(v) for v in zip(*parts))
+    lines = [line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
+    first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
+    on_line, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
+    return (kernels.Points(np.ascontiguousarray(points.T), np.log(weight),
+                           *whitened(emulator, triangle, corners, np.log(weight))),
+            kernels.Lines(*whitened(emulator, on_line, line_corners, np.log(line_weight)), first,
+                          np.ascontiguousarray(emulator.limits)), centre)
 
-    def __init__(self, emulator, order):
-        theta, at = emulator.theta, emulator.triangles
-        side = sides(emulator, order)
-        self.centre = theta.mean(axis=0)
-        parts = []
-        for n in np.unique(side):
-            t = np.flatnonzero(side == n)
-            points, weight, corners = quadrature_points(theta, at[t], n)
-            parts.append((np.repeat(t, n * n), np.tile(corners, (len(t), 1)), weight.ravel(),
-                          points.reshape(-1, 2) - self.centre))
-        triangle, corners, weight, points = (np.concatenate(v) for v in zip(*parts))
-        lines = [line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
-        first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
-        line_triangle, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
-        self.arrays = (np.ascontiguousarray(points.T), np.log(weight),
-                       *whitened(emulator, triangle, corners, np.log(weight)),
-                       *whitened(emulator, line_triangle, line_corners, np.log(line_weight)), first)
 
-
-def sides(emulator, order):
+def sides(emulator: Emulator, order: int) -> np.ndarray:
     """Points per side that each triangle gets: `order` if its corners' summaries are 4 sigma apart.
 
-    A posterior narrower than the triangle needs more: the side grows with the distance, from 0.7 order
-    to MOST. Returns (t,) int.
+    A posterior narrower than the triangle needs more: the side grows with the distance, from
+    0.7 order to MAX_SIDE.
+    Returns (t,) int.
     """
     at = emulator.triangles
     inverse = np.linalg.inv(emulator.covariance)
@@ -82,15 +126,22 @@ def sides(emulator, order):
         for k in range(3):
             square = np.einsum("ta,tab,tb->t", step, inverse[at[:, k]], step)
             distance = np.maximum(distance, np.sqrt(square))
-    return np.clip(np.ceil(order * np.maximum(0.7, 0.4 + 0.15 * distance)), 2, max(MOST, order)).astype(int)
+    side = np.ceil(order * np.maximum(0.7, 0.4 + 0.15 * distance))
+    return np.clip(side, 2, max(MAX_SIDE, order)).astype(int)
 
 
-def line_points(theta, triangles, axis, lines, order):
-    """Gauss points along lines of constant parameter `axis`, the centres of equal cells of its range.
+def line_points(theta: np.ndarray, triangles: np.ndarray, axis: int, lines: int,
+                order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Gauss points along lines of constant parameter `axis`, the centres of equal cells of its
+    range.
 
-    theta: (n, 2) float64; triangles: (t, 3) int; order: (t,) int, points where a line crosses a
-    triangle. Returns, sorted by line, triangle (m,) int, barycentric weights (m, 3), quadrature weights
-    (m,) and where each line begins (lines + 1,) int64.
+    theta: (n, 2) float64, the corners.
+    triangles: (t, 3) int, rows of theta.
+    axis: 0 or 1.
+    lines: int, how many.
+    order: (t,) int, points where a line crosses a triangle.
+    Returns, sorted by line, triangle (m,) int, barycentric weights (m, 3), quadrature weights (m,)
+    and where each line begins (lines + 1,) int64.
     """
     low, high = theta[:, axis].min(), theta[:, axis].max()
     at = low + (high - low) * (np.arange(lines) + 0.5) / lines
@@ -98,14 +149,7 @@ def line_points(theta, triangles, axis, lines, order):
     sort = np.argsort(place[:, :, axis], axis=1)
     a = np.take_along_axis(place[:, :, axis], sort, axis=1)
     line, t = np.nonzero((a[:, 0] < at[:, None]) & (a[:, 2] > at[:, None]))
-    a, sort, c = a[t], sort[t], at[line]
-    row = np.arange(len(t))
-    ends = np.zeros((2, len(t), 3))                              # where the line enters and leaves
-    part = (c - a[:, 0]) / (a[:, 2] - a[:, 0])
-    ends[0, row, sort[:, 0]], ends[0, row, sort[:, 2]] = 1.0 - part, part
-    upper = (c >= a[:, 1]).astype(int)                           # the second end: edge 0-1 or edge 1-2
-    part = (c - a[row, upper]) / (a[row, upper + 1] - a[row, upper])
-    ends[1, row, sort[row, upper]], ends[1, row, sort[row, upper + 1]] = 1.0 - part, part
+    ends = _ends(a[t], sort[t], at[line])
     length = np.abs(np.subtract(*np.einsum("enc,nc->en", ends, place[t, :, 1 - axis])))
     parts = []
     for n in np.unique(order[t]):
@@ -121,8 +165,31 @@ def line_points(theta, triangles, axis, lines, order):
     return t[sort], corners[sort], np.maximum(weight[sort], 1e-300), first
 
 
-def whitened(emulator, triangle, corners, log_weight):
-    """Cholesky factors for the kernels at points given by triangle (m,) and barycentric weights (m, 3)."""
+def _ends(a, sort, c):
+    """Where lines enter and leave triangles: barycentric weights (2, m, 3).
+
+    a: (m, 3) the corners' parameter in rising order; sort: (m, 3) which corners; c: (m,) the
+        line's.
+    """
+    row = np.arange(len(c))
+    ends = np.zeros((2, len(c), 3))
+    part = (c - a[:, 0]) / (a[:, 2] - a[:, 0])
+    ends[0, row, sort[:, 0]], ends[0, row, sort[:, 2]] = 1.0 - part, part
+    upper = (c >= a[:, 1]).astype(int)                # the second end: edge 0-1 or edge 1-2
+    part = (c - a[row, upper]) / (a[row, upper + 1] - a[row, upper])
+    ends[1, row, sort[row, upper]], ends[1, row, sort[row, upper + 1]] = 1.0 - part, part
+    return ends
+
+
+def whitened(emulator: Emulator, triangle: np.ndarray, corners: np.ndarray,
+             log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cholesky factors for the kernels at points of an emulator's triangles.
+
+    triangle: (m,) int.
+    corners: (m, 3) float64, barycentric weights.
+    log_weight: (m,) float64, to which the log-prior is added.
+    Returns white and base of kernels.quadrature.whiten().
+    """
     at = emulator.triangles[triangle]
     mean = np.einsum("pc,pcd->pd", corners, emulator.mean[at])
     covariance = np.einsum("pc,pcde->pde", corners, emulator.covariance[at])
@@ -130,31 +197,36 @@ def whitened(emulator, triangle, corners, log_weight):
     return kernels.whiten(mean, covariance, log_weight + log_prior)
 
 
-def survey(emulator, estimate, per_edge=8):
+def survey(emulator: Emulator, summary: np.ndarray,
+           per_edge: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A look at every posterior on the design's points, triangle centres and the hull's edge.
 
-    per_edge: points evaluated along each hull edge. Returns best (n,) int, the cosmology of highest
-    posterior; edge (n,) float64, ln of the highest density on the hull's edge relative to the highest
-    anywhere: 0 for a posterior that climbs to the edge, below -3.1 if the edge is outside of the 95 %
-    region; chi2 (n,) float64, of the summary at cosmology best (of a t-likelihood what takes its place).
+    summary: (n, d) float64.
+    per_edge: int, points evaluated along each hull edge.
+    Returns best (n,) int, the cosmology of highest posterior; edge (n,) float64, ln of the highest
+    density on the hull's edge relative to the highest anywhere: 0 for a posterior that climbs to
+    the edge, below -3.1 if the edge is outside of the 95 % region; chi2 (n,) float64, of the
+    summary at cosmology best.
     """
     theta, at = emulator.theta, emulator.triangles
     n, t = len(theta), len(at)
     on_hull = np.flatnonzero((emulator.neighbours < 0).any(axis=1))
     edges = [(i, k) for i in on_hull for k in range(3) if emulator.neighbours[i, k] < 0]
     part = np.arange(per_edge)[:, None] / per_edge
-    along = [part * np.eye(3)[(k + 1) % 3] + (1.0 - part) * np.eye(3)[(k + 2) % 3] for _, k in edges]
+    unit = np.eye(3)
+    along = [part * unit[(k + 1) % 3] + (1.0 - part) * unit[(k + 2) % 3] for _, k in edges]
     vertex = np.empty(n, int)
     corner = np.empty(n, int)
     for k in range(3):
         vertex[at[:, k]], corner[at[:, k]] = np.arange(t), k
     triangle = np.concatenate([vertex, np.arange(t), np.repeat([i for i, _ in edges], per_edge)])
-    corners = np.concatenate([np.eye(3)[corner], np.full((t, 3), 1.0 / 3.0), *along])
+    corners = np.concatenate([unit[corner], np.full((t, 3), 1.0 / 3.0), *along])
     white, base = whitened(emulator, triangle, corners, np.zeros(len(triangle)))
-    best, edge, chi2 = np.empty(len(estimate), int), np.empty(len(estimate)), np.empty(len(estimate))
-    for first in range(0, len(estimate), BLOCK):
+    best, edge = np.empty(len(summary), int), np.empty(len(summary))
+    chi2 = np.empty(len(summary))
+    for first in range(0, len(summary), BLOCK):
         part = slice(first, first + BLOCK)
-        log_posterior = kernels.log_posteriors(white, base, estimate[part], emulator.count)
+        log_posterior = kernels.log_posteriors(white, base, summary[part])
         best[part] = log_posterior[:, :n].argmax(axis=1)
         edge[part] = log_posterior[:, n + t:].max(axis=1) - log_posterior.max(axis=1)
         chi2[part] = 2.0 * (base[best[part]] - log_posterior[:, :n].max(axis=1))

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..core import params
 from ..core.checks import InputError, array
-from ..core.params import PARAMS, SCORE_WEIGHT
+from ..core.params import SCORE_WEIGHT
+from ..posterior.recalibration import (
+    checked, coverage_curve, pit, pit_quantiles, uniform_p_value)
 
 SCORE_FLOOR = -1e6                              # the organisers show no score below it
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
@@ -33,7 +35,7 @@ def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarr
     Returns (n, 3, 2): e^2/sd^2, ln sd^2 and 1000 e^2; the score of a map is minus their sum.
     Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
     """
-    truth, mean, sd = _checked(truth, mean, sd)
+    truth, mean, sd = checked(truth, mean, sd)
     square = (mean - truth)**2
     return np.stack([square / sd**2, 2.0 * np.log(sd), SCORE_WEIGHT * square], axis=1)
 
@@ -100,33 +102,6 @@ def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
 
 
 # ---------------------------------------------------------------- calibration
-def pit(truth, mean, sd):
-    """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated."""
-    from scipy.special import ndtr
-    truth, mean, sd = _checked(truth, mean, sd)
-    return ndtr((truth - mean) / sd)
-
-
-def pit_quantiles(truth, levels, quantiles):
-    """The same from quantiles of the posterior.
-
-    Between them the pull is linear in the parameter, beyond them it goes on with the outermost
-    slope: exact for a Gaussian.
-    levels: (k,) increasing probabilities
-    quantiles: (k, n, 2)
-    Returns (n, 2).
-    """
-    from scipy.special import ndtr, ndtri
-    pull, quantiles = ndtri(np.asarray(levels)), np.asarray(quantiles, dtype=np.float64)
-    truth = np.asarray(truth, dtype=np.float64)
-    right = np.clip((quantiles <= truth).sum(axis=0), 1, len(pull) - 1)
-    low = np.take_along_axis(quantiles, right[None] - 1, axis=0)[0]
-    high = np.take_along_axis(quantiles, right[None], axis=0)[0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step = (truth - low) / (high - low)
-    return ndtr(pull[right - 1] + step * (pull[right] - pull[right - 1]))
-
-
 def sbc_ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Number of draws below the truth (Talts et al. 2018, arXiv:1804.06788).
 
@@ -166,21 +141,10 @@ def joint_distance(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray,
     correlation: (n,)
     Returns (n,) float64, chi2 with 2 degrees of freedom if calibrated.
     """
-    truth, mean, sd = _checked(truth, mean, sd)
+    truth, mean, sd = checked(truth, mean, sd)
     rho = array("correlation", correlation, (len(truth),))
     a, b = ((truth - mean) / sd).T
     return (a * a - 2.0 * rho * a * b + b * b) / np.maximum(1.0 - rho * rho, 1e-12)
-
-
-def coverage_curve(values, levels):
-    """Share of truths inside the central interval of each level.
-
-    values: (n, ...) PIT values
-    levels: (k,) in (0, 1)
-    Returns (k, ...): equal to levels if calibrated.
-    """
-    half = np.abs(2.0 * np.asarray(values) - 1.0)
-    return np.stack([(half <= level).mean(axis=0) for level in levels])
 
 
 def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 100,
@@ -213,21 +177,6 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
     return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
 
 
-def uniform_p_value(values):
-    """p-value of the Kolmogorov-Smirnov test that values (n,) are uniform in (0, 1).
-
-    The limiting distribution with Stephens' (1970, JRSS B 32, 115) correction for the sample size:
-    within 0.025 of the exact one from n = 5 on, without the second that importing scipy.stats
-    takes.
-    """
-    from scipy.special import kolmogorov
-    values = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(values)
-    step = np.arange(n) / n
-    distance = max((values - step).max(), (step + 1.0 / n - values).max())
-    return float(kolmogorov(distance * (np.sqrt(n) + 0.12 + 0.11 / np.sqrt(n))))
-
-
 def rank_p_value(ranks: np.ndarray, n_draws: int, bins: int = 20) -> float:
     """p-value of a chi2 test that ranks are uniform on 0 ... n_draws.
 
@@ -258,7 +207,7 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     order of params.PARAMS, names that end in "_plain" for what held before recalibration, and
     "coverage_curve", central coverage at 0.1 ... 0.9. Raises InputError as score_terms() does.
     """
-    truth, mean, sd = _checked(truth, posterior.mean, posterior.sd)
+    truth, mean, sd = checked(truth, posterior.mean, posterior.sd)
     terms = score_terms(truth, mean, sd)
     columns = _columns(truth, posterior._replace(mean=mean, sd=sd), terms, label_variance)
     table = np.concatenate([v.reshape(len(truth), -1) for v in columns.values()], axis=1)
@@ -326,17 +275,3 @@ def _plain(value):
     if value.ndim:
         return [_plain(v) for v in value]
     return float(value) if np.isfinite(value) else None
-
-
-def _checked(truth, mean, sd):
-    truth = array("truth", np.asarray(truth, dtype=np.float64), (None, len(PARAMS)))
-    if len(truth) == 0:
-        raise InputError("score: expected at least one map, got none; check the posterior")
-    out = [array(name, np.asarray(value, dtype=np.float64), truth.shape,
-                 advice="the sampler failed for this map")
-           for name, value in (("mean", mean), ("sd", sd))]
-    if (out[1] <= 0).any():
-        row, col = (int(i) for i in np.argwhere(out[1] <= 0)[0])
-        raise InputError(f"sd: expected error bars above 0, got {out[1][row, col]} for "
-                         f"{PARAMS[col]} of map {row}; the sampler failed for this map")
-    return truth, *out

@@ -56,7 +56,7 @@ def measure(maps, split, options, folder) -> hdf5.File:
     maps: dataset.MapSet
     split: splits.Split
     options: options.NetworkOptions with the part "statistics"
-    folder: core.folder.Folder
+    folder: hdf5.Folder
     Returns the file, whose variables are "fixed" (map, feature) of all maps of the set, in their order, with
     the noise that emulator and hold-out maps have; "fresh" (draw, row, feature), further draws of noise for
     the maps `rows` that train; "test" (test_map, feature). Raises InputError.

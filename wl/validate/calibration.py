@@ -15,9 +15,10 @@ from ..scoring import score
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, positive
 from ..core.params import PARAMS
-from ..posterior.posterior import INTERVALS, LEVELS
+from ..core.params import INTERVALS, LEVELS
 from ..core.files import refuse_difference
-from ..posterior.quadrature import triangle_areas
+from ..posterior.recalibration import coverage_curve, uniform_p_value
+from ..posterior.triangles import triangle_areas
 from ..core.progress import Progress
 
 MAPS = 4000
@@ -30,7 +31,7 @@ NOMINAL = {name: (LEVELS[high] - LEVELS[low], low, high) for name, (low, high) i
 def draw(emulator, n, seed):
     """n cosmologies from the emulator's prior, and a summary of each from its likelihood.
 
-    Returns theta (n, 2), estimate (n, d) float64.
+    Returns theta (n, 2), summary (n, d) float64.
     """
     rng = seeds.generator(seed, seeds.CALIBRATION_DRAW)
     at, prior = emulator.triangles, emulator.vertex_log_prior
@@ -45,9 +46,6 @@ def draw(emulator, n, seed):
     theta = theta[:n]
     mean, covariance, _ = emulator.interpolate(theta)
     noise = np.einsum("nij,nj->ni", np.linalg.cholesky(covariance), rng.normal(size=mean.shape))
-    if emulator.count > 0.0:
-        freedom = emulator.count - emulator.d
-        noise *= np.sqrt((emulator.count - 1.0) / rng.chisquare(freedom, size=(n, 1)))
     return theta, mean + noise
 
 
@@ -60,12 +58,12 @@ def check(emulator, n=MAPS, *, nstep=10000, sigma=0.06, seed=1, scale=1.0, progr
     exact highest-density regions (not scaled), "curve" (9, 2) central coverage at 0.1 ... 0.9 by ranks, and
     p-values "sbc" (2,), "pit" (2,), "tarp".
     """
-    from ..posterior import metropolis
-    theta, estimate = draw(emulator, n, seed)
-    exact = metropolis.exact(emulator, estimate)
-    chains = metropolis.metropolis(emulator, estimate, nstep=nstep, sigma=sigma, seed=seed, draws=n,
-                                thin=max((nstep - int(0.2 * nstep)) // DRAWS, 1), guess=estimate
-                                if emulator.d == 2 else None, progress=progress)
+    from ..posterior import metropolis, quadrature
+    theta, summary = draw(emulator, n, seed)
+    exact = quadrature.exact(emulator, summary)
+    walk = metropolis.Walk(nstep, sigma, thin=max((nstep - int(0.2 * nstep)) // DRAWS, 1))
+    chains = metropolis.metropolis(emulator, summary, walk, seed=seed, draws=n,
+                                   guess=summary if emulator.d == 2 else None, progress=progress)
     middle = exact.mean
 
     def scaled(value):
@@ -75,7 +73,7 @@ def check(emulator, n=MAPS, *, nstep=10000, sigma=0.06, seed=1, scale=1.0, progr
     ranks = score.sbc_ranks(theta, draws)
     rng = seeds.generator(seed, seeds.CALIBRATION_TIE)
     pit = (ranks + rng.uniform(size=ranks.shape)) / (draws.shape[1] + 1.0)
-    density = np.concatenate([np.diag(emulator.log_posterior(theta[k:k + 256], estimate[k:k + 256]))
+    density = np.concatenate([np.diag(emulator.log_posterior(theta[k:k + 256], summary[k:k + 256]))
                               for k in range(0, n, 256)]) - exact.log_evidence
     inside = {name: (theta >= scaled(getattr(exact, low))) & (theta <= scaled(getattr(exact, high)))
               for name, (_, low, high) in NOMINAL.items()}
@@ -83,10 +81,10 @@ def check(emulator, n=MAPS, *, nstep=10000, sigma=0.06, seed=1, scale=1.0, progr
             "error_bars": {name: (np.abs(theta - middle) <= width * scale * exact.sd).mean(0)
                            for name, (_, width) in score.LEVELS.items()},
             "region": {name: float((density >= exact.contour[:, k]).mean()) for k, name in enumerate(NOMINAL)},
-            "curve": score.coverage_curve(pit, np.arange(1, 10) / 10),
+            "curve": coverage_curve(pit, np.arange(1, 10) / 10),
             "sbc": np.array([score.rank_p_value(ranks[:, k], draws.shape[1]) for k in range(2)]),
-            "pit": np.array([score.uniform_p_value(pit[:, k]) for k in range(2)]),
-            "tarp": score.uniform_p_value(score.tarp(theta, draws, seed=seed))}
+            "pit": np.array([uniform_p_value(pit[:, k]) for k in range(2)]),
+            "tarp": uniform_p_value(score.tarp(theta, draws, seed=seed))}
 
 
 def failures(result):
@@ -112,7 +110,7 @@ def load(folder):
         raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give another")
     before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None} for f in (file, made))
     refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force", "posterior.h5 beside it")
-    return emulator.build(stat["theta"], stat["mean"], stat["covariance"], prior=constant["vertex_log_prior"])
+    return emulator.build(stat["theta"], stat["mean"], stat["covariance"], constant["vertex_log_prior"])
 
 
 def table(result):

@@ -24,7 +24,7 @@ from ..simulate.draw import generator
 from ..simulate.fields import ARCMIN, Grid
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
 from ..posterior.prior import log_prior
-from ..posterior.quadrature import quadrature_points
+from ..posterior.triangles import quadrature_points
 from ..scoring.report import LIMIT_FILE, STAMPS
 from ..simulate.sky import Sky, of_set
 from ..simulate.mask import DESIGN_SCALE, FIXED_NUISANCES

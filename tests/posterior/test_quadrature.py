@@ -1,0 +1,132 @@
+"""Quadrature against a grid and known posteriors, its convergence, credible regions."""
+import numpy as np
+import pytest
+import synthetic
+from scipy import stats
+from scipy.spatial import ConvexHull
+
+from wl.posterior.emulator import build
+from wl.posterior.quadrature import exact, quadrature_error
+from wl.posterior.triangles import triangle_rule
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return synthetic.emulator(80)
+
+
+@pytest.fixture(scope="module")
+def maps(emulator):
+    return synthetic.draw(emulator, 300)
+
+
+@pytest.fixture(scope="module")
+def truth(emulator, maps):
+    return exact(emulator, maps[1])
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_quadrature_against_a_grid(d):
+    """Moments and quantiles of posteriors in the middle, at the edge and outside of the hull against a
+    brute-force sum; the sum with the log-determinant's sign turned is far off."""
+    emulator = synthetic.emulator(60, d)
+    summary = synthetic.places(emulator)
+    truth = exact(emulator, summary)
+    assert truth.edge[0] < -1.5 and (truth.edge[2:] > -0.5).all()
+    wrong = []
+    for i, e in enumerate(summary):
+        mean, sd, correlation, q = synthetic.grid_posterior(emulator, e)
+        tolerance = 2e-3 if i < 2 else 2e-2               # a grid is poor at a narrow peak on the edge
+        assert np.abs((truth.mean[i] - mean) / sd).max() < tolerance
+        assert np.abs(truth.sd[i] / sd - 1.0).max() < 2 * tolerance
+        assert abs(truth.correlation[i] - correlation) < 2 * tolerance
+        assert np.abs((synthetic.quantiles(truth, i) - q) / sd[:, None]).max() < 0.02
+        mean, sd, _, _ = synthetic.grid_posterior(emulator, e, n=200, sign=-1.0)
+        wrong.append(np.abs((truth.mean[i] - mean) / sd).max())
+    assert max(wrong) > 0.1
+
+
+def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
+    """ln of it relative to the highest anywhere, by SciPy's hull and many points on and in it."""
+    corner = emulator.theta[ConvexHull(emulator.theta).vertices]
+    part = np.linspace(0, 1, 100)[:, None]
+    rim = np.concatenate([part * a + (1 - part) * b for a, b in zip(corner, np.roll(corner, 1, axis=0))])
+    rim = rim + 1e-9 * (corner.mean(axis=0) - rim)
+    points = np.random.default_rng(1).uniform(*emulator.limits, size=(20000, 2))
+    on, within = (emulator.log_posterior(p, maps[1]).max(axis=1) for p in (rim, points))
+    assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.4
+    assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.1
+    assert 20 < (truth.edge > -0.5).sum() < 280
+
+
+def test_quadrature_converges():
+    """Orders 6, 8 and 12: errors fall by orders of magnitude; 8 is good to 1e-5 of 12."""
+    emulator = synthetic.emulator(100)
+    summary = synthetic.draw(emulator, 200)[1]
+    results = {order: exact(emulator, summary, order) for order in (4, 6, 8, 12)}
+    error = {o: max(np.abs(results[o].mean - results[12].mean).max(),
+                    np.abs(results[o].sd - results[12].sd).max()) for o in (4, 6, 8)}
+    assert error[4] > 20 * error[6] > 400 * error[8]
+    assert error[6] < 1e-4 and error[8] < 1e-6
+
+
+def test_triangle_rule():
+    """Exact for all polynomials up to degree 2 order - 1, with weights that sum to one."""
+    for order in (1, 2, 5):
+        corners, weight = triangle_rule(order)
+        assert (corners >= 0.0).all() and np.allclose(corners.sum(axis=1), 1.0)
+        for a in range(2 * order):
+            for b in range(2 * order - a):
+                from math import factorial as f
+                exact = 2.0 * f(a) * f(b) / f(a + b + 2)
+                assert np.isclose(weight @ (corners[:, 0] ** a * corners[:, 1] ** b), exact, rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Identity mean, constant covariance, flat prior, hull far away: the posterior is N(summary, C)."""
+    rng = np.random.default_rng(1)
+    theta = np.concatenate([rng.uniform(-1, 1, (40, 2)), 3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])])
+    covariance = np.array([[0.04, 0.018], [0.018, 0.02]])
+    emulator = build(theta, theta, np.tile(covariance, (len(theta), 1, 1)), prior="flat")
+    return emulator, covariance, rng.uniform(-0.5, 0.5, (20, 2))
+
+
+def test_regions_of_a_gaussian(toy):
+    """Density at the edge and area are those of the ellipses that hold 68.3 and 95.4 %."""
+    emulator, covariance, summary = toy
+    truth = exact(emulator, summary)
+    root = np.sqrt(np.linalg.det(covariance))
+    for k, probability in enumerate((0.682689, 0.954500)):
+        radius2 = stats.chi2.ppf(probability, 2)
+        assert np.allclose(truth.contour[:, k], -np.log(2 * np.pi * root) - 0.5 * radius2, atol=0.12)
+        assert abs((truth.contour[:, k] + np.log(2 * np.pi * root) + 0.5 * radius2).mean()) < 0.02
+        assert np.allclose(truth.area[:, k], np.pi * radius2 * root, rtol=0.1)
+        assert abs(truth.area[:, k].mean() / (np.pi * radius2 * root) - 1.0) < 0.02
+
+
+def test_evidence_is_the_integral(toy):
+    """For the toy: the flat prior's density, as all of the likelihood lies in the hull."""
+    emulator, _, summary = toy
+    assert np.allclose(exact(emulator, summary).log_evidence, -np.log(36.0), atol=1e-5)
+
+
+def test_regions_hold_their_share():
+    """Of truths from the prior, where the hull cuts posteriors too."""
+    emulator = synthetic.emulator(80)
+    theta, summary = synthetic.draw(emulator, 2000, seed=3)
+    truth = exact(emulator, summary)
+    density = np.concatenate([np.diag(emulator.log_posterior(theta[k:k + 200], summary[k:k + 200]))
+                              for k in range(0, 2000, 200)])
+    for k, probability in enumerate((0.683, 0.954)):
+        inside = (density - truth.log_evidence >= truth.contour[:, k]).mean()
+        assert abs(inside - probability) < 4.0 * np.sqrt(probability * (1 - probability) / 2000)
+
+
+def test_quadrature_error():
+    """Falls with the order, is small at the default one, and shows a quadrature that is too coarse."""
+    emulator = synthetic.emulator(80)
+    summary = synthetic.draw(emulator, 100)[1]
+    error = quadrature_error(emulator, summary, orders=(2, 6, 8))
+    assert error[0] > 30 * error[1] > 300 * error[2] and error[2] < 1e-5 and error[0] > 0.01
+    assert np.isnan(quadrature_error(emulator, summary[:0])).all()
