@@ -9,7 +9,6 @@ from conftest import one_line
 from torch import nn
 from trainings import FRAME, LABEL, ROWS, VALIDATION, recipe, same, source
 
-import run_mcmc
 from wl.core.checks import InputError
 from wl.summaries import options, training
 from wl.summaries.architectures import NETWORKS, build, count_parameters, values_per_norm

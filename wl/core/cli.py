@@ -4,7 +4,6 @@ import os
 import pathlib
 import signal
 import sys
-import time
 import traceback
 
 # Linear algebra on several threads rounds differently: with one, --threads changes no result. Read

@@ -7,7 +7,6 @@ import numpy as np
 
 from ..core import checks
 from ..core.checks import InputError
-from ..core.params import PARAMS
 from ..kernels import likelihood, triangles as kernels
 from .prior import log_prior
 

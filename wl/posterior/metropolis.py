@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from scipy import special
 
-from ..core import checks, seeds
+from ..core import seeds
 from ..core.checks import InputError
 from ..core.params import LEVELS
 from ..kernels import metropolis as kernels

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from ..core.checks import InputError
+from ..core.checks import InputError, positive
 from ..core.files import refuse_difference
 from ..core.hdf5 import Var, read, write
 from ..core.options import Options, option
@@ -49,9 +49,9 @@ class Walk:
     def __post_init__(self):
         for name in ("nstep", "chains", "thin"):
             if getattr(self, name) is not None:
-                value = checks.positive(f"--{name}", getattr(self, name), integer=True)
+                value = positive(f"--{name}", getattr(self, name), integer=True)
                 object.__setattr__(self, name, value)
-        object.__setattr__(self, "sigma", checks.positive("--sigma", self.sigma))
+        object.__setattr__(self, "sigma", positive("--sigma", self.sigma))
         if not 0.0 <= self.burn_in < 1.0:
             raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
                              f"{self.burn_in}")

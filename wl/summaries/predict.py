@@ -23,7 +23,7 @@ from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, HOLDOUT, PARAMS
 from ..core.progress import Progress, say
 from ..maps.dataset import MapSet
-from ..maps.splits import Split, split_set
+from ..maps.splits import split_set
 from .job import Job, Predicted, write
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
