@@ -1,9 +1,10 @@
 """All compiled code: arrays in, arrays out. kernels/X is the compiled half of ROOM/X.
 
 In come NumPy arrays that were checked at the border, NamedTuples of them, and the number of a
-random stream (core/seeds.py). Out go arrays, which are returned or filled in place. Nothing here
-reads a
-file, knows an option or checks an input: a wrong index is not noticed. From Python:
+random stream (core/seeds.py). Out go arrays, which are returned or filled in place. Nothing here reads
+a file, knows an option or checks an input: a wrong index is not noticed.
+
+In Python:
 
     import numpy as np; from wl.kernels.generators import normal, seed_state
     state = np.empty(4, np.uint64); seed_state(state, 12, 3, 0)

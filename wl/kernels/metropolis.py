@@ -13,7 +13,6 @@ import numpy as np
 from numba import prange
 
 from . import njit
-from .diagnostics import BINS, Reduction, reduce_map
 from .generators import exponential, normal, seed_state
 from .likelihood import log_densities, log_density, log_gaussian_2
 from .triangles import Cells, Triangulation, cell, cells_of, find, locate, weights
@@ -21,6 +20,7 @@ from .triangles import Cells, Triangulation, cell, cells_of, find, locate, weigh
 LANES = 16             # chains that walk in step
 AHEAD = 32             # steps whose random numbers are drawn at a time
 EVERY = 4              # steps between two entries into the histograms: they are correlated
+BINS = 1024            # of the marginal histograms, over the hull's bounding box
 SUMS = 5               # x, y, x^2, y^2, x y, relative to the chain's start
 ADAPTATIONS = 4        # of the proposal, at equal distances in the burn-in
 MIN_MOVES = 20         # accepted steps from which a proposal is learnt; below, it is halved
@@ -72,57 +72,35 @@ class Output(NamedTuple):
 
     batches: (n, chains, batches, 5) float64, sums over the steps of a batch.
     accepted: (n, chains) int64, among the kept steps.
-    quantiles: (n, 2, levels) float64, of all chains together.
-    diagnostics: (n, 2, 2) float64, R-hat and ESS of each parameter.
-    draws: (k, chains, m, 2) float64, of the first k <= n maps.
-    lp: (k, chains, m) float64, their log-posteriors up to a constant.
+    histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains, zero at the start.
+    draws: (n, 2, chains, m) float64, every stride-th kept step.
+    lp: (k, chains, m) float64, log-posteriors of the first k maps' draws, up to a constant.
     """
     batches: np.ndarray
     accepted: np.ndarray
-    quantiles: np.ndarray
-    diagnostics: np.ndarray
+    histogram: np.ndarray
     draws: np.ndarray
     lp: np.ndarray
 
 
-class Record(NamedTuple):
-    """The steps of the maps whose chains share lanes.
-
-    first: int, the first of these maps.
-    histogram: (maps, 2, BINS) int32.
-    kept: (maps, 2, chains, m) float64, every stride-th step.
-    """
-    first: int
-    histogram: np.ndarray
-    kept: np.ndarray
-
-
 @njit(error_model="numpy", cache=True, nogil=True)
-def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule,
-               reduction: Reduction, out: Output) -> None:
+def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, limits: np.ndarray,
+               out: Output) -> None:
     """Walk all chains of all maps, on one thread; as a parallel region it took 5 s more to compile.
 
     triangulation: of the emulator.
     maps: Maps.
     schedule: Schedule.
-    reduction: Reduction.
+    limits: (2, 2) float64, the hull's lowest and highest Omega_m and S_8.
     out: Output, filled.
     """
-    n, chains = maps.start.shape[0], maps.start.shape[1]
-    size = max(LANES // chains, 1)
-    draws = (schedule.edges[-1] - schedule.edges[0]) // schedule.stride
-    for first in range(0, n, size):
-        last = min(first + size, n)
-        record = Record(first, np.zeros((last - first, 2, BINS), np.int32),
-                        np.empty((last - first, 2, chains, draws)))
-        for item in range(first * chains, last * chains, LANES):
-            live = min(LANES, last * chains - item)
-            _walk(item, live, triangulation, maps, schedule, reduction.limits, record, out)
-        _reduce(record, reduction, out)
+    items = maps.start.shape[0] * maps.start.shape[1]
+    for item in range(0, items, LANES):
+        _walk(item, min(LANES, items - item), triangulation, maps, schedule, limits, out)
 
 
 @njit(error_model="numpy", cache=True)
-def _walk(item, live, triangulation, maps, schedule, limits, record, out):
+def _walk(item, live, triangulation, maps, schedule, limits, out):
     """The chains item to item + live - 1, where item = map * chains + chain; idle lanes repeat the
     last.
 
@@ -172,13 +150,13 @@ def _walk(item, live, triangulation, maps, schedule, limits, record, out):
             for l in range(LANES):
                 place[0, l], place[1, l] = cell(lane[X, l], lane[Y, l], bins)
             for l in range(live):
-                record.histogram[owner[0, l] - record.first, 0, place[0, l]] += 1
-                record.histogram[owner[0, l] - record.first, 1, place[1, l]] += 1
+                out.histogram[owner[0, l], 0, place[0, l]] += 1
+                out.histogram[owner[0, l], 1, place[1, l]] += 1
         if step == edges[batch + 1] - 1:
             _store_sums(lane, owner, live, out.batches, batch)
             batch += 1
         if step >= burn and (step - burn + 1) % schedule.stride == 0:
-            _store_draws(lane, owner, live, stored, record, out.lp)
+            _store_draws(lane, owner, live, stored, out.draws, out.lp)
             stored += 1
     for l in range(live):
         out.accepted[owner[0, l], owner[1, l]] = np.int64(lane[COUNT, l])
@@ -339,29 +317,14 @@ def _store_sums(lane, owner, live, batches, batch):
 
 
 @njit(error_model="numpy", cache=True)
-def _store_draws(lane, owner, live, stored, record, lp):
+def _store_draws(lane, owner, live, stored, draws, lp):
     """Where the chains are as draw number `stored`."""
-    kept, first = record.kept, record.first
     for l in range(live):
         m, c = owner[0, l], owner[1, l]
-        kept[m - first, 0, c, stored] = lane[X, l]
-        kept[m - first, 1, c, stored] = lane[Y, l]
+        draws[m, 0, c, stored] = lane[X, l]
+        draws[m, 1, c, stored] = lane[Y, l]
         if m < lp.shape[0]:
             lp[m, c, stored] = lane[P, l]
-
-
-@njit(error_model="numpy", cache=True)
-def _reduce(record, reduction, out):
-    """Quantiles, diagnostics and draws of the maps of a record."""
-    kept = record.kept
-    for i in range(kept.shape[0]):
-        m = record.first + i
-        reduce_map(record.histogram[i], kept[i], reduction, out.quantiles[m], out.diagnostics[m])
-        if m < out.draws.shape[0]:
-            for c in range(kept.shape[2]):
-                for k in range(kept.shape[3]):
-                    out.draws[m, c, k, 0] = kept[i, 0, c, k]
-                    out.draws[m, c, k, 1] = kept[i, 1, c, k]
 
 
 @njit(error_model="numpy", cache=True, parallel=True)

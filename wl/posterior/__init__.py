@@ -5,7 +5,9 @@ predictions.h5. Out goes the posterior of each map in numbers (posterior.Chains)
 On the way: covariance.py makes mean and covariance per cosmology, emulator.py interpolates them and
 the prior (prior.py) between cosmologies, metropolis.py walks chains or quadrature.py integrates
 exactly, recalibration.py fits error bars to maps whose truth is known. The room knows neither maps
-nor networks, and no truth but that of the emulator split. From Python:
+nor networks, and no truth but that of the emulator split.
+
+In Python:
 
     import numpy as np; from wl.posterior import emulator, quadrature; rng = np.random.default_rng(1)
     theta, covariance = rng.uniform([0.1, 0.7], [0.5, 0.9], (40, 2)), np.diag([4e-4, 1e-4])

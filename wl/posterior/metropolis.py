@@ -7,19 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
-from scipy import special
 
 from ..core import seeds
 from ..core.checks import InputError
 from ..core.params import LEVELS
 from ..kernels import metropolis as kernels
-from ..kernels.diagnostics import Reduction
+from .diagnostics import histogram_quantiles, rank_diagnostics
 from .emulator import Emulator, summaries
 from .options import Walk
 from .posterior import Chains, spread
 from .quadrature import survey
 
 WORK = 2e7             # steps of one thread between two reports of progress, half a second
+MAX_BYTES = 1 << 28    # of the draws and histograms that are held at a time
 DISPERSION = 0.5       # how far towards another cosmology of the design further chains start
 
 
@@ -48,47 +48,55 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     begin = starts(emulator, best, walk.chains, seed, index, guess)
     schedule = kernels.Schedule(walk.sigma, bool(walk.adapt), edges, walk.stride, np.uint64(seed),
                                 seeds.METROPOLIS)
-    size = walk.kept // walk.stride
-    reduction = Reduction(np.ascontiguousarray(emulator.limits), np.array(list(LEVELS.values())),
-                          normal_scores(2 * walk.chains * (size // 2)))
-    stored, chains = min(max(int(draws), 0), n), walk.chains
-    out = kernels.Output(np.empty((n, chains, len(edges) - 1, kernels.SUMS)),
-                         np.empty((n, chains), np.int64), np.empty((n, 2, len(LEVELS))),
-                         np.empty((n, 2, 2)), np.empty((stored, chains, size, 2)),
-                         np.empty((stored, chains, size)))
-    maps = kernels.Maps(summary, begin, index)
+    chains, size, levels = walk.chains, walk.kept // walk.stride, np.array(list(LEVELS.values()))
+    stored = min(max(int(draws), 0), n)
+    batches = np.empty((n, chains, len(edges) - 1, kernels.SUMS))
+    accepted, lp = np.empty((n, chains), np.int64), np.empty((stored, chains, size))
+    kept, ess, rhat = np.empty((stored, chains, size, 2)), np.empty((n, 2)), np.empty((n, 2))
+    quantiles = np.empty((n, 2, len(levels)))
+    threads, limits = numba.get_num_threads(), np.ascontiguousarray(emulator.limits)
+    for first in range(0, n, block_size(walk, threads)):
+        part = slice(first, min(first + block_size(walk, threads), n))
+        maps = kernels.Maps(summary[part], begin[part], index[part])
+        out = kernels.Output(batches[part], accepted[part],
+                             np.zeros((len(maps.index), 2, kernels.BINS), np.int32),
+                             np.empty((len(maps.index), 2, chains, size)), lp[part])
+        _walk(emulator.triangulation, maps, schedule, limits, out)
+        for k in range(2):
+            quantiles[part, k] = histogram_quantiles(out.histogram[:, k], limits[:, k], levels)
+            rhat[part, k], ess[part, k] = rank_diagnostics(out.draws[:, k])
+        kept[part] = np.moveaxis(out.draws[:len(lp[part])], 1, 3)
+        if progress is not None:
+            progress.update(len(maps.index))
+    mean, covariance = _moments(batches, walk.kept, begin[:, :, None])
+    sd, correlation = spread(covariance)
+    tau = autocorrelation_time(batches, np.diff(edges), begin)
+    nan = np.full((n, 2), np.nan)
+    return Chains(mean, sd, correlation, *np.moveaxis(quantiles, 2, 0),
+                  accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, nan, nan, nan[:, 0],
+                  kept, lp)
+
+
+def _walk(triangulation, maps, schedule, limits, out):
+    """The kernel for a block of maps on all threads, in parts whose chains fill the lanes."""
+    n, chains = maps.start.shape[:2]
+    threads, group = numba.get_num_threads(), max(kernels.LANES // chains, 1)
+    size = -(-n // (threads * group)) * group
+    parts = [slice(k, min(k + size, n)) for k in range(0, n, size)]
 
     def run(part):
-        kernels.metropolis(emulator.triangulation, kernels.Maps(*(array[part] for array in maps)),
-                           schedule, reduction, kernels.Output(*(array[part] for array in out)))
+        kernels.metropolis(triangulation, kernels.Maps(*(array[part] for array in maps)), schedule,
+                           limits, kernels.Output(*(array[part] for array in out)))
 
-    _share(run, n, walk, progress)
-    mean, covariance = _moments(out.batches, walk.kept, begin[:, :, None])
-    sd, correlation = spread(covariance)
-    tau = autocorrelation_time(out.batches, np.diff(edges), begin)
-    nan = np.full((n, 2), np.nan)
-    return Chains(mean, sd, correlation, *np.moveaxis(out.quantiles, 2, 0),
-                  out.accepted.mean(axis=1) / walk.kept, out.diagnostics[:, :, 1],
-                  out.diagnostics[:, :, 0], tau, edge, nan, nan, nan[:, 0], out.draws, out.lp)
-
-
-def _share(run, n, walk, progress):
-    """run(part) for all of n maps, on all threads, in parts whose chains fill the lanes."""
-    threads, group = numba.get_num_threads(), max(kernels.LANES // walk.chains, 1)
-    block = block_size(walk, threads)
     with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, n, block):
-            last = min(first + block, n)
-            size = -(-(last - first) // (threads * group)) * group
-            parts = [slice(k, min(k + size, last)) for k in range(first, last, size)]
-            list((pool.map if len(parts) > 1 else map)(run, parts))
-            if progress is not None:
-                progress.update(last - first)
+        list((pool.map if len(parts) > 1 else map)(run, parts))
 
 
 def block_size(walk: Walk, threads: int) -> int:
-    """Maps between two reports of progress; no result depends on it."""
-    return max(4 * threads * kernels.LANES, int(WORK * threads / (walk.nstep * walk.chains)))
+    """Maps between two reports of progress, within MAX_BYTES of draws; no result depends on it."""
+    by_time = int(WORK * threads / (walk.nstep * walk.chains))
+    by_memory = MAX_BYTES // (16 * walk.chains * (walk.kept // walk.stride) + 8 * kernels.BINS)
+    return max(min(max(4 * threads * kernels.LANES, by_time), by_memory), 1)
 
 
 def starts(emulator: Emulator, best: np.ndarray, chains: int, seed: int, index: np.ndarray,
@@ -142,14 +150,6 @@ def autocorrelation_time(sums: np.ndarray, size: np.ndarray, begin: np.ndarray) 
     between = squares.sum(axis=(1, 2)) / (chains * batches - 1)
     moved = var > 1e-24
     return np.where(moved, np.maximum(between / np.where(moved, var, 1.0), 1.0), np.inf)
-
-
-def normal_scores(size: int) -> np.ndarray:
-    """Normal score of each doubled rank among `size` draws, what the diagnostics kernel takes.
-
-    Returns (2 size + 1,) float64.
-    """
-    return special.ndtri((0.5 * np.arange(2 * size + 1) - 0.375) / (size + 0.25))
 
 
 def _moments(sums, total, begin):

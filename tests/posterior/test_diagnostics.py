@@ -4,8 +4,7 @@ import pytest
 import synthetic
 from scipy import stats
 
-from wl.kernels import diagnostics
-from wl.posterior import metropolis
+from wl.posterior import diagnostics
 
 
 def series(chains, draws, rho, seed, ties=0.0, shift=0.0):
@@ -22,9 +21,8 @@ def series(chains, draws, rho, seed, ties=0.0, shift=0.0):
 
 
 def ours(x):
-    out = np.empty(2)
-    diagnostics.rank_diagnostics(np.ascontiguousarray(x), metropolis.normal_scores(2 * len(x) * (x.shape[1] // 2)), out)
-    return out
+    rhat, ess = diagnostics.rank_diagnostics(np.asarray(x)[None])
+    return rhat[0], ess[0]
 
 
 def independent(x):
@@ -88,12 +86,24 @@ def test_ranks_do_not_depend_on_the_scale():
     assert np.isclose(bent[1], found[1], rtol=1e-12)
 
 
-def test_sorting(rng):
-    for x in (rng.normal(size=500), rng.integers(0, 9, 500).astype(float), np.exp(30 * rng.normal(size=500)),
-              np.arange(500.0), -np.arange(500.0), np.r_[np.zeros(499), 1.0]):
-        ordered = np.empty(500)
-        order = diagnostics._sort(x, ordered)
-        assert np.array_equal(ordered, np.sort(x)) and np.array_equal(x[order], ordered)
+def test_many_maps_at_once_are_each_alone(rng):
+    """Chains that never moved, and others, side by side."""
+    x = np.stack([series(2, 60, 0.5, 1, 0.4), np.ones((2, 60)), series(2, 60, 0.9, 2)])
+    rhat, ess = diagnostics.rank_diagnostics(x)
+    assert [ours(one) for one in x] == list(zip(rhat, ess)) and (rhat[1], ess[1]) == (np.inf, 0.0)
+
+
+def test_quantiles_of_a_histogram(rng):
+    """Against NumPy on the values themselves, to a bin; exact where counts are equal."""
+    levels, limits = np.array([0.025, 0.16, 0.5, 0.975]), np.array([-1.0, 3.0])
+    values = rng.normal(1.0, 0.5, (5, 4000))
+    histogram = np.stack([np.histogram(v, 1024, limits)[0] for v in values])
+    found = diagnostics.histogram_quantiles(histogram, limits, levels)
+    assert np.abs(found - np.quantile(values, levels, axis=1).T).max() < 2 * 4.0 / 1024
+    flat = diagnostics.histogram_quantiles(np.full((1, 8), 3), limits, levels)
+    assert np.allclose(flat, -1.0 + 4.0 * levels)
+    gap = diagnostics.histogram_quantiles(np.array([[2, 0, 0, 2]]), limits, np.array([0.5, 0.75]))
+    assert np.allclose(gap, [[0.0, 2.5]])
 
 
 @pytest.mark.parametrize("rho, chains", [(0.0, 1), (0.8, 1), (0.8, 4), (-0.4, 4)])
@@ -120,7 +130,7 @@ def test_faults_show():
 
 def test_chains_without_a_spread():
     for x in (np.ones((2, 50)), np.random.default_rng(0).normal(size=(2, 3)), np.empty((1, 0))):
-        assert list(ours(x)) == [np.inf, 0.0]
+        assert ours(x) == (np.inf, 0.0)
 
 
 @pytest.mark.parametrize("chains, thin", [(1, None), (4, None), (3, 1), (20, 5)])
