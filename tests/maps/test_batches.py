@@ -5,7 +5,8 @@ from scipy import stats
 
 from wl.maps import dataset
 from wl.maps.batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE, Batches, Frame, rms
-from wl.kernels.generators import FIXED_NOISE, normal, seed_state
+from wl.core.seeds import FIXED_NOISE
+from wl.kernels.generators import normal, seed_state
 from wl.core.params import FILE_PREFIX, noise_sigma
 
 
