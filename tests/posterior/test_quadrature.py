@@ -5,6 +5,7 @@ import synthetic
 from scipy import stats
 from scipy.spatial import ConvexHull
 
+from wl.kernels import quadrature as kernels
 from wl.posterior.emulator import build
 from wl.posterior.quadrature import exact, quadrature_error
 from wl.posterior.triangles import triangle_rule
@@ -35,7 +36,7 @@ def test_quadrature_against_a_grid(d):
     assert truth.edge[0] < -1.5 and (truth.edge[2:] > -0.5).all()
     wrong = []
     for i, e in enumerate(summary):
-        mean, sd, correlation, q = synthetic.grid_posterior(emulator, e)
+        mean, sd, correlation, q = synthetic.grid_posterior(emulator, e, n=600)
         tolerance = 2e-3 if i < 2 else 2e-2               # a grid is poor at a narrow peak on the edge
         assert np.abs((truth.mean[i] - mean) / sd).max() < tolerance
         assert np.abs(truth.sd[i] / sd - 1.0).max() < 2 * tolerance
@@ -57,6 +58,13 @@ def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
     assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.4
     assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.1
     assert 20 < (truth.edge > -0.5).sum() < 280
+
+
+def test_line_quantiles_of_a_linear_density():
+    """p(x) = 2 x on twenty lines of [0, 1], two points each: the root of the level, to rounding."""
+    weight, levels, out = np.repeat(np.arange(20) + 0.5, 2), np.array([0.2, 0.5, 0.8]), np.empty(3)
+    kernels._line_quantiles(weight, np.arange(0, 41, 2), np.array([0.0, 1.0]), levels, out)
+    assert np.allclose(out, np.sqrt(levels), rtol=0, atol=1e-12)
 
 
 def test_quadrature_converges():
