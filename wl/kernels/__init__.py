@@ -38,6 +38,6 @@ numba.config.CACHE_DIR = CACHE_FOLDER  # read when a function is decorated, i.e.
 try:
     from . import generators  # noqa: E402
     from . import triangles, likelihood, diagnostics, metropolis, quadrature  # noqa: E402
-    from . import batches, peaks  # noqa: E402
+    from . import batches, peaks, halos  # noqa: E402
 finally:
     numba.config.CACHE_DIR = _before
