@@ -100,8 +100,9 @@ def prepare(part, plan, force):
 def _drawing_code():
     """Digest of the sources that decide what a map is made of."""
     here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    for name in ("params", "interpolate", "matter", "baryons", "sky", "theory", "fields", "survey", "plan",
-                 "drawing"):
+    for name in ("params", "interpolate", "matter", "baryons", "sky", "theory", "fields", "survey",
+                 "boxes", "halos", "profiles", "halo_spectrum", "halo_sky", "kernels/generators",
+                 "kernels/halos", "plan", "drawing"):
         digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 

@@ -13,7 +13,7 @@ from .survey import design as procedural_design
 from .survey import FIXED_NUISANCES, draw_nuisances, draw_unseen, procedural_mask, wide_design
 from .theory import DELTA_Z_MAX
 
-FIELDS = ("lognormal", "gaussian")
+FIELDS = ("lognormal", "halo", "gaussian")
 NUISANCE_WAYS = ("drawn", "fixed", "design")
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 
@@ -29,14 +29,15 @@ class Plan:
     def __init__(self, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
                  mask=None, periodic=False, design=None, wide=False, nuisances=None, shared_seeds=False,
                  gaussian_share=GAUSSIAN_SHARE, gaussian_below=GAUSSIAN_BELOW, lambda_factor=LAMBDA_FACTOR,
-                 lambda_scatter=0.0, pixel_scatter=PIXEL_SCATTER, n_gal=N_GAL, room=None, **sky):
+                 lambda_scatter=0.0, pixel_scatter=PIXEL_SCATTER, n_gal=N_GAL, boxes=0, room=None, **sky):
         self.seed = whole("--seed", seed, 0)
         self.test, self.unseen = whole("--test", test, 0), whole("--unseen", unseen, 0)
         self.field = Field(
             choice("--field", field, FIELDS), within("--gaussian-share", gaussian_share, 0.0, 0.9),
             within("--gaussian-below", gaussian_below, 0.0, 1e4),
             positive("--lambda-factor", lambda_factor), within("--lambda-scatter", lambda_scatter, 0.0, 1.0),
-            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic), checked(**{**Sky()._asdict(), **sky}))
+            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic), checked(**{**Sky()._asdict(), **sky}),
+            whole("--boxes", boxes, 0))
         self.n_gal, self.shared_seeds = positive("--n-gal", n_gal), bool(shared_seeds)
         if mask is None:
             self.mask = procedural_mask()
@@ -59,7 +60,7 @@ class Plan:
             "unseen": self.unseen, "seed": self.seed, "n_gal": self.n_gal, "wide": bool(wide),
             "nuisances": self.nuisances, "shared_seeds": self.shared_seeds, **self.field._asdict()}
         self.settings.update(self.settings.pop("sky")._asdict())
-        if field == "gaussian":                   # what only the log-normal field has must not tell two sets apart
+        if field != "lognormal":                   # what only the log-normal field has must not tell two sets apart
             self.settings.update(dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor", "lambda_scatter")))
         self.origin = {"mask": "procedural" if mask is None else str(mask),
                        "design": ("wide" if wide else "procedural") if design is None else str(design)}

@@ -147,7 +147,10 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
         "public release, for tests of what it does")
     add = parser.add_argument_group("sky").add_argument
     add("--field", default="lognormal", choices=FIELDS,
-        help="shifted log-normal, or Gaussian with the same spectrum")
+        help="shifted log-normal; halos in log-normal slices; or Gaussian; all with the same spectrum")
+    add("--boxes", type=int, default=0, metavar="N",
+        help="boxes of large-scale structure that the maps of a cosmology share, each of a map's layers one of them, "
+        "turned and shifted, as maps from few simulations do (default: 0, all independent)")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X",
         help="part of a log-normal map's power that an independent Gaussian field brings at high multipoles; the "
         "map keeps its third moment, its tails come nearer to real ones. With --gaussian-below 0, 0: a pure shifted "
