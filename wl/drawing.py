@@ -19,7 +19,8 @@ from .halo_sky import HaloSky
 from .sky import PIXEL_SCATTER, Sky
 from .theory import Theory
 
-KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER, _, BOX = range(1, 10)   # streams of random numbers
+KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)   # streams of random numbers
+BOX = 11                 # 8-10 are those of limit.py, realism.py and labelled.py
 CHUNK = 16               # spectra made in one matrix product
 
 Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor lambda_scatter pixel_scatter periodic "
@@ -27,8 +28,8 @@ Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor l
                                     False, Sky(), 0))
 Field.__doc__ = """What maps are made of; the options of python -m wl.simulate, where they are explained.
 
-field: "lognormal", "halo" or "gaussian"; gaussian_share: part of the power at high multipoles; gaussian_below: multipole under
-which modes are Gaussian; lambda_factor: of every shift; lambda_scatter: standard deviation of ln lambda;
+field: "lognormal", "halo" or "gaussian"; gaussian_share: part of the power at high multipoles;
+gaussian_below: multipole under which modes are Gaussian; lambda_factor: of every shift; lambda_scatter: standard deviation of ln lambda;
 pixel_scatter: largest variance of the white scatter; periodic: the frame is the periodic grid; sky: sky.Sky of the
 spectrum; boxes: number of boxes (boxes.py) that the maps of a cosmology share, 0 for none."""
 
@@ -83,7 +84,8 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
     theory = Theory(omega_m, s_8, field.sky)
     spectrum = theory.table(grid.ell)
     halos = halo_sky(grid).of(theory) if field.field == "halo" else None
-    cosmology = [int(n) for n in np.array([omega_m, s_8]).view(np.uint64)]      # of boxes, whatever its index
+    # boxes belong to a cosmology, whatever its index: test maps share those of the others
+    of_box = functools.partial(generator, seed, BOX, *np.array([omega_m, s_8]).view(np.uint64).tolist())
     share = grid.share(field.gaussian_share, field.gaussian_below)
     shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
     for first in range(0, len(labels), CHUNK):
@@ -94,7 +96,7 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
         held = halos.hold(full, power) if halos else None
         for i, key in enumerate(keys[first:first + CHUNK]):
             rng = generator(seed, *key)
-            boxes = Boxes(field.boxes, rng, functools.partial(generator, seed, BOX, *cosmology)) if field.boxes else None
+            boxes = Boxes(field.boxes, rng, of_box) if field.boxes else None
             own = generator(seed, SCATTER, *key)
             lam = None if field.field == "gaussian" else shift * np.exp(field.lambda_scatter * own.normal())
             if halos:

@@ -68,6 +68,13 @@ def stamp_window(grid: Grid) -> np.ndarray:
     return (total[0] / total[1]).ravel().astype(np.float32)
 
 
+def check_cells(rows: int, columns: int) -> None:
+    """Refuse a periodic grid that cells of 2 x 2 pixels do not fill evenly. Raises InputError."""
+    if rows % 4 or columns % 4:
+        raise InputError("--field halo: expected a periodic frame with sides of multiples of 4 "
+                         f"pixels, got {rows} x {columns}; give another --mask, or no --periodic")
+
+
 class HaloSky:
     """What the cosmologies share on a grid. Work space is kept: one serves one thread.
 
@@ -76,9 +83,7 @@ class HaloSky:
     """
 
     def __init__(self, grid: Grid):
-        if grid.rows % 4 or grid.columns % 4:
-            raise InputError("--field halo: expected a periodic frame with sides of multiples of 4 "
-                             f"pixels, got {grid.rows} x {grid.columns}; give another --mask")
+        check_cells(grid.rows, grid.columns)
         self.grid = grid
         cells = (grid.rows // 2, grid.columns // 2)
         self.coarse = Grid(np.ones(cells, bool), 2.0 * PIXEL_ARCMIN, periodic=True)

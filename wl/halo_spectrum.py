@@ -49,7 +49,7 @@ class Slices:
     with them the scatter of log10 P between maps is up to a tenth larger from ell 400 to 1600. The
     bias is cut at MOST_CLUSTERED / sigma_g: exp(b g) would pile rare halos up in a cell, where they
     exclude one another. That number is fitted, to third moments of three real maps at 2 to 8
-    arcmin.
+    arcmin: simulated over real, at 0, 2, 4, 8 arcmin, 0.95 1.12 1.04 0.86 (+- 0.10 0.14 0.18 0.22).
     """
 
     def __init__(self, halos: Halos, coarse: Grid):

@@ -4,6 +4,7 @@ import numpy as np
 from .checks import InputError, array, choice, positive, within
 from .drawing import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, Field, generator
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame
+from .halo_sky import check_cells
 from .maps import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .matter import Matter
 from .params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
@@ -44,6 +45,8 @@ class Plan:
         else:
             self.mask = np.ones(FRAME, bool) if str(mask) == "none" else read_mask(mask)
         check_frame(self.mask.shape, periodic)
+        if field == "halo" and periodic:
+            check_cells(*self.mask.shape)
         self.n_observed = int(self.mask.sum())
         given = None if design is None else load_npy(design)
         self.nuisances = self._way(nuisances, given)

@@ -32,8 +32,8 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
     options, all stored with the set:
     cosmologies: how many (default 101, or all of the design file); realisations: noiseless maps of each
     (default 32); test: noisy test maps at cosmologies of the design (512); unseen: further ones off the design;
-    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, gaussian_below,
-    lambda_factor, lambda_scatter, pixel_scatter: see drawing.Field; delta_z_sign, source_shift, f_b_max,
+    seed: of everything random; field: "lognormal", "halo" or "gaussian"; gaussian_share, gaussian_below,
+    lambda_factor, lambda_scatter, pixel_scatter, boxes: see drawing.Field; delta_z_sign, source_shift, f_b_max,
     stellar_boost, nonlinear_tilt: see sky.Sky; mask: .npy file, bool (rows, columns), "none" for the
     whole frame, or None for the procedural one; periodic: the frame is the periodic grid; design: .npy file,
     (n_cosmology, n_realisation, 5) labels or (n_cosmology, 2) Omega_m and S_8, or None for the procedural
