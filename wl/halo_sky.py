@@ -166,7 +166,7 @@ class HaloMaps:
         log10_t_agn, f_0, delta_z = nuisance
         extended, swell, stars = h.feedback(log10_t_agn, f_0)
         q = h.lensing(np.array([delta_z]))[0][:, None]
-        extended, area = extended[:, h.heavy], q * h.area[:, h.heavy]
+        extended, stars, area = (v[:, h.heavy] for v in (extended, stars, q * h.area))
         mass = area / sky.grid.pixel**2
         kinds = [v.astype(np.float32) for v in (
             mass * extended, mass * stars, size_place(h.angle[:, h.heavy] / sky.grid.pixel),
