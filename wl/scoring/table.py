@@ -101,7 +101,7 @@ def describe_limit(limit: dict) -> str:
             f"{limit['difference_error']:.2f} {'below' if limit['difference'] <= 0 else 'above'}")
     if exact and limit["difference"] > 3.0 * limit["difference_error"]:
         text += ", which cannot be: look for truth that leaks into the posterior"
-    elif limit["difference"] > 0 and limit["field"] == "lognormal":
+    elif limit["difference"] > 0 and limit["field"] != "gaussian":
         text += ", by what is not Gaussian in them"
     return text
 

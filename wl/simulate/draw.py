@@ -3,6 +3,7 @@
 Every map's numbers come from SeedSequence(seed, spawn_key=(stream, cosmology, realisation)), so that no
 map depends on which process drew it, on how many there are, or on the maps drawn before it.
 """
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -12,22 +13,25 @@ from collections import namedtuple
 
 import numpy as np
 
+from .boxes import Boxes
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Grid, log_normal_shift
+from .halo_sky import HaloSky
 from .sky import PIXEL_SCATTER, Sky
 from .theory import Theory
 
 KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)   # streams of random numbers
+BOX = 11                 # 8-10 are those of limit.py, realism.py and labelled.py
 CHUNK = 16               # spectra made in one matrix product
 
 Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor lambda_scatter pixel_scatter periodic "
-                   "sky", defaults=("lognormal", GAUSSIAN_SHARE, GAUSSIAN_BELOW, LAMBDA_FACTOR, 0.0, PIXEL_SCATTER,
-                                    False, Sky()))
+                   "sky boxes", defaults=("lognormal", GAUSSIAN_SHARE, GAUSSIAN_BELOW, LAMBDA_FACTOR, 0.0, PIXEL_SCATTER,
+                                    False, Sky(), 0))
 Field.__doc__ = """What maps are made of; the options of python -m wl.simulate, where they are explained.
 
-field: "lognormal" or "gaussian"; gaussian_share: part of the power at high multipoles; gaussian_below: multipole under
-which modes are Gaussian; lambda_factor: of every shift; lambda_scatter: standard deviation of ln lambda;
+field: "lognormal", "halo" or "gaussian"; gaussian_share: part of the power at high multipoles;
+gaussian_below: multipole under which modes are Gaussian; lambda_factor: of every shift; lambda_scatter: standard deviation of ln lambda;
 pixel_scatter: largest variance of the white scatter; periodic: the frame is the periodic grid; sky: sky.Sky of the
-spectrum."""
+spectrum; boxes: number of boxes (boxes.py) that the maps of a cosmology share, 0 for none."""
 
 _worker = {}             # of a worker process: mask, seed, field, grid
 
@@ -68,10 +72,20 @@ def write_maps(path, first_byte, places, labels, keys, noise):
     return len(places)
 
 
+@functools.lru_cache(maxsize=2)
+def halo_sky(grid):
+    """The HaloSky of a grid, made once."""
+    return HaloSky(grid)
+
+
 def draw_maps(grid, labels, seed, keys, field, noise=0.0):
     """Yield maps of one cosmology, float32 (n_observed,); field: Field; other arguments as write_maps()."""
     omega_m, s_8 = labels[0, :2]
-    spectrum = Theory(omega_m, s_8, field.sky).table(grid.ell)
+    theory = Theory(omega_m, s_8, field.sky)
+    spectrum = theory.table(grid.ell)
+    halos = halo_sky(grid).of(theory) if field.field == "halo" else None
+    # boxes belong to a cosmology, whatever its index: test maps share those of the others
+    of_box = functools.partial(generator, seed, BOX, *np.array([omega_m, s_8]).view(np.uint64).tolist())
     share = grid.share(field.gaussian_share, field.gaussian_below)
     shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
     for first in range(0, len(labels), CHUNK):
@@ -79,10 +93,16 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
         # always CHUNK rows: a matrix product of another shape may round otherwise in its last bit
         full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), axis=0)])
         power = grid.pixel_power(spectrum(*full.T))
-        for p, key in zip(power, keys[first:first + CHUNK]):
+        held = halos.hold(full, power) if halos else None
+        for i, key in enumerate(keys[first:first + CHUNK]):
+            rng = generator(seed, *key)
+            boxes = Boxes(field.boxes, rng, of_box) if field.boxes else None
             own = generator(seed, SCATTER, *key)
             lam = None if field.field == "gaussian" else shift * np.exp(field.lambda_scatter * own.normal())
-            kappa = grid.draw(p, lam, generator(seed, *key), share)
+            if halos:
+                kappa = halos.draw(held, i, full[i], rng, boxes)
+            else:
+                kappa = grid.draw(power[i], lam, rng, share, boxes=boxes)
             if field.pixel_scatter:
                 sigma = np.sqrt(field.pixel_scatter * own.random())
                 kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)

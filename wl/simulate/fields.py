@@ -12,6 +12,7 @@ import numpy as np
 import scipy.fft
 
 from ..core.checks import InputError
+from .boxes import LAYERS
 from .interpolate import cubic_weights
 from ..core.params import PIXEL_ARCMIN
 from .theory import log_ell_grid
@@ -153,32 +154,33 @@ class Grid:
         out *= np.float32(self.pixel**2)
         return np.maximum(out, 0.0, out=out)
 
-    def draw(self, power, lam, rng, share=0.0, full=False):
+    def draw(self, power, lam, rng, share=0.0, full=False, boxes=None):
         """One map: float32 (n_observed,), the observed pixels in C order of the mask.
 
         power: float32 (quarter cells) of pixel_power(); lam: shift of the log-normal, None for a Gaussian
         field; rng: numpy Generator, of which only the raw bits are used; share: part of the power, a number
         or float32 (quarter cells) of share(), that an independent Gaussian field brings, the log-normal one
         keeping the third moment of the whole (component_shift); full: return the whole periodic map instead,
-        float32 (rows, columns). Work space is kept: one Grid serves one thread.
+        float32 (rows, columns); boxes: Boxes that give the random numbers, or None. Work space is kept: one Grid
+        serves one thread.
 
         With a share of 0.15 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8) kurtosis/skewness^2
         is 1.80 in place of 1.54, real maps 2.0 (all clipped to -0.02 ... 0.07, as the real ones were seen).
         """
         if lam is None:
-            return self._gaussian(power, rng, full)
+            return self._gaussian(power, rng, full, boxes)
         gaussian = power * np.asarray(share, np.float32) if np.any(share) else None
         if gaussian is not None:
             lam = component_shift(lam, self.variance(power), self.variance(gaussian) / self.variance(power))
         spectrum = self.gaussian_power(power if gaussian is None else power - gaussian, lam)
-        field = self._gaussian(spectrum, rng, full)
+        field = self._gaussian(spectrum, rng, full, boxes)
         # the variance of the drawn spectrum, not of the target's: clipping leaves the mean at zero
         field -= np.float32(0.5 * self.variance(spectrum))
         np.exp(field, out=field)               # expm1 in float32 takes 16 times as long
         field -= np.float32(1.0)
         field *= np.float32(lam)
         if gaussian is not None:
-            field += self._gaussian(gaussian, rng, full)
+            field += self._gaussian(gaussian, rng, full, boxes, LAYERS)
         return field
 
     def share(self, high, below):
@@ -189,8 +191,16 @@ class Grid:
         ell2 = np.add.outer(self.ell_y**2, self.ell_x**2).ravel()
         return (high + (1.0 - high) * below**2 / np.maximum(below**2 + ell2, ell2[1])).astype(np.float32)
 
-    def _gaussian(self, spectrum, rng, full):
-        """A Gaussian field with the spectrum (quarter cells), arguments as draw()."""
+    def _gaussian(self, spectrum, rng, full, boxes=None, layer=0):
+        """A Gaussian field with the spectrum (quarter cells), arguments as draw(); layer: first of boxes."""
+        def one(rng):
+            return scipy.fft.irfft2(self.modes(spectrum, rng), s=(self.rows, self.columns), workers=1,
+                                    overwrite_x=True)
+        field = one(rng) if boxes is None else boxes.field(one, layer)
+        return field if full else field.reshape(-1).take(self.observed)
+
+    def modes(self, spectrum, rng):
+        """Gaussian modes for irfft2 with the spectrum (quarter cells), complex64, in work space that is kept."""
         # irfft2 divides by N, hence <|F|^2> = P N / pixel area. A cell of the first and last column meets
         # its conjugate in the same column and irfft2 averages the two: twice the power
         square = self._square
@@ -198,9 +208,7 @@ class Grid:
                     out=square[:self.quarter[0]])
         square[:self.quarter[0], [0, -1]] *= np.float32(2.0)
         square[self.quarter[0]:] = square[self.quarter[0] - 2:0:-1]
-        modes = self._random_modes(square, rng)
-        field = scipy.fft.irfft2(modes, s=(self.rows, self.columns), workers=1, overwrite_x=True)
-        return field if full else field.reshape(-1).take(self.observed)
+        return self._random_modes(square, rng)
 
     def _random_modes(self, minus_square, rng):
         """Complex Gaussian modes F with <|F|^2> = -minus_square, complex64 of its shape.

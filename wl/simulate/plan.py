@@ -5,6 +5,7 @@ from ..core.checks import InputError, array, choice, positive, within
 from .draw import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, Field, generator
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
+from .halo_sky import check_cells
 from .matter import Matter
 from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from ..core.files import digest_array
@@ -13,7 +14,7 @@ from .mask import design as procedural_design
 from .mask import FIXED_NUISANCES, draw_nuisances, draw_unseen, procedural_mask, wide_design
 from .theory import DELTA_Z_MAX
 
-FIELDS = ("lognormal", "gaussian")
+FIELDS = ("lognormal", "halo", "gaussian")
 NUISANCE_WAYS = ("drawn", "fixed", "design")
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 
@@ -29,20 +30,23 @@ class Plan:
     def __init__(self, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
                  mask=None, periodic=False, design=None, wide=False, nuisances=None, shared_seeds=False,
                  gaussian_share=GAUSSIAN_SHARE, gaussian_below=GAUSSIAN_BELOW, lambda_factor=LAMBDA_FACTOR,
-                 lambda_scatter=0.0, pixel_scatter=PIXEL_SCATTER, n_gal=N_GAL, room=None, **sky):
+                 lambda_scatter=0.0, pixel_scatter=PIXEL_SCATTER, n_gal=N_GAL, boxes=0, room=None, **sky):
         self.seed = whole("--seed", seed, 0)
         self.test, self.unseen = whole("--test", test, 0), whole("--unseen", unseen, 0)
         self.field = Field(
             choice("--field", field, FIELDS), within("--gaussian-share", gaussian_share, 0.0, 0.9),
             within("--gaussian-below", gaussian_below, 0.0, 1e4),
             positive("--lambda-factor", lambda_factor), within("--lambda-scatter", lambda_scatter, 0.0, 1.0),
-            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic), checked(**{**Sky()._asdict(), **sky}))
+            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic), checked(**{**Sky()._asdict(), **sky}),
+            whole("--boxes", boxes, 0))
         self.n_gal, self.shared_seeds = positive("--n-gal", n_gal), bool(shared_seeds)
         if mask is None:
             self.mask = procedural_mask()
         else:
             self.mask = np.ones(FRAME, bool) if str(mask) == "none" else read_mask(mask)
         check_frame(self.mask.shape, periodic)
+        if field == "halo" and periodic:
+            check_cells(*self.mask.shape)
         self.n_observed = int(self.mask.sum())
         given = None if design is None else load_npy(design)
         self.nuisances = self._way(nuisances, given)
@@ -59,7 +63,7 @@ class Plan:
             "unseen": self.unseen, "seed": self.seed, "n_gal": self.n_gal, "wide": bool(wide),
             "nuisances": self.nuisances, "shared_seeds": self.shared_seeds, **self.field._asdict()}
         self.settings.update(self.settings.pop("sky")._asdict())
-        if field == "gaussian":                   # what only the log-normal field has must not tell two sets apart
+        if field != "lognormal":                   # what only the log-normal field has must not tell two sets apart
             self.settings.update(dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor", "lambda_scatter")))
         self.origin = {"mask": "procedural" if mask is None else str(mask),
                        "design": ("wide" if wide else "procedural") if design is None else str(design)}

@@ -34,8 +34,8 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
     options, all stored with the set:
     cosmologies: how many (default 101, or all of the design file); realisations: noiseless maps of each
     (default 32); test: noisy test maps at cosmologies of the design (512); unseen: further ones off the design;
-    seed: of everything random; field: "lognormal" or "gaussian"; gaussian_share, gaussian_below,
-    lambda_factor, lambda_scatter, pixel_scatter: see drawing.Field; delta_z_sign, source_shift, f_b_max,
+    seed: of everything random; field: "lognormal", "halo" or "gaussian"; gaussian_share, gaussian_below,
+    lambda_factor, lambda_scatter, pixel_scatter, boxes: see drawing.Field; delta_z_sign, source_shift, f_b_max,
     stellar_boost, nonlinear_tilt: see sky.Sky; mask: .npy file, bool (rows, columns), "none" for the
     whole frame, or None for the procedural one; periodic: the frame is the periodic grid; design: .npy file,
     (n_cosmology, n_realisation, 5) labels or (n_cosmology, 2) Omega_m and S_8, or None for the procedural
@@ -149,7 +149,10 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
         "public release, for tests of what it does")
     add = parser.add_argument_group("sky").add_argument
     add("--field", default="lognormal", choices=FIELDS,
-        help="shifted log-normal, or Gaussian with the same spectrum")
+        help="shifted log-normal; halos in log-normal slices; or Gaussian; all with the same spectrum")
+    add("--boxes", type=int, default=0, metavar="N",
+        help="boxes of large-scale structure that the maps of a cosmology share, each of a map's layers one of them, "
+        "turned and shifted, as maps from few simulations do (default: 0, all independent)")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X",
         help="part of a log-normal map's power that an independent Gaussian field brings at high multipoles; the "
         "map keeps its third moment, its tails come nearer to real ones. With --gaussian-below 0, 0: a pure shifted "

@@ -100,7 +100,9 @@ def prepare(part, plan, force):
 def _drawing_code():
     """Digest of the sources that decide what a map is made of."""
     here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    for source in (*sorted(here.glob("*.py")), here.parent / "core" / "params.py"):
+    kernels = here.parent / "kernels"
+    for source in (*sorted(here.glob("*.py")), here.parent / "core" / "params.py",
+                   here.parent / "core" / "seeds.py", kernels / "generators.py", kernels / "halos.py"):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -249,7 +249,7 @@ def parser():
     add("--row", type=int, default=0, metavar="I", help="which of them (default: 0)")
     add("--mask", metavar="FILE", help=".npy bool (default: the public file beside the map, else a formula)")
     add("--maps", type=int, default=200, metavar="N", help="maps to simulate (with --spectra at least one per spectrum)")
-    add("--field", default="lognormal", choices=("lognormal", "gaussian"), help="of the simulated maps")
+    add("--field", default="lognormal", choices=("lognormal", "halo", "gaussian"), help="of the simulated maps")
     add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X", help="as in wl.simulate")
     add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X", help="as in wl.simulate")
     add("--n-gal", type=float, default=N_GAL, metavar="X", help="source galaxies per square arcminute")

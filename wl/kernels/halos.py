@@ -1,0 +1,234 @@
+"""Halos: drawn from a slice's density field and painted into the map, one pass over its cells."""
+from typing import NamedTuple
+
+import numpy as np
+from . import njit
+from .generators import exponential, next_uint64, normal, seed_state
+
+HALOS = 5                # stream of random numbers, beside those of generators.py
+_U16, _U32 = np.uint64(16), np.uint64(32)
+_LOW_16, _LOW_32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
+_TO_UNIT_16, _TO_UNIT_32 = 2.0**-16, 2.0**-32
+
+
+class Table(NamedTuple):
+    """What a slice's Gaussian field g makes of a cell, at levels of g.
+
+    low, step: first level, and distance of levels.
+    rate: (levels,) float64, mean number of halos.
+    smooth: (levels,) float64, convergence without them.
+    mean: (levels,) float64, convergence with all of them even over the cell.
+    chance: (levels, kinds) float32, of alias(): draws the kind of a halo.
+    other: (levels, kinds) int16, likewise.
+    """
+    low: float
+    step: float
+    rate: np.ndarray
+    smooth: np.ndarray
+    mean: np.ndarray
+    chance: np.ndarray
+    other: np.ndarray
+
+
+class Kinds(NamedTuple):
+    """The halos of a slice by kind: a distance and a mass.
+
+    mass: (kinds,) float32, sum over the pixels of the extended part's convergence.
+    point: (kinds,) float32, of the part that is a point.
+    size: (kinds,) float32, place of the radius among the sizes of Profiles.
+    shape: (kinds,) float32, place of the median concentration among the shapes.
+    scatter: standard deviation of the latter.
+    """
+    mass: np.ndarray
+    point: np.ndarray
+    size: np.ndarray
+    shape: np.ndarray
+    scatter: float
+
+
+class Profiles(NamedTuple):
+    """Pixel-averaged profiles of mass one by size, shape and distance from their middle.
+
+    first: (sizes + 1,) int64, where the rows of a size begin, one row a shape.
+    reach: (sizes,) float64, where the profile ends, pixels.
+    value: (any,) float32, all rows.
+    shapes: number of shapes.
+    per_pixel: values of a row in a pixel.
+    """
+    first: np.ndarray
+    reach: np.ndarray
+    value: np.ndarray
+    shapes: int
+    per_pixel: float
+
+
+class Turn(NamedTuple):
+    """Where a slice's field lies in the map: flips of both axes, then periodic shifts in cells."""
+    flip_y: bool
+    flip_x: bool
+    shift_y: int
+    shift_x: int
+
+
+@njit(error_model="numpy", cache=True, nogil=True)
+def scatter(field, near, turn, table, smooth, seed):
+    """Add the smooth part of a slice and place its halos, a Poisson process even over each cell.
+
+    field: (rows, columns) float32, g.
+    near: (rows, columns) bool, cells of the map that get halos.
+    turn, table: Turn and Table of the slice.
+    smooth: (rows, columns) float32, cells of the map, added to.
+    seed: integer, of this slice alone.
+    Returns (n, 3) float64: y and x of each halo in cells of the map, and the place of g among the
+    levels.
+    """
+    rows, columns = field.shape
+    rates, smooths, means = table.rate, table.smooth, table.mean
+    low, per_step, last = table.low, 1.0 / table.step, len(rates) - 1 - 1e-6
+    state = np.empty(4, np.uint64)
+    seed_state(state, seed, HALOS, 0)
+    out = np.empty((1024, 3))
+    rate, due, count = 0.0, exponential(state), 0
+    for y in range(rows):
+        to_y = ((rows - 1 - y if turn.flip_y else y) + turn.shift_y) % rows
+        for x in range(columns):
+            to_x = (columns - 1 - x if turn.flip_x else x) + turn.shift_x
+            if to_x >= columns:
+                to_x %= columns
+            at = min(max((field[y, x] - low) * per_step, 0.0), last)
+            i = int(at)
+            part = at - i
+            if not near[to_y, to_x]:
+                smooth[to_y, to_x] += means[i] + part * (means[i + 1] - means[i])
+                continue
+            smooth[to_y, to_x] += smooths[i] + part * (smooths[i + 1] - smooths[i])
+            rate += rates[i] + part * (rates[i + 1] - rates[i])
+            while due < rate:              # gaps of a Poisson process are exponential
+                due += exponential(state)
+                if count == len(out):
+                    grown = np.empty((2 * count, 3))
+                    grown[:count] = out
+                    out = grown
+                bits = next_uint64(state)
+                off_y, off_x = (bits >> _U32) * _TO_UNIT_32, (bits & _LOW_32) * _TO_UNIT_32
+                out[count, 0] = to_y + (1.0 - off_y if turn.flip_y else off_y)
+                out[count, 1] = to_x + (1.0 - off_x if turn.flip_x else off_x)
+                out[count, 2] = at
+                count += 1
+    return out[:count]
+
+
+@njit(error_model="numpy", cache=True, nogil=True)
+def paint(sky, halos, table, kinds, profiles, seed):
+    """Draw the kinds of halos and add them to the map.
+
+    sky: (2 rows, 2 columns) float32, pixels, periodic, added to.
+    halos: (n, 3) float64, of scatter().
+    table, kinds: Table and Kinds of the slice.
+    profiles: Profiles.
+    seed: integer, of this slice alone.
+    Size, shape and level lie between two that are tabulated, and are rounded to one at random.
+    """
+    rows, columns = sky.shape
+    chance, other = table.chance, table.other
+    mass, point, spread = kinds.mass, kinds.point, kinds.scatter
+    sizes, shapes = kinds.size, kinds.shape
+    first, reach, value = profiles.first, profiles.reach, profiles.value
+    n_shape, per_pixel, n_kind = profiles.shapes, profiles.per_pixel, chance.shape[1]
+    state = np.empty(4, np.uint64)
+    seed_state(state, seed, HALOS, 1)
+    widest = int(2.0 * np.max(reach)) + 3
+    stamp = np.empty(widest * widest, np.float32)
+    for h in range(len(halos)):
+        bits, more = next_uint64(state), next_uint64(state)
+        level = int(halos[h, 2] + (bits & _LOW_16) * _TO_UNIT_16)
+        pick = (bits >> _U32) * (_TO_UNIT_32 * n_kind)
+        kind = int(pick)
+        if (more >> _U32) * _TO_UNIT_32 >= chance[level, kind]:
+            kind = int(other[level, kind])
+        size = int(sizes[kind] + ((bits >> _U16) & _LOW_16) * _TO_UNIT_16)
+        at = shapes[kind] + spread * normal(state) + (more & _LOW_16) * _TO_UNIT_16
+        shape = min(int(max(at, 0.0)), n_shape - 1)
+        size = min(max(size, 0), len(reach) - 1)
+        width = (first[size + 1] - first[size]) // n_shape
+        row = first[size] + shape * width
+        y, x = 2.0 * halos[h, 0], 2.0 * halos[h, 1]
+        where = (y, x, reach[size], per_pixel)
+        add_stamp(sky, stamp, value[row:row + width], where, mass[kind])
+        sky[min(int(y), rows - 1), min(int(x), columns - 1)] += point[kind]
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def add_stamp(sky, stamp, profile, where, mass):
+    """Add a round profile about a point, scaled so that its pixels add up to its mass.
+
+    sky: (rows, columns) float32, periodic, added to.
+    stamp: float32 work space.
+    profile: (n,) float32, by distance.
+    where: y and x in pixels, pixel (0, 0) from 0 to 1; reach in pixels; values in a pixel.
+    mass: sum over the pixels.
+    """
+    rows, columns = sky.shape
+    y0, x0 = np.float32(where[0] - 0.5), np.float32(where[1] - 0.5)
+    reach = np.float32(where[2])
+    low_y, high_y = int(np.ceil(y0 - reach)), int(np.floor(y0 + reach))
+    low_x, high_x = int(np.ceil(x0 - reach)), int(np.floor(x0 + reach))
+    scale, top = np.float32(where[3]), np.float32(len(profile) - 2)
+    total, k = np.float32(0.0), 0
+    for y in range(low_y, high_y + 1):
+        dy2 = (np.float32(y) - y0)**2
+        for x in range(low_x, high_x + 1):
+            dx = np.float32(x) - x0
+            at = min(np.sqrt(dy2 + dx * dx) * scale, top)
+            i = int(at)
+            here = profile[i]
+            here += (at - np.float32(i)) * (profile[i + 1] - here)
+            stamp[k] = here
+            total += here
+            k += 1
+    factor = np.float32(mass) / total
+    k = 0
+    for y in range(low_y, high_y + 1):
+        to_y = y + rows if y < 0 else y - rows if y >= rows else y
+        for x in range(low_x, high_x + 1):
+            to_x = x + columns if x < 0 else x - columns if x >= columns else x
+            sky[to_y, to_x] += factor * stamp[k]
+            k += 1
+
+
+@njit(error_model="numpy", cache=True)
+def alias(weight, chance, other):
+    """Tables for drawing a kind in proportion to its weight with one comparison.
+
+    weight: (levels, kinds) float64.
+    chance: (levels, kinds) float32, overwritten: of staying with a kind drawn evenly.
+    other: (levels, kinds) int16, overwritten: the kind to take instead.
+    Walker 1977, ACM Trans. Math. Softw. 3, 253; Vose 1991, IEEE Trans. Softw. Eng. 17, 972.
+    """
+    levels, kinds = weight.shape
+    small, large = np.empty(kinds, np.int64), np.empty(kinds, np.int64)
+    share = np.empty(kinds)
+    for level in range(levels):
+        total = 0.0
+        for i in range(kinds):
+            total += weight[level, i]
+        n_small, n_large = 0, 0
+        for i in range(kinds):
+            share[i] = weight[level, i] * kinds / total
+            other[level, i] = i
+            chance[level, i] = 1.0
+            if share[i] < 1.0:
+                small[n_small] = i
+                n_small += 1
+            else:
+                large[n_large] = i
+                n_large += 1
+        while n_small > 0 and n_large > 0:
+            n_small -= 1
+            i, j = small[n_small], large[n_large - 1]
+            chance[level, i], other[level, i] = share[i], j
+            share[j] -= 1.0 - share[i]
+            if share[j] < 1.0:
+                n_large -= 1
+                small[n_small] = j
+                n_small += 1
