@@ -91,7 +91,7 @@ def test_feedback_moves_matter_and_loses_none(slices):
 
 def test_slices_add_up_to_the_linear_spectrum(slices, monkeypatch):
     """Without an end of waves; by a direct sum over distances."""
-    monkeypatch.setattr("wl.halo_spectrum.LONGEST", ((np.inf, 1e9),))
+    monkeypatch.setattr("wl.simulate.halo_spectrum.LONGEST", ((np.inf, 1e9),))
     halos = slices.halos
     free = Slices(halos, slices.coarse)
     q = halos.lensing(np.zeros(1))[0]

@@ -13,14 +13,13 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..core import seeds
 from .boxes import Boxes
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Grid, log_normal_shift
 from .halo_sky import HaloSky
 from .sky import PIXEL_SCATTER, Sky
 from .theory import Theory
 
-KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)   # streams of random numbers
-BOX = 11                 # 8-10 are those of limit.py, realism.py and labelled.py
 CHUNK = 16               # spectra made in one matrix product
 
 Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor lambda_scatter pixel_scatter periodic "
@@ -33,12 +32,10 @@ gaussian_below: multipole under which modes are Gaussian; lambda_factor: of ever
 pixel_scatter: largest variance of the white scatter; periodic: the frame is the periodic grid; sky: sky.Sky of the
 spectrum; boxes: number of boxes (boxes.py) that the maps of a cosmology share, 0 for none."""
 
+# SFC64 draws a field's normals faster than NumPy's default
+generator = functools.partial(seeds.generator, kind=np.random.SFC64)
+
 _worker = {}             # of a worker process: mask, seed, field, grid
-
-
-def generator(seed, *key):
-    """NumPy Generator whose numbers depend on (seed, key) alone; key: whole numbers, the stream first."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy=seed, spawn_key=key)))
 
 
 def start_worker(mask, seed, field):
@@ -85,7 +82,7 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
     spectrum = theory.table(grid.ell)
     halos = halo_sky(grid).of(theory) if field.field == "halo" else None
     # boxes belong to a cosmology, whatever its index: test maps share those of the others
-    of_box = functools.partial(generator, seed, BOX, *np.array([omega_m, s_8]).view(np.uint64).tolist())
+    of_box = functools.partial(generator, seed, seeds.BOX, *np.array([omega_m, s_8]).view(np.uint64).tolist())
     share = grid.share(field.gaussian_share, field.gaussian_below)
     shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
     for first in range(0, len(labels), CHUNK):
@@ -97,7 +94,7 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
         for i, key in enumerate(keys[first:first + CHUNK]):
             rng = generator(seed, *key)
             boxes = Boxes(field.boxes, rng, of_box) if field.boxes else None
-            own = generator(seed, SCATTER, *key)
+            own = generator(seed, seeds.SCATTER, *key)
             lam = None if field.field == "gaussian" else shift * np.exp(field.lambda_scatter * own.normal())
             if halos:
                 kappa = halos.draw(held, i, full[i], rng, boxes)
@@ -107,6 +104,6 @@ def draw_maps(grid, labels, seed, keys, field, noise=0.0):
                 sigma = np.sqrt(field.pixel_scatter * own.random())
                 kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)
             if noise:
-                white = generator(seed, TEST_NOISE, *key).standard_normal(len(kappa), dtype=np.float32)
+                white = generator(seed, seeds.TEST_NOISE, *key).standard_normal(len(kappa), dtype=np.float32)
                 kappa += np.float32(noise) * white
             yield kappa

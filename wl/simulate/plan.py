@@ -2,7 +2,8 @@
 import numpy as np
 
 from ..core.checks import InputError, array, choice, positive, within
-from .draw import KAPPA, NUISANCE, TEST_KAPPA, TEST_LABEL, UNSEEN, Field, generator
+from .draw import Field, generator
+from ..core import seeds
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .halo_sky import check_cells
@@ -107,7 +108,7 @@ class Plan:
         label[:, :, :2] = theta[:, None]
         for c, r in np.ndindex(label.shape[:2]):
             c_seed = 0 if self.shared_seeds else c         # the first release repeats the nuisances as well
-            label[c, r, 2:] = self._nuisances(1, generator(self.seed, NUISANCE, c_seed, r))[0]
+            label[c, r, 2:] = self._nuisances(1, generator(self.seed, seeds.NUISANCE, c_seed, r))[0]
         return label
 
     def _nuisances(self, n, rng):
@@ -118,12 +119,12 @@ class Plan:
         label = np.empty((self.test + self.unseen, 5))
         self.cosmology_test = np.full(len(label), -1)
         for i in range(self.test):
-            rng = generator(self.seed, TEST_LABEL, i)
+            rng = generator(self.seed, seeds.TEST_LABEL, i)
             self.cosmology_test[i] = rng.integers(len(theta))
             label[i, :2] = theta[self.cosmology_test[i]]
             label[i, 2:] = self._nuisances(1, rng)[0]
         if self.unseen:
-            rng = generator(self.seed, UNSEEN)
+            rng = generator(self.seed, seeds.UNSEEN)
             label[self.test:, :2] = draw_unseen(theta, self.unseen, rng)
             label[self.test:, 2:] = self._nuisances(self.unseen, rng)
         return label
@@ -142,13 +143,13 @@ class Plan:
         n = self.label.shape[1]
         for c, label in enumerate(self.label):
             yield (f"train {c}", KAPPA_FILE, np.arange(c * n, (c + 1) * n), label,
-                   [(KAPPA, 0 if self.shared_seeds else c, r) for r in range(n)], 0.0)
+                   [(seeds.KAPPA, 0 if self.shared_seeds else c, r) for r in range(n)], 0.0)
             rows = np.flatnonzero(self.cosmology_test == c)
             if len(rows):
-                keys = [(TEST_KAPPA, int(row)) for row in rows]
+                keys = [(seeds.TEST_KAPPA, int(row)) for row in rows]
                 yield f"test {c}", TEST_FILE, rows, self.label_test[rows], keys, sigma
         for row in range(self.test, self.test + self.unseen):
-            keys = [(UNSEEN, row - self.test)]
+            keys = [(seeds.UNSEEN, row - self.test)]
             yield f"unseen {row}", TEST_FILE, [row], self.label_test[[row]], keys, sigma
 
 

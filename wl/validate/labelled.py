@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from .bandpowers import masked_window
+from ..core import seeds
 from ..core.checks import InputError, array
 from ..simulate.draw import draw_maps
 from ..simulate.fields import Grid
@@ -33,7 +34,6 @@ SCATTER_TOLERANCE = 0.15
 RESPONSE_BINS = slice(3, 8)      # bins 4-8: sample variance hides those below, noise those above
 SCATTER_BINS = slice(3, 9)
 SIGNAL_FLOOR = 1e-3              # of the noise: a signal that noise turns negative has no logarithm
-STREAM = 10                      # of random numbers
 
 Spectra = namedtuple("Spectra", "power label edges noise")
 Spectra.__doc__ = """Noisy spectra with their truth.
@@ -120,7 +120,7 @@ def simulate(survey, label, field, repeats=4, seed=1, progress=None):
     frame = np.zeros((1, *survey.mask.shape), np.float32)
     for c, one in enumerate(label):
         labels = np.tile(one, (repeats, 1))
-        keys = [(STREAM, c, i) for i in range(len(labels))]
+        keys = [(seeds.LABELLED, c, i) for i in range(len(labels))]
         for i, kappa in enumerate(draw_maps(survey.grid, labels, seed, keys, field, survey.sigma)):
             frame[0][survey.mask] = kappa
             out[i // len(one), c, i % len(one)] = survey.norm * 10.0**survey.spectrum(frame)[0]

@@ -14,7 +14,7 @@ import scipy.fft
 from scipy.spatial import Delaunay
 from scipy.special import logsumexp, ndtri
 
-from ..core import cli, hdf5
+from ..core import cli, hdf5, seeds
 from ..maps import dataset
 from ..posterior import posterior
 from ..scoring import report, table
@@ -34,7 +34,6 @@ from ..core.progress import Progress
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
 FORECAST = 1000          # maps other than the test maps
-STREAM = 8               # of random numbers: forecasts of spectra
 BLOCK = 16               # maps whose terms fit into a core's cache
 SIDE, MOST = 0.4, 48     # of a triangle in sd of the challenge's design: posteriors are as narrow as 0.15
 MAPS = 2000              # maps whose ln L is held at a time, 0.3 GB
@@ -225,7 +224,7 @@ def _truths(data, seed):
 
     The test maps whose truth is known, and FORECAST of the others, of which a pipeline may hold out some.
     """
-    row = np.sort(generator(seed, STREAM).permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
+    row = np.sort(generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
     cosmology, realisation = np.divmod(row, data.n_realisation)
     label = data.label[cosmology, realisation]
     n = 0
@@ -238,7 +237,7 @@ def _truths(data, seed):
 
 def _forecast(powers, label, modes, scatter, seed):
     """Band powers of Gaussian skies at labels (n, 5), (n, n_bin): chi-squared numbers of their modes."""
-    rng = generator(seed, STREAM, 1)
+    rng = generator(seed, seeds.FORECAST, 1)
     expected = np.empty((len(label), len(modes)))
     for theta in np.unique(label[:, :2], axis=0):
         rows = (label[:, :2] == theta).all(axis=1)

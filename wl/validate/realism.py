@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import f as f_distribution
 
-from ..core import cli
+from ..core import cli, seeds
 from . import labelled
 from ..maps import dataset
 from .bandpowers import CosmologyTable, masked_window
@@ -31,7 +31,6 @@ from ..core.progress import Progress
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
-STREAM = 9                                   # of random numbers
 LEAST = 5.0                                  # expected peaks in a bin; emptier bins join their neighbour
 PIXELS = 10_000                              # least number whose histograms have a covariance
 FIRST = 100                                  # maps that give the fit its covariance
@@ -119,7 +118,7 @@ class Comparison:
     def simulate(self, label, scatter, n, seed, progress=None):
         """n noisy maps (n_observed,) at label (5,), one after another."""
         labels = np.tile(label, (n, 1))
-        keys = [(STREAM, int(r)) for r in range(n)]
+        keys = [(seeds.REALISM, int(r)) for r in range(n)]
         sigma = np.sqrt(noise_sigma(self.n_gal)**2 + scatter)
         field = self.field._replace(pixel_scatter=0.0)         # the map's own scatter stands for it
         for kappa in draw_maps(self.grid, labels, seed, keys, field, sigma):
