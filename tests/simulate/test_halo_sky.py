@@ -67,6 +67,31 @@ def test_halos_alone_have_the_spectrum_computed_for_them(full):
     assert theory.min() < 0.9
 
 
+def test_too_much_power_is_damped(full):
+    """Asked for half of the power, where halos have more, maps have half: at every mode's sign."""
+    grid, maps, power, _ = full
+    held = maps.hold(NUISANCE[None], np.float32(0.5) * power)
+    assert np.median(held.transfer) < 0.9
+    drawn = [maps.draw(held, 0, NUISANCE, generator(5, r), full=True) for r in range(8)]
+    found = np.mean([binned(grid, measured(grid, kappa), EDGES) for kappa in drawn], axis=0)
+    assert found[3:] == pytest.approx(0.5 * binned(grid, power[0], EDGES)[3:], rel=0.06)
+
+
+def test_smooth_part_lies_where_its_cells_are(full):
+    """A wave sampled at the cells' centres is the same wave in the pixels, averaged over each."""
+    grid, maps, _, _ = full
+    rows, columns = maps.sky.smooth.shape
+
+    def wave(y, x):
+        return np.cos(2.0 * np.pi * (130.0 * y[:, None] / rows + 17.0 * x / columns) + 0.3)
+    maps.sky.smooth[...] = wave(np.arange(rows) + 0.5, np.arange(columns) + 0.5)
+    modes = np.zeros((grid.rows, grid.quarter[1]), np.complex64)
+    maps.sky.add_smooth(modes)
+    expected = wave(0.5 * np.arange(grid.rows) + 0.25, 0.5 * np.arange(grid.columns) + 0.25)
+    expected *= np.sinc(130.0 / grid.rows) * np.sinc(17.0 / grid.columns)
+    assert np.fft.irfft2(modes) == pytest.approx(expected, abs=2e-5)
+
+
 def test_masked_spectrum_is_the_theory():
     """Maps as they are written, with halos painted near observed pixels alone."""
     mask, n = procedural_mask(), 240
