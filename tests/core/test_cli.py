@@ -180,7 +180,7 @@ class Terminal(io.StringIO):
 @pytest.fixture()
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("wl.core.progress.time.monotonic", lambda: now[0])
     return now
 
 
