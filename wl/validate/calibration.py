@@ -14,8 +14,7 @@ import numpy as np
 from ..scoring import score
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, positive
-from ..core.params import PARAMS
-from ..core.params import INTERVALS, LEVELS
+from ..core.params import INTERVALS, LEVELS, PARAMS
 from ..core.files import refuse_difference
 from ..posterior.recalibration import coverage_curve, uniform_p_value
 from ..posterior.triangles import triangle_areas
