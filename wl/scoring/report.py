@@ -78,6 +78,23 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
     return result
 
 
+def scored_maps(path, data=None) -> tuple:
+    """The maps that the headline score is of: truth, mean and error bars, (n, 2) float64 each.
+
+    path, data: as score_posterior() takes them
+    Raises InputError where no truth is known.
+    """
+    file = hdf5.read(path, "posterior", groups=("summary", "observed_data", "constant_data"))
+    *keys, summary = maps_of(file)
+    truth, design, *_ = _read_truth(file, data, keys)
+    subsets = _subsets(keys[0], np.isfinite(truth[:, 0]), truth, design)
+    if not subsets:
+        raise InputError(f"{path}: expected maps with known truth, found none; give --data with their "
+                         "label files")
+    pick = next(iter(subsets.values()))
+    return truth[pick], summary["mean"][pick], summary[bars(summary)][pick]
+
+
 def maps_of(file: hdf5.File) -> tuple:
     """Which maps a posterior file holds, and their summaries.
 
@@ -358,12 +375,13 @@ def submit(path, out) -> int:
 
 
 def report_on(path, seed: int, data=None) -> dict:
-    """Score a posterior, print the table and save score.json.
+    """Score a posterior, print verdict and table, and save score.json.
 
     path, seed, data: as score_posterior() takes them
     Returns what score.json holds.
     """
     result = score_posterior(path, data, seed=seed)
+    print(table.verdict(result), end="\n\n")
     print(table.overview([result]))
     print(table.details(result))
     try:
