@@ -19,7 +19,7 @@ from ..maps import dataset
 from ..posterior import posterior
 from ..scoring import report, table
 from .bandpowers import CosmologyTable, periodic_window
-from ..core.checks import InputError, array, positive
+from ..core.checks import InputError, array, positive, triangulate
 from ..simulate.draw import generator
 from ..simulate.fields import ARCMIN, Grid
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
@@ -166,7 +166,7 @@ def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, cou
     where it holds; seed: of the forecast. Raises InputError.
     """
     data = dataset.open_set(data)
-    dataset.check_design(data.files["label"], data.theta)
+    triangulate(str(data.files["label"]), data.theta)
     knobs = data.simulation
     exact = bool(knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all() and data.n_test)
     if count == "exact" and not exact:
