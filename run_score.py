@@ -8,7 +8,7 @@ from wl.core import cli
 from wl.core.checks import InputError, positive
 from wl.core.progress import fail, say, warn
 from wl.posterior.options import merge
-from wl.scoring import figures, report, table
+from wl.scoring import export, figures, report, table
 from wl.scoring.score import SCORE_FLOOR
 
 DESCRIPTION = """\
@@ -81,7 +81,7 @@ def main(argv: list | None = None) -> None:
         if pathlib.Path(options.submission).suffix != ".zip":
             raise InputError("--submission: expected a name that ends in .zip, got "
                              f"{options.submission}")
-        count = report.submit(options.posterior[0], options.submission)
+        count = export.submit(options.posterior[0], options.submission)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):

@@ -360,27 +360,27 @@ def _umask():
 # ---------------------------------------------------------------- reuse
 def test_reusable(path, tmp_path):
     settings, inputs = hdf5.read(path).settings, {"label": "ab" * 32}
-    assert hdf5.reusable(tmp_path / "none.h5", "posterior", settings, inputs) is None
+    assert hdf5.reusable(tmp_path / "none.h5", "posterior", settings, inputs, 1) is None
     for same in (settings, {**settings, "nstep": 10000.0}, {**settings, "unset": None},
                  dict(reversed(settings.items()))):
-        found = hdf5.reusable(path, "posterior", same, inputs, seed=1)
+        found = hdf5.reusable(path, "posterior", same, inputs, 1)
         assert found.digest == hdf5.read(path).digest
     for other, parts in (({"sigma": 0.02}, ("sigma", "0.06", "0.02")),
                          ({"sampler": {"chains": 2}}, ("sampler.chains = 1", "chains = 2")),
                          ({"extra": True}, ("extra = none", "extra = true")),
                          ({"sampler": {"chains": True}}, ("chains = 1", "chains = true"))):
         with pytest.raises(InputError) as error:
-            hdf5.reusable(path, "posterior", {**settings, **other}, inputs)
+            hdf5.reusable(path, "posterior", {**settings, **other}, inputs, 1)
         one_line(error, path, "--force", "--out", *parts)
     with pytest.raises(InputError) as error:
-        hdf5.reusable(path, "posterior", settings, {"label": "cd" * 32})
+        hdf5.reusable(path, "posterior", settings, {"label": "cd" * 32}, 1)
     one_line(error, path, "label", "abab", "cdcd")
     with pytest.raises(InputError) as error:
-        hdf5.reusable(path, "posterior", settings, inputs, seed=2)
+        hdf5.reusable(path, "posterior", settings, inputs, 2)
     one_line(error, "seed = 1", "seed = 2")
     path.write_bytes(b"")
     with pytest.raises(InputError) as error:
-        hdf5.reusable(path, "posterior", settings, inputs)
+        hdf5.reusable(path, "posterior", settings, inputs, 1)
     one_line(error, path, "--force")
 
 

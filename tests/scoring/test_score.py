@@ -138,7 +138,8 @@ def test_calibration_separates_right_from_wrong_error_bars(posterior, scale, goo
     assert all(p > 0.01 if good else p < 1e-6 for p in p_values), p_values
     levels = [0.5, 0.682689, 0.9545]
     want = [math.erf(stats.norm.ppf(0.5 + level / 2) * scale / math.sqrt(2)) for level in levels]
-    np.testing.assert_allclose(coverage_curve(values, levels), np.transpose([want, want]), atol=0.025)
+    np.testing.assert_allclose(coverage_curve(values, levels), np.transpose([want, want]),
+                               atol=0.025)
 
 
 def test_joint_checks_see_a_wrong_correlation(posterior):

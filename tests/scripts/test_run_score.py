@@ -11,7 +11,7 @@ from wl.core import hdf5
 from wl.core.checks import InputError
 from wl.core.hdf5 import Var
 from wl.core.params import HOLDOUT, TEST
-from wl.scoring import report, score, table
+from wl.scoring import export, report, score, table
 
 N_COSMOLOGY, N_REALISATION, N_TEST = 12, 20, 60
 OBSERVED = "observed_data"
@@ -109,6 +109,8 @@ def test_table_details_and_json(case, script, tmp_path):
     text = ok(script("run_score.py", path, cwd=tmp_path))
     test = split == TEST
     want = score.challenge_score(truth[test], mean[test], sd[test]).mean()
+    verdict, text = text.split("\n\n", 1)
+    assert verdict.startswith(f"Score {want:.2f} +- ") and f"on {N_TEST} test maps" in verdict
     first = text.splitlines()[1].split()
     assert first[:5] == [str(path.parent), "mcmc", "test", str(N_TEST), f"{want:.2f}"]
     for part in ("test, on design", "test, off design", "holdout", "Omega_m: R2",
@@ -124,8 +126,27 @@ def test_table_details_and_json(case, script, tmp_path):
     for name in ("coverage_68_mean", "coverage_95_mean"):
         assert abs(content["subsets"]["test"][name] - score.LEVELS[name[9:11]][0]) < 0.12
     before = (path.parent / "score.json").read_bytes()
-    assert ok(script("run_score.py", path, cwd=tmp_path)) == text
+    assert ok(script("run_score.py", path, cwd=tmp_path)) == f"{verdict}\n\n{text}"
     assert (path.parent / "score.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("width, words", [(1.0, "The error bars hold"), (0.4, "too narrow"),
+                                          (2.5, "too wide")])
+def test_the_verdict_judges_the_error_bars(case, width, words):
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    make_posterior(path, folder, label, label_test, width=width)
+    text = table.verdict(report.score_posterior(path, bootstrap=100))
+    assert words in text and ("--folds" in text) == (width != 1.0)
+    assert words not in table.verdict(report.score_posterior(path, bootstrap=1))     # no errors
+
+
+def test_a_picture(case, script, tmp_path):
+    _, path, _ = case
+    failed(script("run_score.py", path, "--figure", "x.txt"), "--figure", ".png")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
+    ok(script("run_score.py", path, "--figure", "x.png", cwd=tmp_path))
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_several_posteriors_best_first(case, script, tmp_path):
@@ -346,7 +367,7 @@ def test_no_submission(case, tmp_path, why):
         other = 1000 if why == "incomplete" else hdf5.read(path).groups[OBSERVED]["realisation"][8]
         rewrite(path, lambda groups: groups[OBSERVED]["realisation"].values[7:8].fill(other))
     with pytest.raises(InputError) as error:
-        report.submit(path, tmp_path / "entry.zip")
+        export.submit(path, tmp_path / "entry.zip")
     words = {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each")
     one_line(error, path, words)
     assert not (tmp_path / "entry.zip").exists()
@@ -373,4 +394,4 @@ def test_a_folder_that_cannot_be_written(case, script):
     _, path, _ = case
     (path.parent / "score.json").mkdir()                  # root may write anywhere else
     done = script("run_score.py", path)
-    assert ok(done).startswith("run ") and "warning" in done.stderr and "score.json" in done.stderr
+    assert "run " in ok(done) and "warning" in done.stderr and "score.json" in done.stderr

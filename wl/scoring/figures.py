@@ -20,8 +20,8 @@ def check(path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError(f"--figure {path}: matplotlib is not installed; pip install matplotlib, or "
-                         "leave the option out") from None
+        raise InputError(f"--figure {path}: matplotlib is not installed; pip install matplotlib, "
+                         "or leave the option out") from None
 
 
 def draw(path, truth: np.ndarray, mean: np.ndarray, bars: np.ndarray, title: str) -> None:

@@ -1,10 +1,9 @@
-"""From a posterior file to its scores: score.json, the challenge's zip, and what a run prints.
+"""From a posterior file to its scores: score.json, and what a run prints.
 
 Reads the truth of held-out maps; nothing else does.
 """
 import json
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -89,8 +88,8 @@ def scored_maps(path, data=None) -> tuple:
     truth, design, *_ = _read_truth(file, data, keys)
     subsets = _subsets(keys[0], np.isfinite(truth[:, 0]), truth, design)
     if not subsets:
-        raise InputError(f"{path}: expected maps with known truth, found none; give --data with their "
-                         "label files")
+        raise InputError(f"{path}: expected maps with known truth, found none; give --data with "
+                         "their label files")
     pick = next(iter(subsets.values()))
     return truth[pick], summary["mean"][pick], summary[bars(summary)][pick]
 
@@ -336,42 +335,6 @@ def save(result: dict) -> pathlib.Path:
     with atomic(path.with_name(name)) as part:
         part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path.with_name(name)
-
-
-def submit(path, out) -> int:
-    """Write the challenge's zip; equal posteriors give equal bytes.
-
-    path: str or Path, posterior.h5
-    out: str or Path, the zip with result.json = {"means": [[Omega_m, S_8], ...], "errorbars":
-        [[...], ...]} in the order of the test maps
-    Returns the number of maps. Raises InputError without test maps, if one is missing or twice
-    there, or if the file is a shard.
-    """
-    file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
-    split, _, realisation, summary = maps_of(file)
-    shard = file.settings.get("shard")
-    if shard is not None and list(shard)[-1] != 1:
-        raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test "
-                         "maps; merge the shards first")
-    test = np.flatnonzero(split == TEST)
-    if not test.size:
-        raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target "
-                         "test")
-    test = test[np.argsort(realisation[test], kind="stable")]
-    if not np.array_equal(realisation[test], np.arange(len(test))):
-        raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, "
-                         f"got {len(test)}; run with --target test on the whole set")
-    failed = "the sampler failed for this map"
-    mean, sd = (array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
-                      advice=failed) for name in ("mean", bars(summary)))
-    if (sd <= 0).any():
-        raise InputError(f"{path}: expected error bars above 0, got {sd.min()}; {failed}")
-    with atomic(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
-        info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-        content = {"means": mean.tolist(), "errorbars": sd.tolist()}
-        archive.writestr(info, json.dumps(content))
-    return len(test)
 
 
 def report_on(path, seed: int, data=None) -> dict:

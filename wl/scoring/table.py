@@ -44,15 +44,14 @@ def verdict(result: dict) -> str:
 
     result: of report.score_posterior()
     """
-    path = pathlib.Path(result["path"])
-    lines = []
+    path, lines = pathlib.Path(result["path"]), []
     if result["scored"] is None:
         part = result["without_truth"]
         lines.append(f"No truth is known for these {part['n']} maps: nothing is scored.")
     else:
         part = result["subsets"][result["scored"]]
-        lines.append(f"Score {_pm(part, 'score', 2)} on {part['n']} {result['scored']} maps; higher "
-                     "is better.")
+        lines.append(f"Score {_pm(part, 'score', 2)} on {part['n']} {result['scored']} maps; "
+                     "higher is better.")
         if result["prior_only_score"] is not None:
             lines.append("An answer that knows only the design scores "
                          f"{result['prior_only_score']:.2f} here.")
@@ -63,10 +62,13 @@ def verdict(result: dict) -> str:
 
 
 def _bars_verdict(part):
-    """Whether the error bars hold, and what to do if not."""
+    """Whether the error bars hold, and what to do if not; nothing of a single map."""
+    if part["coverage_68_mean_error"] is None:
+        return
     shown, off = [], 0.0
     for name, nominal, allowed in NOMINAL:
-        value, error = 100 * part[f"coverage_{name}_mean"], 100 * part[f"coverage_{name}_mean_error"]
+        key = f"coverage_{name}_mean"
+        value, error = 100 * part[key], 100 * part[f"{key}_error"]
         shown.append(f"{value:.1f} +- {error:.1f} % ({nominal})")
         if abs(value - nominal) > max(allowed, 2.0 * error):
             off = off or value - nominal
