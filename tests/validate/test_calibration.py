@@ -6,6 +6,7 @@ from conftest import one_line
 from scipy import stats
 
 from wl.validate import calibration
+from wl.posterior.options import PosteriorOptions
 from wl.posterior import infer, quadrature
 from wl.scoring import score
 from wl.core.checks import InputError
@@ -72,12 +73,12 @@ def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen(emulator
     n = 8
     noise = np.random.default_rng(0).normal(size=(len(emulator.theta), n, 2))
     estimate = emulator.mean[:, None] + np.einsum("cij,crj->cri", np.linalg.cholesky(emulator.covariance), noise)
-    settings = {"smooth": "none"}
+    options = PosteriorOptions(smooth="none")
 
     def means(changed):
         moved = estimate.copy()
         moved[:, changed] += 0.05
-        truth, chains = infer.held_out(emulator.theta, moved, settings, emulator.vertex_log_prior, 1)
+        truth, chains = infer.held_out(emulator, moved, options, 1)
         first = slice(0, 2 * len(emulator.theta), 2)            # realisation 0 of the first fold, 0 and 4
         assert np.array_equal(truth[first], emulator.theta)
         return chains.mean[first]

@@ -1,4 +1,5 @@
 """From predictions.h5 to posterior.h5: covariance, emulator, sampler; or a network's own bars."""
+import dataclasses
 import pathlib
 from collections import namedtuple
 
@@ -45,8 +46,7 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         summary, known = _from_network(predictions, options, chosen)
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
-        summary, chains, more = _sample(predictions, options, folder, emulator, chosen,
-                                        wanted.position(options.draws))
+        summary, chains, more = _sample(predictions, options, folder, emulator, wanted)
         constant |= more
         _refuse_stuck(summary, options, path)
         known = held_out(emulator, per, options, folder.seed)
@@ -183,10 +183,11 @@ def _emulator(predictions, options, folder, settings, inputs):
     return made, per, {"vertex_log_prior": Var(("cosmology",), made.vertex_log_prior)}
 
 
-def _sample(predictions, options, folder, emulator, chosen, draws):
+def _sample(predictions, options, folder, emulator, wanted):
     """The summary of each chosen map's posterior, its chains, and more for /constant_data."""
     from . import metropolis, posterior, quadrature
     data, ids = predictions.groups["predictions"], predictions.coords["predictions"]["map"]
+    chosen = wanted.rows(data["split"])
     summaries, more = np.ascontiguousarray(data["summaries"][chosen]), {}
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
     if options.sampler == "exact":
@@ -196,10 +197,11 @@ def _sample(predictions, options, folder, emulator, chosen, draws):
         guess = summaries if predictions.settings["method"] == "network" else None
         chains = metropolis.metropolis(emulator, summaries, options, seed=folder.seed,
                                        map_index=ids[chosen].astype(np.int64), guess=guess,
-                                       draws=draws, progress=progress)
+                                       draws=wanted.position(options.draws), progress=progress)
     progress.close()
     if options.sampler == "exact":
-        error = quadrature.quadrature_error(emulator, summaries)
+        every = dataclasses.replace(wanted, shard=None).rows(data["split"])    # of all shards
+        error = quadrature.quadrature_error(emulator, data["summaries"][every])
         more["quadrature_error"] = Var(("order",), error)
         say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order "
             f"6 within {error[0]:.1g}", folder.quiet)
