@@ -78,10 +78,10 @@ def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen(emulator
     def means(changed):
         moved = estimate.copy()
         moved[:, changed] += 0.05
-        truth, chains = infer.held_out(emulator, moved, options, 1)
+        known = infer.held_out(emulator, moved, options, 1)
         first = slice(0, 2 * len(emulator.theta), 2)            # realisation 0 of the first fold, 0 and 4
-        assert np.array_equal(truth[first], emulator.theta)
-        return chains.mean[first]
+        assert np.array_equal(known.truth[first], emulator.theta)
+        return known.mean[first]
     before = means([])
     assert np.array_equal(before, means([4])) and np.abs(before - means([1])).min() > 0.0
 
