@@ -19,7 +19,7 @@ from wl.posterior import covariance, infer
 from wl.posterior.options import PosteriorOptions, Wanted
 from wl.summaries import options as choices
 from wl.summaries import predict
-from wl.summaries.job import Job
+from wl.summaries.predict import Job
 from wl.summaries.network import Network
 
 
@@ -175,7 +175,7 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
                 raise KeyboardInterrupt
             super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.job.Progress", Killed)
+        patch.setattr("wl.summaries.predict.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *auto))
     assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
@@ -205,7 +205,7 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
                 raise KeyboardInterrupt
             super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.job.Progress", Killed)
+        patch.setattr("wl.summaries.predict.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *options, out="killed", quick=quick))
     out = data.parent / "killed"

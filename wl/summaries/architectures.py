@@ -28,14 +28,13 @@ class GlobalMean(nn.Module):
 class Pooled(nn.Module):
     """A network that is features, a global mean and a head: its weights serve any frame.
 
-    features: module (n, 1, H, W) -> (n, c, H / stride, W / stride)
-    head: module (n, c) -> (n, n_out)
+    features, head: modules (n, 1, H, W) -> (n, c, H / stride, W / stride), (n, c) -> (n, n_out)
     stride: int, pixels a step of the features
     """
 
     def __init__(self, features: nn.Module, head: nn.Module, stride: int):
         super().__init__()
-        self.features, self.pool, self.head, self.stride = features, GlobalMean(), head, stride
+        self.features, self.head, self.stride = features, head, stride
         for module in features.modules():
             if isinstance(module, nn.Conv2d):
                 self.begin(module.weight)
@@ -46,17 +45,11 @@ class Pooled(nn.Module):
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
-        x = self.features(x)                            # (n, 1, H, W) -> (n, c, H/stride, W/stride)
-        return self.head(self.pool(x))                  # -> (n, c) -> (n, n_out)
+        return self.head(self.features(x).mean((2, 3)))        # -> (n, c) -> (n, n_out)
 
 
 def dense_head(c_in: int, hidden: Sequence[int], dropout: Sequence[float], n_out: int) -> nn.Module:
-    """Dense layers (n, c_in) -> (n, n_out), each hidden one with ReLU and dropout.
-
-    c_in, n_out: int, numbers in and out
-    hidden: widths of the hidden layers
-    dropout: as many, share that each drops
-    """
+    """Dense layers (n, c_in) -> (n, n_out), each hidden one with ReLU and its share of dropout."""
     layers = []
     for width, p in zip(hidden, dropout):
         layers += [nn.Linear(c_in, width), nn.ReLU(), Dropout(p)]
@@ -69,8 +62,7 @@ class Compact(nn.Module):
 
     The first layer takes 7 x 7 pixels at stride 3: shape noise passes the signal at ell = 1000,
     five pixels, so that full resolution costs time and gains nothing. The global mean and maximum
-    make the answer an average over the survey of a local function, and the weights independent of
-    the frame.
+    make the weights independent of the frame.
 
     widths: channels of the convolutions, every other of which halves the frame
     hidden: int, width of the head
@@ -99,8 +91,7 @@ class SimpleCNN(nn.Module):
     max-pooling, then a dense head of 512 and 128 on the flattened map: 14.6 M parameters at 1424 x
     176. The flat head ties the weights to one frame.
 
-    widths: channels of the convolutions
-    hidden, dropout: of the head, see dense_head
+    widths, hidden, dropout: channels of the convolutions; of dense_head
     residual: int, how many of the last convolutions get a shortcut
     head: "flatten", or "pool" for the mean over the frame
     """
@@ -129,14 +120,12 @@ class ResNet(Pooled):
     """Residual network (He et al. 2016) with CBAM after its stages (Woo et al. 2018).
 
     A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, stages of basic blocks, all but the first
-    of which halve the frame, a global mean and a dense head. Four stages of two blocks are
-    ResNet-18.
+    of which halve the frame, a global mean and a dense head. Four stages of two are ResNet-18.
 
-    stem: int, channels of the stem
-    widths: channels of the stages
+    stem, widths: channels of the stem, of the stages
     blocks: int, basic blocks a stage
     attention: int, how many stages, counted from the last, end in a CBAM
-    hidden, dropout: of the head, see dense_head
+    hidden, dropout: of dense_head
     """
 
     def __init__(self, frame, n_out, *, stem, widths, blocks, attention, hidden, dropout):
@@ -156,8 +145,7 @@ class ResNet(Pooled):
 class BigGANEncoder(Pooled):
     """Encoder of the residual blocks of BigGAN's discriminator (Brock et al. 2018).
 
-    The features are averaged over the frame where the paper sums them: a sum would grow with the
-    frame.
+    A mean over the frame takes the place of the paper's sum, which would grow with the frame.
 
     input_pool: int, side of the squares of pixels whose means are taken before all else
     widths: channels of the blocks, each of which halves the frame
@@ -190,10 +178,9 @@ class Inception(Pooled):
     """A small Inception (Szegedy et al. 2016, arXiv:1512.00567) with squeeze and excitation.
 
     A stem of 5 x 5 with stride 2, then one Inception block per width; max-pooling 2 x 2 follows the
-    stem and every block but the last. Squeeze and excitation: Hu et al. 2018, arXiv:1709.01507.
+    stem and every block but the last.
 
-    stem: int, channels of the stem
-    widths: channels of the blocks
+    stem, widths: channels of the stem, of the blocks
     squeeze: int, reduction of squeeze and excitation, 0 for none
     """
 
@@ -215,11 +202,9 @@ NETWORKS = {"compact": Compact, "simple_cnn": SimpleCNN, "simple_cnn_residual": 
 def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module:
     """A network by name, its weights from torch's global generator.
 
-    name: str, key of NETWORKS
+    name, options: key of NETWORKS, and what differs from options.MODELS[name]
     frame: (rows, columns) of the maps, pixels
     n_out: int, numbers that it returns for a map
-    options: over those of options.MODELS[name]
-
     Raises InputError for an unknown name and for a frame that is too small.
     """
     choice("--model", name, tuple(NETWORKS))
@@ -232,10 +217,7 @@ def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module
 
 
 def values_per_norm(net: nn.Module, frame: tuple[int, int]) -> int:
-    """Values that one map gives a channel of the batch norm that sees the fewest; 2 without a norm.
-
-    frame: (rows, columns) of the map, pixels
-    """
+    """Values that one map gives a channel of the batch norm that sees the fewest; 2 without any."""
     seen, training = [], net.training
     hooks = [m.register_forward_hook(lambda m, x, out: seen.append(out.shape[2] * out.shape[3]))
              for m in net.modules() if isinstance(m, nn.BatchNorm2d)]

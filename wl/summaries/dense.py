@@ -16,10 +16,8 @@ from torch import nn
 
 from ..core import seeds
 from ..core.checks import RunError
-from .layers import Dropout
-from .losses import LOG_SIGMA_RANGE, Loss
-from .network import Task, load_torch, of_this_version, save_torch
-from .replicas import one_thread
+from .layers import LOG_SIGMA_RANGE, Dropout, Loss
+from .network import Task, load_torch, of_this_version, one_thread, save_torch
 from .training import learning_rate
 
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
@@ -57,12 +55,7 @@ class Side(nn.Module):
 
 
 def build(members: int, c_in: int, layers: Sequence[int], n_out: int) -> nn.Module:
-    """Module (m, n, c_in) -> (m, n, n_out) of dense networks, from torch's global generator.
-
-    members: int, m, networks
-    c_in, n_out: int, numbers in and out
-    layers: widths of the hidden layers
-    """
+    """m dense networks, (m, n, c_in) -> (m, n, n_out), from torch's global generator."""
     parts = []
     for width in layers:
         parts += [Side(members, c_in, width), nn.ReLU(), Dropout(DROPOUT)]
@@ -84,7 +77,7 @@ class Dense:
     def __init__(self, net: nn.Module | None, centre: np.ndarray, width: np.ndarray,
                  used: np.ndarray, recipe: Recipe, history=(), seconds=()):
         self.net, self.centre, self.width, self.used = net, centre, width, used
-        self.recipe, self.history, self.seconds = recipe, list(history), list(seconds)
+        self.recipe, self.history, self.seconds = recipe, [*history], [*seconds]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the networks to a file, whole or not at all."""
@@ -113,7 +106,6 @@ class Dense:
         """Means, and error bars where the loss has them: the mean over the networks.
 
         statistics: (n, c_all) of maps
-
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
@@ -121,8 +113,7 @@ class Dense:
             out = _averaged(self.net, self.standardise(statistics)).double().numpy()
         if not np.isfinite(out).all():
             raise RunError("the dense networks predict NaN; look at the maps")
-        loss = self.recipe.loss_function()
-        mean = self.recipe.in_units(out[:, :2])
+        loss, mean = self.recipe.loss_function(), self.recipe.in_units(out[:, :2])
         return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
 
 
@@ -143,10 +134,8 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
     statistics: (draws, n, c_all) float32, of the training maps with several draws of noise
-    label: (n, 2) float64, their parameters
     validation: (k, c_all) float32, of the maps that choose
-    validation_label: (k, 2) float64, their parameters
-    recipe: Recipe
+    label, validation_label: (n, 2) and (k, 2) float64, their parameters
     progress: function of one string, or None
 
     Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
@@ -206,17 +195,12 @@ def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Re
 
 
 def first_networks(c_in: int, passes: int, recipe: Recipe) -> nn.Module:
-    """The networks before their first step.
-
-    c_in: int, statistics that are used
-    passes: int, of the schedule; its dropped numbers are its own, the first weights those of all
-    """
+    """The networks before their first step: first weights of all schedules, own dropped numbers."""
     loss = recipe.loss_function()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.number(recipe.seed, seeds.DENSE_WEIGHTS))
         net = build(recipe.members, c_in, recipe.layers, loss.n_out)
-    for layer, module in enumerate(m for m in net if isinstance(m, Dropout)):
-        seed = seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, layer)
-        module.generator.manual_seed(seed)
+    for k, layer in enumerate(m for m in net if isinstance(m, Dropout)):
+        layer.generator.manual_seed(seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, k))
     loss.begin(net)
     return net
