@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 from conftest import ROOT, one_line
-from trainings import Kill, run, same
+from trainings import Kill, finished, run, same
 
 from wl.core.checks import InputError
 from wl.summaries import training
@@ -26,7 +26,7 @@ def test_a_killed_run_goes_on_as_if_never_killed(
     Dropout, statistics of norms that differ between lanes, running sums and the best so far.
     """
     options = dict(model=model, loss=loss, precision=precision, lanes=lanes, epochs=4)
-    whole, checkpoint = run(**options), tmp_path / "out" / "checkpoint.pt"
+    whole, checkpoint = finished(**options), tmp_path / "out" / "checkpoint.pt"
     monkeypatch.setattr(training, "SAVE_SECONDS", every)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint=checkpoint, progress=Kill(10), **options)
@@ -36,8 +36,8 @@ def test_a_killed_run_goes_on_as_if_never_killed(
     assert same(whole, resumed) and len(resumed.seconds) == 4
     assert [p.name for p in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
     # once more: nothing is left to do
-    finished = run(checkpoint=checkpoint, progress=(progress := Kill()), **options)
-    assert progress.steps == 0 and same(whole, finished)
+    again = run(checkpoint=checkpoint, progress=(progress := Kill()), **options)
+    assert progress.steps == 0 and same(whole, again)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
@@ -53,13 +53,13 @@ def test_every_step_can_be_the_last(tmp_path, monkeypatch, at):
             break
         except KeyboardInterrupt:
             kills += 1
-    assert kills >= 1 and same(network, run(**options))
+    assert kills >= 1 and same(network, finished(**options))
 
 
 def test_without_the_lanes_buffers_the_bits_differ(tmp_path, monkeypatch):
     """Negative control: the statistics of the lanes matter in mid-epoch."""
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
-    checkpoint, whole = tmp_path / "checkpoint.pt", run()
+    checkpoint, whole = tmp_path / "checkpoint.pt", finished()
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint=checkpoint, progress=Kill(6))
     saved = load_torch(checkpoint)
@@ -86,7 +86,7 @@ def test_the_first_epoch_of_a_long_run_is_not_lost(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_recipe_is_not_used(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     run(checkpoint=checkpoint, epochs=1, seed=8)
-    assert same(run(epochs=2), run(checkpoint=checkpoint, epochs=2))
+    assert same(finished(epochs=2), run(checkpoint=checkpoint, epochs=2))
 
 
 @pytest.mark.parametrize("damage", ["cut", "without its state"])
@@ -128,5 +128,5 @@ def test_a_run_killed_by_the_system_in_mid_epoch_gives_the_same_weights(tmp_path
         assert child.returncode == -number, child.stderr
         assert load_torch(checkpoint)["step"] == done
     threads = torch.get_num_threads()
-    assert same(run(epochs=3), run(checkpoint=checkpoint, epochs=3))
+    assert same(finished(), run(checkpoint=checkpoint, epochs=3))
     assert torch.get_num_threads() == threads

@@ -29,16 +29,11 @@ LARGEST = 8.0                  # of a standardised statistic
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Task):
-    """All that the weights of dense networks follow from, beside the statistics themselves.
+    """All that the weights of dense networks follow from, beside the statistics themselves."""
 
-    members: int, networks that are trained side by side
-    layers: list of int, widths of the hidden layers
-    features: str, digest of the file of statistics
-    """
-
-    members: int
-    layers: list[int]
-    features: str
+    members: int                   # networks that are trained side by side
+    layers: list[int]              # widths of the hidden layers
+    features: str                  # digest of the file of statistics
 
 
 class Side(nn.Module):
@@ -66,12 +61,10 @@ def build(members: int, c_in: int, layers: Sequence[int], n_out: int) -> nn.Modu
 class Dense:
     """Trained dense networks with all that is needed to use them.
 
-    net: module of build()
+    net, recipe: module of build(), and what it was trained by
     centre, width: (c,) float32, mean and standard deviation of the statistics that are used
     used: (c_all,) bool, those that vary over the training maps
-    recipe: Recipe
-    history: list of {"passes", "loss", "validation"}, one for each schedule
-    seconds: list of float, what each schedule took
+    history, seconds: {"passes", "loss", "validation"} of each schedule, and what each took
     """
 
     def __init__(self, net: nn.Module | None, centre: np.ndarray, width: np.ndarray,
@@ -109,7 +102,7 @@ class Dense:
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
-        with one_thread():                             # as in fit()
+        with one_thread():
             out = _averaged(self.net, self.standardise(statistics)).double().numpy()
         if not np.isfinite(out).all():
             raise RunError("the dense networks predict NaN; look at the maps")
@@ -120,9 +113,8 @@ class Dense:
 def _averaged(net, x):
     """(n, c) -> (n, n_out), the mean over the networks."""
     net.eval()
-    members = net[0].weight.shape[0]
     with torch.inference_mode():
-        out = [net(part.expand(members, -1, -1)) for part in x.split(4096)]
+        out = [net(part.expand(len(net[0].weight), -1, -1)) for part in x.split(4096)]
         out = torch.cat(out, 1)                        # (m, n, n_out)
         out[..., 2:].clamp_(*LOG_SIGMA_RANGE)
         return out.mean(0)
@@ -171,10 +163,8 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
 def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe):
     """One schedule. Returns the module and the mean training loss of its last pass."""
     net = first_networks(x.shape[1], passes, recipe)
-    of_kind = {kind: [p for name, p in net.named_parameters() if name.endswith(kind)]
-               for kind in ("weight", "bias")}
-    groups = [{"params": of_kind["weight"], "weight_decay": DECAY},
-              {"params": of_kind["bias"], "weight_decay": 0.0}]
+    groups = [{"params": [p for name, p in net.named_parameters() if name.endswith(kind)],
+               "weight_decay": decay} for kind, decay in (("weight", DECAY), ("bias", 0.0))]
     optimiser = torch.optim.AdamW(groups, lr=PEAK, fused=True)
     rng = seeds.generator(recipe.seed, seeds.DENSE_ORDER, passes)
     batches = max(1, len(x) // BATCH)

@@ -38,8 +38,7 @@ MIN_PIXELS = 100                        # that a smoothed field needs to be a fe
 class Spectrum:
     """log10 C_ell in logarithmic bins of ell, of maps on a frame with zeros outside the mask.
 
-    shape: (rows, columns) of the frame
-    n_observed: int, pixels inside the mask
+    shape, n_observed: (rows, columns) of the frame, pixels inside the mask
     n_bin, ell_min, ell_max: the bins
     pixel_arcmin: float, side of a pixel
 
@@ -59,9 +58,7 @@ class Spectrum:
         self.bin = np.where(inside, np.digitize(ell, self.edges) - 1, n_bin).ravel()
         # a column of the half-spectrum stands for its mirror image too
         weight = np.full(ell.shape, 2.0)
-        weight[:, 0] = 1.0
-        if columns % 2 == 0:
-            weight[:, -1] = 1.0
+        weight[:, [0] if columns % 2 else [0, -1]] = 1.0
         weight = weight.ravel()
         self.count = np.bincount(self.bin, weight, n_bin + 1)[:n_bin]
         self.order = np.argsort(self.bin, kind="stable")[:np.count_nonzero(self.bin < n_bin)]
@@ -71,11 +68,7 @@ class Spectrum:
         self.norm, self.width = side**2 / n_observed, len(self.used)
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
-        """log10 of C_ell in steradian, -inf where a map has no power in a bin.
-
-        kappa: (n, rows, columns) float32
-        Returns (n, width) float64.
-        """
+        """(n, width) float64, log10 of C_ell in steradian; -inf for a bin without power."""
         binned = np.empty((len(kappa), len(self.count)))
         for row, one in zip(binned, kappa):       # a map's bits must not depend on its neighbours
             modes = scipy.fft.rfft2(one, workers=1)
@@ -91,8 +84,7 @@ class Shapes:
     scales: standard deviations of the Gaussians in arcminutes
     pdf, peak: (lowest edge, width, number) of the bins, the first and last of which take what lies
         beyond, in units of a typical noisy map's standard deviation at that scale
-    n_gal: float, galaxies per square arcminute
-    pixel_arcmin: float, side of a pixel
+    n_gal, pixel_arcmin: float, galaxies per square arcminute; side of a pixel
 
     The smoothed map is divided by the smoothed mask; a pixel counts where it is observed and at
     least COVERAGE of its Gaussian is.
@@ -119,7 +111,7 @@ class Shapes:
         self.block_weight = [in_blocks(w) for w in self.weight]
 
     def _blocks(self, kappa):
-        """Map by map, scale by scale, the smoothed map in the kernels' blocks; the next overwrites it."""
+        """Map by map, scale by scale, the smoothed map in blocks; the next overwrites it."""
         lanes, pad = kernels.LANES, self.smoothings[0].pad
         down, right = (-(-n // lanes) for n in self.frame)
         turned, between, out = (
@@ -152,8 +144,7 @@ class Shapes:
         Returns float64 moments (n, n_scale, 3), the variance, third and fourth central moment, and
         histogram (n, n_scale, n_bin), numbers of pixels.
         """
-        bins = self.bins[0]
-        n = len(kappa), len(self.scales)
+        n, bins = (len(kappa), len(self.scales)), self.bins[0]
         moments, histogram = np.empty((*n, 3)), np.empty((*n, int(bins[2])))
         edges = [np.array([bins[0] * unit, bins[1] * unit, bins[2]]) for unit in self.unit]
         for k, block in enumerate(self._blocks(kappa)):
@@ -169,8 +160,7 @@ class Shapes:
         Returns float64 moments (n, n_scale, 3), shares of the pixels (n, n_scale, n_bin), numbers
         of peaks (n, n_scale, n_bin).
         """
-        peak = self.bins[1]
-        moments, histogram = self.distributions(kappa)
+        (moments, histogram), peak = self.distributions(kappa), self.bins[1]
         peaks = np.empty((len(kappa), len(self.scales), int(peak[2])))
         for one, row in zip(kappa, peaks):
             for j, field in enumerate(self.smooth(one)):
@@ -179,19 +169,16 @@ class Shapes:
         return moments, histogram / self.valid.sum((1, 2))[:, None], peaks
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
-        """All numbers of describe() in a row: (n, width) float64."""
+        """(n, width) float64, all numbers of describe() in a row."""
         return np.concatenate([part.reshape(len(kappa), -1) for part in self.describe(kappa)], 1)
 
 
 class Features:
     """Spectrum, and moments and PDF of smoothed maps, each made nearly Gaussian.
 
-    mask: (rows, columns) bool, of the frame
-    n_gal: float, galaxies per square arcminute
-    scales: standard deviations of the Gaussians in arcminutes
+    mask, n_gal, scales: as for Shapes
 
     Moments: ln variance, skewness, kurtosis; PDF: root of the share of the pixels in each bin.
-    Has width, numbers per map.
     """
 
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
@@ -239,13 +226,13 @@ def smoothings(mask: np.ndarray, width: np.ndarray) -> list[kernels.Smoothing]:
         if np.linalg.norm(value[far]) > 1e-5 * np.linalg.norm(value):
             share = np.linalg.lstsq(series[far], value[far])[0].astype(np.float32)
             value[1:] -= series[1:] @ share
-        near_values = value[:near + 1].astype(np.float32)
-        out.append(kernels.Smoothing(near_values, ratio, share, max(reach), *areas))
+        out.append(kernels.Smoothing(value[:near + 1].astype(np.float32), ratio, share,
+                                     max(reach), *areas))
     return out
 
 
 def observed_blocks(mask, margin):
-    """The areas of kernels.Smoothing: across and along, observed pixels with `margin` rows around."""
+    """across and along of kernels.Smoothing: observed pixels with `margin` rows around."""
     down, right = (-(-n // kernels.LANES) for n in mask.shape)
     across, along = np.zeros((down, 2), np.int64), np.zeros((right, 2), np.int64)
     need = np.zeros((down * kernels.LANES, right), bool)
@@ -263,27 +250,22 @@ def observed_blocks(mask, margin):
 
 def aligned_zeros(rows, columns):
     """Zeros (rows, columns) float32 that begin on a cache line: 0.8 ms a smoothing, 1.1 else."""
-    line = 16
-    raw = np.zeros(rows * columns + line, np.float32)
-    return raw[-(raw.ctypes.data // 4) % line:][:rows * columns].reshape(rows, columns)
+    raw = np.zeros(rows * columns + 16, np.float32)
+    return raw[-(raw.ctypes.data // 4) % 16:][:rows * columns].reshape(rows, columns)
 
 
 def in_blocks(field):
     """A map (rows, columns) in the kernels' blocks of columns, zeros around it."""
-    rows, columns = (-(-n // kernels.LANES) * kernels.LANES for n in field.shape)
-    out = np.zeros((rows, columns), field.dtype)
-    out[:field.shape[0], :field.shape[1]] = field
-    turned = out.reshape(rows, columns // kernels.LANES, kernels.LANES).swapaxes(0, 1)
-    return turned.reshape(columns // kernels.LANES, -1)
+    out = np.pad(field, [(0, -n % kernels.LANES) for n in field.shape])
+    turned = out.reshape(len(out), -1, kernels.LANES).swapaxes(0, 1)
+    return turned.reshape(len(turned), -1)
 
 
 def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: int = 1,
             progress=None, chunk: int = 8) -> np.ndarray:
     """A Spectrum, Shapes or Features of many maps, the same for any number of threads.
 
-    batches: Batches on an unpacked frame, scale 1
-    rows: (n,) int, maps
-    noise: of maps.batches
+    batches, rows, noise: Batches on an unpacked frame, scale 1; (n,) int, its maps; for fetch()
     progress: with update(n), or None
     chunk: int, maps that a thread takes at a time
     Returns (n, width) float64. Raises InputError for a map of zeros, which has no spectrum.

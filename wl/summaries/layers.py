@@ -123,8 +123,7 @@ class CBAM(nn.Module):
         gate = torch.sigmoid(self.channel(x.mean((2, 3))) + self.channel(x.amax((2, 3))))  # (n, c)
         x = x * gate[:, :, None, None].to(x.dtype)                              # (n, c, H, W)
         where = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        where = torch.sigmoid(self.place(where))                # (n, 2, H, W) -> (n, 1, H, W)
-        return x * where.to(x.dtype)
+        return x * torch.sigmoid(self.place(where)).to(x.dtype)         # by (n, 1, H, W)
 
 
 class SqueezeExcitation(nn.Module):
@@ -164,8 +163,7 @@ class SelfAttention(nn.Module):
         value = self.pool(self.value(x)).flatten(2)             # (n, c/2, H W / 4)
         weight = torch.softmax(query.transpose(1, 2) @ key, 2)  # (n, H W, H W / 4)
         seen = value @ weight.transpose(1, 2).to(value.dtype)   # (n, c/2, H W)
-        seen = seen.unflatten(2, x.shape[2:])                   # (n, c/2, H, W)
-        return x + self.gamma.to(x.dtype) * self.out(seen)
+        return x + self.gamma.to(x.dtype) * self.out(seen.unflatten(2, x.shape[2:]))
 
 
 class FourierFeatures(nn.Module):

@@ -31,29 +31,20 @@ NOISES = {"fresh": FRESH, "fixed": FIXED}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """What any network is asked for; values take the form that JSON has for them.
+    """What any network is asked for; values take the form that JSON has for them."""
 
-    model: str, key of options.MODELS
-    loss: str, key of options.LOSSES
-    loss_options: dict, of the loss
-    seed: int, of weights, order, noise and dropout
-    split: list of int, code of each realisation, as splits.split_realisations gives them
-    label_mean, label_sd: list of 2 floats, units of the labels: what they are standardised by
-    """
-
-    model: str
-    loss: str
+    model: str                              # key of options.MODELS
+    loss: str                               # key of options.LOSSES
     loss_options: dict[str, Any]
-    seed: int
-    split: list[int]
-    label_mean: list[float]
-    label_sd: list[float]
+    seed: int                               # of weights, order, noise and dropout
+    split: list[int]                        # code of each realisation, as in splits.Split
+    label_mean: list[float]                 # of the 2 parameters, in their units: what labels are
+    label_sd: list[float]                   # standardised by
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):        # tuples and arrays as in files
-            plain = json.loads(to_json(getattr(self, field.name)))
-            object.__setattr__(self, field.name, plain)
-        self.loss_function()
+        for name, value in json.loads(to_json(vars(self))).items():    # tuples, arrays as in files
+            object.__setattr__(self, name, value)
+        self.loss_function()                                           # checks it
 
     def stored(self) -> dict[str, Any]:
         """The dict that goes to files."""
@@ -62,10 +53,10 @@ class Task:
     @classmethod
     def from_stored(cls, settings: Any) -> Self:
         """The recipe of a stored dict. Raises InputError for a name that is missing or unknown."""
-        names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(settings, dict):
             raise InputError(f"expected the settings of a training, got {type(settings).__name__}")
-        for what, wrong in (("no", names - set(settings)), ("an unknown", set(settings) - names)):
+        names, found = {field.name for field in dataclasses.fields(cls)}, set(settings)
+        for what, wrong in (("no", names - found), ("an unknown", found - names)):
             if wrong:
                 raise InputError(f"{what} setting {min(map(str, wrong))}")
         return cls(**settings)
@@ -86,34 +77,21 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Task):
-    """All that the weights of a network on maps follow from, beside the maps themselves.
+    """All that the weights of a network on maps follow from, beside the maps themselves."""
 
-    model_options: dict, arguments of the architecture, over options.MODELS[model]
-    epochs, batch_size: int, passes over the training maps, maps a step
-    lanes: int, parts of a batch that run side by side
-    learning_rate, weight_decay: float, peak of the one-cycle schedule; AdamW's
-    patience: int, epochs without a better validation loss that end the training; 0 for none
-    precision: str, of options.PRECISIONS
-    noise: str, "fresh" at every use of a map, or "fixed", the same for a map each time
-    frame: list of 2 ints, rows and columns that the network sees
-    scale: float, kappa; what pixels are divided by
-    n_gal: float or None, galaxies per square arcminute; None for maps with their noise
-    inputs: dict, digests of the files of the set
-    """
-
-    model_options: dict[str, Any]
-    epochs: int
-    batch_size: int
-    lanes: int
-    learning_rate: float
-    weight_decay: float
-    patience: int
-    precision: str
-    noise: str
-    frame: list[int]
-    scale: float
-    n_gal: float | None
-    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
+    model_options: dict[str, Any]           # of the architecture, over options.MODELS[model]
+    epochs: int                             # passes over the training maps
+    batch_size: int                         # maps a step
+    lanes: int                              # parts of a batch that run side by side
+    learning_rate: float                    # peak of the one-cycle schedule
+    weight_decay: float                     # AdamW's
+    patience: int                           # epochs without gain that end the training; 0: none
+    precision: str                          # of options.PRECISIONS
+    noise: str                              # "fresh" at every use of a map, or "fixed" for a map
+    frame: list[int]                        # rows, columns that the network sees
+    scale: float                            # kappa that pixels are divided by
+    n_gal: float | None                     # galaxies per square arcminute; None: maps have noise
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)    # digests of the set's files
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,8 +104,8 @@ class Recipe(Task):
 
     def build(self) -> torch.nn.Module:
         """A network with fresh weights, drawn from torch's global generator. Raises InputError."""
-        n_out = self.loss_function().n_out
-        return build(self.model, tuple(self.frame), n_out, **self.model_options)
+        return build(self.model, tuple(self.frame), self.loss_function().n_out,
+                     **self.model_options)
 
 
 class Lanes:
@@ -195,8 +173,7 @@ class Lanes:
     def step(self, x: np.ndarray, target: torch.Tensor, loss: Loss) -> float:
         """Gradients of the batch's mean loss into the network's .grad; returns the loss.
 
-        x: (n, 1, rows, columns) float32, maps in units of their standard deviation
-        target: (n, 2), standardised labels
+        x, target: maps (n, 1, rows, columns) float32, standardised; (n, 2), standardised labels
         """
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
@@ -254,15 +231,13 @@ def one_thread():
 
 def as_computed(net: torch.nn.Module, precision: str) -> torch.nn.Module:
     """A network in the number type and memory order it computes in: the same trained or loaded."""
-    net = net.double() if precision == "float64" else net
-    return net.to(memory_format=torch.channels_last)
+    return (net.double() if precision == "float64" else net).to(memory_format=torch.channels_last)
 
 
 class Network:
     """A trained network with all that is needed to use it.
 
-    net: module (n, 1, rows, columns) -> (n, n_out)
-    recipe: Recipe
+    net, recipe: module (n, 1, rows, columns) -> (n, n_out), and what it was trained by
     history: list of {"epoch", "loss", "validation"}, one for each epoch
     seconds: list of float, what each epoch took, its validation included
     """
@@ -290,8 +265,7 @@ class Network:
                 ) -> tuple[np.ndarray, np.ndarray | None]:
         """Means, and error bars where the loss has them, averaged over flips of the frame.
 
-        batches: Batches, the maps
-        rows: (n,) int, indices of maps
+        batches, rows: the maps, and the indices (n,) int of those that are wanted
         noise: of maps.batches; each map's noise is the same in all its views
         threads: int; the result does not depend on it
         symmetries, batch_size: int, 1, 2 or 4 flips; maps at a time
@@ -300,7 +274,7 @@ class Network:
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
-        mean, log_sigma = np.zeros((len(rows), 2)), np.zeros((len(rows), 2))
+        mean, log_sigma = np.zeros((2, len(rows), 2))
         with Lanes(self.net, self.recipe.lanes, threads, self.recipe.precision) as lanes:
             lanes.train(False)
             for start in range(0, len(rows), batch_size):
@@ -322,7 +296,7 @@ class Network:
 
 @contextlib.contextmanager
 def of_this_version(path: str | os.PathLike, what: str):
-    """Turn what goes wrong with the content of a file into one InputError. what: e.g. "network"."""
+    """Turn what goes wrong with the content of a file into one InputError."""
     try:
         yield
     except (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -341,10 +315,9 @@ def save_torch(path: str | os.PathLike, content: Any) -> None:
     """
     inner, outer = io.BytesIO(), io.BytesIO()
     torch.save(content, inner)
-    data = inner.getvalue()
-    seal = hashlib.sha256(data).hexdigest()
-    sealed = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    torch.save({"sha256": seal, "data": sealed}, outer)
+    data = torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)
+    seal = hashlib.sha256(inner.getbuffer()).hexdigest()
+    torch.save({"sha256": seal, "data": data}, outer)
     with atomic(path) as part:
         pathlib.Path(part).write_bytes(outer.getbuffer())
 

@@ -46,10 +46,8 @@ MIN_WIDTH = {"inception": 4}                   # a block is made of so many part
 class NetworkOptions(Options):
     """How maps become summaries.
 
-    method: str, of METHODS
     model: str, of MODELS, several with + between them; "spectrum" for that method
-    model_options: dict, complete; of several parts a dict for each
-    loss_options: dict, complete
+    model_options, loss_options: dicts, complete; of several parts a dict for each
     epochs: int, None until the number of training maps is known
     threads: int, changes no result
     """
@@ -93,8 +91,8 @@ class NetworkOptions(Options):
         None, "train and predict with the I-th of the K x M networks (of each part of the model, "
         "one part after the other) alone, from 0, and end; a run without it goes on from what "
         "such jobs left", metavar="I")
-    views: int = option(4, "symmetries of the frame that a prediction is averaged over",
-                        choices=VIEWS)
+    views: int = option(
+        4, "symmetries of the frame that a prediction is averaged over", choices=VIEWS)
     threads: int = option(1, positive=True)
 
     def __post_init__(self):
@@ -143,7 +141,7 @@ class NetworkOptions(Options):
         return len(self.parts) * self.folds * self.members
 
     def of_part(self, part: str) -> "NetworkOptions":
-        """The options of one part of a model that has several, as if it were alone."""
+        """The options of one part of a model, as if it were alone."""
         nested = self.model_options if len(self.parts) == 1 else self.model_options[part]
         return dataclasses.replace(self, model=part, model_options=nested, only=None)
 

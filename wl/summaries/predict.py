@@ -1,17 +1,16 @@
 """The stage maps -> summaries: one network, several of folds and members, or the power spectrum.
 
 With folds, network k trains on the realisations of the other folds and chooses its best epoch on
-its own, so that each map has a prediction by a network that has not seen it and all realisations
-feed the emulator. Members differ in their seed: weights, order, noise, dropout. Averages are plain
-means of the predictions (of the log sigmas for error bars): over the members for all maps, and over
-the folds for hold-out and test maps, which no network has seen. A mean over folds scatters less
-than an out-of-fold prediction; covariance.as_average makes the two comparable with `between`,
-measured here on the realisations that trained no network.
+its own: each map has a prediction by a network that has not seen it, and all realisations feed the
+emulator. Members differ in their seed. Averages are plain means of predictions (of log sigmas for
+error bars): over the members for all maps, and over the folds for hold-out and test maps, which no
+network has seen. A mean over folds scatters less than an out-of-fold prediction;
+covariance.as_average makes the two comparable with `between`, measured on the realisations that
+trained no network.
 
-A model of several parts, compact+statistics say, has such networks for each of them. Their
-predictions are combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator
-split best; a map of that split by weights that have not seen its realisation, so that its scatter
-is that of a new map.
+A model of several parts, compact+statistics say, has such networks for each. Their predictions are
+combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
+of that split by weights that have not seen its realisation, so that it scatters as a new map does.
 """
 from collections import namedtuple
 
@@ -51,9 +50,8 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     """
     triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
-    found = None
-    if options.method != SPECTRUM and options.precision == "auto" and not folder.force:
-        found = _precision_of(folder)
+    asked = options.method != SPECTRUM and options.precision == "auto" and not folder.force
+    found = _precision_of(folder) if asked else None
     return Work(maps, split, options.decided(split.n_train, found), folder)
 
 
@@ -62,18 +60,18 @@ def _precision_of(folder):
 
     A run goes on where it was, and its networks are of one type, on machines that differ.
     """
-    for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt"):
-        for path in sorted(folder.out.glob(pattern)):
-            try:
-                if path.suffix == ".h5":
-                    settings = hdf5.read(path, "predictions", groups=()).settings
-                else:
-                    from .network import load_torch
-                    settings = load_torch(path)["settings"]
-                if settings["precision"] in PRECISIONS:
-                    return settings["precision"]
-            except (InputError, LookupError, TypeError):         # of a damaged or foreign file
-                continue
+    for path in (path for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt")
+                 for path in sorted(folder.out.glob(pattern))):
+        try:
+            if path.suffix == ".h5":
+                settings = hdf5.read(path, "predictions", groups=()).settings
+            else:
+                from .network import load_torch
+                settings = load_torch(path)["settings"]
+            if settings["precision"] in PRECISIONS:
+                return settings["precision"]
+        except (InputError, LookupError, TypeError):             # of a damaged or foreign file
+            continue
     return None
 
 
@@ -94,9 +92,9 @@ def predict(work: Work) -> hdf5.File | None:
     """
     if work.options.only is not None:
         return _only(work)
-    name, kind, settings = "predictions.h5", "predictions", settings_of(work)
-    found = work.folder.reuse(name, kind, settings, work.folder.digests(work.maps.files),
-                              at_home=True)
+    name, settings = "predictions.h5", settings_of(work)
+    digests = work.folder.digests(work.maps.files)
+    found = work.folder.reuse(name, "predictions", settings, digests, at_home=True)
     if found is not None:
         return found
     predicted = spectra(work) if work.options.method == SPECTRUM else networks(work)
@@ -137,17 +135,15 @@ def networks(work: Work) -> Predicted:
         _refuse_dead(o, [found.summaries])
         return found
     done = [(job.fold, job.part, job.done().groups["predictions"]) for job in jobs]
-    # of each fold and part: its members
+    # of each fold and part its members, then of each fold the means, the parts side by side
     groups = [[[group for *of, group in done if of == [k, part]] for part in o.parts]
               for k in range(o.folds)]
-    # of each fold: means over the members, the parts side by side
     summaries = [np.concatenate([np.mean([m["summaries"] for m in part], 0) for part in fold], 1)
                  for fold in groups]
     _refuse_dead(o, summaries)
-    log_sds = None
-    if "sd" in groups[0][0][0]:
-        log_sds = [np.mean([np.mean([np.log(m["sd"]) for m in part], 0) for part in fold], 0)
-                   for fold in groups]
+    log_sds = None if "sd" not in groups[0][0][0] else [
+        np.mean([np.mean([np.log(m["sd"]) for m in part], 0) for part in fold], 0)
+        for fold in groups]
     if o.folds == 1:
         found = Predicted(summaries[0], None if log_sds is None else np.exp(log_sds[0]))
     else:
@@ -196,8 +192,7 @@ def _parts_as_one(work, found):
 def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
     """The linear combination of predictions that fits the truth best.
 
-    summaries: (n, c), of which the first k have a truth
-    truth: (k, 2)
+    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
     group: (k,) int; these rows are combined by weights fitted to the other groups, all further
         ones by weights of all k; with one group alone nothing is left out
     Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
@@ -217,8 +212,7 @@ def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
 def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Emulator maps by their own fold's networks, all others by the mean over the folds.
 
-    values: per fold (len(kept[k]) + n_other, d)
-    kept: per fold sorted maps
+    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps
     rows, fold: (n,), sorted maps and their folds
     Returns (n + n_other, d).
     """
@@ -268,9 +262,8 @@ class Job:
         split = self.split
         if not split.has_folds:
             return split.code
-        code = np.where(split.fold == self.fold, EMULATOR, TRAIN).astype(np.int8)
-        code[split.is_shared | (split.fold < 0)] = HOLDOUT
-        return code
+        return np.select([split.is_shared | (split.fold < 0), split.fold == self.fold],
+                         [HOLDOUT, EMULATOR], TRAIN).astype(np.int8)
 
     def rows(self) -> np.ndarray:
         """Maps of the emulator split that it predicts: its fold's, and those that train none."""
@@ -296,9 +289,8 @@ class Job:
     def _task(self):
         """What a network learns, whatever it learns from; maps to learn from, maps to choose by."""
         code, theta = self.codes(), self.maps.theta
-        return ({"seed": self.seed, "split": code.tolist(), "label_mean": theta.mean(0).tolist(),
-                 "label_sd": theta.std(0).tolist()},
-                self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR))
+        task = dict(seed=self.seed, split=code, label_mean=theta.mean(0), label_sd=theta.std(0))
+        return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
 
     def _from_maps(self, rows):
         from ..maps import batches
@@ -345,13 +337,12 @@ class Job:
                               **task)
         network = self._stored(dense.Dense, recipe)
         if network is None:
-            several = values["fixed"][train][None]
+            draws = [values["fixed"][train][None]]
             if "fresh" in values:
-                fresh = values["fresh"][:, np.searchsorted(values["rows"], train)]
-                several = np.concatenate([several, fresh])
-            network = dense.fit(several, theta[train], values["fixed"][validation],
-                                theta[validation], recipe,
-                                lambda text: say(text, self.folder.quiet))
+                draws.append(values["fresh"][:, np.searchsorted(values["rows"], train)])
+            network = dense.fit(
+                np.concatenate(draws), theta[train], values["fixed"][validation],
+                theta[validation], recipe, lambda text: say(text, self.folder.quiet))
             network.save(self.model)
         parts = [values["fixed"][rows], *([values["test"]] if self.split.n_test else [])]
         return Predicted(*network.predict(np.concatenate(parts)))
@@ -374,16 +365,15 @@ class Job:
 
 def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
           settings: dict) -> hdf5.File:
-    """Write a predictions file.
+    """Write a predictions file: of the emulator split the maps `rows`, and all others.
 
-    rows: (n,) int64, maps of the emulator split in it
-    settings: dict, all that the summaries depend on
+    settings: all that the summaries depend on
     """
     maps, n_real, n_test = job.maps, job.maps.n_realisation, job.split.n_test
-    parts = [(EMULATOR, rows), (HOLDOUT, job.split.rows(HOLDOUT))]
-    cosmology = np.concatenate([r // n_real for _, r in parts] + [np.full(n_test, -1)])
-    realisation = np.concatenate([r % n_real for _, r in parts] + [np.arange(n_test)])
-    code = np.concatenate([np.full(len(r), c) for c, r in parts] + [np.full(n_test, TEST)])
+    every, test = np.concatenate([rows, job.split.rows(HOLDOUT)]), np.arange(n_test)
+    code = np.repeat([EMULATOR, HOLDOUT, TEST], [len(rows), len(every) - len(rows), n_test])
+    cosmology = np.concatenate([every // n_real, np.full(n_test, -1)])
+    realisation = np.concatenate([every % n_real, test])
     names = PARAMS
     if job.options.method == SPECTRUM:
         names = [f"log10_C_ell_{i + 1}" for i in range(predicted.summaries.shape[1])]
@@ -400,8 +390,8 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
     if predicted.weights is not None:
         constant["stack"] = Var(("term", "summary"), predicted.weights)
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
-    ids = np.concatenate([maps.n_test + r for _, r in parts] + [np.arange(n_test)])
-    coords = {"map": ids, "summary": np.array(names), "param": np.array(PARAMS)}
+    coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
+              "param": np.array(PARAMS)}
     return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
                             coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
                             origin=maps.origin())
