@@ -98,12 +98,10 @@ class SimpleCNN(nn.Module):
 
     def __init__(self, frame, n_out, *, widths, hidden, dropout, residual, head):
         super().__init__()
-        c = (1, *widths)
-        blocks = [conv_block(c[0], c[1], 5, 2, 2)]
-        for i in range(1, len(widths)):
-            shortcut = i >= len(widths) - residual
-            blocks.append(ResidualConv(c[i], c[i + 1]) if shortcut
-                          else conv_block(c[i], c[i + 1], pool=2))
+        blocks = [conv_block(1, widths[0], 5, 2, 2)]
+        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:]), 1):
+            blocks.append(ResidualConv(c_in, c_out) if i >= len(widths) - residual
+                          else conv_block(c_in, c_out, pool=2))
         self.convolutions, self.stride = nn.Sequential(*blocks), 2**(len(widths) + 1)
         rows, columns = (max(-(-n // 2) >> len(widths), 1) for n in frame)
         flat = head == "flatten"
@@ -119,8 +117,8 @@ class SimpleCNN(nn.Module):
 class ResNet(Pooled):
     """Residual network (He et al. 2016) with CBAM after its stages (Woo et al. 2018).
 
-    A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, stages of basic blocks, all but the first
-    of which halve the frame, a global mean and a dense head. Four stages of two are ResNet-18.
+    A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, then stages of basic blocks, all but the
+    first of which halve the frame. Four stages of two blocks are ResNet-18.
 
     stem, widths: channels of the stem, of the stages
     blocks: int, basic blocks a stage
@@ -177,8 +175,7 @@ class BigGANEncoder(Pooled):
 class Inception(Pooled):
     """A small Inception (Szegedy et al. 2016, arXiv:1512.00567) with squeeze and excitation.
 
-    A stem of 5 x 5 with stride 2, then one Inception block per width; max-pooling 2 x 2 follows the
-    stem and every block but the last.
+    A stem of 5 x 5 with stride 2, then blocks; 2 x 2 max-pooling follows all but the last.
 
     stem, widths: channels of the stem, of the blocks
     squeeze: int, reduction of squeeze and excitation, 0 for none

@@ -85,8 +85,8 @@ class Dense:
         with of_this_version(path, "dense network"):
             recipe = Recipe.from_stored(content["settings"])
             scaling = [content[k].numpy() for k in ("centre", "width", "used")]
-            n_out = recipe.loss_function().n_out
-            net = build(recipe.members, int(scaling[2].sum()), recipe.layers, n_out)
+            net = build(recipe.members, int(scaling[2].sum()), recipe.layers,
+                        recipe.loss_function().n_out)
             net.load_state_dict(content["weights"])
             return cls(net, *scaling, recipe, content["history"], content["seconds"])
 
@@ -129,7 +129,6 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     validation: (k, c_all) float32, of the maps that choose
     label, validation_label: (n, 2) and (k, 2) float64, their parameters
     progress: function of one string, or None
-
     Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
     ends in a finite loss, InputError as Loss.begin.
     """

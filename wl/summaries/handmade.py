@@ -1,12 +1,11 @@
 """Hand-made statistics of maps: power spectrum, moments, one-point PDF, peaks; and measuring them.
 
 A new statistic is a class here: called with maps (n, rows, columns) float32, zero outside the mask,
-it gives (n, width) float64, and a map's numbers depend on that map alone. Features joins those that
-the dense networks learn from. On 101 x 24 maps with two draws of noise these reach a mean squared
-error of 0.101 in units of the labels' variance, on maps of other realisations. Without the smallest
-scale it is 0.105, on the spectrum alone 0.27; eight scales with all bands between them 0.101;
-peaks, minima, spectra of the amplitude in bands and skew-spectra beside moments and PDF gained
-0.001 to 0.002 at most and cost more than all else.
+it gives (n, width) float64, and a map's numbers depend on that map alone. Dense networks on
+Features of 101 x 24 maps with two draws of noise reach a mean squared error of 0.101 in units of
+the labels' variance, on other realisations; without the smallest scale 0.105, on the spectrum alone
+0.27; with eight scales and all bands between them 0.101. Peaks, minima, spectra of the amplitude in
+bands and skew-spectra beside them gained 0.001 to 0.002 at most and cost more than all else.
 """
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,13 +38,11 @@ class Spectrum:
     """log10 C_ell in logarithmic bins of ell, of maps on a frame with zeros outside the mask.
 
     shape, n_observed: (rows, columns) of the frame, pixels inside the mask
-    n_bin, ell_min, ell_max: the bins
-    pixel_arcmin: float, side of a pixel
+    n_bin, ell_min, ell_max, pixel_arcmin: the bins, side of a pixel
 
     |FFT|^2 x pixel area / n_observed, so that white noise of variance v has C_ell = v x pixel area;
     the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
-    Has edges (n_bin + 1,); count, modes per bin; used, the bins that have modes; width, numbers
-    per map.
+    Has edges (n_bin + 1,); count, modes per bin; used, bins with modes; width, numbers per map.
     """
 
     def __init__(self, shape, n_observed, n_bin=N_BIN, ell_min=ELL_MIN, ell_max=ELL_MAX,
@@ -80,8 +77,7 @@ class Spectrum:
 class Shapes:
     """Moments, one-point PDF and peak counts of maps smoothed by a Gaussian, at several scales.
 
-    mask: (rows, columns) bool
-    scales: standard deviations of the Gaussians in arcminutes
+    mask, scales: (rows, columns) bool; standard deviations of the Gaussians in arcminutes
     pdf, peak: (lowest edge, width, number) of the bins, the first and last of which take what lies
         beyond, in units of a typical noisy map's standard deviation at that scale
     n_gal, pixel_arcmin: float, galaxies per square arcminute; side of a pixel
@@ -130,17 +126,13 @@ class Shapes:
         return lanes.reshape(rows, -1)[:, :columns]
 
     def smooth(self, kappa: np.ndarray) -> np.ndarray:
-        """A map (rows, columns) float32, zero outside the mask, smoothed at each scale.
-
-        Returns (n_scale, rows, columns) float32, zero where no pixel counts.
-        """
+        """(n_scale, rows, columns) float32 of a map, zero where no pixel counts."""
         blocks = self._blocks(kappa[None])
         return np.stack([weight * self._plain(block) for weight, block in zip(self.weight, blocks)])
 
     def distributions(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Moments and histograms, without the peaks, which cost more.
+        """Moments and histograms of maps (n, rows, columns), without the peaks, which cost more.
 
-        kappa: (n, rows, columns) float32, zero outside the mask
         Returns float64 moments (n, n_scale, 3), the variance, third and fourth central moment, and
         histogram (n, n_scale, n_bin), numbers of pixels.
         """
@@ -154,11 +146,9 @@ class Shapes:
         return moments, histogram
 
     def describe(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Moments as distributions(), pdf and peaks.
+        """Of maps moments as distributions(); shares of pixels and numbers of peaks by bin.
 
-        kappa: (n, rows, columns) float32, zero outside the mask
-        Returns float64 moments (n, n_scale, 3), shares of the pixels (n, n_scale, n_bin), numbers
-        of peaks (n, n_scale, n_bin).
+        Returns float64 (n, n_scale, 3), (n, n_scale, n_bin) and (n, n_scale, n_bin).
         """
         (moments, histogram), peak = self.distributions(kappa), self.bins[1]
         peaks = np.empty((len(kappa), len(self.scales), int(peak[2])))
@@ -199,10 +189,9 @@ class Features:
 
 
 def gaussian(width: float) -> np.ndarray:
-    """A Gaussian as a kernel for pixels: exp(-2 pi^2 width^2 f^2) at frequencies f up to 1/2.
+    """A Gaussian of a width in pixels as a kernel: exp(-2 pi^2 width^2 f^2), f up to 1/2.
 
-    width: float, standard deviation in pixels; a narrow Gaussian is cut off at the pixels' highest
-        frequency and rings: the kernel falls as 1 / distance^2
+    A narrow one is cut off at the highest frequency and rings: it falls as 1 / distance^2.
     Returns (FAR,) float64, the values at distances 0, 1, ... and, from the end, -1, -2, ....
     """
     return np.fft.irfft(np.exp(-2.0 * (np.pi * width * np.fft.rfftfreq(FAR))**2), FAR)
@@ -292,10 +281,9 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     """features.h5 of a run, made if need be.
 
     maps, split, options, folder: of the run; the options have the part "statistics"
-    Returns the file, whose variables are "fixed" (map, feature) of all maps of the set, in their
-    order, with the noise that emulator and hold-out maps have; "fresh" (draw, row, feature),
-    further draws of noise for the maps `rows` that train; "test" (test_map, feature). Raises
-    InputError.
+    Returns the file: "fixed" (map, feature) of all maps in their order, with the noise of emulator
+    and hold-out maps; "fresh" (draw, row, feature), further draws of noise for the maps `rows` that
+    train; "test" (test_map, feature). Raises InputError.
     """
     own, seed = options.of_statistics(), folder.seed
     rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)

@@ -45,11 +45,10 @@ class BatchRenorm2d(nn.BatchNorm2d):
     """Batch norm that trains with the running statistics (Ioffe 2017, arXiv:1702.03275).
 
     A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm
-    in a lane of 8 maps blurs it in training, and its evaluation lags behind (validation losses of
-    0.2 and 2.4 in turn at the peak learning rate). Gradients still flow through the batch's
-    statistics. The running ones include the batch (the paper takes those before it), so that a
-    training step gives exactly what evaluation gives. The correction comes in over steps 60 to 180,
-    when the running statistics mean something.
+    in a lane of 8 maps blurs it, and its evaluation lags behind (validation losses of 0.2 and 2.4
+    in turn at the peak learning rate). Gradients still flow through the batch's statistics. The
+    running ones include the batch (not so in the paper): training gives exactly what evaluation
+    gives. The correction comes in over steps 60 to 180, when they mean something.
     """
 
     def forward(self, x):
@@ -95,10 +94,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.main = nn.Sequential(conv_block(c_in, c_out, stride=stride), convolution(c_out, c_out),
                                   nn.BatchNorm2d(c_out))
-        self.shortcut = nn.Sequential()
-        if stride > 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(convolution(c_in, c_out, 1, stride),
-                                          nn.BatchNorm2d(c_out))
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Sequential(*() if same else (convolution(c_in, c_out, 1, stride),
+                                                        nn.BatchNorm2d(c_out)))
         self.end = nn.ReLU(inplace=True)
 
     def forward(self, x):
@@ -185,10 +183,9 @@ class FourierFeatures(nn.Module):
 class DownBlock(nn.Module):
     """Residual block of BigGAN's discriminator (Brock et al. 2018, figure 15), half the size.
 
-    Main: norm, ReLU, 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut: mean-pooling, 1 x 1 (the
-    same values as in the other order, a quarter of the work). Batch norm takes the place of
-    spectral norm, which a regression of an amplitude has no use for. The first block goes without
-    the norm and ReLU before its input.
+    Main: norm, ReLU (not in the first block), 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut:
+    mean-pooling, 1 x 1 (as in the other order, a quarter of the work). Batch norm takes the place
+    of spectral norm, which a regression of an amplitude has no use for.
     """
 
     def __init__(self, c_in: int, c_out: int, first: bool = False):
@@ -230,18 +227,14 @@ class Loss:
     units of the label's standard deviation over the design. With e the error and s the error bar:
 
       mse    e^2, the mean over the parameters
-      kl     e^2 / (2 s^2) + ln s, the Gaussian negative log-likelihood as published (Dai et al.
-             2026, arXiv:2604.14451), summed over the parameters
-      score  e^2 / s^2 + ln s^2 + 1000 e^2, e and s in units of the parameters, summed over them:
-             minus the challenge's score
+      kl     e^2 / (2 s^2) + ln s, summed: the Gaussian negative log-likelihood (arXiv:2604.14451)
+      score  e^2 / s^2 + ln s^2 + 1000 e^2, summed, in units of the parameters: minus the score
 
     name: str, key of options.LOSSES
     label_sd: (2,) float64, units of the parameters: standard deviations of the labels
     start: float or None, ln s^2 of both parameters, in their units squared, at which training
         starts. -5 (a winning entry's) is s = 0.082, close to the design's own scatter of 0.106 and
-        0.066, an answer that knows nothing yet. None leaves the last layer at its random start, s
-        near that scatter too.
-
+        0.066, an answer that knows nothing yet; at its random start, None, s is near that too.
     Has has_sigma, whether there are error bars; n_out, how many numbers the network has to return.
     Raises InputError for an unknown name, and for a start of a loss without error bars.
     """
@@ -272,10 +265,7 @@ class Loss:
         return np.exp(log_sigma) * self.label_sd
 
     def begin(self, net: nn.Module) -> None:
-        """Set the last bias of a network so that the error bars start at `start`, if there is one.
-
-        Raises InputError for a start so far out that the error bars would get no gradient.
-        """
+        """Set the last bias to `start`. Raises InputError for one that would get no gradient."""
         if self.start is None:
             return
         low, high = (2.0 * (limit + np.log(self.label_sd)) for limit in LOG_SIGMA_RANGE)

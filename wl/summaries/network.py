@@ -111,10 +111,9 @@ class Recipe(Task):
 class Lanes:
     """Copies of a network that share its weights, run side by side by a pool of threads.
 
-    A batch is cut into `lanes`, each run by one thread on its own copy of the buffers, and the
-    gradients are added in lane order: the trained weights depend on the number of lanes, a setting,
-    and not on the number of threads. It is as fast as threads inside each operation (batch 32,
-    bfloat16: 4.7-5.8 ms a map in 8 lanes, 4.7-5.2 with inner threads).
+    Each lane takes its part of a batch on its own copy of the buffers, and gradients are added in
+    lane order: the weights depend on the number of lanes, a setting, and not of threads. As fast as
+    threads inside each operation (batch 32, bfloat16: 4.7-5.8 ms a map in 8 lanes, 4.7-5.2).
 
     net: module (n, 1, rows, columns) -> (n, n_out), which is the first copy
     lanes, threads: int, number of copies, and how many run at a time at most
@@ -123,7 +122,7 @@ class Lanes:
 
     def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str):
         self.net, self.precision, self.used = net, precision, 0
-        self.copies = [net] + [copy.deepcopy(net) for _ in range(lanes - 1)]
+        self.copies = torch.nn.ModuleList([net, *(copy.deepcopy(net) for _ in range(lanes - 1))])
         for other in self.copies[1:]:
             for mine, theirs in zip(net.parameters(), other.parameters()):
                 theirs.data = mine.data
@@ -148,9 +147,9 @@ class Lanes:
         for group in zip(*(net.buffers() for net in self.copies)):
             if group[0].is_floating_point():
                 seen = group[:self.used or None]                   # before the first step: all
-                mean = torch.stack([b.double() for b in seen]).mean(0)
-                for b in group:
-                    b.copy_(mean)
+                mean = torch.stack([buffer.double() for buffer in seen]).mean(0)
+                for buffer in group:
+                    buffer.copy_(mean)
 
     def stored(self) -> dict:
         """What the copies do not share: their buffers; and how many have seen maps."""
@@ -165,16 +164,12 @@ class Lanes:
 
     def set_momentum(self, momentum: float) -> None:
         """Weight of a new batch in the running statistics of the batch renorms."""
-        for net in self.copies:
-            for module in net.modules():
-                if isinstance(module, BatchRenorm2d):
-                    module.momentum = momentum
+        for module in self.copies.modules():
+            if isinstance(module, BatchRenorm2d):
+                module.momentum = momentum
 
     def step(self, x: np.ndarray, target: torch.Tensor, loss: Loss) -> float:
-        """Gradients of the batch's mean loss into the network's .grad; returns the loss.
-
-        x, target: maps (n, 1, rows, columns) float32, standardised; (n, 2), standardised labels
-        """
+        """Gradients of the mean loss of maps (n, 1, rows, columns) into .grad; returns the loss."""
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
 
@@ -198,8 +193,7 @@ class Lanes:
 
     def train(self, mode: bool = True) -> None:
         """All copies in training mode, or in evaluation mode."""
-        for net in self.copies:
-            net.train(mode)
+        self.copies.train(mode)
 
     def _parts(self, x):
         """Slices of a batch, one for each lane that has any of it."""
@@ -238,8 +232,7 @@ class Network:
     """A trained network with all that is needed to use it.
 
     net, recipe: module (n, 1, rows, columns) -> (n, n_out), and what it was trained by
-    history: list of {"epoch", "loss", "validation"}, one for each epoch
-    seconds: list of float, what each epoch took, its validation included
+    history, seconds: {"epoch", "loss", "validation"} of each epoch, and what each took
     """
 
     def __init__(self, net: torch.nn.Module, recipe: Recipe, history=(), seconds=()):
@@ -270,7 +263,6 @@ class Network:
         threads: int; the result does not depend on it
         symmetries, batch_size: int, 1, 2 or 4 flips; maps at a time
         progress: with update(n), or None
-
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
@@ -309,10 +301,7 @@ def _first_line(error):
 
 
 def save_torch(path: str | os.PathLike, content: Any) -> None:
-    """torch.save under a seal, whole or not at all.
-
-    torch itself neither notices a flipped bit in what it reads, nor says of a full disk what it is.
-    """
+    """torch.save, whole or not at all, under a seal: torch itself does not see a flipped bit."""
     inner, outer = io.BytesIO(), io.BytesIO()
     torch.save(content, inner)
     data = torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)
@@ -323,10 +312,7 @@ def save_torch(path: str | os.PathLike, content: Any) -> None:
 
 
 def load_torch(path: str | os.PathLike) -> Any:
-    """What save_torch wrote: tensors and plain values only, no code is run.
-
-    Raises InputError for a damaged or foreign file.
-    """
+    """What save_torch wrote, no code is run. Raises InputError for a damaged or foreign file."""
     try:
         outer = torch.load(path, map_location="cpu", weights_only=True)
         data = outer["data"].numpy().tobytes()

@@ -154,9 +154,8 @@ class NetworkOptions(Options):
     @property
     def packs(self) -> bool:
         """Whether the frame is folded; a flat head is the published one's, on the whole frame."""
-        if self.pack != "auto":
-            return self.pack == "yes"
-        return self.model_options.get("head") != "flatten"
+        flat = self.model_options.get("head") == "flatten"
+        return not flat if self.pack == "auto" else self.pack == "yes"
 
     def decided(self, n_train: int, found: str | None = None) -> "NetworkOptions":
         """The same with epochs and precision decided.
@@ -168,9 +167,8 @@ class NetworkOptions(Options):
         if self.method == SPECTRUM:
             return self
         epochs = self.epochs or min(max(MIN_EPOCHS, -(-PRESENTATIONS // n_train)), MAX_EPOCHS)
-        precision = self.precision
-        if precision == "auto":
-            precision = found if found in PRECISIONS else pick_precision()
+        auto = found if found in PRECISIONS else pick_precision()
+        precision = auto if self.precision == "auto" else self.precision
         return dataclasses.replace(self, epochs=epochs, precision=precision)
 
     def training(self) -> dict:
@@ -245,12 +243,11 @@ def _of_model(name, texts):
 
 
 def options(flag: str, texts: list | None, defaults: dict) -> dict:
-    """The options of a model or loss, complete.
+    """The options of a model or loss, complete and as JSON has them. Raises InputError.
 
     flag: str, of the command line, for messages
     texts: list of "name=value", several values as "widths=16,32", or None
     defaults: {name: value}, an entry of MODELS or LOSSES, whose types the values take
-    Returns {name: int, float, str, None or list of numbers}, as JSON has them. Raises InputError.
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():

@@ -56,10 +56,7 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
 
 
 def _precision_of(folder):
-    """Number type that the folder's networks were begun with, None if there are none.
-
-    A run goes on where it was, and its networks are of one type, on machines that differ.
-    """
+    """Number type that the folder's networks were begun with, or None: it stays on any machine."""
     for path in (path for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt")
                  for path in sorted(folder.out.glob(pattern))):
         try:
@@ -234,7 +231,6 @@ class Job:
 
     maps, split, options, folder: of the run
     index: int, from 0; parts, folds and members in that order
-
     Has part (str), fold and member (ints), its seed, and the Paths of the trained network (model),
     of a training under way (checkpoint) and of its own predictions.
     """
@@ -365,10 +361,7 @@ class Job:
 
 def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
           settings: dict) -> hdf5.File:
-    """Write a predictions file: of the emulator split the maps `rows`, and all others.
-
-    settings: all that the summaries depend on
-    """
+    """Write a predictions file: of the emulator split the maps `rows`, and all others."""
     maps, n_real, n_test = job.maps, job.maps.n_realisation, job.split.n_test
     every, test = np.concatenate([rows, job.split.rows(HOLDOUT)]), np.arange(n_test)
     code = np.repeat([EMULATOR, HOLDOUT, TEST], [len(rows), len(every) - len(rows), n_test])

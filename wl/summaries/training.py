@@ -11,7 +11,6 @@ import math
 import os
 import pathlib
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,6 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     checkpoint: path, written after each epoch and each minute, and resumed from
     threads: int; the result does not depend on it
     progress: with begin_at(step), update() and note, or None
-
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
@@ -82,13 +80,10 @@ class Training:
     """A training after any step: all that the rest of it follows from.
 
     lanes: Lanes, the network with its copies
-    batches, label, recipe, checkpoint: as for train()
-    rows: its maps to learn from, and those to choose the epoch by
-
-    Has step, steps done; total, the sum of the losses of those of this epoch; began,
-    time.monotonic() at which the epoch began, or would have without interruptions; history and
-    seconds of the finished epochs, as Network; best, the least validation loss so far, and
-    best_weights, the network's state_dict that had it.
+    batches, label, recipe, checkpoint: as for train(); rows: its rows and validation
+    Has step, steps done; total, sum of the losses of those of this epoch; began, time.monotonic()
+    at its begin, or as if without interruptions; history and seconds of the finished epochs, as
+    Network; best, the least validation loss so far, and best_weights, the state_dict that had it.
     """
 
     def __init__(self, lanes: Lanes, batches: Batches, label: np.ndarray, rows: tuple,
@@ -122,11 +117,10 @@ class Training:
         """Write the checkpoint, unless it was written within the last `every` seconds."""
         now = time.monotonic()
         if self.checkpoint is not None and now - self.saved >= every:
-            content: dict[str, Any] = {name: getattr(self, name) for name in KEPT}
             save_torch(self.checkpoint, {
-                **content, "settings": self.recipe.stored(), "elapsed": now - self.began,
-                "weights": self.lanes.net.state_dict(), "lanes": self.lanes.stored(),
-                "optimiser": self.optimiser.state_dict()})
+                **{name: getattr(self, name) for name in KEPT}, "settings": self.recipe.stored(),
+                "elapsed": now - self.began, "weights": self.lanes.net.state_dict(),
+                "lanes": self.lanes.stored(), "optimiser": self.optimiser.state_dict()})
             self.saved = now
 
     def ended(self) -> bool:
