@@ -5,7 +5,7 @@
 
 Each maps a batch (n, 1, rows, columns) to (n, n_out). A new one is a class below, a line in
 NETWORKS, and its options with their defaults in options.MODELS. Its `stride`, if it has one, is the
-smallest frame each way that it takes.
+least frame each way.
 """
 from collections.abc import Sequence
 
@@ -88,8 +88,7 @@ class SimpleCNN(nn.Module):
     """The published network of the challenge's starting kit (Dai et al. 2026, arXiv:2604.14451).
 
     Four convolutions, the first 5 x 5 with stride 2, each with batch norm, ReLU and 2 x 2
-    max-pooling, then a dense head of 512 and 128 on the flattened map: 14.6 M parameters at 1424 x
-    176. The flat head ties the weights to one frame.
+    max-pooling, then a dense head on the flattened map, which ties the weights to one frame.
 
     widths, hidden, dropout: channels of the convolutions; of dense_head
     residual: int, how many of the last convolutions get a shortcut

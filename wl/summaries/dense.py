@@ -133,9 +133,9 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     ends in a finite loss, InputError as Loss.begin.
     """
     flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
-    centre, width = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
-    used = width > 1e-6
-    centre, width = (v[used].astype(np.float32) for v in (centre, width))
+    moments = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
+    used = moments[1] > 1e-6
+    centre, width = (v[used].astype(np.float32) for v in moments)
     dense, loss, best = Dense(None, centre, width, used, recipe), recipe.loss_function(), math.inf
     x, x_valid = dense.standardise(flat), dense.standardise(validation)
     y = recipe.standardised(np.tile(label, (len(statistics), 1)))

@@ -107,8 +107,8 @@ class NetworkOptions(Options):
             raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, "
                              f"got {self.lanes}")
         if max(self.folds, self.members) > 1000:
-            raise InputError("--folds, --members: expected at most 1000, got "
-                             f"{self.folds} and {self.members}")
+            raise InputError(f"--folds, --members: expected at most 1000, got {self.folds} "
+                             f"and {self.members}")
         if self.method == "direct" and self.loss == "mse":
             raise InputError("--loss mse: has no error bars; expected kl or score here, or give "
                              "run_mcmc.py the means")
@@ -142,8 +142,8 @@ class NetworkOptions(Options):
 
     def of_part(self, part: str) -> "NetworkOptions":
         """The options of one part of a model, as if it were alone."""
-        nested = self.model_options if len(self.parts) == 1 else self.model_options[part]
-        return dataclasses.replace(self, model=part, model_options=nested, only=None)
+        own = self.model_options if len(self.parts) == 1 else self.model_options[part]
+        return dataclasses.replace(self, model=part, model_options=own, only=None)
 
     def of_statistics(self) -> dict:
         """The options of the part "statistics", {} without one."""
@@ -235,10 +235,9 @@ def _of_model(name, texts):
                 raise InputError(f"--model-option {key}: expected at most {max_count} with "
                                  f"{len(widths)} widths, got {found[key]}")
             found[key] = max_count
-    min_width = MIN_WIDTH.get(name, 1)
-    if widths and min(widths) < min_width:
-        raise InputError(f"--model-option widths: expected at least {min_width} for {name}, got "
-                         f"{min(widths)}")
+    if widths and min(widths) < MIN_WIDTH.get(name, 1):
+        raise InputError(f"--model-option widths: expected at least {MIN_WIDTH[name]} for {name}, "
+                         f"got {min(widths)}")
     return found
 
 
@@ -253,17 +252,12 @@ def options(flag: str, texts: list | None, defaults: dict) -> dict:
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or name not in defaults:
-            known = ", ".join(f"{n}={_shown(v)}" for n, v in defaults.items())
+            known = ", ".join(f"{n}={str(v).strip('()').replace(' ', '').lower()}"
+                              for n, v in defaults.items())
             raise InputError(f"{flag} {text}: expected NAME=VALUE with one of "
                              f"{known or 'none, it has no options'}")
         found[name] = _parsed(f"{flag} {name}", name, value, defaults[name])
     return found
-
-
-def _shown(value):
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
-    return "none" if value is None else str(value)
 
 
 def _parsed(what, name, text, default):
