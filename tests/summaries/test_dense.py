@@ -89,7 +89,7 @@ def recipe(**more):
     return dense.Recipe(model="statistics", **{**plain, **more})
 
 
-def fitted(n=2000, **more):
+def fitted(n=1000, **more):
     theta, x, _ = world(n, 1)
     again = x + np.float32(0.1) * np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
     again[:, -1] = 7.0
