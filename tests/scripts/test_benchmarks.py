@@ -24,7 +24,7 @@ from wl.core.params import HOLDOUT, TEST  # noqa: E402
 from wl.maps import dataset  # noqa: E402
 from wl.scoring.score import challenge_score  # noqa: E402
 from wl.summaries import dense, network, options as models  # noqa: E402
-from wl.summaries.losses import Loss  # noqa: E402
+from wl.summaries.layers import Loss  # noqa: E402
 from wl.summaries.architectures import build, count_parameters  # noqa: E402
 
 LAST = r"{} ratio=\d+\.\d+ ours=[\d.e+-]+ reference=[\d.e+-]+ n=\d+"
