@@ -75,7 +75,7 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
     triangulate("design", theta)
     if not direct:
         if options.prior not in PRIORS:
-            from .prior import read_prior
+            from .emulator import read_prior
             read_prior(options.prior, theta)
         if options.smooth == "none":
             covariance.check_count(n_emulator, settings.get("n_bin", len(PARAMS)))
@@ -142,7 +142,7 @@ def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
     """
     if prior in PRIORS:
         return prior
-    from .prior import read_prior
+    from .emulator import read_prior
     values, lost = read_prior(prior, theta)
     if lost > MAX_PRIOR_LOSS:
         warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density "
@@ -208,7 +208,7 @@ def _quadrature_error(predictions, emulator, chosen, quiet):
 
 def _from_network(predictions, options, quiet, chosen):
     """A network's own means and error bars as posteriors: the summary and its constants."""
-    from . import posterior, recalibration
+    from . import posterior
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
     if options.recalibrate == "none":
@@ -216,17 +216,17 @@ def _from_network(predictions, options, quiet, chosen):
     per, rows = emulator_maps(predictions)
     truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
     mean, sd = per.reshape(-1, per.shape[2]), data["sd"][rows]
-    more, made_of = recalibration.recalibrate(options.recalibrate, summary, truth, mean, sd,
-                                              recalibration.pit(truth, mean, sd))
+    more, made_of = posterior.recalibrate(options.recalibrate, summary, truth, mean, sd,
+                                              posterior.pit(truth, mean, sd))
     return summary | more, _constants(made_of, quiet)
 
 
 def _recalibrated(summary, known, options, quiet):
     """A summary with recalibrated error bars and quantiles, and what they were made of."""
-    from . import recalibration
+    from . import posterior
     levels = {name: getattr(known.chains, name) for name in LEVELS}
-    pit = recalibration.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
-    more, made_of = recalibration.recalibrate(options.recalibrate, summary, known.truth,
+    pit = posterior.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
+    more, made_of = posterior.recalibrate(options.recalibrate, summary, known.truth,
                                               known.chains.mean, known.chains.sd, pit)
     return summary | more, _constants(made_of, quiet)
 
