@@ -13,7 +13,7 @@ error_model="numpy": Python's, which checks each division for zero, keeps loops 
 vectorised.
 """
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -26,30 +26,19 @@ _INV_LN2 = 1.44269504088896338700
 
 
 # ---------------------------------------------------------------- where a point lies
-class Triangulation(NamedTuple):
-    """What the kernels take of an emulator.
+Triangulation = namedtuple("Triangulation", "coefficient neighbours grid box")
+Triangulation.__doc__ = """What the kernels take of an emulator.
 
-    coefficient: (t, 6 + 3 k) float64, see above.
-    neighbours: (t, 3) int32, the triangle across the edge opposite to each corner, -1 at the hull.
-    grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
-        whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
-        that cell() may clamp.
-    box: (4,) float64, corner (x, y) of the grid and its cells per unit in x and y.
-    """
-    coefficient: np.ndarray
-    neighbours: np.ndarray
-    grid: np.ndarray
-    box: np.ndarray
+coefficient: (t, 6 + 3 k) float64, see above.
+neighbours: (t, 3) int32, across the edge opposite to each corner, -1 at the hull.
+grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
+    whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
+    that cell() may clamp.
+box: (4,) float64, corner (x, y) of the grid and its cells per unit in x and y.
+"""
 
-
-class Cells(NamedTuple):
-    """Equal cells of a box, by numbers alone: its corner, cells per unit, index of the last."""
-    low_x: float
-    low_y: float
-    per_x: float
-    per_y: float
-    last_x: float
-    last_y: float
+Cells = namedtuple("Cells", "low_x low_y per_x per_y last_x last_y")
+Cells.__doc__ = """Equal cells of a box as numbers: its corner, cells per unit, index of the last."""
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)

@@ -7,7 +7,7 @@ generator of its own, seeded by (seed, stream + 256 chain, global map index): re
 neither lanes, blocks, shards nor threads.
 """
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -36,48 +36,32 @@ A00, A10, A11 = 22, 23, 24             # Cholesky factor of the proposal's covar
 ROWS = 25
 
 
-class Maps(NamedTuple):
-    """What is known of each map.
+Maps = namedtuple("Maps", "summary start index")
+Maps.__doc__ = """What is known of each map.
 
-    summary: (n, d) float64; start: (n, chains, 2) float64, where the chains begin, inside the hull;
-    index: (n,) int64, global index.
-    """
-    summary: np.ndarray
-    start: np.ndarray
-    index: np.ndarray
+summary: (n, d) float64; start: (n, chains, 2) float64, where the chains begin, inside the hull;
+index: (n,) int64, global index.
+"""
 
+Schedule = namedtuple("Schedule", "sigma adapt edges stride seed stream")
+Schedule.__doc__ = """How all chains walk.
 
-class Schedule(NamedTuple):
-    """How all chains walk.
+sigma: float64, width of the isotropic Gaussian proposal in Omega_m and S_8.
+adapt: bool, learn each chain's proposal in its burn-in.
+edges: (batches + 1,) int64, the kept steps [edges[0], edges[-1]) cut into batches.
+stride: int, steps between the draws that R-hat and ESS are made of.
+seed, stream: uint64 and int, of the generators, see core/seeds.py.
+"""
 
-    sigma: float64, width of the isotropic Gaussian proposal in Omega_m and S_8.
-    adapt: bool, learn each chain's proposal in its burn-in.
-    edges: (batches + 1,) int64, the kept steps [edges[0], edges[-1]) cut into batches.
-    stride: int, steps between the draws that R-hat and ESS are made of.
-    seed, stream: uint64 and int, of the generators, see core/seeds.py.
-    """
-    sigma: float
-    adapt: bool
-    edges: np.ndarray
-    stride: int
-    seed: int
-    stream: int
+Output = namedtuple("Output", "batches accepted histogram draws lp")
+Output.__doc__ = """What metropolis() fills.
 
-
-class Output(NamedTuple):
-    """What metropolis() fills.
-
-    batches: (n, chains, batches, 5) float64, sums over the steps of a batch.
-    accepted: (n, chains) int64, among the kept steps.
-    histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains, zero at the start.
-    draws: (n, 2, chains, m) float64, every stride-th kept step.
-    lp: (k, chains, m) float64, log-posteriors of the first k maps' draws, up to a constant.
-    """
-    batches: np.ndarray
-    accepted: np.ndarray
-    histogram: np.ndarray
-    draws: np.ndarray
-    lp: np.ndarray
+batches: (n, chains, batches, 5) float64, sums over the steps of a batch.
+accepted: (n, chains) int64, among the kept steps.
+histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains, zero at the start.
+draws: (n, 2, chains, m) float64, every stride-th kept step.
+lp: (k, chains, m) float64, log-posteriors of the first k maps' draws, up to a constant.
+"""
 
 
 @njit(error_model="numpy", cache=True, nogil=True)

@@ -7,7 +7,7 @@ The generators are inlined by force: as calls, with the reference counts of thei
 took 15 ns in place of 2.1.
 """
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numba
 import numpy as np
@@ -150,32 +150,24 @@ def exponential(state: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------- batches of noisy maps
-class Layout(NamedTuple):
-    """Where the pixels of a map go in the frame that a network sees.
+Layout = namedtuple("Layout", "targets copies")
+Layout.__doc__ = """Where the pixels of a map go in the frame that a network sees.
 
-    targets: (n_symmetry, n_observed) int32, place of each observed pixel.
-    copies: (n_symmetry, n_copy, 2) int32, (from, to) inside the frame, for pixels that a packed
-        frame shows twice.
-    """
-    targets: np.ndarray
-    copies: np.ndarray
+targets: (n_symmetry, n_observed) int32, place of each observed pixel.
+copies: (n_symmetry, n_copy, 2) int32, (from, to) inside the frame, for pixels that a packed
+    frame shows twice.
+"""
 
+Noise = namedtuple("Noise", "quantiles scale exact seed stream")
+Noise.__doc__ = """The noise of a batch; a map's follows from (seed, stream, its draw) alone.
 
-class Noise(NamedTuple):
-    """The noise of a batch; a map's follows from (seed, stream, its draw) alone.
-
-    quantiles: (65536,) float32, standardised noise by 16-bit quantile, or empty for no noise. It is
-        capped at 4.3 sigma and takes four normals from 64 random bits, which halves the cost of a
-        map: for training.
-    scale: float64, standard deviation of the standardised noise.
-    exact: bool, draw from the ziggurat in place of the table.
-    seed, stream: ints, of the generator, see core/seeds.py.
-    """
-    quantiles: np.ndarray
-    scale: float
-    exact: bool
-    seed: int
-    stream: int
+quantiles: (65536,) float32, standardised noise by 16-bit quantile, or empty for no noise. It is
+    capped at 4.3 sigma and takes four normals from 64 random bits, which halves the cost of a
+    map: for training.
+scale: float64, standard deviation of the standardised noise.
+exact: bool, draw from the ziggurat in place of the table.
+seed, stream: ints, of the generator, see core/seeds.py.
+"""
 
 
 def fill_batch(out: np.ndarray, maps: np.ndarray, decode: np.ndarray, rows: np.ndarray,

@@ -4,7 +4,7 @@ Log-posteriors and exponentials are loops of their own over plain rows, which ve
 stay in one order, which no compiler may change.
 """
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -15,43 +15,30 @@ POINTS = 512           # points per pass for d > 2: what a pass needs stays in t
 DEPTH, BINS = 20.0, 1000       # ln density below the highest that regions may reach, and its bins
 
 
-class Points(NamedTuple):
-    """Quadrature points in all triangles.
+Points = namedtuple("Points", "theta log_weight white base")
+Points.__doc__ = """Quadrature points in all triangles.
 
-    theta: (2, m) float64, relative to any fixed point; log_weight: (m,) float64, ln of their
-    quadrature weights; white (d + d (d + 1) / 2, m) and base (m,) float64: of whiten().
-    """
-    theta: np.ndarray
-    log_weight: np.ndarray
-    white: np.ndarray
-    base: np.ndarray
+theta: (2, m) float64, relative to any fixed point; log_weight: (m,) float64, ln of their
+quadrature weights; white (d + d (d + 1) / 2, m) and base (m,) float64: of whiten().
+"""
 
+Lines = namedtuple("Lines", "white base first limits")
+Lines.__doc__ = """Points on lines of constant Omega_m, then of constant S_8.
 
-class Lines(NamedTuple):
-    """Points on lines of constant Omega_m, then of constant S_8.
+white, base: as in Points; first: (2, lines + 1) int64, where each line's points begin.
+limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal
+    cells between them.
+"""
 
-    white, base: as in Points; first: (2, lines + 1) int64, where each line's points begin.
-    limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal
-        cells between them.
-    """
-    white: np.ndarray
-    base: np.ndarray
-    first: np.ndarray
-    limits: np.ndarray
+Output = namedtuple("Output", "moments quantiles regions")
+Output.__doc__ = """What quadrature() fills.
 
-
-class Output(NamedTuple):
-    """What quadrature() fills.
-
-    moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to
-        the likelihood's constant.
-    quantiles: (n, 2, levels) float64.
-    regions: (n, 2, 2) float64, for each probability the ln of the posterior density at the region's
-        edge, and its area.
-    """
-    moments: np.ndarray
-    quantiles: np.ndarray
-    regions: np.ndarray
+moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to
+    the likelihood's constant.
+quantiles: (n, 2, levels) float64.
+regions: (n, 2, 2) float64, for each probability the ln of the posterior density at the region's
+    edge, and its area.
+"""
 
 
 @njit(error_model="numpy", cache=True)

@@ -16,20 +16,15 @@ MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the 
 RECALIBRATION_FOLDS = 4
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 
-Known = namedtuple("Known", "truth chains")
-Known.__doc__ = """Maps of known cosmology: truth (n, 2), and their posteriors, Chains."""
+Known = namedtuple("Known", "truth chains")       # maps of known cosmology: (n, 2), and Chains
 
 
 def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
           wanted: Wanted) -> pathlib.Path:
-    """Make posterior.h5, or a shard of it, from a file of summaries.
+    """Make posterior.h5, or a shard of it, in a folder from predictions.h5; returns its path.
 
-    predictions: hdf5.File, a predictions.h5
-    options: PosteriorOptions
-    folder: Folder, where it goes
-    wanted: Wanted, which maps
-    Returns the path. Raises InputError where files with other settings stand in the way, RunError
-    where a chain never moved.
+    Raises InputError where files with other settings stand in the way, RunError where a chain never
+    moved.
     """
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
@@ -45,10 +40,9 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         summary, constant = _from_network(predictions, options, folder.quiet, chosen)
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
-        summary, chains = _sample(predictions, options, folder, emulator, chosen,
-                                  wanted.position(options.draws))
-        if options.sampler == "exact":
-            constant |= _quadrature_error(predictions, emulator, chosen, folder.quiet)
+        summary, chains, more = _sample(predictions, options, folder, emulator, chosen,
+                                        wanted.position(options.draws))
+        constant |= more
         _refuse_stuck(summary, options, path)
         if options.recalibrate != "none":
             known = held_out(emulator, per, options, folder.seed)
@@ -66,10 +60,8 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
 
     The reasons: a design without area, too few realisations for raw covariances or for
     recalibration, a prior's file that is no prior, a posterior with other settings in the folder.
-    settings: dict, of the predictions that are there or still to be made
-    n_emulator: int, realisations per cosmology of the emulator split
-    theta: (n_cosmology, 2), the design
-    options, folder, wanted: as infer() takes them
+    settings: of the predictions that are there or still to be made; n_emulator: realisations per
+    cosmology of the emulator split; theta: (n_cosmology, 2), the design; others as in infer().
     """
     direct = settings["method"] == "direct"
     triangulate("design", theta)
@@ -90,10 +82,8 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
 def emulator_maps(predictions: hdf5.File) -> tuple:
     """Summaries of the emulator split, comparable with those of the maps to infer.
 
-    predictions: hdf5.File
     Returns summaries (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean
-    over them, and the maps' rows in the file (n_cosmology x n_realisation,), cosmology by
-    cosmology.
+    over them, and the maps' rows in the file (n_cosmology x n_realisation,), by cosmology.
     """
     data, constant = predictions.groups["predictions"], predictions.groups["constant_data"]
     rows = np.flatnonzero(data["split"] == EMULATOR)
@@ -108,11 +98,8 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
     Error bars are fitted on these. Each fold of realisations gets mean and covariance of the
-    others.
-    emulator: emulator.Emulator, for its design and prior
-    per: (n_cosmology, n_realisation, d), summaries of the emulator split
-    options: PosteriorOptions
-    seed: int
+    others. emulator: for its design and prior; per: (n_cosmology, n_realisation, d), summaries of
+    the emulator split.
     """
     from . import emulator as emulators, quadrature
     from .posterior import join
@@ -133,12 +120,9 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
 
 
 def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
-    """What emulator.build() takes as prior.
+    """What emulator.build() takes as prior: a word of PRIORS, or (n,) log densities from a file.
 
-    prior: str, of PRIORS or a file
-    theta: (n, 2), the design
-    Returns the word, or (n,) log densities from the file; warns where the design is too coarse for
-    it.
+    theta: (n, 2), the design; warns where it is too coarse for the file.
     """
     if prior in PRIORS:
         return prior
@@ -178,7 +162,7 @@ def _emulator(predictions, options, folder, settings, inputs):
 
 
 def _sample(predictions, options, folder, emulator, chosen, draws):
-    """The summary of each chosen map's posterior, and its chains."""
+    """The summary of each chosen map's posterior, its chains, and the quadrature's error."""
     from . import metropolis, posterior, quadrature
     data, ids = predictions.groups["predictions"], predictions.coords["predictions"]["map"]
     summaries = np.ascontiguousarray(data["summaries"][chosen])
@@ -192,18 +176,14 @@ def _sample(predictions, options, folder, emulator, chosen, draws):
                                        map_index=ids[chosen].astype(np.int64), guess=guess,
                                        draws=draws, progress=progress)
     progress.close()
+    more = {}
+    if options.sampler == "exact":
+        error = quadrature.quadrature_error(emulator, summaries)
+        say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order "
+            f"6 within {error[0]:.1g}", folder.quiet)
+        more = {"quadrature_error": Var(("order",), error)}
     at_mean, spread, _ = emulator.interpolate(chains.mean)
-    return posterior.summarise(chains, summaries, at_mean, spread), chains
-
-
-def _quadrature_error(predictions, emulator, chosen, quiet):
-    """How far the quadrature has converged, as a variable of /constant_data."""
-    from . import quadrature
-    summaries = predictions.groups["predictions"]["summaries"][chosen]
-    error = quadrature.quadrature_error(emulator, summaries)
-    say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order 6 "
-        f"within {error[0]:.1g}", quiet)
-    return {"quadrature_error": Var(("order",), error)}
+    return posterior.summarise(chains, summaries, at_mean, spread), chains, more
 
 
 def _from_network(predictions, options, quiet, chosen):

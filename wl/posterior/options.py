@@ -30,10 +30,9 @@ ONE_RUN = "merge shards of one run"
 class Walk:
     """How the chains of every map walk.
 
-    nstep: int, steps of each chain.
+    nstep, chains: ints, steps of each chain, and chains of each map.
     sigma: float, width of the isotropic Gaussian proposal in Omega_m and S_8.
     burn_in: float, fraction of the steps that is dropped.
-    chains: int, of each map.
     thin: int, steps between the kept draws, which R-hat and ESS are made of; None: STORED draws a
         chain or a few more.
     adapt: bool, learn the proposal of each chain in its burn-in, beginning with sigma.
@@ -172,8 +171,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 class Wanted:
     """Which maps a run, or one job of several, infers.
 
-    target: str, "test", "holdout" or "both"
-    shard: (int, int) or None, the I-th of N jobs, from 1; it takes every N-th map
+    target: "test", "holdout" or "both"; shard: (I, N), the I-th of N jobs, from 1, which takes
+    every N-th map, or None.
     """
     target: str
     shard: tuple | None = None
@@ -183,11 +182,7 @@ class Wanted:
         return slice(None) if self.shard is None else slice(self.shard[0] - 1, None, self.shard[1])
 
     def rows(self, code: np.ndarray) -> np.ndarray:
-        """Rows of a predictions file that are inferred.
-
-        code: (n_map,) int, the split of each
-        Returns (n,) int64.
-        """
+        """Rows (n,) int64 of a predictions file that are inferred; code: (n_map,), their splits."""
         test, holdout = self.target != "holdout", self.target != "test"
         chosen = ((code == TEST) & test) | ((code == HOLDOUT) & holdout)
         return np.flatnonzero(chosen)[self._every]
@@ -222,10 +217,9 @@ def merge(paths: list, out) -> str:
     """Join the shards of one run along the dimension `map`, sorted by the map coordinate.
 
     paths: one file per shard, in any order; the settings of each hold shard = [i, n], i from 0 or
-        from 1; all else must be equal
-    out: str or Path, the file to write
-    Returns the digest of the result, whose settings hold no shard. Raises InputError, also if `out`
-    is one of the shards, or holds another result than theirs.
+        from 1; all else must be equal.
+    out: the file to write, whose settings hold no shard; its digest is returned.
+    Raises InputError, also if `out` is one of the shards, or holds another result than theirs.
     """
     files = [read(path) for path in paths]
     if not files:
