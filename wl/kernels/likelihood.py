@@ -34,11 +34,11 @@ neighbours: (t, 3) int32, across the edge opposite to each corner, -1 at the hul
 grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
     whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
     that cell() may clamp.
-box: (4,) float64, corner (x, y) of the grid and its cells per unit in x and y.
+box: Cells, those of the grid.
 """
 
 Cells = namedtuple("Cells", "low_x low_y per_x per_y last_x last_y")
-Cells.__doc__ = """Equal cells of a box as numbers: its corner, cells per unit, index of the last."""
+Cells.__doc__ = """Equal cells of a box, float64: its corner, cells per unit, index of the last."""
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
@@ -86,12 +86,6 @@ def search(x: float, y: float, coefficient: np.ndarray) -> int:
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def cells_of(grid: np.ndarray, box: np.ndarray) -> Cells:
-    """The cells of a Triangulation's grid."""
-    return Cells(box[0], box[1], box[2], box[3], grid.shape[0] - 1.0, grid.shape[1] - 1.0)
-
-
-@njit(error_model="numpy", cache=True, forceinline=True)
 def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
     """The cell that (x, y) lies in, the nearest one outside of the box."""
     u = min(max((x - cells.low_x) * cells.per_x, 0.0), cells.last_x)
@@ -103,7 +97,7 @@ def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
 def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
     """The triangles (m,) int64 that hold points theta (m, 2) float64, -1 outside the hull."""
     grid, coefficient = triangulation.grid, triangulation.coefficient
-    out, cells = np.empty(theta.shape[0], np.int64), cells_of(grid, triangulation.box)
+    out, cells = np.empty(theta.shape[0], np.int64), triangulation.box
     for p in range(theta.shape[0]):
         i, j = cell(theta[p, 0], theta[p, 1], cells)
         code = np.int64(grid[i, j])
@@ -132,20 +126,20 @@ def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray
 
 
 @njit(error_model="numpy", cache=True)
-def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, nx: int, ny: int,
-               box: np.ndarray) -> np.ndarray:
+def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> np.ndarray:
     """The look-up grid of a Triangulation; a cell is pure if its corners agree.
 
     Triangles are convex, so four corners in one triangle put the whole cell there. A cell is
     outside for certain if all four corners lie beyond one and the same hull edge.
-    coefficient, neighbours, box: of the Triangulation that gets it; nx, ny: ints, cells, the margin
-    among them. Returns (nx, ny) int32.
+    coefficient, neighbours, box: of the Triangulation that gets it. Returns (nx, ny) int32.
     """
+    nx, ny = np.int64(box.last_x) + 1, np.int64(box.last_y) + 1
     corner = np.empty((nx + 1, ny + 1), np.int64)
     for i in range(nx + 1):
         t = np.int64(0)
         for j in range(ny + 1):
-            found = locate(box[0] + i / box[2], box[1] + j / box[3], coefficient, neighbours, t)
+            found = locate(box.low_x + i / box.per_x, box.low_y + j / box.per_y, coefficient,
+                           neighbours, t)
             corner[i, j] = found
             t = max(found, np.int64(0))
     grid = np.full((nx, ny), -1, np.int32)
@@ -158,8 +152,9 @@ def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, nx: int, ny: int
             if t >= 0 and a == b and a == c and a == d:
                 grid[i, j] = t
             else:
-                middle = locate(box[0] + (i + 0.5) / box[2], box[1] + (j + 0.5) / box[3],
-                                coefficient, neighbours, max(t, np.int64(0)))
+                middle = locate(box.low_x + (i + 0.5) / box.per_x,
+                                box.low_y + (j + 0.5) / box.per_y, coefficient, neighbours,
+                                max(t, np.int64(0)))
                 grid[i, j] = -2 - max(middle if middle >= 0 else t, np.int64(0))
     return grid
 
@@ -174,8 +169,8 @@ def _outside(i, j, coefficient, neighbours, box):
             beyond = 0
             for a in range(2):
                 for b in range(2):
-                    c0, c1 = weights(box[0] + (i + a) / box[2], box[1] + (j + b) / box[3],
-                                     coefficient, t)
+                    c0, c1 = weights(box.low_x + (i + a) / box.per_x,
+                                     box.low_y + (j + b) / box.per_y, coefficient, t)
                     low = c0 if k == 0 else c1 if k == 1 else 1.0 - c0 - c1
                     beyond += low < -TOLERANCE
             if beyond == 4:

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import njit
 from .likelihood import (
-    Cells, Triangulation, cell, cells_of, locate, log_densities, log_gaussian_2, weights)
+    Cells, Triangulation, cell, locate, log_densities, log_gaussian_2, weights)
 from .noise import exponential, normal, seed_state
 
 LANES = 16             # chains that walk in step
@@ -39,8 +39,8 @@ ROWS = 25
 Maps = namedtuple("Maps", "summary start index")
 Maps.__doc__ = """What is known of each map.
 
-summary: (n, d) float64; start: (n, chains, 2) float64, where the chains begin, inside the hull;
-index: (n,) int64, global index.
+summary: (n, d), start: (n, chains, 2) float64, where the chains begin, inside the hull;
+index: (n,) int64, global.
 """
 
 Schedule = namedtuple("Schedule", "sigma adapt edges stride seed stream")
@@ -85,7 +85,7 @@ def _walk(item, live, triangulation, maps, schedule, limits, out, wide):
     the reference counts of its arrays, which took a step from 24 to 27 ns.
     """
     edges, grid, coefficient = schedule.edges, triangulation.grid, triangulation.coefficient
-    d, cells = maps.summary.shape[1], cells_of(grid, triangulation.box)
+    d, cells = maps.summary.shape[1], triangulation.box
     bins = Cells(limits[0, 0], limits[0, 1], BINS / (limits[1, 0] - limits[0, 0]),
                  BINS / (limits[1, 1] - limits[0, 1]), BINS - 1.0, BINS - 1.0)
     lane, noise = np.zeros((ROWS, LANES)), np.zeros((AHEAD, 3, LANES))

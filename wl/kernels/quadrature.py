@@ -108,14 +108,16 @@ def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.nda
         for p in range(base.size):
             density[p] = weight[p] - log_weight[p]
         highest = _highest(weight)
-        _exponentials(weight, highest)
+        for p in range(weight.size):
+            weight[p] = exp(weight[p] - highest)
         total = _moments(points.theta[0], points.theta[1], weight, moments)
         moments[5] += highest
         _regions(density, weight, log_weight, total, probabilities, regions)
         for k in range(probabilities.size):
             regions[k, 0] -= moments[5]
         _log_posterior(lines.white, lines.base, summary[i], line_weight)
-        _exponentials(line_weight, highest)
+        for p in range(line_weight.size):
+            line_weight[p] = exp(line_weight[p] - highest)
         for k in range(2):
             _line_quantiles(line_weight, lines.first[k], limits[:, k], levels, out.quantiles[i, k])
 
@@ -206,13 +208,6 @@ def _regions(density, weight, log_weight, total, probabilities, out):
 
 
 @njit(error_model="numpy", cache=True)
-def _exponentials(weight, highest):
-    """exp(weight - highest) in place."""
-    for p in range(weight.size):
-        weight[p] = exp(weight[p] - highest)
-
-
-@njit(error_model="numpy", cache=True)
 def _moments(x, y, weight, out):
     """Mean, variance, covariance and ln of the total weight of points (m,); returns the total."""
     total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -235,17 +230,16 @@ def _moments(x, y, weight, out):
 @njit(error_model="numpy", cache=True)
 def _line_quantiles(weight, first, limits, levels, out):
     """Quantiles `levels` of a marginal density known on lines; linear in it inside a cell."""
-    lines = first.size - 1
+    lines, total = first.size - 1, 0.0
     density = np.zeros(lines + 2)                 # with an empty cell at either end
-    total = 0.0
     for j in range(lines):
         s = 0.0
         for p in range(first[j], first[j + 1]):
             s += weight[p]
         density[j + 1] = s
         total += s
-    low, high = limits[0], limits[1]
-    level, below, width = 0, 0.0, (high - low) / lines
+    low, high, level, below = limits[0], limits[1], 0, 0.0
+    width = (high - low) / lines
     for j in range(lines):
         here = density[j + 1]
         while level < levels.size and here > 0.0 and below + here >= levels[level] * total:

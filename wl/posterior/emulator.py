@@ -48,8 +48,8 @@ class Emulator:
         self.log_constant = -0.5 * self.d * np.log(2.0 * np.pi)
         coefficient = _coefficients(theta, triangles, vertex_log_prior, mean, covariance)
         step = (self.limits[1] - self.limits[0]) / GRID
-        box = np.concatenate([self.limits[0] - 1.5 * step, 1.0 / step])
-        grid = kernels.build_grid(coefficient, neighbours, GRID + 3, GRID + 3, box)
+        box = kernels.Cells(*self.limits[0] - 1.5 * step, *1.0 / step, GRID + 2.0, GRID + 2.0)
+        grid = kernels.build_grid(coefficient, neighbours, box)
         self.triangulation = kernels.Triangulation(coefficient, neighbours, grid, box)
 
     def contains(self, theta: np.ndarray) -> np.ndarray:

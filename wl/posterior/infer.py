@@ -9,7 +9,7 @@ from ..core.checks import InputError, RunError, triangulate
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, LEVELS, PARAMS
 from ..core.progress import Progress, say, warn
-from . import covariance
+from . import covariance, posterior
 from .options import PRIORS, PosteriorOptions, Wanted
 
 MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the error bars
@@ -102,7 +102,6 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
     the emulator split.
     """
     from . import emulator as emulators, quadrature
-    from .posterior import join
     theta, n, truth, parts = emulator.theta, per.shape[1], [], []
     max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
     for k in range(min(RECALIBRATION_FOLDS, n)):
@@ -116,7 +115,7 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
         other = emulators.build(theta, mean, spread, prior=emulator.vertex_log_prior)
         summaries = np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))
         parts.append(quadrature.exact(other, summaries))
-    return Known(np.concatenate(truth), join(parts))
+    return Known(np.concatenate(truth), posterior.join(parts))
 
 
 def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
@@ -163,7 +162,7 @@ def _emulator(predictions, options, folder, settings, inputs):
 
 def _sample(predictions, options, folder, emulator, chosen, draws):
     """The summary of each chosen map's posterior, its chains, and the quadrature's error."""
-    from . import metropolis, posterior, quadrature
+    from . import metropolis, quadrature
     data, ids = predictions.groups["predictions"], predictions.coords["predictions"]["map"]
     summaries = np.ascontiguousarray(data["summaries"][chosen])
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
@@ -188,7 +187,6 @@ def _sample(predictions, options, folder, emulator, chosen, draws):
 
 def _from_network(predictions, options, quiet, chosen):
     """A network's own means and error bars as posteriors: the summary and its constants."""
-    from . import posterior
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
     if options.recalibrate == "none":
@@ -203,7 +201,6 @@ def _from_network(predictions, options, quiet, chosen):
 
 def _recalibrated(summary, known, options, quiet):
     """A summary with recalibrated error bars and quantiles, and what they were made of."""
-    from . import posterior
     levels = {name: getattr(known.chains, name) for name in LEVELS}
     pit = posterior.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
     more, made_of = posterior.recalibrate(options.recalibrate, summary, known.truth,
@@ -221,7 +218,6 @@ def _constants(made_of, quiet):
 
 def _refuse_stuck(summary, options, path):
     """Raise RunError where a chain never moved: it says nothing of its map."""
-    from . import posterior
     stuck = posterior.stuck(summary)
     if stuck:
         raise RunError(f"{path}: not written: {stuck} of {len(summary['mean'])} chains never moved "

@@ -22,40 +22,23 @@ MAX_SCORE = 4.0                # normal score of the outermost knots
 PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R rises strictly
 
 
-@dataclasses.dataclass
-class Chains:
-    """Posteriors of n maps in numbers; NaN where a quantity has no meaning for the method.
+Chains = dataclasses.make_dataclass(
+    "Chains", "mean sd correlation q2_5 q16 q50 q84 q97_5 acceptance ess rhat "
+    "tau edge contour area log_evidence draws lp".split())
+Chains.__module__ = __name__
+Chains.__doc__ = """Posteriors of n maps in numbers; NaN where a quantity has no meaning.
 
-    mean, sd, q2_5, q16, q50, q84, q97_5: (n, 2) float64, Omega_m and S_8, with the quantiles.
-    correlation, log_evidence, acceptance: (n,) float64, the last the share of the kept steps.
-    ess, rhat: (n, 2) float64, bulk ESS and rank-normalised split R-hat of the kept draws (Vehtari
-        et al. 2021).
-    tau: (n, 2) float64, autocorrelation time in steps, by batch means of all steps.
-    edge: (n,) float64, ln of the highest density on the hull's edge relative to the highest
-        anywhere.
-    contour, area: (n, 2) float64, ln of the posterior density at the edge of the smallest regions
-        that hold 68.3 and 95.4 %, and their areas.
-    draws, lp: (k, chains, m, 2) and (k, chains, m) float64, of the first k maps, and their
-        log-posteriors.
-    """
-    mean: np.ndarray
-    sd: np.ndarray
-    correlation: np.ndarray
-    q2_5: np.ndarray
-    q16: np.ndarray
-    q50: np.ndarray
-    q84: np.ndarray
-    q97_5: np.ndarray
-    acceptance: np.ndarray
-    ess: np.ndarray
-    rhat: np.ndarray
-    tau: np.ndarray
-    edge: np.ndarray
-    contour: np.ndarray
-    area: np.ndarray
-    log_evidence: np.ndarray
-    draws: np.ndarray
-    lp: np.ndarray
+mean, sd, q2_5, q16, q50, q84, q97_5: (n, 2) float64, Omega_m and S_8, with the quantiles.
+correlation, log_evidence, acceptance: (n,) float64, the last the share of the kept steps.
+ess, rhat: (n, 2) float64, bulk ESS and rank-normalised split R-hat of the kept draws (Vehtari
+    et al. 2021).
+tau: (n, 2) float64, autocorrelation time in steps, by batch means of all steps.
+edge: (n,) float64, ln of the highest density on the hull's edge relative to the highest one.
+contour, area: (n, 2) float64, ln of the posterior density at the edge of the smallest regions
+    that hold 68.3 and 95.4 %, and their areas.
+draws, lp: (k, chains, m, 2) and (k, chains, m) float64, of the first k maps, and their
+    log-posteriors.
+"""
 
 
 def join(parts: list[Chains]) -> Chains:
@@ -89,9 +72,8 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
     chi2 = np.einsum("nd,nd->n", residual,
                      np.linalg.solve(covariance, residual[..., None])[..., 0])
     p_value = chdtrc(summary.shape[1], chi2)
-    result = {name: getattr(chains, name)
-              for name in ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau",
-                           "edge", "log_evidence")}
+    names = "mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau", "edge"
+    result = {name: getattr(chains, name) for name in (*names, "log_evidence")}
     for k, region in enumerate(REGIONS):
         result |= {f"contour_{region}": chains.contour[:, k], f"area_{region}": chains.area[:, k]}
     result |= {"chi2": chi2, "p_value": p_value}
@@ -145,10 +127,9 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
     result = {"mean": mean, "sd": sd, "correlation": np.zeros(n)}
     result |= {name: mean + sd * ndtri(level) for name, level in LEVELS.items()}
     result |= {name: np.full((n, 2), np.nan) for name in ("ess", "rhat", "tau")}
-    result |= {name: np.full(n, np.nan)
-               for name in ("acceptance", "edge", "chi2", "p_value", "log_evidence")}
-    result |= {f"{name}_{region}": np.full(n, np.nan)
-               for name in ("contour", "area") for region in REGIONS}
+    regions = [f"{name}_{region}" for name in ("contour", "area") for region in REGIONS]
+    result |= {name: np.full(n, np.nan) for name in (
+        "acceptance", "edge", "chi2", "p_value", "log_evidence", *regions)}
     result["flag"] = np.zeros(n, np.int16)
     return result
 
