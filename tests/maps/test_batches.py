@@ -5,7 +5,7 @@ from scipy import stats
 
 from wl.core.params import FILE_PREFIX, noise_sigma
 from wl.core.seeds import FIXED_NOISE
-from wl.kernels.generators import normal, seed_state
+from wl.kernels.noise import normal, seed_state
 from wl.maps import dataset
 from wl.maps.batches import FIXED, FRESH, N_SYMMETRY, NO_NOISE, Batches, Frame, rms
 

@@ -8,7 +8,7 @@ from scipy import stats
 from conftest import one_line
 from wl.core import params
 from wl.core.checks import InputError
-from wl.posterior.recalibration import coverage_curve, pit, uniform_p_value
+from wl.posterior.posterior import coverage_curve, pit, uniform_p_value
 from wl.scoring import score
 from wl.scoring.score import Posterior
 

@@ -53,7 +53,7 @@ def test_a_wrong_prior_or_likelihood_fails(emulator, monkeypatch):
 
 def test_draws_follow_prior_and_likelihood():
     """Means of functions over the prior against quadrature; pulls of the summaries."""
-    from wl.posterior.triangles import quadrature_points
+    from wl.posterior.emulator import quadrature_points
     emulator = synthetic.emulator(60)
     theta, estimate = calibration.draw(emulator, 20000, 1)
     assert emulator.contains(theta).all()

@@ -74,7 +74,7 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
     triangulate("design", theta)
     if not direct:
         if options.prior not in PRIORS:
-            from .prior import read_prior
+            from .emulator import read_prior
             read_prior(options.prior, theta)
         if options.smooth == "none":
             covariance.check_count(n_emulator, settings.get("n_bin", len(PARAMS)))
@@ -118,7 +118,7 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
         return None
     from . import emulator as emulators, quadrature
     from .posterior import join
-    from .recalibration import pit_quantiles
+    from .posterior import pit_quantiles
     theta, n, truth, parts = emulator.theta, per.shape[1], [], []
     max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
     for k in range(min(RECALIBRATION_FOLDS, n)):
@@ -148,7 +148,7 @@ def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
     """
     if prior in PRIORS:
         return prior
-    from .prior import read_prior
+    from .emulator import read_prior
     values, lost = read_prior(prior, theta)
     if lost > MAX_PRIOR_LOSS:
         warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density "
@@ -211,7 +211,7 @@ def _sample(predictions, options, folder, emulator, wanted):
 
 def _from_network(predictions, options, chosen):
     """A network's own means and error bars as posteriors, and those of emulator maps, Known."""
-    from . import posterior, recalibration
+    from . import posterior
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
     if options.recalibrate == "none":
@@ -219,13 +219,13 @@ def _from_network(predictions, options, chosen):
     per, rows = emulator_maps(predictions)
     truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
     mean, sd = per.reshape(-1, per.shape[2]), data["sd"][rows]
-    return summary, Known(truth, mean, sd, recalibration.pit(truth, mean, sd))
+    return summary, Known(truth, mean, sd, posterior.pit(truth, mean, sd))
 
 
 def _recalibrated(summary, known, options, quiet):
     """A summary with recalibrated error bars and quantiles, and the curves for /constant_data."""
-    from . import recalibration
-    more, learnt = recalibration.recalibrate(options.recalibrate, summary, *known)
+    from . import posterior
+    more, learnt = posterior.recalibrate(options.recalibrate, summary, *known)
     say("error bars times " + ", ".join(
         f"{f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)), quiet)
     dims = {"temperature": ("param",), "recalibration": ("knot", "param")}

@@ -16,8 +16,8 @@ from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, positive
 from ..core.params import INTERVALS, LEVELS, PARAMS
 from ..core.files import refuse_difference
-from ..posterior.recalibration import coverage_curve, uniform_p_value
-from ..posterior.triangles import triangle_areas
+from ..posterior.posterior import coverage_curve, uniform_p_value
+from ..posterior.emulator import triangle_areas
 from ..core.progress import Progress
 
 MAPS = 4000

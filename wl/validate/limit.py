@@ -23,8 +23,8 @@ from ..core.checks import InputError, array, positive, triangulate
 from ..simulate.draw import generator
 from ..simulate.fields import ARCMIN, Grid
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
-from ..posterior.prior import log_prior
-from ..posterior.triangles import quadrature_points
+from ..posterior.emulator import log_prior
+from ..posterior.emulator import quadrature_points
 from ..scoring.report import LIMIT_FILE, STAMPS
 from ..simulate.sky import Sky, of_set
 from ..simulate.mask import DESIGN_SCALE, FIXED_NUISANCES
