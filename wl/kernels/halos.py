@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 from . import njit
-from .generators import exponential, next_uint64, normal, seed_state
+from .noise import exponential, next_uint64, normal, seed_state
 
 HALOS = 5                # stream of random numbers, beside those of generators.py
 _U16, _U32 = np.uint64(16), np.uint64(32)

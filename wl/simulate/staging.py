@@ -102,7 +102,7 @@ def _drawing_code():
     here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
     kernels = here.parent / "kernels"
     for source in (*sorted(here.glob("*.py")), here.parent / "core" / "params.py",
-                   here.parent / "core" / "seeds.py", kernels / "generators.py", kernels / "halos.py"):
+                   here.parent / "core" / "seeds.py", kernels / "noise.py", kernels / "halos.py"):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
 
