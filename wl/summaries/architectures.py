@@ -64,8 +64,7 @@ class Compact(nn.Module):
     five pixels, so that full resolution costs time and gains nothing. The global mean and maximum
     make the weights independent of the frame.
 
-    widths: channels of the convolutions, every other of which halves the frame
-    hidden: int, width of the head
+    widths, hidden: channels of the convolutions, every other of which halves the frame; of the head
     """
 
     def __init__(self, frame, n_out, *, widths, hidden):
@@ -80,8 +79,7 @@ class Compact(nn.Module):
 
     def forward(self, x):
         x = self.features(x)                                    # (n, 1, H, W) -> (n, c, H/24, W/24)
-        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)      # -> (n, 2 c)
-        return self.head(x)                                     # -> (n, n_out)
+        return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))    # (n, 2 c) -> (n, n_out)
 
 
 class SimpleCNN(nn.Module):
@@ -109,8 +107,7 @@ class SimpleCNN(nn.Module):
                                   dense_head(c_in, hidden, dropout, n_out))
 
     def forward(self, x):
-        x = self.convolutions(x)                    # (n, 1, H, W) -> (n, 128, H/32, W/32)
-        return self.head(x)                         # -> (n, 128 H W / 1024) -> (n, n_out)
+        return self.head(self.convolutions(x))      # (n, 1, H, W) -> (n, 128, H/32, W/32)
 
 
 class ResNet(Pooled):
@@ -119,8 +116,7 @@ class ResNet(Pooled):
     A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, then stages of basic blocks, all but the
     first of which halve the frame. Four stages of two blocks are ResNet-18.
 
-    stem, widths: channels of the stem, of the stages
-    blocks: int, basic blocks a stage
+    stem, widths, blocks: channels of the stem and of the stages, blocks a stage
     attention: int, how many stages, counted from the last, end in a CBAM
     hidden, dropout: of dense_head
     """
@@ -199,8 +195,7 @@ def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module
     """A network by name, its weights from torch's global generator.
 
     name, options: key of NETWORKS, and what differs from options.MODELS[name]
-    frame: (rows, columns) of the maps, pixels
-    n_out: int, numbers that it returns for a map
+    frame, n_out: (rows, columns) of the maps in pixels; int, numbers that it returns for a map
     Raises InputError for an unknown name and for a frame that is too small.
     """
     choice("--model", name, tuple(NETWORKS))

@@ -230,8 +230,7 @@ class Loss:
       kl     e^2 / (2 s^2) + ln s, summed: the Gaussian negative log-likelihood (arXiv:2604.14451)
       score  e^2 / s^2 + ln s^2 + 1000 e^2, summed, in units of the parameters: minus the score
 
-    name: str, key of options.LOSSES
-    label_sd: (2,) float64, units of the parameters: standard deviations of the labels
+    name, label_sd: key of options.LOSSES; (2,) float64, standard deviations of the labels
     start: float or None, ln s^2 of both parameters, in their units squared, at which training
         starts. -5 (a winning entry's) is s = 0.082, close to the design's own scatter of 0.106 and
         0.066, an answer that knows nothing yet; at its random start, None, s is near that too.

@@ -34,8 +34,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
           progress=None) -> Network:
     """Train one network.
 
-    batches: Batches, of noiseless maps
-    label: (n_map, 2) float64, the parameters of each map
+    batches, label: Batches, of noiseless maps; (n_map, 2) float64, the parameters of each
     rows, validation: (n,) int, indices of the maps to learn from, and of those to choose the epoch
         by, which keep the same noise
     checkpoint: path, written after each epoch and each minute, and resumed from
