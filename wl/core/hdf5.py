@@ -328,6 +328,8 @@ class Folder:
                 found = None
             if found is not None:
                 say(f"{found.path}: done before, not repeated", self.quiet)
+                if found.code_version.split()[0] != code_version().split()[0]:
+                    warn(f"{found.path}: was made by other code; --force makes it again")
                 return found
         return None
 
