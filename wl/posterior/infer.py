@@ -1,6 +1,5 @@
 """From predictions.h5 to posterior.h5: covariance, emulator, sampler; or a network's own bars."""
 import pathlib
-from collections import namedtuple
 
 import numpy as np
 
@@ -16,8 +15,6 @@ MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the 
 RECALIBRATION_FOLDS = 4
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 
-Known = namedtuple("Known", "truth chains")       # maps of known cosmology: (n, 2), and Chains
-
 
 def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
           wanted: Wanted) -> pathlib.Path:
@@ -28,7 +25,9 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
     """
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
-    inputs = _inputs(predictions, options, direct)
+    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
+    if not direct and options.prior not in PRIORS:
+        inputs["prior"] = hdf5.digest_file(options.prior)
     of_file = {**settings, **wanted.stored()}
     whole = direct or folder.is_whole("statistics.h5", "statistics")
     path = folder.out / wanted.file_name
@@ -45,8 +44,11 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         constant |= more
         _refuse_stuck(summary, options, path)
         if options.recalibrate != "none":
-            known = held_out(emulator, per, options, folder.seed)
-            summary, more = _recalibrated(summary, known, options, folder.quiet)
+            truth, known = held_out(emulator, per, options, folder.seed)
+            pit = posterior.pit_quantiles(truth, list(LEVELS.values()),
+                                          [getattr(known, name) for name in LEVELS])
+            summary, more = _recalibrated(summary, truth, known.mean, known.sd, pit, options,
+                                          folder.quiet)
             constant |= more
     groups, coords = _groups(predictions, chosen, summary, chains, constant)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
@@ -94,12 +96,12 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
     return per, rows
 
 
-def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> Known:
+def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> tuple:
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
     Error bars are fitted on these. Each fold of realisations gets mean and covariance of the
     others. emulator: for its design and prior; per: (n_cosmology, n_realisation, d), summaries of
-    the emulator split.
+    the emulator split. Returns truth (n, 2) and Chains.
     """
     from . import emulator as emulators, quadrature
     theta, n, truth, parts = emulator.theta, per.shape[1], [], []
@@ -115,7 +117,7 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
         other = emulators.build(theta, mean, spread, prior=emulator.vertex_log_prior)
         summaries = np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))
         parts.append(quadrature.exact(other, summaries))
-    return Known(np.concatenate(truth), posterior.join(parts))
+    return np.concatenate(truth), posterior.join(parts)
 
 
 def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
@@ -131,13 +133,6 @@ def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
         warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density "
              f"is linear; rms difference {lost:.2f} where it matters")
     return values
-
-
-def _inputs(predictions, options, direct):
-    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
-    if not direct and options.prior not in PRIORS:
-        inputs["prior"] = hdf5.digest_file(options.prior)
-    return inputs
 
 
 def _emulator(predictions, options, folder, settings, inputs):
@@ -193,27 +188,17 @@ def _from_network(predictions, options, quiet, chosen):
         return summary, {}
     per, rows = emulator_maps(predictions)
     truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
-    mean, sd = per.reshape(-1, per.shape[2]), data["sd"][rows]
-    more, made_of = posterior.recalibrate(options.recalibrate, summary, truth, mean, sd,
-                                              posterior.pit(truth, mean, sd))
-    return summary | more, _constants(made_of, quiet)
+    known = truth, per.reshape(-1, per.shape[2]), data["sd"][rows]
+    return _recalibrated(summary, *known, posterior.pit(*known), options, quiet)
 
 
-def _recalibrated(summary, known, options, quiet):
-    """A summary with recalibrated error bars and quantiles, and what they were made of."""
-    levels = {name: getattr(known.chains, name) for name in LEVELS}
-    pit = posterior.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
-    more, made_of = posterior.recalibrate(options.recalibrate, summary, known.truth,
-                                              known.chains.mean, known.chains.sd, pit)
-    return summary | more, _constants(made_of, quiet)
-
-
-def _constants(made_of, quiet):
-    """What recalibrate() was made of as variables of /constant_data; the factors are said."""
-    factors = (f"{f:.3f} ({p})" for f, p in zip(made_of["temperature"], PARAMS))
-    say("error bars times " + ", ".join(factors), quiet)
+def _recalibrated(summary, truth, mean, sd, pit, options, quiet):
+    """A summary with recalibrated error bars and quantiles, and /constant_data of their making."""
+    more, learnt = posterior.recalibrate(options.recalibrate, summary, truth, mean, sd, pit)
+    say("error bars times " + ", ".join(
+        f"{f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)), quiet)
     dims = {"temperature": ("param",), "recalibration": ("knot", "param")}
-    return {name: Var(dims[name], value) for name, value in made_of.items()}
+    return summary | more, {name: Var(dims[name], value) for name, value in learnt.items()}
 
 
 def _refuse_stuck(summary, options, path):
