@@ -276,11 +276,10 @@ def _accept(lane, noise, ahead, l):
 @njit(error_model="numpy", cache=True)
 def _store_sums(lane, owner, live, batches, batch):
     """The sums of all lanes as those of a batch, and their new beginning."""
-    for l in range(live):
+    for l in range(LANES):
         for s in range(SUMS):
-            batches[owner[0, l], owner[1, l], batch, s] = lane[S0 + s, l]
-    for s in range(SUMS):
-        for l in range(LANES):
+            if l < live:
+                batches[owner[0, l], owner[1, l], batch, s] = lane[S0 + s, l]
             lane[S0 + s, l] = 0.0
 
 

@@ -188,13 +188,12 @@ def fill_batch(out: np.ndarray, maps: np.ndarray, decode: np.ndarray, rows: np.n
 def _fill(out, maps, decode, rows, draws, symmetry, layout, noise):
     """fill_batch() on one thread."""
     n_observed = maps.shape[1]
-    whole = n_observed - n_observed % 4
     quantiles, scale = noise.quantiles, noise.scale
-    state = np.empty(4, np.uint64)
     for b in range(rows.size):
+        state = np.empty(4, np.uint64)
         frame, values = out[b], maps[rows[b]]
         target, copy = layout.targets[symmetry[b]], layout.copies[symmetry[b]]
-        for k in range(frame.size):
+        for k in range(frame.shape[0]):
             frame[k] = np.float32(0.0)
         seed_state(state, noise.seed, noise.stream, draws[b])
         if quantiles.size == 0:
@@ -204,6 +203,7 @@ def _fill(out, maps, decode, rows, draws, symmetry, layout, noise):
             for p in range(n_observed):
                 frame[target[p]] = decode[values[p]] + np.float32(scale * normal(state))
         else:
+            whole = n_observed - n_observed % 4
             for p in range(0, whole, 4):
                 bits = next_uint64(state)
                 for k in range(4):

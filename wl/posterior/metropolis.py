@@ -68,7 +68,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
         kept[part] = np.moveaxis(out.draws[:len(lp[part])], 1, 3)
         if progress is not None:
             progress.update(len(maps.index))
-    mean, covariance = _moments(batches, walk.kept, begin[:, :, None])
+    mean, covariance = _moments(batches, walk.kept, begin)
     tau = autocorrelation_time(batches, np.diff(edges), begin)
     nan = np.full((n, 2), np.nan)
     return Chains(mean, *spread(covariance), *np.moveaxis(quantiles, 2, 0),
@@ -89,8 +89,7 @@ def starts(emulator: Emulator, best: np.ndarray, chains: int, seed: int, index: 
 
     The first chain of a map begins at its guess, drawn a thousandth towards the centre, where that
     lies in the hull; else at the design's point `best`, drawn likewise (a corner of the hull is on
-    its edge). Further ones begin DISPERSION of the way from there to a random cosmology of the
-    design, which the convex hull holds.
+    its edge). Further ones begin DISPERSION of the way from there to a random cosmology.
     best, index: (n,) int, cosmologies, and the maps' global indices; guess: (n, 2) float64 or None;
     chains, seed: ints.
     Returns (n, chains, 2) float64.
@@ -124,7 +123,7 @@ def autocorrelation_time(sums: np.ndarray, size: np.ndarray, begin: np.ndarray) 
     if batches < 2:
         return np.full((n, 2), np.inf)
     means = sums[..., :2] / size[:, None] + begin[:, :, None]
-    mean, covariance = _moments(sums, size.sum(), begin[:, :, None])
+    mean, covariance = _moments(sums, size.sum(), begin)
     var = np.einsum("nii->ni", covariance)
     squares = size[:, None] * (means - mean[:, None, None]) ** 2
     between = squares.sum(axis=(1, 2)) / (chains * batches - 1)
@@ -134,9 +133,7 @@ def autocorrelation_time(sums: np.ndarray, size: np.ndarray, begin: np.ndarray) 
 
 def _moments(sums, total, begin):
     """Mean (n, 2) and covariance (n, 2, 2) over chains; total: kept steps of one chain."""
-    chain = sums.sum(axis=2) / total                       # (n, chains, 5)
-    begin = begin[:, :, 0]
-    reference = begin[:, :1]
+    chain, reference = sums.sum(axis=2) / total, begin[:, :1]     # chain: (n, chains, 5)
     shift = begin - reference                 # moments relative to the first chain's start
     mean = (chain[..., :2] + shift).mean(axis=1)
     square = np.empty(chain.shape[:2] + (2, 2))
