@@ -98,7 +98,7 @@ def main():
     batches = Batches(signal.astype(np.float16), frame, scale=1.0)
     kappa = batches.fetch(rows, noise=FIXED)[:, 0]
     ours = Features(frame.observed, 30.0, options.scales)
-    plain = Plain(frame.observed, options.scales, ours.shapes.unit)
+    plain = Plain(frame.observed, options.scales, ours.statistics[1].shapes.unit)
     best, found = {}, {}
     ours(kappa[:1])                                        # compilation or its cache
     for _ in range(options.rounds):

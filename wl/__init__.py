@@ -8,6 +8,6 @@ Data flows one way through eight rooms; a room imports only from those above it.
     summaries        a map -> a few numbers, in predictions.h5
     posterior        numbers -> posterior.h5
     scoring          posterior -> score; reads the truth
-    validate         is it right?
+    validate         checks of the whole chain
 """
 __version__ = "0.2.0"

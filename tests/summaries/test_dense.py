@@ -36,8 +36,8 @@ def test_features_against_numpy_and_scipy():
     n = found.spectrum.width
     assert out.shape == (3, found.width) and found.width == n + 3 * 19 and np.isfinite(out).all()
     assert np.array_equal(out[:, :n], found.spectrum(kappa))
-    smooth = found.shapes.smooth(kappa[1])
-    for k, (field, valid, unit) in enumerate(zip(smooth, found.shapes.valid, found.shapes.unit)):
+    smooth = found.statistics[1].shapes.smooth(kappa[1])
+    for k, (field, valid, unit) in enumerate(zip(smooth, found.statistics[1].shapes.valid, found.statistics[1].shapes.unit)):
         values, part = field[valid].astype(float), out[1, n + 19 * k:n + 19 * (k + 1)]
         bins = np.array(handmade.PDF_BINS) * (unit, unit, 1.0)
         assert part[:3] == pytest.approx([np.log(values.var()), stats.skew(values),
@@ -70,7 +70,7 @@ def test_a_map_of_zeros_is_refused_and_fields_without_pixels_are_left_out():
     ragged = np.zeros((64, 48), bool)
     ragged[::8, ::8] = True
     without = handmade.Features(ragged, 30.0, SCALES)
-    assert not without.used.size and without(some_maps(1)).shape == (1, without.spectrum.width)
+    assert not without.statistics[1].used.size and without(some_maps(1)).shape == (1, without.spectrum.width)
 
 
 # ---------------------------------------------------------------- the networks

@@ -3,7 +3,7 @@
 Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress,
 one-line errors. `checks` refuses wrong input, `seeds` lists all random streams, `files` writes a
 file whole or not at all, `hdf5` alone knows the layout of the results and which stages of a run
-stand, `cli` is what the scripts share.
+are done, `cli` is what the scripts share.
 
 In Python:
 

@@ -1,8 +1,8 @@
-"""All compiled code: arrays in, arrays out. kernels/X is the compiled half of ROOM/X.
+"""All compiled code: arrays in, arrays out. A loop over maps, chains or pixels goes here.
 
 In come NumPy arrays that were checked at the border, NamedTuples of them, and the number of a
 random stream (core/seeds.py). Out go arrays, which are returned or filled in place. Nothing here
-reads a file, knows an option or checks an input: a wrong index is not noticed.
+reads a file, knows an option or checks an input: indices are not checked.
 
 In Python:
 

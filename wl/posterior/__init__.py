@@ -5,7 +5,7 @@ predictions.h5. Out goes the posterior of each map in numbers (posterior.Chains)
 On the way: covariance.py makes mean and covariance per cosmology, emulator.py interpolates them and
 the prior between cosmologies, metropolis.py walks chains or quadrature.py integrates exactly,
 posterior.py fits error bars to maps whose truth is known. The room knows neither maps nor networks,
-and no truth but that of the emulator split.
+and of all truths only the cosmologies of the emulator split.
 
 In Python:
 

@@ -2,8 +2,9 @@
 
 Comes in: a `MapSet`, a `Split` and `NetworkOptions`. Goes out: predictions.h5, the summary of every
 map that is not trained on. A new network goes into `architectures`, its blocks and losses into
-`layers`; a new statistic of a map goes into `handmade`; `options` lists what can be chosen.
-`training` trains a `network` on maps, `dense` those on hand-made statistics, `predict` runs all.
+`layers`, its options into `options.MODELS`; a new statistic of a map goes into `handmade.Features`.
+`training` trains a `network` on maps, `dense` trains networks on hand-made statistics, `predict`
+runs the stage.
 
 In Python:
 

@@ -1,7 +1,8 @@
 """Hand-made statistics of maps: power spectrum, moments, one-point PDF, peaks; and measuring them.
 
-A new statistic is a class here: called with maps (n, rows, columns) float32, zero outside the mask,
-it gives (n, width) float64, and a map's numbers depend on that map alone. Dense networks on
+A new statistic is a class with a width, and an entry in Features.statistics: called with maps (n,
+rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's numbers
+depend on that map alone. Dense networks on
 Features of 101 x 24 maps with two draws of noise reach a mean squared error of 0.101 in units of
 the labels' variance, on other realisations; without the smallest scale 0.105, on the spectrum alone
 0.27; with eight scales and all bands between them 0.101. Peaks, minima, spectra of the amplitude in
@@ -163,8 +164,8 @@ class Shapes:
         return np.concatenate([part.reshape(len(kappa), -1) for part in self.describe(kappa)], 1)
 
 
-class Features:
-    """Spectrum, and moments and PDF of smoothed maps, each made nearly Gaussian.
+class OnePoint:
+    """Moments and PDF of smoothed maps, each made nearly Gaussian.
 
     mask, n_gal, scales: as for Shapes
 
@@ -172,10 +173,9 @@ class Features:
     """
 
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
-        self.spectrum = Spectrum(mask.shape, int(mask.sum()), n_bin=FINE_BINS)
         self.shapes = Shapes(mask, scales=scales, n_gal=n_gal)
         self.used = np.flatnonzero(self.shapes.valid.sum((1, 2)) >= MIN_PIXELS)
-        self.width = self.spectrum.width + len(self.used) * (3 + PDF_BINS[2])
+        self.width = len(self.used) * (3 + PDF_BINS[2])
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
         """(n, width) float64 of maps (n, rows, columns) float32; infinite for one without power."""
@@ -184,8 +184,23 @@ class Features:
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = [np.log(variance), third / variance**1.5, fourth / variance**2,
                      np.sqrt(histogram / histogram.sum(2, keepdims=True))]
-        rest = np.concatenate(parts, 2).reshape(len(kappa), self.width - self.spectrum.width)
-        return np.concatenate([self.spectrum(kappa), rest], axis=1)
+        return np.concatenate(parts, 2).reshape(len(kappa), self.width)
+
+
+class Features:
+    """All statistics that the dense networks learn from; a new one joins the list here.
+
+    mask, n_gal, scales: as for Shapes
+    """
+
+    def __init__(self, mask: np.ndarray, n_gal: float, scales):
+        self.spectrum = Spectrum(mask.shape, int(mask.sum()), n_bin=FINE_BINS)
+        self.statistics = [self.spectrum, OnePoint(mask, n_gal, scales)]
+        self.width = sum(statistic.width for statistic in self.statistics)
+
+    def __call__(self, kappa: np.ndarray) -> np.ndarray:
+        """(n, width) float64 of maps (n, rows, columns) float32, zero outside the mask."""
+        return np.concatenate([statistic(kappa) for statistic in self.statistics], axis=1)
 
 
 def gaussian(width: float) -> np.ndarray:
