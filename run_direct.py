@@ -41,7 +41,7 @@ def main(argv: list | None = None) -> None:
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions, Wanted
     from wl.scoring import report
-    from wl.simulate.locate import locate
+    from wl.simulate.sets import locate
     from wl.summaries import predict
     from wl.summaries.options import NetworkOptions
     map_options, network = MapOptions.of(args), NetworkOptions.of(args, "direct")

@@ -7,6 +7,7 @@ from scipy import stats
 
 from wl.validate import calibration
 from wl.posterior import infer, quadrature
+from wl.posterior.options import PosteriorOptions
 from wl.scoring import score
 from wl.core.checks import InputError
 
@@ -18,7 +19,7 @@ def emulator():
 
 @pytest.fixture(scope="module")
 def result(emulator):
-    return calibration.check(emulator, 4000, seed=5)
+    return calibration.check(emulator, 4000, nstep=4000, seed=5)
 
 
 def test_posteriors_are_calibrated(result):
@@ -67,17 +68,17 @@ def test_draws_follow_prior_and_likelihood():
     assert stats.kstest(chi2, stats.chi2(2).cdf).pvalue > 0.01
 
 
-def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen(emulator):
+def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen():
     """Another realisation of a map's own fold changes nothing for it, one of another fold does."""
-    n = 8
+    n, emulator = 8, synthetic.emulator(20)
     noise = np.random.default_rng(0).normal(size=(len(emulator.theta), n, 2))
     estimate = emulator.mean[:, None] + np.einsum("cij,crj->cri", np.linalg.cholesky(emulator.covariance), noise)
-    settings = {"smooth": "none"}
+    options = PosteriorOptions(smooth="none")
 
     def means(changed):
         moved = estimate.copy()
         moved[:, changed] += 0.05
-        truth, chains = infer.held_out(emulator.theta, moved, settings, emulator.vertex_log_prior, 1)
+        truth, chains = infer.held_out(emulator, moved, options, 1)
         first = slice(0, 2 * len(emulator.theta), 2)            # realisation 0 of the first fold, 0 and 4
         assert np.array_equal(truth[first], emulator.theta)
         return chains.mean[first]
