@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Omega_m and S_8 of convergence maps, straight from a network with mean and log-sigma heads."""
+from run_mcmc import predicted
 from wl.core import cli
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing maps by a network alone.
@@ -31,31 +32,20 @@ def parser() -> cli.Parser:
     maps.add_options(parser)
     summaries.add_options(parser, loss="kl")
     posterior.add_output_options(parser)
+    parser.set_defaults(method="direct")
     return cli.add_common(parser)
 
 
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
-    from wl.maps.splits import MapOptions
-    from wl.posterior import infer
-    from wl.posterior.options import PosteriorOptions, Wanted
-    from wl.scoring import report
-    from wl.simulate.sets import locate
-    from wl.summaries import predict
-    from wl.summaries.options import NetworkOptions
-    map_options, network = MapOptions.of(args), NetworkOptions.of(args, "direct")
-    posterior = PosteriorOptions.of(args)
-    cli.prepare_process(args.threads, allocator=True)
-    maps = locate(args)
-    folder = cli.folder(args, f"{maps.name}_direct_{network.model}")
-    work = predict.prepare(maps, map_options, network, folder)
-    wanted = Wanted(work.split.options.target)
-    infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,
-                       folder, wanted)
-    predictions = predict.predict(work)
-    if predictions is not None:
-        report.report_on(infer.infer(predictions, posterior, folder, wanted), args.seed)
+    from wl.posterior.infer import infer
+    from wl.posterior.options import PosteriorOptions
+    from wl.scoring.report import report_on
+    options = PosteriorOptions.of(args)
+    predictions, folder, wanted = predicted(args, options)
+    if predictions is not None:                           # else --only: one network of several
+        report_on(infer(predictions, options, folder, wanted), args.seed)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main(argv: list | None = None) -> None:
     report.check_convergence(path, args.allow_unconverged)
 
 
-def predicted(args, posterior, shard) -> tuple:
+def predicted(args, posterior, shard=None) -> tuple:
     """Summaries of a data set, made if need be.
 
     args: the command line's values
@@ -83,9 +83,9 @@ def predicted(args, posterior, shard) -> tuple:
     from wl.summaries import predict
     from wl.summaries.options import NetworkOptions
     map_options, network = MapOptions.of(args), NetworkOptions.of(args, args.method)
-    cli.prepare_process(args.threads, allocator=args.method == "network")
+    cli.prepare_process(args.threads, allocator=args.method != "spectrum")
     maps = locate(args)
-    folder = cli.folder(args, f"{maps.name}_{network.model}")
+    folder = cli.folder(args, f"{maps.name}_{'direct_' * (args.method == 'direct')}{network.model}")
     work = predict.prepare(maps, map_options, network, folder)
     wanted = Wanted(work.split.options.target, shard)
     infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,

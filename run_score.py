@@ -8,7 +8,7 @@ from wl.core import cli
 from wl.core.checks import InputError, positive
 from wl.core.progress import fail, say, warn
 from wl.posterior.options import merge
-from wl.scoring import report, table
+from wl.scoring import export, figures, report, table
 from wl.scoring.score import SCORE_FLOOR
 
 DESCRIPTION = """\
@@ -51,6 +51,9 @@ def parser() -> cli.Parser:
     add("--ood", metavar="FILE",
         help="out-of-distribution maps: a posterior.h5 of such, or .npy with a bool per test map "
              "of the one posterior given")
+    add("--figure", metavar="FILE",
+        help="draw truth against estimate and the coverage of the one posterior given (.png, .pdf "
+             "or .svg; needs matplotlib)")
     add("--json", action="store_true",
         help="print the content of score.json as a list instead of the table")
     add("--bootstrap", type=int, default=1000, metavar="N",
@@ -68,15 +71,17 @@ def main(argv: list | None = None) -> None:
         merge(options.posterior, options.merge)
         say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
         options.posterior = [options.merge]
-    for name in ("ood", "submission"):
+    for name in ("ood", "submission", "figure"):
         if getattr(options, name) is not None and len(options.posterior) != 1:
             raise InputError(f"--{name}: expected one posterior, got {len(options.posterior)}; "
                              "name one")
+    if options.figure is not None:
+        figures.check(options.figure)
     if options.submission is not None:
         if pathlib.Path(options.submission).suffix != ".zip":
             raise InputError("--submission: expected a name that ends in .zip, got "
                              f"{options.submission}")
-        count = report.submit(options.posterior[0], options.submission)
+        count = export.submit(options.posterior[0], options.submission)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):
@@ -90,6 +95,10 @@ def main(argv: list | None = None) -> None:
         if options.ood is not None:
             result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
         results.append(result)
+        if options.figure is not None:
+            title = f"score {result['score']:.2f}" if result["score"] is not None else ""
+            figures.draw(options.figure, *report.scored_maps(path, options.data), title)
+            say(f"{options.figure}: picture", options.quiet)
         try:
             report.save(result)
         except InputError as error:            # a colleague's folder: the table is still wanted
@@ -97,6 +106,8 @@ def main(argv: list | None = None) -> None:
     if options.json:
         print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
     elif results:
+        if len(results) == 1:
+            print(table.verdict(results[0]), end="\n\n")
         print(table.overview(results))
         for result in results:
             print("\n" + table.details(result))

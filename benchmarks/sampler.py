@@ -88,12 +88,37 @@ def reference(np, theta, mean, covariance, summary, nstep, sigma, seed):
     return np.array(states)
 
 
+def draws_alone(np):
+    """A kernel that draws what metropolis() draws for so many chains and steps, and nothing else."""
+    import numba
+    from wl.kernels import metropolis as kernels
+    from wl.kernels.noise import seed_state
+    rows, lanes, ahead, a00, a11 = (kernels.ROWS, kernels.LANES, kernels.AHEAD, kernels.A00, kernels.A11)
+    draw = kernels._draw
+
+    @numba.njit(error_model="numpy", parallel=True)
+    def random_numbers(chains, nstep, sigma, seed, stream):
+        out = np.empty(chains)
+        for group in numba.prange((chains + lanes - 1) // lanes):
+            noise, lane = np.empty((ahead, 3, lanes)), np.zeros((rows, lanes))
+            state = np.empty((lanes, 4), np.uint64)
+            for l in range(lanes):
+                seed_state(state[l], seed, stream, group * lanes + l)
+                lane[a00, l], lane[a11, l] = sigma, sigma
+            for _ in range(0, nstep, ahead):
+                for l in range(lanes):
+                    draw(state[l], lane, noise, l)
+            for l in range(min(lanes, chains - group * lanes)):
+                out[group * lanes + l] = noise[ahead - 1, 0, l]
+        return out
+    return random_numbers
+
+
 def main():
     args = arguments()
     os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
     import numpy as np
     from wl.core.seeds import METROPOLIS
-    from wl.kernels.metropolis import random_numbers
     from wl.posterior.emulator import build
     from wl.posterior.metropolis import Walk, metropolis
     from wl.posterior.quadrature import exact as quadrature
@@ -107,6 +132,7 @@ def main():
 
     first, _ = timed(metropolis, emulator, summary[:32], Walk(32, args.sigma))
     exact_first, _ = timed(quadrature, emulator, summary[:32])
+    random_numbers = draws_alone(np)
     random_numbers(16, 32, args.sigma, np.uint64(0), METROPOLIS)
     reference(np, theta, mean, covariance, summary, 2, args.sigma, 0)
     ours, theirs, random, exact = [], [], [], []

@@ -26,9 +26,9 @@ import scipy.fft  # noqa: E402
 from wl.core import cli  # noqa: E402
 from wl.maps.batches import FIXED, Batches, Frame  # noqa: E402
 from wl.summaries.options import MODELS  # noqa: E402
-from wl.summaries.features import N_BIN, PDF_BINS, Features  # noqa: E402
 from wl.core.params import PIXEL_ARCMIN  # noqa: E402
-from wl.summaries.handmade import ELL_MAX, ELL_MIN, SIGNAL  # noqa: E402
+from wl.summaries.handmade import (ELL_MAX, ELL_MIN, FINE_BINS, PDF_BINS, SIGNAL,  # noqa: E402
+                                   Features)
 from wl.simulate.survey import procedural_mask  # noqa: E402
 
 
@@ -40,10 +40,10 @@ class Plain:
         side = np.radians(PIXEL_ARCMIN / 60.0)
         ell = 2.0 * np.pi / side * np.hypot(np.fft.fftfreq(len(mask))[:, None],
                                             np.fft.rfftfreq(mask.shape[1]))
-        self.bin = np.digitize(ell, np.geomspace(ELL_MIN, ELL_MAX, N_BIN + 1)).ravel()
+        self.bin = np.digitize(ell, np.geomspace(ELL_MIN, ELL_MAX, FINE_BINS + 1)).ravel()
         self.times = np.full(ell.shape, 2.0, np.float32)
         self.times[:, [0, -1]] = 1.0
-        self.count = np.bincount(self.bin, self.times.ravel(), N_BIN + 2)[1:-1]
+        self.count = np.bincount(self.bin, self.times.ravel(), FINE_BINS + 2)[1:-1]
         self.used, self.norm = self.count > 0, side**2 / mask.sum()
         self.shape = tuple(scipy.fft.next_fast_len(n + 16, real=True) for n in mask.shape)
         k2 = np.fft.fftfreq(self.shape[0])[:, None]**2 + np.fft.rfftfreq(self.shape[1])**2
@@ -65,7 +65,7 @@ class Plain:
         out = []
         for one in kappa:
             power = np.abs(scipy.fft.rfft2(one, workers=1))**2 * self.times
-            power = np.bincount(self.bin, power.ravel(), N_BIN + 2)[1:-1]
+            power = np.bincount(self.bin, power.ravel(), FINE_BINS + 2)[1:-1]
             out.append([np.log10(power[self.used] / self.count[self.used] * self.norm)])
             modes = self.modes(one)
             for f, cover, unit in zip(self.filters, self.cover, self.unit):

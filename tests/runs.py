@@ -21,12 +21,22 @@ N_TEST = 5
 
 @pytest.fixture()
 def data(tmp_path):
+    """A set of its own for each test."""
+    return make_set(tmp_path / "set")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A set for all tests of a file, for runs that several of them look at."""
+    return make_set(tmp_path_factory.mktemp("shared") / "set")
+
+
+def make_set(folder):
     """The maps of test_training in the public layout, with a few noisy test maps of known truth."""
     mask = np.ones((64, 48), bool)
     mask[20:30, 10:15] = False
     label = np.zeros((N_COSMOLOGY, N_REALISATION, 5))
     label[..., :2] = LABEL.reshape(N_COSMOLOGY, N_REALISATION, 2)
-    folder = tmp_path / "set"
     folder.mkdir()
     np.save(folder / dataset.MASK_FILE, mask)
     np.save(folder / "label.npy", label)

@@ -1,4 +1,4 @@
-"""The border: what passes, what is refused, and that every refusal is one line that says what to do."""
+"""The border: what passes, what is refused, and each refusal one line that says what to do."""
 import numpy as np
 import pytest
 from conftest import one_line
@@ -24,7 +24,7 @@ def test_array_refuses(value, shape, dtype, words):
     with pytest.raises(InputError) as error:
         array("kappa.npy", value, shape, dtype, advice="do this")
     text = one_line(error, "kappa.npy", "expected", "got", "do this", *words)
-    assert "class" not in text                         # np.float16 by its name, not by its Python repr
+    assert "class" not in text                         # np.float16 by its name, not by its repr
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -39,10 +39,12 @@ def test_array_names_the_first_bad_number(bad):
 
 @pytest.mark.parametrize("value", [1, 2.5, "3", np.float32(0.1), np.int64(4)])
 def test_positive_passes(value):
-    assert positive("--sigma", value) == pytest.approx(float(value)) and type(positive("x", value)) is float
+    assert positive("--sigma", value) == pytest.approx(float(value))
+    assert type(positive("x", value)) is float
 
 
-@pytest.mark.parametrize("value", [0, -1, -0.0, np.nan, np.inf, -np.inf, None, "", "two", 10**400, [1, 2]])
+@pytest.mark.parametrize("value", [0, -1, -0.0, np.nan, np.inf, -np.inf, None, "", "two", 10**400,
+                                   [1, 2]])
 @pytest.mark.parametrize("integer", [False, True])
 def test_positive_refuses(value, integer):
     with pytest.raises(InputError) as error:
@@ -52,7 +54,8 @@ def test_positive_refuses(value, integer):
 
 def test_whole_numbers_are_not_rounded():
     assert positive("--nstep", 10000, integer=True) == 10000
-    assert positive("--nstep", 1e4, integer=True) == 10000 and type(positive("x", "7", integer=True)) is int
+    assert positive("--nstep", 1e4, integer=True) == 10000
+    assert type(positive("x", "7", integer=True)) is int
     assert positive("--nstep", 2**62 + 1, integer=True) == 2**62 + 1
     with pytest.raises(InputError) as error:
         positive("--nstep", 2.7, integer=True)

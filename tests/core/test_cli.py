@@ -41,8 +41,9 @@ def test_help_teaches(capsys):
     assert capsys.readouterr().out == f"wl {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--nstep", "many"], ["--nope"], ["--nst", "5"], ["--threads", "2.5"],
-                                       ["stray"], ["--seed", "-1"], ["--seed", "x"], ["--seed", str(2**63)]])
+@pytest.mark.parametrize("arguments", [
+    ["--nstep", "many"], ["--nope"], ["--nst", "5"], ["--threads", "2.5"], ["stray"],
+    ["--seed", "-1"], ["--seed", "x"], ["--seed", str(2**63)]])
 def test_wrong_usage_is_one_line_and_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         parser().parse_args(arguments)
@@ -61,8 +62,8 @@ def test_largest_seed():
     (InputError("--sigma: expected 1,\n  got 2"), 2, "--sigma: expected 1, got 2"),
     (RunError("not converged"), 1, "not converged"),
     (OSError(28, "No space left on device", "a.h5"), 1, "a.h5: No space left on device"),
-    (PermissionError(13, "Permission denied"), 1, "Permission denied"), (MemoryError(), 1, "MemoryError"),
-    (MemoryError("Unable to allocate 9 GiB"), 1, "9 GiB"),
+    (PermissionError(13, "Permission denied"), 1, "Permission denied"),
+    (MemoryError(), 1, "MemoryError"), (MemoryError("Unable to allocate 9 GiB"), 1, "9 GiB"),
     (KeyboardInterrupt(), 130, "run the same command again"),
 ])
 def test_errors_become_one_line_and_a_code(error, code, words, capsys, monkeypatch):
@@ -88,7 +89,9 @@ def test_what_main_returns_is_the_code(value, code):
 @pytest.mark.parametrize("asked, lines", [(None, 1), ("0", 1), ("1", 5)])
 def test_our_own_mistakes_are_one_line_unless_asked(asked, lines, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_x.py"])
-    monkeypatch.setenv(cli.TRACEBACK, asked) if asked else monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    if asked:
+        monkeypatch.setenv(cli.TRACEBACK, asked)
 
     def main():
         raise ValueError("a bug\nof ours")
@@ -96,8 +99,8 @@ def test_our_own_mistakes_are_one_line_unless_asked(asked, lines, capsys, monkey
         cli.run(main)
     out, text = capsys.readouterr()
     assert end.value.code == 1 and out == "" and (text.count("\n") == 1) == (lines == 1)
-    one_line(text.strip().splitlines()[-1], "run_x.py: error: internal error", "ValueError: a bug of ours",
-             "test_cli.py:", cli.TRACEBACK)
+    one_line(text.strip().splitlines()[-1], "run_x.py: error: internal error",
+             "ValueError: a bug of ours", "test_cli.py:", cli.TRACEBACK)
     assert ("Traceback" in text) == (lines > 1)
 
 
@@ -109,18 +112,19 @@ def test_an_exit_passes_and_help_names_the_codes():
 
 
 def test_the_program_is_named_as_it_was_called(python):
-    run = python("import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '--field', 'x']; "
-                 "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
-    assert run.returncode == 2 and run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
-    run = python("import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '--mask', '/nowhere/mask.npy']; "
-                 "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
-    assert run.returncode == 2 and run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
+    for option, value in (("--field", "x"), ("--mask", "/nowhere/mask.npy")):
+        run = python(f"import runpy, sys; sys.argv = ['x', '--out', '/nowhere/x', '{option}', "
+                     f"'{value}']; "
+                     "runpy.run_module('wl.simulate', run_name='__main__', alter_sys=True)")
+        assert run.returncode == 2, run.stderr
+        assert run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
 
 
 def test_a_closed_pipe_is_no_error(python):
     code = ("import sys\nfrom wl.core import cli\n"
             "def main():\n    [print('x' * 1000) for _ in range(1000)]\n"
-            "sys.stdout.flush()\nimport os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\ncli.run(main)")
+            "sys.stdout.flush()\nimport os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\n"
+            "cli.run(main)")
     run = python(code)
     assert run.returncode == 0 and run.stderr == ""
 
@@ -136,7 +140,7 @@ def test_thread_count():
 
 
 def test_process_is_prepared_before_anything_loads(tmp_path):
-    """Thread limits reach numba; one re-execution sets the allocator, keeps arguments and options."""
+    """Thread limits reach numba; one re-execution sets the allocator and keeps the arguments."""
     code = ("import os, sys\n"
             "from wl.core import cli\n"
             "assert not {'numba', 'torch', 'h5py'} & set(sys.modules)\n"
@@ -176,7 +180,7 @@ class Terminal(io.StringIO):
 @pytest.fixture()
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("wl.core.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -234,8 +238,9 @@ def test_quiet_progress_and_odd_totals(clock):
     assert "-" not in re.sub(r"\d{4}-\d\d-\d\d", "", stream.getvalue())     # no negative time to go
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
-                                           (3599, "59 min 59 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min")])
+@pytest.mark.parametrize("seconds, text", [
+    (0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"),
+    (90061, "25 h 01 min")])
 def test_duration(seconds, text):
     assert _duration(seconds) == text
 

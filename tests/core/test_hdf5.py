@@ -61,8 +61,9 @@ def test_round_trip(tmp_path, rng):
     groups = {"summary": {name: Var(("map", "param"), a, attrs) for name, a in arrays.items()},
               "constant_data": {"scalar": Var((), 3.5), "word": (("i",), ["é", "", "b"]),
                                 "none": Var(("j",), np.zeros(0))}}
-    digest = hdf5.write(tmp_path / "a b é.h5", "posterior", groups, seed=7, coords={"param": ["a", "b", "c"]},
-                         settings={"path": tmp_path, "t": (1, np.int64(2))}, inputs={"x": "00"})
+    digest = hdf5.write(tmp_path / "a b é.h5", "posterior", groups, seed=7, inputs={"x": "00"},
+                        coords={"param": ["a", "b", "c"]},
+                        settings={"path": tmp_path, "t": (1, np.int64(2))})
     file = hdf5.read(tmp_path / "a b é.h5", "posterior")
     for name, array in arrays.items():
         np.testing.assert_array_equal(file.groups["summary"][name], array)
@@ -72,11 +73,14 @@ def test_round_trip(tmp_path, rng):
     assert list(constant["word"]) == ["é", "", "b"]
     assert list(file.coords["summary"]["param"]) == ["a", "b", "c"]
     np.testing.assert_array_equal(file.coords["summary"]["map"], np.arange(7))
-    assert file.dims["summary"]["f64"] == ("map", "param") and file.dims["constant_data"]["scalar"] == ()
-    assert file.attrs["summary"]["f64"] == {"units": "arcmin", "long": 3, "x": 0.5, "list": "[1, 2]"}
+    assert file.dims["summary"]["f64"] == ("map", "param")
+    assert file.dims["constant_data"]["scalar"] == ()
+    assert file.attrs["summary"]["f64"] == {"units": "arcmin", "long": 3, "x": 0.5,
+                                            "list": "[1, 2]"}
     assert file.settings == {"path": str(tmp_path), "t": [1, 2]}
     assert file.seed == 7 and file.inputs == {"x": "00"}
-    assert file.digest == digest and file.kind == "posterior" and file.versions["numpy"] == np.__version__
+    assert file.digest == digest and file.kind == "posterior"
+    assert file.versions["numpy"] == np.__version__
 
 
 def test_float16_is_widened_without_loss(tmp_path, rng):
@@ -90,29 +94,33 @@ def test_layout_that_other_tools_need(path):
     with h5py.File(path) as file:
         assert {"posterior", "summary", "constant_data"} == set(file)
         for group in file.values():
-            assert {"created_at", "inference_library", "inference_library_version"} <= set(group.attrs)
+            common = {"created_at", "inference_library", "inference_library_version"}
+            assert common <= set(group.attrs)
             for name, data in group.items():
                 assert "_Netcdf4Dimid" not in data.attrs and data.dtype != np.float16
                 if data.is_scale:
                     continue
-                for dim in data.dims:                  # each dimension has its scale in the same group
+                for dim in data.dims:            # each dimension has its scale in the same group
                     assert dim[0].parent == group and dim[0].is_scale
                 if data.ndim:
                     assert (data.compression, data.shuffle) == ("gzip", True)
                 if data.ndim and data.dtype.kind == "f":
                     assert np.isnan(data.fillvalue)
-        assert list(file["posterior"]) == ["map", "draw", "chain", "Omega_m", "S_8"]      # as created
+        names = list(file["posterior"])
+        assert names == ["map", "draw", "chain", "Omega_m", "S_8"]                # as created
         converged = file["summary/converged"]
         assert converged.dtype == np.int8 and converged.attrs["dtype"] == "bool"
         assert json.loads(file.attrs["settings"])["nstep"] == 10000
-    assert path.read_bytes()[8] < 3       # superblock version: 3, of libver "latest", can refuse to open again
+    # superblock version: 3, of libver "latest", can refuse to open again
+    assert path.read_bytes()[8] < 3
 
 
 def test_variables_say_what_they_are(tmp_path):
-    """Units and words for all that are known, bits in the way of the CF conventions; one's own attributes win."""
+    """Units and words for known ones, bits as the CF conventions have them; own ones win."""
     groups = {"summary": {"flag": Var(("map",), np.array([0, 3], np.int16)),
                           "split": Var(("map",), np.zeros(2, np.int8)),
-                          "ess": Var(("map",), np.ones(2), {"units": "draws"}), "mine": Var(("map",), np.ones(2))}}
+                          "ess": Var(("map",), np.ones(2), {"units": "draws"}),
+                          "mine": Var(("map",), np.ones(2))}}
     first = hdf5.write(tmp_path / "p.h5", "posterior", groups)
     with h5py.File(tmp_path / "p.h5") as file:
         found = {name: dict(file["summary"][name].attrs) for name in groups["summary"]}
@@ -124,7 +132,8 @@ def test_variables_say_what_they_are(tmp_path):
     assert found["ess"]["units"] == "draws" and "effective" in found["ess"]["long_name"]
     assert "long_name" not in found["mine"]
     file = hdf5.read(tmp_path / "p.h5")
-    again = {n: Var(("map",), v, file.attrs["summary"][n]) for n, v in file.groups["summary"].items()}
+    again = {n: Var(("map",), v, file.attrs["summary"][n])
+             for n, v in file.groups["summary"].items()}
     assert hdf5.write(tmp_path / "q.h5", "posterior", {"summary": again}) == first == file.digest
 
 
@@ -151,7 +160,8 @@ def test_xarray_and_arviz_open_it(path):
         data = xarray.open_dataset(path, group="posterior")
     except ValueError as error:
         pytest.skip(f"xarray has no engine for netCDF-4 here: {error}")
-    assert data["Omega_m"].dims == ("chain", "draw", "map") and list(data["map"].values) == [0, 5, 7]
+    assert data["Omega_m"].dims == ("chain", "draw", "map")
+    assert list(data["map"].values) == [0, 5, 7]
     assert xarray.open_dataset(path, group="summary")["converged"].dtype == bool
 
 
@@ -161,14 +171,16 @@ def test_only_the_groups_asked_for(path):
 
 
 @pytest.mark.parametrize("name, var", [
-    ("a/b", Var(("map",), np.zeros(3))), ("_x", Var(("map",), np.zeros(3))), ("", Var(("map",), np.zeros(3))),
-    ("map", Var(("map",), np.zeros(3))), ("x", Var(("a/b",), np.zeros(3))),
+    ("a/b", Var(("map",), np.zeros(3))), ("_x", Var(("map",), np.zeros(3))),
+    ("", Var(("map",), np.zeros(3))), ("map", Var(("map",), np.zeros(3))),
+    ("x", Var(("a/b",), np.zeros(3))),
     ("x", Var(("map", "map"), np.zeros((3, 3)))),
     ("x", Var(("map",), np.zeros((3, 3)))), ("x", Var(("map",), np.zeros(3, complex))),
     ("x", Var(("map",), np.zeros(4)))])
 def test_what_netcdf_cannot_hold_is_refused(tmp_path, name, var):
     with pytest.raises(ValueError):
-        hdf5.write(tmp_path / "p.h5", "posterior", {"g": {"first": Var(("map",), np.zeros(3)), name: var}})
+        hdf5.write(tmp_path / "p.h5", "posterior",
+                   {"g": {"first": Var(("map",), np.zeros(3)), name: var}})
     assert not list(tmp_path.iterdir())
 
 
@@ -183,8 +195,8 @@ def test_missing_file_folder_and_kind(tmp_path, path):
     one_line(error, path, "predictions", "posterior")
 
 
-@pytest.mark.parametrize("text", [b"", b"Omega_m S_8\n0.3 0.8\n", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY\x01\x00",
-                                  b"\x00" * 4096])
+@pytest.mark.parametrize("text", [b"", b"Omega_m S_8\n0.3 0.8\n", b"\x89HDF\r\n\x1a\n",
+                                  b"\x93NUMPY\x01\x00", b"\x00" * 4096])
 def test_not_an_hdf5_file(tmp_path, text):
     bad = tmp_path / "posterior.h5"
     bad.write_bytes(text)
@@ -348,26 +360,27 @@ def _umask():
 # ---------------------------------------------------------------- reuse
 def test_reusable(path, tmp_path):
     settings, inputs = hdf5.read(path).settings, {"label": "ab" * 32}
-    assert hdf5.reusable(tmp_path / "none.h5", "posterior", settings, inputs) is None
+    assert hdf5.reusable(tmp_path / "none.h5", "posterior", settings, inputs, 1) is None
     for same in (settings, {**settings, "nstep": 10000.0}, {**settings, "unset": None},
                  dict(reversed(settings.items()))):
-        assert hdf5.reusable(path, "posterior", same, inputs, seed=1).digest == hdf5.read(path).digest
-    for other, parts in (({**settings, "sigma": 0.02}, ("sigma", "0.06", "0.02")),
-                         ({**settings, "sampler": {"chains": 2}}, ("sampler.chains = 1", "chains = 2")),
-                         ({**settings, "extra": True}, ("extra = none", "extra = true")),
-                         ({**settings, "sampler": {"chains": True}}, ("chains = 1", "chains = true"))):
+        found = hdf5.reusable(path, "posterior", same, inputs, 1)
+        assert found.digest == hdf5.read(path).digest
+    for other, parts in (({"sigma": 0.02}, ("sigma", "0.06", "0.02")),
+                         ({"sampler": {"chains": 2}}, ("sampler.chains = 1", "chains = 2")),
+                         ({"extra": True}, ("extra = none", "extra = true")),
+                         ({"sampler": {"chains": True}}, ("chains = 1", "chains = true"))):
         with pytest.raises(InputError) as error:
-            hdf5.reusable(path, "posterior", other, inputs)
+            hdf5.reusable(path, "posterior", {**settings, **other}, inputs, 1)
         one_line(error, path, "--force", "--out", *parts)
     with pytest.raises(InputError) as error:
-        hdf5.reusable(path, "posterior", settings, {"label": "cd" * 32})
+        hdf5.reusable(path, "posterior", settings, {"label": "cd" * 32}, 1)
     one_line(error, path, "label", "abab", "cdcd")
     with pytest.raises(InputError) as error:
-        hdf5.reusable(path, "posterior", settings, inputs, seed=2)
+        hdf5.reusable(path, "posterior", settings, inputs, 2)
     one_line(error, "seed = 1", "seed = 2")
     path.write_bytes(b"")
     with pytest.raises(InputError) as error:
-        hdf5.reusable(path, "posterior", settings, inputs)
+        hdf5.reusable(path, "posterior", settings, inputs, 1)
     one_line(error, path, "--force")
 
 
@@ -399,14 +412,15 @@ def test_merge_refuses(tmp_path, path):
     wrong_count = make(tmp_path / "count.h5", maps=np.arange(8, 12), shard=[3, 4])
     overlap = make(tmp_path / "overlap.h5", maps=np.arange(7, 12), shard=[3, 3])
     two = paths[:2]
-    for given, part in (([], "none"), (two, "expected 3 shards, got 2"), ([*two, paths[0]], "shard 1 of 3"),
-                        ([path], "not a shard"), ([*two, other], "seed"), ([*two, wrong_count], "shards = 4"),
+    for given, part in (([], "none"), (two, "expected 3 shards, got 2"),
+                        ([*two, paths[0]], "shard 1 of 3"), ([path], "not a shard"),
+                        ([*two, other], "seed"), ([*two, wrong_count], "shards = 4"),
                         ([*two, overlap], "map 7"), ([paths[2], other], "seed")):
         with pytest.raises(InputError) as error:
             merge(given, out)
         one_line(error, part)
         assert not out.exists()
-    one_line(error, f"{paths[2]}: has seed = 1, {other} has seed = 2")        # foreign, not "given twice"
+    one_line(error, f"{paths[2]}: has seed = 1, {other} has seed = 2")    # not "given twice"
 
 
 def test_merge_overwrites_only_its_own(tmp_path, path):
@@ -420,7 +434,8 @@ def test_merge_overwrites_only_its_own(tmp_path, path):
     before[foreign] = foreign.read_bytes()
     link = tmp_path / "link.h5"
     link.symlink_to(paths[1])
-    for out, part in ((paths[1], "one of the files"), (link, "one of the files"), (foreign, "seed")):
+    joined = "one of the files"
+    for out, part in ((paths[1], joined), (link, joined), (foreign, "seed")):
         with pytest.raises(InputError) as error:
             merge(paths, out)
         one_line(error, out, part)
@@ -431,8 +446,8 @@ def test_merge_overwrites_only_its_own(tmp_path, path):
 def test_digest_array(rng):
     array = rng.normal(size=(5, 4))
     same = hdf5.digest_array(array)
-    assert same == hdf5.digest_array(np.asfortranarray(array)) == hdf5.digest_array(array.astype(">f8"))
-    assert same == hdf5.digest_array(np.repeat(array, 2, axis=0)[::2])
+    for equal in (np.asfortranarray(array), array.astype(">f8"), np.repeat(array, 2, axis=0)[::2]):
+        assert hdf5.digest_array(equal) == same
     changed = array.copy()
     changed[2, 2] = np.nextafter(changed[2, 2], 9)
     others = [changed, array.reshape(4, 5), array.astype(np.float32), array.view(np.int64)]
@@ -463,7 +478,8 @@ def test_digest_file(tmp_path):
 
 def test_versions_and_code_without_heavy_imports(python):
     done = python("import sys, wl.core.hdf5 as s; s.versions(), s.code_version(); "
-                  "print({'torch', 'numba', 'scipy'} & set(sys.modules), len(s.code_version().split()[0]))")
+                  "print({'torch', 'numba', 'scipy'} & set(sys.modules), "
+                  "len(s.code_version().split()[0]))")
     assert done.stdout.strip() == "set() 16", done.stderr
 
 

@@ -20,7 +20,7 @@ def test_kernels_import_nothing_but_numpy_and_numba(name):
         if isinstance(node, ast.Import):
             assert {alias.name for alias in node.names} <= {"math", "numba", "numpy"}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 1 or node.module in ("numba", "typing")
+            assert node.level == 1 or node.module in ("numba", "collections", "typing")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +37,7 @@ def test_each_file_alone_keeps_its_code_in_the_room_s_folder(name, python, tmp_p
     assert run.returncode == 0, run.stderr
     *found, loaded = run.stdout.split("\n")[:-1]
     assert found and all(line.endswith(" True") for line in found), found
-    assert int(loaded) <= 5 < len(NAMES)                           # and not all others
+    assert int(loaded) <= 3 < len(NAMES)                           # and not all others
 
 
 def test_another_state_of_the_sources_has_another_folder(tmp_path, python):
@@ -46,7 +46,7 @@ def test_another_state_of_the_sources_has_another_folder(tmp_path, python):
     code = "import sys; sys.path.insert(0, sys.argv[1]); import wl.kernels; print(wl.kernels.CACHE_FOLDER)"
     env = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = python(code, tmp_path, env=env).stdout
-    with open(tmp_path / "wl" / "kernels" / "triangles.py", "a") as file:
+    with open(tmp_path / "wl" / "kernels" / "likelihood.py", "a") as file:
         file.write("# another\n")
     second = python(code, tmp_path, env=env).stdout
     assert str(tmp_path) in first and str(tmp_path) in second and first != second

@@ -1,4 +1,4 @@
-"""Data sets on disk: the published layouts, every way in which a file can be wrong, splits and digests."""
+"""Data sets on disk: the published layouts, all ways a file can be wrong, splits and digests."""
 import dataclasses
 import io
 import json
@@ -48,7 +48,8 @@ def folder(tmp_path):
 
 def test_public_set_opens_by_memory_map(folder):
     found = dataset.open_set(folder)
-    assert found.release == "public" and (found.n_cosmology, found.n_realisation, found.n_test) == (4, 6, 5)
+    assert found.release == "public"
+    assert (found.n_cosmology, found.n_realisation, found.n_test) == (4, 6, 5)
     assert isinstance(found.kappa, np.memmap) and not found.kappa.flags.writeable
     assert np.array_equal(found.theta, labels()[:, 0, :2]) and found.theta.flags.c_contiguous
     assert found.mask.dtype == bool and not found.has_truth and found.simulation == {}
@@ -77,7 +78,7 @@ def test_simulated_set_knows_its_noise_and_its_truth(folder):
 
 
 def test_releases_side_by_side(folder):
-    """Each release takes its own maps and labels; the kit's sample shares what carries no prefix."""
+    """Each release has its own maps and labels; the kit's sample shares files without a prefix."""
     other = folder / f"{FILE_PREFIX}_kappa_newrealization.npy"
     shutil.copy(folder / KAPPA, other)
     with pytest.raises(InputError) as error:
@@ -146,12 +147,14 @@ DAMAGE = {
     "maps of float32": (KAPPA, npy(MAPS.astype(np.float32)), ("float16", "float32")),
     "big-endian maps": (KAPPA, npy(MAPS.astype(">f2")), ("float16", ">f2")),
     "one cosmology too few": (KAPPA, npy(MAPS[1:]), ("(4, 6, any)", "(3, 6", "label.npy")),
-    "frames, not pixels": (KAPPA, npy(np.zeros((4, 6, 12, 7), np.float16)), ("(4, 6, any)", "(4, 6, 12, 7)")),
+    "frames, not pixels": (KAPPA, npy(np.zeros((4, 6, 12, 7), np.float16)),
+                           ("(4, 6, any)", "(4, 6, 12, 7)")),
     "other pixels": (KAPPA, npy(MAPS[..., :-1]), (f"expected {N}", N - 1, MASK)),
     "Fortran order": (KAPPA, npy(np.asfortranarray(MAPS)), ("C order", "Fortran")),
     "truncated maps": (KAPPA, npy(MAPS)[:-10], ("complete .npy", "again")),
     "truncated header": (KAPPA, npy(MAPS)[:40], ("complete .npy", "again")),
-    "header without its end": (KAPPA, npy(MAPS).replace(b"), }", b")   "), ("complete .npy", "again")),
+    "header without its end": (KAPPA, npy(MAPS).replace(b"), }", b")   "),
+                               ("complete .npy", "again")),
     "empty file": (KAPPA, b"", ("complete .npy", "again")),
     "text": (KAPPA, b"<html>404</html>", ("complete .npy", "again")),
     "archive": (KAPPA, npz(MAPS), (".npz",)),
@@ -159,7 +162,8 @@ DAMAGE = {
     "objects": (KAPPA, npy(np.array([[[None]]]), allow_pickle=True), ("complete .npy", "again")),
     "labels that differ": ("label.npy", npy(BROKEN_LABEL), ("same Omega_m", "cosmology 2", "sort")),
     "NaN label": ("label.npy", npy(NAN_LABEL), ("finite", "(1, 2, 4)", "nan")),
-    "four label columns": ("label.npy", npy(labels()[..., :4]), ("(any, any, 5)", "(4, 6, 4)", "Omega_m")),
+    "four label columns": ("label.npy", npy(labels()[..., :4]),
+                           ("(any, any, 5)", "(4, 6, 4)", "Omega_m")),
     "whole-number labels": ("label.npy", npy(np.ones((4, 6, 5), int)), ("float", "int64")),
     "no labels": ("label.npy", npy(np.zeros((0, 6, 5))), ("at least one", "(0, 6, 5)")),
     "truncated labels": ("label.npy", npy(labels())[:-8], ("complete .npy", "again")),
@@ -169,7 +173,8 @@ DAMAGE = {
     "flat mask": (MASK, npy(small_mask().ravel()), ("(any, any)", "(84,)")),
     "other mask": (MASK, npy(np.ones((12, 7), bool)), ("expected 84", f"got {N}", KAPPA)),
     "test maps of float64": (TEST, npy(np.zeros((5, N))), ("float16", "float64")),
-    "test maps with other pixels": (TEST, npy(np.zeros((5, N + 1), np.float16)), (f"expected {N}", N + 1)),
+    "test maps with other pixels": (TEST, npy(np.zeros((5, N + 1), np.float16)),
+                                    (f"expected {N}", N + 1)),
     "one test map, no axis": (TEST, npy(np.zeros(N, np.float16)), ("(any, any)", f"({N},)")),
     "truncated test maps": (TEST, npy(np.zeros((5, N), np.float16))[:-1], ("complete .npy",)),
 }
@@ -181,8 +186,9 @@ def test_damage_is_refused_in_one_line(folder, case):
     (folder / name).write_bytes(content)
     with pytest.raises(InputError) as error:
         dataset.open_set(folder)
-    named = KAPPA if case == "other mask" else name           # the message stands at the maps, names the mask
-    one_line(error, folder / named, "expected", "got" if "complete" not in words[0] else "could not", *words)
+    named = KAPPA if case == "other mask" else name     # the message is about the maps there
+    verb = "could not" if "complete" in words[0] else "got"
+    one_line(error, folder / named, "expected", verb, *words)
 
 
 def off(column, value, where=(1,)):
@@ -191,9 +197,11 @@ def off(column, value, where=(1,)):
     return label
 
 
-IMPLAUSIBLE = {"no matter": (off(0, 0.0), ("Omega_m", "(1, 0)", "got 0 ")), "negative": (off(0, -0.3), ("Omega_m",)),
-               "above one": (off(0, 1.2), ("Omega_m",)), "S_8 of 8": (off(1, 8.0), ("S_8", "(1, 0)", "6 in all")),
-               "S_8 of 0.1": (off(1, 0.1), ("S_8",)), "swapped": (labels()[..., [1, 0, 2, 3, 4]], ("swapped",))}
+IMPLAUSIBLE = {"no matter": (off(0, 0.0), ("Omega_m", "(1, 0)", "got 0 ")),
+               "negative": (off(0, -0.3), ("Omega_m",)), "above one": (off(0, 1.2), ("Omega_m",)),
+               "S_8 of 8": (off(1, 8.0), ("S_8", "(1, 0)", "6 in all")),
+               "S_8 of 0.1": (off(1, 0.1), ("S_8",)),
+               "swapped": (labels()[..., [1, 0, 2, 3, 4]], ("swapped",))}
 
 
 @pytest.mark.parametrize("case", IMPLAUSIBLE)
@@ -238,7 +246,7 @@ def test_a_set_whose_simulation_was_cut_off_is_refused(folder):
     with pytest.raises(InputError) as error:
         dataset.open_set(folder)
     one_line(error, folder, "interrupted", "repeat")
-    (folder / "simulation.json").write_text("{}")              # the last file moved: only the folder is left over
+    (folder / "simulation.json").write_text("{}")    # the last file moved: only the folder is left
     dataset.open_set(folder)
 
 
@@ -263,7 +271,8 @@ def test_folder_in_place_of_a_file(folder):
 
 def test_flipped_header_bytes_never_escape(tmp_path):
     """Any damage to a header is an InputError or a readable array, never another exception."""
-    rng, path, whole = np.random.default_rng(5), tmp_path / "a.npy", npy(np.arange(12.0).reshape(3, 4))
+    rng, path = np.random.default_rng(5), tmp_path / "a.npy"
+    whole = npy(np.arange(12.0).reshape(3, 4))
     for trial in range(300):
         content = bytearray(whole)
         for at in rng.integers(0, 128, 2):
@@ -276,8 +285,8 @@ def test_flipped_header_bytes_never_escape(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name, index", [(KAPPA, (2, 5, 7)), (KAPPA, (0, 0, 0)), (KAPPA, (3, 5, N - 1)),
-                                         (TEST, (4, 3))])
+@pytest.mark.parametrize("name, index", [(KAPPA, (2, 5, 7)), (KAPPA, (0, 0, 0)),
+                                         (KAPPA, (3, 5, N - 1)), (TEST, (4, 3))])
 def test_check_maps_names_the_map(folder, value, name, index):
     content = np.load(folder / name)
     content[index] = value
@@ -326,9 +335,10 @@ def test_a_constant_map_is_refused(folder, name, index, value):
 def test_real_files(real, tmp_path):
     """The challenge's own mask, labels and noisy map open as a set of their own shape."""
     mask, label = dataset.read_mask(real / MASK), dataset.read_label(real / "label.npy")
-    assert mask.shape == (1424, 176) and int(mask.sum()) == N_OBSERVED and label.shape == (101, 256, 5)
+    assert mask.shape == (1424, 176) and int(mask.sum()) == N_OBSERVED
+    assert label.shape == (101, 256, 5)
     assert dataset.read_test(real / TEST, mask, real / MASK).shape == (3, N_OBSERVED)
-    # the first release: the same 256 nuisances for every cosmology, so the maps of one realisation are kin
+    # the first release: all cosmologies share 256 nuisances, so the maps of one realisation are kin
     assert np.array_equal(label[0, :, 2:], label[57, :, 2:])
     with pytest.raises(InputError) as error:
         dataset.open_set(real)
@@ -336,12 +346,13 @@ def test_real_files(real, tmp_path):
 
 
 # ---------------------------------------------------------------- splits
-@pytest.mark.parametrize("n, statistics, holdout", [(256, 0.2, 0.2), (32, 0.2, 0.0), (30, 0.5, 0.2),
+@pytest.mark.parametrize("n, emulator, holdout", [(256, 0.2, 0.2), (32, 0.2, 0.0), (30, 0.5, 0.2),
                                                     (3, 0.2, 0.2)])
-def test_split_sizes(n, statistics, holdout):
-    split = splits.split_realisations(n, statistics, holdout, seed=1)
-    assert split.shape == (n,) and split.dtype == np.int8 and set(split) <= {TRAIN, EMULATOR, HOLDOUT}
-    assert abs((split == EMULATOR).sum() - statistics * n) <= 0.5
+def test_split_sizes(n, emulator, holdout):
+    split = splits.split_realisations(n, emulator, holdout, seed=1)
+    assert split.shape == (n,) and split.dtype == np.int8
+    assert set(split) <= {TRAIN, EMULATOR, HOLDOUT}
+    assert abs((split == EMULATOR).sum() - emulator * n) <= 0.5
     assert abs((split == HOLDOUT).sum() - holdout * n) <= 0.5 and (split == TRAIN).any()
 
 
@@ -354,17 +365,18 @@ def test_split_follows_the_seed_alone():
     # a stored promise: files made by an earlier version split alike
     small = splits.split_realisations(32, 0.2, 0.2, seed=1)
     assert np.flatnonzero(small == EMULATOR).tolist() == [5, 13, 15, 16, 26, 27]
-    # statistics realisations do not change when a hold-out is asked for
-    assert np.array_equal(splits.split_realisations(256, 0.2, 0.0, 1) == EMULATOR, first == EMULATOR)
+    # the emulator split does not change when a hold-out is asked for
+    without = splits.split_realisations(256, 0.2, 0.0, 1)
+    assert np.array_equal(without == EMULATOR, first == EMULATOR)
 
 
-@pytest.mark.parametrize("n, statistics, holdout", [(2, 0.2, 0.2), (1, 0.5, 0.0), (10, 0.0, 0.2),
+@pytest.mark.parametrize("n, emulator, holdout", [(2, 0.2, 0.2), (1, 0.5, 0.0), (10, 0.0, 0.2),
                                                     (10, 0.6, 0.4),
-                                                    (10, -0.1, 0.2), (10, 0.2, 1.0), (10, np.nan, 0.2),
-                                                    (10, 0.98, 0.01)])
-def test_split_refuses_an_empty_part(n, statistics, holdout):
+                                                    (10, -0.1, 0.2), (10, 0.2, 1.0),
+                                                    (10, np.nan, 0.2), (10, 0.98, 0.01)])
+def test_split_refuses_an_empty_part(n, emulator, holdout):
     with pytest.raises(InputError) as error:
-        splits.split_realisations(n, statistics, holdout, seed=1)
+        splits.split_realisations(n, emulator, holdout, seed=1)
     one_line(error, "expected", "got")
 
 

@@ -4,7 +4,7 @@ import pytest
 import synthetic
 from scipy import stats
 
-from wl.posterior import diagnostics
+from wl.posterior import metropolis as diagnostics
 
 
 def series(chains, draws, rho, seed, ties=0.0, shift=0.0):

@@ -12,8 +12,8 @@ from scipy.interpolate import LinearNDInterpolator
 
 from wl.core import seeds
 from wl.core.checks import InputError
-from wl.kernels import generators
 from wl.kernels import metropolis as kernels
+from wl.kernels import noise as generators
 from wl.posterior import metropolis
 from wl.posterior.emulator import build
 from wl.posterior.posterior import Chains

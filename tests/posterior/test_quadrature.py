@@ -8,7 +8,7 @@ from scipy.spatial import ConvexHull
 from wl.kernels import quadrature as kernels
 from wl.posterior.emulator import build
 from wl.posterior.quadrature import exact, quadrature_error
-from wl.posterior.triangles import triangle_rule
+from wl.posterior.emulator import triangle_rule
 
 
 @pytest.fixture(scope="module")

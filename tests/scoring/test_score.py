@@ -1,4 +1,4 @@
-"""The score and the calibration checks, each against an independent route and with a negative control."""
+"""The score and the calibration checks, each by an independent route, with negative controls."""
 import math
 
 import numpy as np
@@ -8,7 +8,7 @@ from scipy import stats
 from conftest import one_line
 from wl.core import params
 from wl.core.checks import InputError
-from wl.posterior.recalibration import coverage_curve, pit, uniform_p_value
+from wl.posterior.posterior import coverage_curve, pit, uniform_p_value
 from wl.scoring import score
 from wl.scoring.score import Posterior
 
@@ -37,7 +37,8 @@ def test_score_by_hand():
     truth, mean = np.array([[0.30, 0.80], [0.4, 0.7]]), np.array([[0.32, 0.79], [0.4, 0.7]])
     sd = np.array([[0.04, 0.01], [1.0, 1.0]])
     first = -((0.25 + 2 * math.log(0.04) + 0.4) + (1.0 + 2 * math.log(0.01) + 0.1))
-    np.testing.assert_allclose(score.challenge_score(truth, mean, sd), [first, 0.0], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(score.challenge_score(truth, mean, sd), [first, 0.0], rtol=1e-12,
+                               atol=1e-12)
     np.testing.assert_allclose(score.score_terms(truth, mean, sd)[0, :, 0],
                                [0.25, 2 * math.log(0.04), 0.4])
 
@@ -58,7 +59,7 @@ def test_honest_error_bars_score_best(posterior):
 
 
 def test_prior_only_by_hand():
-    """Pulls of a design by its own mean and sd have mean square 1: - sum (1 + ln var + 1000 var)."""
+    """Pulls of a design by its own mean and sd have mean square 1: -sum(1 + ln var + 1000 var)."""
     theta = np.array([[0.2, 0.7], [0.4, 0.9], [0.3, 0.74]])
     want = -(1 + np.log(theta.var(0)) + 1000 * theta.var(0)).sum()
     assert score.prior_score(theta) == pytest.approx(want, rel=1e-12)
@@ -104,11 +105,12 @@ def test_bootstrap_error_of_a_mean(rng):
 
 
 def test_bootstrap_of_clusters(rng):
-    """Every map ten times over: by map the error is too small by sqrt(10), by cluster it is right."""
+    """Every map ten times over: by map the error is too small by sqrt(10), by cluster right."""
     values = rng.normal(size=(300, 1))
     tenfold, cluster = np.tile(values, (10, 1)), np.tile(np.arange(300), 10) * 7
     by_cluster = score.bootstrap_means(tenfold, 500, 1, cluster)
-    np.testing.assert_allclose(by_cluster, score.bootstrap_means(values, 500, 1), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(by_cluster, score.bootstrap_means(values, 500, 1), rtol=1e-9,
+                               atol=1e-12)
     assert score.bootstrap_means(tenfold, 500, 1).std() < 0.4 * by_cluster.std()
 
 
@@ -136,7 +138,8 @@ def test_calibration_separates_right_from_wrong_error_bars(posterior, scale, goo
     assert all(p > 0.01 if good else p < 1e-6 for p in p_values), p_values
     levels = [0.5, 0.682689, 0.9545]
     want = [math.erf(stats.norm.ppf(0.5 + level / 2) * scale / math.sqrt(2)) for level in levels]
-    np.testing.assert_allclose(coverage_curve(values, levels), np.transpose([want, want]), atol=0.025)
+    np.testing.assert_allclose(coverage_curve(values, levels), np.transpose([want, want]),
+                               atol=0.025)
 
 
 def test_joint_checks_see_a_wrong_correlation(posterior):
@@ -166,7 +169,8 @@ def test_summary(posterior):
                       quantiles={"q16": mean - 0.5 * sd, "q84": mean + 0.5 * sd})
     out = score.summarise(truth, given, variance, count=300)
     error = mean - truth
-    assert out["n"] == 4000 and out["score"] == pytest.approx(score.challenge_score(truth, mean, sd).mean())
+    assert out["n"] == 4000
+    assert out["score"] == pytest.approx(score.challenge_score(truth, mean, sd).mean())
     np.testing.assert_allclose(out["mse"], (error**2).mean(0) / variance)
     assert out["mse_mean"] == pytest.approx(np.mean(out["mse"]))
     scatter = ((truth - truth.mean(0))**2).sum(0)

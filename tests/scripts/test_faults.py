@@ -1,4 +1,4 @@
-"""Faults that a run can meet: each ends in one line and the right exit code, never in a traceback."""
+"""Faults that a run can meet: each ends in one line and the right exit code, in no traceback."""
 import errno
 import json
 import pathlib
@@ -18,7 +18,8 @@ from wl.simulate.simulate import simulate
 def small_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     np.save(folder / "mask.npy", np.ones((64, 48), bool))
-    simulate(folder / "set", cosmologies=6, realisations=16, test=8, mask=folder / "mask.npy", processes=1, quiet=True)
+    simulate(folder / "set", cosmologies=6, realisations=16, test=8, mask=folder / "mask.npy",
+             processes=1, quiet=True)
     return folder / "set"
 
 
@@ -31,7 +32,7 @@ def test_a_damaged_noise_level_is_refused(tmp_path, n_gal):
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
-    """So that the scripts say it in one line; torch's own writer raises a RuntimeError about its format."""
+    """So that the scripts say it in one line; torch's own writer raises a RuntimeError."""
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -41,19 +42,22 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option, method", [("--weight-decay", "network"), ("--emulator-fraction", "network"),
-                                            ("--holdout-fraction", "network"), ("--emulator-fraction", "spectrum"),
-                                            ("--holdout-fraction", "spectrum")])
+@pytest.mark.parametrize("option, method", [
+    ("--weight-decay", "network"), ("--emulator-fraction", "network"),
+    ("--holdout-fraction", "network"), ("--emulator-fraction", "spectrum"),
+    ("--holdout-fraction", "spectrum")])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
 def test_numbers_that_are_none(script, small_set, option, value, method):
-    done = script("run_mcmc.py", "--data", small_set, "--method", method, option, value, cwd=small_set.parent)
-    assert done.returncode == 2 and option in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    done = script("run_mcmc.py", "--data", small_set, "--method", method, option, value,
+                  cwd=small_set.parent)
+    assert done.returncode == 2 and option in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_too_few_realisations_to_recalibrate(script, small_set):
     """Refused before any work: each fold leaves some realisations out."""
-    done = script("run_mcmc.py", "--data", small_set, "--emulator-fraction", "0.125", "--out", "few",
-                  cwd=small_set.parent)
+    done = script("run_mcmc.py", "--data", small_set, "--emulator-fraction", "0.125", "--out",
+                  "few", cwd=small_set.parent)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "--recalibrate" in done.stderr and "got 2" in done.stderr
     assert not list((small_set.parent / "few").glob("*.h5"))

@@ -1,4 +1,4 @@
-"""What exists is used: no trial of a sampler trains again; what is damaged is said and, with --force, made again."""
+"""What exists is used: no trial of a sampler trains again; --force makes damaged files anew."""
 import os
 import types
 
@@ -72,8 +72,9 @@ def test_predictions_given_by_name(begin, monkeypatch, tmp_path, data):  # noqa:
     run = begin(*options)
     path = inferred(run, run.predictions)
     assert path.parent == run.folder.out and hdf5.read(path).digest == hdf5.read(whole).digest
-    begin(*options)                                                # a second run finds its own posterior
-    for other, words in ((("--prior", "flat"), "prior = "), (("--sampler", "metropolis"), "sampler = ")):
+    begin(*options)                                          # a second run finds its own posterior
+    for other, words in ((("--prior", "flat"), "prior = "),
+                         (("--sampler", "metropolis"), "sampler = ")):
         with pytest.raises(InputError) as error:
             begin(*options, *other)
         one_line(error, words)
@@ -103,8 +104,9 @@ def test_a_moved_set_stays_the_same_set(begin, tmp_path, data, monkeypatch):  # 
     assert hdf5.read(inferred(run)).digest == hdf5.read(first).digest
 
 
-@pytest.mark.parametrize("options", [("--nstep", "20", "--sigma", "1e6"), ("--burn-in", "0.9999"), ("--nstep", "1"),
-                                     ("--sigma", "1e300", "--chains", "3")])
+@pytest.mark.parametrize("options", [
+    ("--nstep", "20", "--sigma", "1e6"), ("--burn-in", "0.9999"), ("--nstep", "1"),
+    ("--sigma", "1e300", "--chains", "3")])
 def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_path):
     run = begin(*options)
     with pytest.raises(RunError) as error:
@@ -114,8 +116,9 @@ def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_pa
 
 
 def test_stuck_counts_maps():
-    """Several chains that each stand still somewhere have a spread, and no acceptance; quadrature has none to give."""
-    sd, acceptance = np.array([[0.1, 0.1], [0.0, 0.1], [0.1, np.nan], [0.1, 0.1]]), np.array([0.3, 0.3, 0.3, 0.0])
+    """Several chains that stand still have a spread and no acceptance; quadrature gives none."""
+    sd = np.array([[0.1, 0.1], [0.0, 0.1], [0.1, np.nan], [0.1, 0.1]])
+    acceptance = np.array([0.3, 0.3, 0.3, 0.0])
     assert posterior.stuck({"sd": sd, "acceptance": acceptance}) == 3
     assert posterior.stuck({"sd": sd[:1], "acceptance": np.array([np.nan])}) == 0
 
@@ -123,7 +126,8 @@ def test_stuck_counts_maps():
 @pytest.mark.parametrize("options, words", [
     (("--nstep", 2**31), ("--nstep", 2**31)), (("--chains", 5 * 10**6), ("--chains", "5000000")),
     (("--nstep", 10**30), ("--nstep", 10**30)), (("--thin", 10**30), ("--thin", "at most 100")),
-    (("--thin", 101), ("--thin", "at most 100")), (("--adapt", "--nstep", 20), ("--adapt", "got 4")),
+    (("--thin", 101), ("--thin", "at most 100")),
+    (("--adapt", "--nstep", 20), ("--adapt", "got 4")),
     (("--sampler", "exact", "--nstep", 2**31), ("--nstep",))])
 def test_settings_that_the_sampler_would_refuse_are_refused_first(options, words):
     with pytest.raises(InputError) as error:
@@ -148,7 +152,8 @@ def test_a_damaged_checkpoint_or_network(begin, name, capsys):
     one_line(error, path, "remove it", "--force")
     assert predict.predict(begin("--force").work).path.exists()
     said = capsys.readouterr().err
-    assert said.count("warning: ") == 1 and name in said and not path.with_name("checkpoint.pt").exists()
+    assert said.count("warning: ") == 1 and name in said
+    assert not path.with_name("checkpoint.pt").exists()
 
 
 def test_damaged_statistics_are_noticed(begin, capsys):

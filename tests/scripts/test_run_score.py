@@ -1,4 +1,4 @@
-"""run_score.py as a user meets it: a synthetic data set and posteriors, run in a process of its own."""
+"""run_score.py as a user meets it: a synthetic data set and posteriors, in a process of its own."""
 import json
 import os
 import zipfile
@@ -7,32 +7,36 @@ import numpy as np
 import pytest
 
 from conftest import one_line
-from wl.scoring import report, score, table
 from wl.core import hdf5
 from wl.core.checks import InputError
-from wl.core.params import HOLDOUT, TEST
 from wl.core.hdf5 import Var
+from wl.core.params import HOLDOUT, TEST
+from wl.scoring import export, report, score, table
 
 N_COSMOLOGY, N_REALISATION, N_TEST = 12, 20, 60
+OBSERVED = "observed_data"
 
 
 def make_data(folder, *, truth=True, unseen=15, shared_seeds=False, seed=1):
     """Label files of a small set; the last `unseen` test maps lie off the design."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    theta = np.column_stack([rng.uniform(0.1, 0.6, N_COSMOLOGY), rng.uniform(0.68, 0.95, N_COSMOLOGY)])
+    theta = np.column_stack([rng.uniform(low, high, N_COSMOLOGY)
+                             for low, high in ((0.1, 0.6), (0.68, 0.95))])
     nuisance = rng.random((1 if shared_seeds else N_COSMOLOGY, N_REALISATION, 3))
     label = np.empty((N_COSMOLOGY, N_REALISATION, 5))
     label[:, :, :2], label[:, :, 2:] = theta[:, None], nuisance
     np.save(folder / "label.npy", label)
-    label_test = np.column_stack([theta[rng.integers(0, N_COSMOLOGY, N_TEST)], rng.random((N_TEST, 3))])
+    label_test = np.column_stack([theta[rng.integers(0, N_COSMOLOGY, N_TEST)],
+                                  rng.random((N_TEST, 3))])
     label_test[N_TEST - unseen:, :2] += 0.01
     if truth:
         np.save(folder / "label_test.npy", label_test)
     return label, label_test
 
 
-def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", seed=2, inputs=None, **settings):
+def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", seed=2, inputs=None,
+                   **settings):
     """A calibrated Gaussian posterior of the maps: sd 0.03 and 0.015, times width."""
     rng = np.random.default_rng(seed)
     cosmology = np.repeat(np.arange(N_COSMOLOGY), 3)
@@ -40,7 +44,7 @@ def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", see
     split = np.full(len(cosmology), HOLDOUT)
     truth = label[cosmology, realisation, :2]
     if maps != "holdout":
-        order = rng.permutation(N_TEST)                     # the order of the test maps must not matter
+        order = rng.permutation(N_TEST)               # the order of the test maps must not matter
         both = maps == "both"
         cosmology = np.concatenate([cosmology[:both * len(split)], np.full(N_TEST, -1)])
         realisation = np.concatenate([realisation[:both * len(split)], order])
@@ -50,7 +54,8 @@ def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", see
     mean = truth + sd / width * rng.normal(size=(n, 2))
     groups = {
         "summary": {"mean": Var(("map", "param"), mean), "sd": Var(("map", "param"), sd),
-                    "correlation": Var(("map",), np.zeros(n)), "acceptance": Var(("map",), np.full(n, 0.31)),
+                    "correlation": Var(("map",), np.zeros(n)),
+                    "acceptance": Var(("map",), np.full(n, 0.31)),
                     "q16": Var(("map", "param"), mean - 0.994 * sd),
                     "q84": Var(("map", "param"), mean + 0.994 * sd),
                     "ess": Var(("map", "param"), np.full((n, 2), 500.0)),
@@ -65,6 +70,15 @@ def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", see
     hdf5.write(path, "posterior", groups, settings=settings, seed=seed, inputs=inputs, coords={
         "param": ["Omega_m", "S_8"]}, origin={"data": str(data)})
     return mean, sd, truth, split, realisation
+
+
+def rewrite(path, change):
+    """Write a posterior again after change(groups), {group: {name: Var}}."""
+    file = hdf5.read(path)
+    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
+    change(groups)
+    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin,
+               coords={"param": ["Omega_m", "S_8"]})
 
 
 @pytest.fixture()
@@ -93,11 +107,15 @@ def failed(done, *parts, code=2):
 def test_table_details_and_json(case, script, tmp_path):
     _, path, (mean, sd, truth, split, _) = case
     text = ok(script("run_score.py", path, cwd=tmp_path))
-    want = score.challenge_score(truth[split == TEST], mean[split == TEST], sd[split == TEST]).mean()
+    test = split == TEST
+    want = score.challenge_score(truth[test], mean[test], sd[test]).mean()
+    verdict, text = text.split("\n\n", 1)
+    assert verdict.startswith(f"Score {want:.2f} +- ") and f"on {N_TEST} test maps" in verdict
     first = text.splitlines()[1].split()
-    assert first[:4] == [str(path.parent), "mcmc", "test", str(N_TEST)] and f"{want:.2f}" == first[4]
-    for part in ("test, on design", "test, off design", "holdout", "Omega_m: R2", "S_8: truth within 1 sd",
-                 "acceptance 0.31", "1 map flagged (1 acceptance outside 0.2 to 0.5)", "knows only the design"):
+    assert first[:5] == [str(path.parent), "mcmc", "test", str(N_TEST), f"{want:.2f}"]
+    for part in ("test, on design", "test, off design", "holdout", "Omega_m: R2",
+                 "S_8: truth within 1 sd", "acceptance 0.31",
+                 "1 map flagged (1 acceptance outside 0.2 to 0.5)", "knows only the design"):
         assert part in text
     content = json.loads((path.parent / "score.json").read_text())
     assert content["score"] == pytest.approx(want) and content["scored"] == "test"
@@ -108,18 +126,37 @@ def test_table_details_and_json(case, script, tmp_path):
     for name in ("coverage_68_mean", "coverage_95_mean"):
         assert abs(content["subsets"]["test"][name] - score.LEVELS[name[9:11]][0]) < 0.12
     before = (path.parent / "score.json").read_bytes()
-    assert ok(script("run_score.py", path, cwd=tmp_path)) == text
+    assert ok(script("run_score.py", path, cwd=tmp_path)) == f"{verdict}\n\n{text}"
     assert (path.parent / "score.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("width, words", [(1.0, "The error bars hold"), (0.4, "too narrow"),
+                                          (2.5, "too wide")])
+def test_the_verdict_judges_the_error_bars(case, width, words):
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    make_posterior(path, folder, label, label_test, width=width)
+    text = table.verdict(report.score_posterior(path, bootstrap=100))
+    assert words in text and ("--folds" in text) == (width != 1.0)
+    assert words not in table.verdict(report.score_posterior(path, bootstrap=1))     # no errors
+
+
+def test_a_picture(case, script, tmp_path):
+    _, path, _ = case
+    failed(script("run_score.py", path, "--figure", "x.txt"), "--figure", ".png")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
+    ok(script("run_score.py", path, "--figure", "x.png", cwd=tmp_path))
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_several_posteriors_best_first(case, script, tmp_path):
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
-    make_posterior(tmp_path / "runs" / "narrow" / "posterior.h5", folder, label, label_test, width=0.3)
-    make_posterior(tmp_path / "runs" / "holdout" / "posterior.h5", folder, label, label_test, width=1.3,
-                   maps="holdout")
     names = [tmp_path / "runs" / n / "posterior.h5" for n in ("narrow", "main", "holdout")]
-    rows = [line.split() for line in ok(script("run_score.py", *names, "--bootstrap", 50)).splitlines()[1:4]]
+    make_posterior(names[0], folder, label, label_test, width=0.3)
+    make_posterior(names[2], folder, label, label_test, width=1.3, maps="holdout")
+    text = ok(script("run_score.py", *names, "--bootstrap", 50))
+    rows = [line.split() for line in text.splitlines()[1:4]]
     scores = [float(row[4]) for row in rows]
     assert scores == sorted(scores, reverse=True) and rows[-1][0].endswith("narrow")
     listed = json.loads(ok(script("run_score.py", *names, "--json", "--bootstrap", 50)))
@@ -153,12 +190,13 @@ def test_one_real_map(tmp_path, script):
     groups = {"summary": {"mean": Var(("map", "param"), [[0.3, 0.8]]),
                           "sd": Var(("map", "param"), [[0.05, 0.02]]),
                           "p_value": Var(("map",), [0.25])},
-              "observed_data": {"split": Var(("map",), np.array([TEST])), "cosmology": Var(("map",), [-1]),
+              "observed_data": {"split": Var(("map",), np.array([TEST])),
+                                "cosmology": Var(("map",), [-1]),
                                 "realisation": Var(("map",), [0])},
               "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
     hdf5.write(path, "posterior", groups, origin={"data": str(tmp_path / "set")})
-    assert "test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25" in ok(
-        script("run_score.py", path))
+    assert ("test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25"
+            in ok(script("run_score.py", path)))
 
 
 def test_relative_data_folder_and_data_option(case, script, tmp_path):
@@ -184,11 +222,14 @@ def test_changed_truth_is_said(case):
 @pytest.mark.parametrize("simulation", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 def test_shared_seeds_widen_the_error(tmp_path, shared, simulation):
-    """By equal nuisances, or as simulation.json says: the public labels repeat their nuisances, but maps simulated
-    for them have seeds of their own."""
+    """By equal nuisances, or as simulation.json says.
+
+    The public labels repeat their nuisances, but maps simulated for them have seeds of their own.
+    """
     label, label_test = make_data(tmp_path / "set", shared_seeds=shared or simulation)
     if simulation:
-        (tmp_path / "set" / "simulation.json").write_text(json.dumps({"settings": {"shared_seeds": shared}}))
+        settings = json.dumps({"settings": {"shared_seeds": shared}})
+        (tmp_path / "set" / "simulation.json").write_text(settings)
     make_posterior(tmp_path / "posterior.h5", tmp_path / "set", label, label_test)
     notes = report.score_posterior(tmp_path / "posterior.h5", bootstrap=10)["notes"]
     assert any("share their seeds" in note for note in notes) == shared
@@ -200,25 +241,21 @@ def test_coverage_before_and_after_recalibration(case):
     before = report.score_posterior(path, bootstrap=10)["subsets"]["test"]
     assert "coverage_68_plain" not in before and "before recalibration" not in table.details(
         report.score_posterior(path, bootstrap=10))
-    file = hdf5.read(path)
-    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
-    groups["summary"]["errorbar"] = Var(("map", "param"), 3.0 * sd)
-    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin, coords={"param": ["Omega_m", "S_8"]})
+    rewrite(path, lambda groups: groups["summary"].update(errorbar=Var(("map", "param"), 3.0 * sd)))
     result = report.score_posterior(path, bootstrap=10)
     after = result["subsets"]["test"]
-    assert after["coverage_68_plain"] == before["coverage_68"] and after["score_plain"] == before["score"]
+    assert after["coverage_68_plain"] == before["coverage_68"]
+    assert after["score_plain"] == before["score"]
     assert min(after["coverage_68"]) > 0.95 and after["score"] != before["score"]
     assert "S_8: within 1 sd before recalibration" in table.details(result)
 
 
 def test_an_unconverged_posterior_is_noted(case):
     _, path, _ = case
-    file = hdf5.read(path)
-    file.groups["summary"]["flag"][:20] = 2
-    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
     assert not report.score_posterior(path, bootstrap=10)["notes"]
-    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin, coords={"param": ["Omega_m", "S_8"]})
-    assert any("not converged" in note for note in report.score_posterior(path, bootstrap=10)["notes"])
+    rewrite(path, lambda groups: groups["summary"]["flag"].values[:20].fill(2))
+    notes = report.score_posterior(path, bootstrap=10)["notes"]
+    assert any("not converged" in note for note in notes)
 
 
 def test_real_labels_give_the_prior_score(real, tmp_path):
@@ -236,21 +273,25 @@ def test_real_labels_give_the_prior_score(real, tmp_path):
     result = report.score_posterior(tmp_path / "posterior.h5", bootstrap=50)
     assert result["score"] == pytest.approx(-7.56, abs=0.005) == result["prior_only_score"]
     assert result["subsets"]["holdout"]["mse_mean"] == pytest.approx(1.0)
-    assert any("share their seeds" in note for note in result["notes"])     # the first release's flaw
+    # the first release's flaw
+    assert any("share their seeds" in note for note in result["notes"])
 
 
 # ---------------------------------------------------------------- bad input
 @pytest.mark.parametrize("name", ["label.npy", "label_test.npy"])
-@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "shape", "dtype", "nan", "pickle", "small"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "shape", "dtype", "nan", "pickle",
+                                    "small"])
 def test_damaged_truth(case, name, damage):
     folder, path, _ = case
     target, values = folder / name, np.load(folder / name)
     if damage in ("empty", "truncated", "text"):
         raw = target.read_bytes()
-        target.write_bytes({"empty": b"", "truncated": raw[:len(raw) // 2], "text": b"0.3 0.8"}[damage])
+        target.write_bytes({"empty": b"", "truncated": raw[:len(raw) // 2],
+                            "text": b"0.3 0.8"}[damage])
     else:
         bad = {"shape": values[..., :4], "dtype": values.astype(int), "small": values[:3],
-               "nan": np.where(np.arange(5) == 1, np.nan, values), "pickle": np.array([{}], object)}[damage]
+               "nan": np.where(np.arange(5) == 1, np.nan, values),
+               "pickle": np.array([{}], object)}[damage]
         np.save(target, bad, allow_pickle=True)
     with pytest.raises(InputError) as error:
         report.score_posterior(path, bootstrap=10)
@@ -286,15 +327,11 @@ def test_wrong_usage(case, script, tmp_path, arguments, part):
 
 def test_a_map_whose_sampler_failed(case, tmp_path):
     folder, path, _ = case
-    file = hdf5.read(path)
-    file.groups["summary"]["sd"][5, 1] = np.nan
-    groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
-    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin, coords={"param": ["Omega_m", "S_8"]})
+    rewrite(path, lambda groups: groups["summary"]["sd"].values[5, 1:].fill(np.nan))
     with pytest.raises(InputError) as error:
         report.score_posterior(path, bootstrap=10)
     one_line(error, path, "nan", "sampler failed")
-    del groups["summary"]["sd"]
-    hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin)
+    rewrite(path, lambda groups: groups["summary"].pop("sd"))
     with pytest.raises(InputError) as error:
         report.score_posterior(path, bootstrap=10)
     one_line(error, path, "sd")
@@ -316,7 +353,8 @@ def test_submission(case, script, tmp_path):
         assert result["means"][test_map] == mean[at[test_map]].tolist()
         assert result["errorbars"][test_map] == sd[at[test_map]].tolist()
     before = out.read_bytes()
-    assert ok(script("run_score.py", path, "--submission", out, "--quiet")) and out.read_bytes() == before
+    assert ok(script("run_score.py", path, "--submission", out, "--quiet"))
+    assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize("why", ["holdout", "shard", "incomplete", "twice"])
@@ -326,14 +364,12 @@ def test_no_submission(case, tmp_path, why):
     make_posterior(path, folder, label, label_test, maps="holdout" if why == "holdout" else "test",
                    **({"shard": [1, 4]} if why == "shard" else {}))
     if why in ("incomplete", "twice"):
-        file = hdf5.read(path)
-        file.groups["observed_data"]["realisation"][7] = 1000 if why == "incomplete" else (
-            file.groups["observed_data"]["realisation"][8])
-        groups = {g: {n: Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
-        hdf5.write(path, "posterior", groups, settings=file.settings, origin=file.origin)
+        other = 1000 if why == "incomplete" else hdf5.read(path).groups[OBSERVED]["realisation"][8]
+        rewrite(path, lambda groups: groups[OBSERVED]["realisation"].values[7:8].fill(other))
     with pytest.raises(InputError) as error:
-        report.submit(path, tmp_path / "entry.zip")
-    one_line(error, path, {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each"))
+        export.submit(path, tmp_path / "entry.zip")
+    words = {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each")
+    one_line(error, path, words)
     assert not (tmp_path / "entry.zip").exists()
 
 
@@ -341,14 +377,16 @@ def test_no_submission(case, tmp_path, why):
 def test_help_teaches(script):
     text = ok(script("run_score.py", "--help"))
     assert text.count("  python run_score.py ") == 4
-    for word in ("--data", "--submission", "--json", "--bootstrap", "--seed", "default: 1000", "label_test"):
+    for word in ("--data", "--submission", "--json", "--bootstrap", "--seed", "default: 1000",
+                 "label_test"):
         assert word in text
 
 
 def test_no_torch_and_no_numba(case, python):
     _, path, _ = case
     done = python("import sys, run_score; sys.argv[1:] = sys.argv[1:]; run_score.main(); "
-                  "print('heavy', {'torch', 'numba', 'scipy.stats', 'matplotlib'} & set(sys.modules))", path)
+                  "print('heavy', {'torch', 'numba', 'scipy.stats', 'matplotlib'} & "
+                  "set(sys.modules))", path)
     assert done.stdout.strip().endswith("heavy set()"), done.stdout + done.stderr
 
 
@@ -356,4 +394,4 @@ def test_a_folder_that_cannot_be_written(case, script):
     _, path, _ = case
     (path.parent / "score.json").mkdir()                  # root may write anywhere else
     done = script("run_score.py", path)
-    assert ok(done).startswith("run ") and "warning" in done.stderr and "score.json" in done.stderr
+    assert "run " in ok(done) and "warning" in done.stderr and "score.json" in done.stderr

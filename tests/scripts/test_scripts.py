@@ -1,6 +1,7 @@
-"""The three scripts as a user runs them: subprocesses, from another folder, on a small simulated set."""
+"""The three scripts as a user runs them: from another folder, on a small simulated set."""
 import json
 import os
+import pathlib
 import re
 import shutil
 
@@ -9,27 +10,29 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from wl.core import hdf5, params
 from wl.maps import dataset
-from wl.core import params, hdf5
 
 QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
          "--allow-unconverged")
 DIRECT = ("--epochs", "2", "--batch-size", "16", "--quiet")
+MCMC = ("run_mcmc.py", "--data", "data/small", *QUICK)
+RUN = pathlib.Path("data", "runs", "small_compact+statistics")
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, script):
-    """A working folder with data/small (simulated) and the finished run data/runs/small_compact+statistics."""
+    """A working folder with data/small (simulated) and the finished run RUN."""
     folder = tmp_path_factory.mktemp("work")
     mask = np.zeros((96, 64), bool)
     mask[4:90, 3:60] = True
     mask[30:50, 20:40] = False
     np.save(folder / "mask.npy", mask)
     code = ("from wl.simulate.simulate import simulate; "
-            "simulate('data/small', cosmologies=12, realisations=16, test=24, mask='mask.npy', processes=1, "
-            "quiet=True)")
+            "simulate('data/small', cosmologies=12, realisations=16, test=24, mask='mask.npy', "
+            "processes=1, quiet=True)")
     _python(code, folder)
-    run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--draws", "3", cwd=folder)
+    run = script(*MCMC, "--draws", "3", cwd=folder)
     assert run.returncode == 0, run.stderr
     (folder / "stdout.txt").write_text(run.stdout)
     return folder
@@ -39,8 +42,8 @@ def _python(code, cwd):
     import subprocess
     import sys
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, env={**os.environ, "PYTHONPATH": path},
-                   timeout=900)
+    subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, timeout=900,
+                   env={**os.environ, "PYTHONPATH": path})
 
 
 @pytest.fixture()
@@ -52,15 +55,17 @@ def copied(work, tmp_path):
 
 def posterior(folder, name="small_compact+statistics"):
     with h5py.File(folder / "data" / "runs" / name / "posterior.h5") as file:
-        return {key: file["summary"][key][:] for key in file["summary"] if file["summary"][key].dtype.kind in "fi"}
+        return {key: values[:] for key, values in file["summary"].items()
+                if values.dtype.kind in "fi"}
 
 
 def test_main_job_writes_every_file_and_prints_a_score(work):
-    out = work / "data" / "runs" / "small_compact+statistics"
-    parts = {f"{kind}_{part}" for part in ("compact", "statistics") for kind in ("model", "predictions")}
-    assert {p.name for p in out.iterdir()} == {
-        "features.h5", "inputs.json", "posterior.h5", "predictions.h5", "score.json", "statistics.h5",
-        *(f"{name}{'.pt' if 'model' in name else '.h5'}" for name in parts)}
+    out = work / RUN
+    parts = {f"{kind}_{part}.{suffix}" for part in ("compact", "statistics")
+             for kind, suffix in (("model", "pt"), ("predictions", "h5"))}
+    assert {p.name for p in out.iterdir()} == parts | {
+        "features.h5", "inputs.json", "posterior.h5", "predictions.h5", "score.json",
+        "statistics.h5"}
     score = json.loads((out / "score.json").read_text())
     assert score["scored"] == "test" and np.isfinite(score["score"]) and score["score_error"] > 0
     text = (work / "stdout.txt").read_text()
@@ -72,7 +77,8 @@ def test_main_job_writes_every_file_and_prints_a_score(work):
     for path in out.glob("*.h5"):
         with h5py.File(path) as file:
             for group in file.values():
-                assert all("long_name" in var.attrs for var in group.values() if not var.is_scale), path
+                for var in group.values():
+                    assert var.is_scale or "long_name" in var.attrs, (path, var)
 
 
 def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
@@ -80,16 +86,16 @@ def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
     found = posterior(work)
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     assert (Delaunay(theta).find_simplex(found["mean"]) >= 0).all()
-    with h5py.File(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5") as file:
+    with h5py.File(work / RUN / "posterior.h5") as file:
         draws = np.stack([file[f"posterior/{p}"][:] for p in params.PARAMS], -1)
     assert (Delaunay(theta).find_simplex(draws.reshape(-1, 2)) >= 0).all()
     assert np.allclose(draws.mean((0, 1)), found["mean"][:3], atol=5e-3)
 
 
 def test_second_run_repeats_nothing(work, script):
-    out = work / "data" / "runs" / "small_compact+statistics"
+    out = work / RUN
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "score.json"}
-    run = script("run_mcmc.py", "--data", "data/small", *[a for a in QUICK if a != "--quiet"], "--draws", "3", cwd=work)
+    run = script(*[a for a in MCMC if a != "--quiet"], "--draws", "3", cwd=work)
     assert run.returncode == 0 and run.stdout == (work / "stdout.txt").read_text()
     assert run.stderr.count("not repeated") == 2
     assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "score.json"}
@@ -97,24 +103,24 @@ def test_second_run_repeats_nothing(work, script):
 
 def test_other_settings_are_refused_and_force_replaces_only_what_differs(work, copied, script):
     shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
-    out = copied / "data" / "runs" / "small_compact+statistics"
-    common = ("--data", "data/small", *QUICK, "--draws", "3")
+    out = copied / RUN
+    common = (*MCMC, "--draws", "3")
     # set and run were moved together: nothing is repeated
     before = (out / "posterior.h5").stat().st_mtime_ns
-    run = script("run_mcmc.py", *common, cwd=copied)
+    run = script(*common, cwd=copied)
     assert run.returncode == 0 and (out / "posterior.h5").stat().st_mtime_ns == before, run.stderr
     model = (out / "model_compact.pt").stat().st_mtime_ns
-    run = script("run_mcmc.py", *common, "--sigma", "0.05", cwd=copied)
+    run = script(*common, "--sigma", "0.05", cwd=copied)
     assert run.returncode == 2 and "sigma = 0.06" in run.stderr and "sigma = 0.05" in run.stderr
     assert len(run.stderr.splitlines()) == 1 and run.stdout == ""
-    assert script("run_mcmc.py", *common, "--sigma", "0.05", "--force", cwd=copied).returncode == 0
+    assert script(*common, "--sigma", "0.05", "--force", cwd=copied).returncode == 0
     assert (out / "model_compact.pt").stat().st_mtime_ns == model
     with h5py.File(out / "posterior.h5") as file:
         assert json.loads(file.attrs["settings"])["sigma"] == 0.05
 
 
 def test_results_do_not_depend_on_threads(work, copied, script):
-    run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--draws", "3", "--threads", "1", cwd=copied)
+    run = script(*MCMC, "--draws", "3", "--threads", "1", cwd=copied)
     assert run.returncode == 0, run.stderr
     one, two = posterior(copied), posterior(work)
     assert one.keys() == two.keys()
@@ -123,11 +129,10 @@ def test_results_do_not_depend_on_threads(work, copied, script):
 
 
 def test_exact_sampler_agrees_with_the_chains(work, copied, script):
-    run = script("run_mcmc.py", "--data", "data/small", *QUICK, "--nstep", "20000", cwd=copied)
+    run = script(*MCMC, "--nstep", "20000", cwd=copied)
     assert run.returncode == 0, run.stderr
     chains = posterior(copied)
-    assert script("run_mcmc.py", "--data", "data/small", *QUICK, "--sampler", "exact", "--force",
-                  cwd=copied).returncode == 0
+    assert script(*MCMC, "--sampler", "exact", "--force", cwd=copied).returncode == 0
     exact = posterior(copied)
     assert (np.abs(chains["mean"] - exact["mean"]) < 0.2 * exact["sd"]).mean() > 0.95
     assert np.isnan(exact["ess"]).all()
@@ -144,79 +149,87 @@ def predicted(work, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     for name in ("predictions.h5", "inputs.json"):
-        shutil.copy(work / "data" / "runs" / "small_compact+statistics" / name, out)
+        shutil.copy(work / RUN / name, out)
     return out
 
 
 def test_shards_merged_are_the_whole(work, predicted, script):
-    """In any order, with the draws of the first maps; a missing shard, one twice and nonsense are refused.
+    """In any order, with the draws of the first maps; a missing shard, one twice, nonsense are not.
 
-    None of them judges whether the run has converged: joining them does."""
-    common = ("--data", "data/small", *QUICK, "--draws", "3", "--out", predicted)
+    None of them judges whether the run has converged: joining them does.
+    """
+    common = (*MCMC, "--draws", "3", "--out", predicted)
     for shard in ("3/3", "1/3", "2/3"):
-        run = script("run_mcmc.py", *[a for a in common if a != "--allow-unconverged"], "--shard", shard, cwd=work)
-        assert run.returncode == 0 and "--merge" in run.stdout and "not converged" in run.stderr, run.stderr
+        run = script(*[a for a in common if a != "--allow-unconverged"], "--shard", shard, cwd=work)
+        assert run.returncode == 0 and "--merge" in run.stdout, run.stderr
+        assert "not converged" in run.stderr
     shards = sorted(predicted.glob("posterior.shard-*-of-3.h5"))
     assert len(shards) == 3
     merged = predicted / "posterior.h5"
     for wrong in (shards[:2], [*shards, shards[0]]):
-        assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work)) and not merged.exists()
-    run = script("run_score.py", *shards, "--merge", merged, "--data", "data/small", cwd=work)
-    assert run.returncode == 1 and "score" in run.stdout and "not converged" in run.stderr, run.stderr
-    assert script("run_score.py", *shards, "--merge", merged, "--allow-unconverged", cwd=work).returncode == 0
-    assert digest_of(merged) == digest_of(work / "data" / "runs" / "small_compact+statistics" / "posterior.h5")
-    again = script("run_mcmc.py", *common, cwd=work)                     # the merged file stands for the whole run
+        assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work))
+        assert not merged.exists()
+    merge = ("run_score.py", *shards, "--merge", merged)
+    run = script(*merge, "--data", "data/small", cwd=work)
+    assert run.returncode == 1 and "score" in run.stdout, run.stderr
+    assert "not converged" in run.stderr
+    assert script(*merge, "--allow-unconverged", cwd=work).returncode == 0
+    assert digest_of(merged) == digest_of(work / RUN / "posterior.h5")
+    again = script(*common, cwd=work)                 # the merged file stands for the whole run
     assert again.returncode == 0 and merged.stat().st_size
     for wrong in ("0/3", "4/3", "3", "a/b", "1/0", "-1/3"):
-        assert "--shard" in one_line(script("run_mcmc.py", *common[:-2], "--shard=" + wrong, cwd=work))
+        assert "--shard" in one_line(script(*common[:-2], "--shard=" + wrong, cwd=work))
 
 
 def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
-    """The files are written and the answer printed; a second run says so again, and may be allowed."""
-    common = [a for a in ("--data", "data/small", *QUICK, "--out", predicted) if a != "--allow-unconverged"]
+    """The files are written and the answer printed; a second run says so, and may be allowed."""
+    common = [a for a in (*MCMC, "--out", predicted) if a != "--allow-unconverged"]
     short = [*common, "--nstep", "100"]
     for _ in range(2):
-        run = script("run_mcmc.py", *short, cwd=work)
-        lines = run.stderr.splitlines()                     # warnings are said although it is quiet
-        assert run.returncode == 1 and "error: " in lines[-1] and "not converged" in lines[-1], run.stderr
-        assert all("warning: " in line for line in lines[:-1])
-        assert "score" in run.stdout and (predicted / "posterior.h5").is_file() and (predicted / "score.json").is_file()
-    assert script("run_mcmc.py", *short, "--allow-unconverged", cwd=work).returncode == 0
-    assert script("run_mcmc.py", *common, "--nstep", "60000", "--adapt", "--force", cwd=work).returncode == 0
+        run = script(*short, cwd=work)
+        *lines, last = run.stderr.splitlines()              # warnings are said although it is quiet
+        assert run.returncode == 1 and "error: " in last and "not converged" in last, run.stderr
+        assert all("warning: " in line for line in lines)
+        assert "score" in run.stdout and (predicted / "posterior.h5").is_file()
+        assert (predicted / "score.json").is_file()
+    assert script(*short, "--allow-unconverged", cwd=work).returncode == 0
+    longer = script(*common, "--nstep", "60000", "--adapt", "--force", cwd=work)
+    assert longer.returncode == 0
 
 
 def test_priors_and_recalibrations(work, predicted, script):
-    """Each leaves its mark: a prior of one's own moves the means, isotonic (the default) writes quantiles."""
+    """Each leaves its mark: a prior of one's own moves the means, isotonic writes quantiles."""
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
-    common = ("--data", "data/small", *QUICK, "--sampler", "exact", "--out", predicted, "--force")
+    common = (*MCMC, "--sampler", "exact", "--out", predicted, "--force")
     found = {}
     for name, options in {"plain": (), "prior": ("--prior", predicted / "prior.txt"),
                           "temperature": ("--recalibrate", "temperature")}.items():
-        run = script("run_mcmc.py", *common, *options, cwd=work)
+        run = script(*common, *options, cwd=work)
         assert run.returncode == 0, run.stderr
         with h5py.File(predicted / "posterior.h5") as file:
             found[name] = {key: file["summary"][key][:] for key in file["summary"]}
     assert found["prior"]["mean"][:, 1].mean() < found["plain"]["mean"][:, 1].mean() - 0.01
     assert (found["plain"]["area_95"] > 0).all()
-    assert {"recalibrated_q16", "errorbar"} <= set(found["plain"]) and "recalibrated_q16" not in found["temperature"]
+    assert {"recalibrated_q16", "errorbar"} <= set(found["plain"])
+    assert "recalibrated_q16" not in found["temperature"]
     assert np.array_equal(found["plain"]["errorbar"], found["temperature"]["errorbar"])
     bad = predicted / "bad.txt"
     bad.write_text("1 2 3\n")
-    assert "--prior" in one_line(script("run_mcmc.py", *common, "--prior", bad, cwd=work))
-    for option in (("--draws", "2"), ("--adapt",)):
-        assert option[0] in one_line(script("run_mcmc.py", *common, *option, cwd=work))    # no chains to keep or adapt
+    assert "--prior" in one_line(script(*common, "--prior", bad, cwd=work))
+    for option in (("--draws", "2"), ("--adapt",)):                # no chains to keep or adapt
+        assert option[0] in one_line(script(*common, *option, cwd=work))
 
 
 def test_out_of_distribution_metric(work, predicted, script):
     """Labels of the test maps, or another posterior file; only with one posterior."""
-    path = "data/runs/small_compact+statistics/posterior.h5"
-    np.save(predicted / "label.npy", np.arange(24) % 3 == 0)
-    for other in (predicted / "label.npy", path):
+    path, label = RUN / "posterior.h5", predicted / "label.npy"
+    np.save(label, np.arange(24) % 3 == 0)
+    for other in (label, path):
         run = script("run_score.py", path, "--ood", other, cwd=work)
         assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stderr
-    np.save(predicted / "label.npy", np.ones(5, bool))
-    assert "24" in one_line(script("run_score.py", path, "--ood", predicted / "label.npy", cwd=work))
+    np.save(label, np.ones(5, bool))
+    assert "24" in one_line(script("run_score.py", path, "--ood", label, cwd=work))
     file = hdf5.read(work / path)
     file.groups["observed_data"]["summaries"] = np.ones((24, 3))
     groups = {g: {n: hdf5.Var(file.dims[g][n], a) for n, a in file.groups[g].items()}
@@ -227,28 +240,30 @@ def test_out_of_distribution_metric(work, predicted, script):
 
 
 def test_calibration_of_a_finished_run(work, predicted, python):
-    """Calibrated: exit 0; shrunk posteriors: 1; a run without emulator, or of two different runs: 2, in one line."""
-    run_folder = work / "data" / "runs" / "small_compact+statistics"
+    """Calibrated: exit 0; shrunk posteriors: 1; a run without emulator, or two runs' files: 2."""
+    run_folder = work / RUN
 
     def calibrate(*options):
-        code = "from wl.core import cli; from wl.validate import calibration; cli.run(calibration.main)"
-        return python(code, *options, "--maps", "3000", "--quiet")
+        code = "from wl.core import cli; from wl.validate import calibration as c; "
+        return python(code + "cli.run(c.main)", *options, "--maps", "3000", "--quiet")
     run = calibrate(run_folder)
     assert run.returncode == 0 and run.stdout.splitlines()[-1] == "calibrated", run.stderr
     run = calibrate(run_folder, "--scale", "0.7")
-    assert run.returncode == 1 and "not calibrated: coverage at 68 %" in run.stderr and "TARP" in run.stderr
+    assert run.returncode == 1 and "TARP" in run.stderr
+    assert "not calibrated: coverage at 68 %" in run.stderr
     assert "statistics.h5" in one_line(calibrate(predicted))
     shutil.copy(run_folder / "posterior.h5", predicted)
     file = hdf5.read(run_folder / "statistics.h5")
-    groups = {g: {n: hdf5.Var(file.dims[g][n], a) for n, a in v.items()} for g, v in file.groups.items()}
-    hdf5.write(predicted / "statistics.h5", "statistics", groups, settings={**file.settings, "smooth": "always"},
-                seed=file.seed, inputs=file.inputs)
+    group = {n: hdf5.Var(file.dims["statistics"][n], a)
+             for n, a in file.groups["statistics"].items()}
+    hdf5.write(predicted / "statistics.h5", "statistics", {"statistics": group}, seed=file.seed,
+               settings={**file.settings, "smooth": "always"}, inputs=file.inputs)
     assert "smooth" in one_line(calibrate(predicted))
 
 
 def test_spectrum_runs_end_to_end(work, script):
-    run = script("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet", "--nstep", "3000", "--sigma",
-                 "0.04", "--allow-unconverged", cwd=work)
+    run = script("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet",
+                 "--nstep", "3000", "--sigma", "0.04", "--allow-unconverged", cwd=work)
     assert run.returncode == 0, run.stderr
     assert np.isfinite(posterior(work, "small_spectrum")["mean"]).all()
 
@@ -258,15 +273,17 @@ def test_direct_runs_end_to_end_and_holdout_is_scored(work, script):
     assert run.returncode == 0, run.stderr
     found = posterior(work, "small_direct_compact+statistics")
     assert (found["sd"] > 0).all()
-    with h5py.File(work / "data" / "runs" / "small_direct_compact+statistics" / "posterior.h5") as file:
+    out = work / "data" / "runs" / "small_direct_compact+statistics"
+    with h5py.File(out / "posterior.h5") as file:
         split, cosmology = file["observed_data/split"][:], file["observed_data/cosmology"][:]
-    assert set(split) == {params.TEST, params.HOLDOUT} and (cosmology[split == params.HOLDOUT] >= 0).all()
-    score = json.loads((work / "data" / "runs" / "small_direct_compact+statistics" / "score.json").read_text())
+    assert set(split) == {params.TEST, params.HOLDOUT}
+    assert (cosmology[split == params.HOLDOUT] >= 0).all()
+    score = json.loads((out / "score.json").read_text())
     assert {"test", "holdout"} <= set(score["subsets"])
 
 
 def test_run_score_and_submission(work, script):
-    run = script("run_score.py", "data/runs/small_compact+statistics/posterior.h5", "--submission", "out.zip", cwd=work)
+    run = script("run_score.py", RUN / "posterior.h5", "--submission", "out.zip", cwd=work)
     assert run.returncode == 0 and (work / "out.zip").is_file(), run.stderr
 
 
@@ -279,13 +296,13 @@ def test_help_of_every_script(script):
 
 def test_warm_start_imports_no_torch(work, python):
     code = ("import sys, os; os.chdir(sys.argv[1]); sys.argv = ['run_mcmc.py'] + sys.argv[2:]\n"
-            "os.environ.update({k: v for k, v in __import__('wl.core.cli').core.cli.ALLOCATOR.items()})\n"
+            "from wl.core import cli; os.environ.update(cli.ALLOCATOR)\n"
             "import run_mcmc\nrun_mcmc.main()\nassert 'torch' not in sys.modules")
     run = python(code, work, "--data", "data/small", *QUICK, "--draws", "3")
     assert run.returncode == 0, run.stderr
 
 
-# ---------------------------------------------------------------- faults: one line, exit 2, nothing left
+# ---------------------------------------------------------------- faults: one line, exit 2, no file
 def damage(folder, what):
     data = folder / "data" / "small"
     kappa = data / f"{params.FILE_PREFIX}_kappa.npy"
@@ -332,9 +349,9 @@ def damage(folder, what):
         np.save(data / "label.npy", label)
 
 
-FAULTS = ["missing maps", "missing mask", "missing labels", "truncated maps", "no npy", "pickle", "nan in maps",
-          "inf in maps", "nan in test maps", "dtype", "shape", "pixels", "mask dtype", "nan in labels", "labels differ",
-          "label columns"]
+FAULTS = ["missing maps", "missing mask", "missing labels", "truncated maps", "no npy", "pickle",
+          "nan in maps", "inf in maps", "nan in test maps", "dtype", "shape", "pixels",
+          "mask dtype", "nan in labels", "labels differ", "label columns"]
 
 
 def one_line(run):
@@ -346,7 +363,7 @@ def one_line(run):
 
 
 def test_damaged_data_is_refused_in_one_line(copied, work, python):
-    """All faults in one process each would cost minutes of imports: one process runs the script for each."""
+    """A process for each fault would cost minutes of imports: one runs the script for all."""
     code = ("import sys, io, contextlib, os, shutil\n"
             "import pathlib, test_scripts, run_mcmc\nfrom wl.core import cli\n"
             "os.environ.update(cli.ALLOCATOR)\n"
@@ -355,7 +372,7 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
             "    shutil.rmtree('data/small'); shutil.copytree(sys.argv[3], 'data/small')\n"
             "    test_scripts.damage(base, fault)\n"
             "    err, out = io.StringIO(), io.StringIO()\n"
-            "    sys.argv[:] = ['run_mcmc.py', '--data', 'data/small', *test_scripts.QUICK] + sys.argv[1:4]\n"
+            "    sys.argv[:] = [*test_scripts.MCMC, *sys.argv[1:4]]\n"
             "    saved = sys.argv[-3:]; del sys.argv[-3:]\n"
             "    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):\n"
             "        try:\n"
@@ -372,7 +389,8 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
     results = [ast.literal_eval(line) for line in run.stdout.splitlines()]
     assert [r[0] for r in results] == FAULTS
     for fault, code, err, out, left in results:
-        assert code == 2 and len(err.splitlines()) == 1 and "Traceback" not in err, (fault, code, err)
+        assert code == 2 and len(err.splitlines()) == 1, (fault, code, err)
+        assert "Traceback" not in err, (fault, err)
         assert out == "" and left == [], (fault, out, left)
 
 
@@ -381,21 +399,20 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
     ("--nstep", "0", "--nstep"), ("--nstep", "-5", "--nstep"), ("--burn-in", "1.0", "--burn-in"),
     ("--model", "nonsense", "--model")])
 def test_wrong_settings_are_refused(copied, script, option, value, word):
-    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, option, value, cwd=copied))
+    line = one_line(script(*MCMC, option, value, cwd=copied))
     assert word in line
-    assert not (copied / "data" / "runs").exists() or not any((copied / "data" / "runs").rglob("*.h5"))
+    assert not list(copied.glob("data/runs/**/*.h5"))
 
 
 def test_too_few_realisations_for_raw_covariances(copied, script):
-    line = one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, "--smooth", "none", "--emulator-fraction",
-                           "0.2", cwd=copied))
+    line = one_line(script(*MCMC, "--smooth", "none", "--emulator-fraction", "0.2", cwd=copied))
     assert "realisations" in line
 
 
 @pytest.mark.parametrize("harm", ["truncated", "text", "foreign"])
 def test_damaged_outputs_are_refused(work, copied, script, harm):
     shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
-    path = copied / "data" / "runs" / "small_compact+statistics" / "posterior.h5"
+    path = copied / RUN / "posterior.h5"
     if harm == "truncated":
         os.truncate(path, path.stat().st_size // 2)
     elif harm == "text":
@@ -404,7 +421,7 @@ def test_damaged_outputs_are_refused(work, copied, script, harm):
         with h5py.File(path, "w") as file:
             file["x"] = [1, 2, 3]
     assert "posterior.h5" in one_line(script("run_score.py", path, cwd=copied))
-    assert "posterior.h5" in one_line(script("run_mcmc.py", "--data", "data/small", *QUICK, cwd=copied))
+    assert "posterior.h5" in one_line(script(*MCMC, cwd=copied))
 
 
 def test_missing_folder(tmp_path, script):

@@ -8,7 +8,7 @@ from runs import data, start  # noqa: F401  (a fixture)
 
 from wl.core import hdf5
 from wl.maps import batches
-from wl.summaries import dense, features, handmade, network, options as models, predict
+from wl.summaries import dense, handmade, network, options as models, predict
 from wl.summaries.options import NetworkOptions
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
@@ -31,7 +31,7 @@ def some_maps(n, seed=1):
 
 # ---------------------------------------------------------------- the statistics
 def test_features_against_numpy_and_scipy():
-    kappa, found = some_maps(3), features.Features(MASK, 30.0, SCALES)
+    kappa, found = some_maps(3), handmade.Features(MASK, 30.0, SCALES)
     out = found(kappa)
     n = found.spectrum.width
     assert out.shape == (3, found.width) and found.width == n + 3 * 19 and np.isfinite(out).all()
@@ -39,7 +39,7 @@ def test_features_against_numpy_and_scipy():
     smooth = found.shapes.smooth(kappa[1])
     for k, (field, valid, unit) in enumerate(zip(smooth, found.shapes.valid, found.shapes.unit)):
         values, part = field[valid].astype(float), out[1, n + 19 * k:n + 19 * (k + 1)]
-        bins = np.array(features.PDF_BINS) * (unit, unit, 1.0)
+        bins = np.array(handmade.PDF_BINS) * (unit, unit, 1.0)
         assert part[:3] == pytest.approx([np.log(values.var()), stats.skew(values),
                                           stats.kurtosis(values, fisher=False)], rel=1e-4, abs=1e-5)
         edges = bins[0] + bins[1] * np.arange(17)
@@ -50,7 +50,7 @@ def test_features_against_numpy_and_scipy():
 
 def test_features_do_not_know_left_from_right_nor_their_neighbours():
     symmetric = MASK & MASK[::-1] & MASK[:, ::-1] & MASK[::-1, ::-1]
-    kappa, found = np.where(symmetric, some_maps(4), 0.0).astype(np.float32), features.Features(symmetric, 30.0, SCALES)
+    kappa, found = np.where(symmetric, some_maps(4), 0.0).astype(np.float32), handmade.Features(symmetric, 30.0, SCALES)
     out = found(kappa)
     for turned in (kappa[:, ::-1], kappa[:, :, ::-1]):
         near = np.abs(found(np.ascontiguousarray(turned)) - out)
@@ -64,12 +64,12 @@ def test_a_map_of_zeros_is_refused_and_fields_without_pixels_are_left_out():
     maps = np.zeros((3, MASK.sum()), np.float16)
     maps[:2] = some_maps(2)[:, MASK]
     with pytest.raises(InputError) as error:
-        handmade.measure(features.Features(MASK, 30.0, SCALES), batches.Batches(maps, frame, scale=1.0, n_gal=None),
+        handmade.measure(handmade.Features(MASK, 30.0, SCALES), batches.Batches(maps, frame, scale=1.0, n_gal=None),
                           np.arange(3), batches.NO_NOISE)
     one_line(error, "map 2 of 3")
     ragged = np.zeros((64, 48), bool)
     ragged[::8, ::8] = True
-    without = features.Features(ragged, 30.0, SCALES)
+    without = handmade.Features(ragged, 30.0, SCALES)
     assert not without.used.size and without(some_maps(1)).shape == (1, without.spectrum.width)
 
 
@@ -89,7 +89,7 @@ def recipe(**more):
     return dense.Recipe(model="statistics", **{**plain, **more})
 
 
-def fitted(n=2000, **more):
+def fitted(n=1000, **more):
     theta, x, _ = world(n, 1)
     again = x + np.float32(0.1) * np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
     again[:, -1] = 7.0
@@ -250,13 +250,13 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     # measured maps are the files': draws differ, fixed ones have the noise that the convolutional part sees
     measured = hdf5.read(work.folder.out / "features.h5", "features").groups["features"]
     rows = work.split.rows(TRAIN)
-    assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == features.MAX_DRAWS - 1
+    assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == handmade.MAX_DRAWS - 1
     draws = np.concatenate([measured["fixed"][rows][None], measured["fresh"]])
     assert np.ptp(draws, 0).max(1).min() > 0.0
     source = batches.Batches(work.maps.kappa.reshape(-1, work.maps.kappa.shape[-1]),
                              batches.Frame(work.maps.mask, pack=False), scale=1.0, n_gal=work.maps.n_gal, seed=1)
     kappa = source.fetch(rows[3:4], noise=batches.FIXED)[:, 0]
-    oracle = features.Features(work.maps.mask, work.maps.n_gal, (2.0, 4.0))(kappa)
+    oracle = handmade.Features(work.maps.mask, work.maps.n_gal, (2.0, 4.0))(kappa)
     assert np.allclose(measured["fixed"][rows[3]], oracle[0], rtol=1e-6)
 
 

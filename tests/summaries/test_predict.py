@@ -5,21 +5,21 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line
-from runs import N_TEST, QUICK, data, start  # noqa: F401
+from runs import N_TEST, QUICK, data, shared, start  # noqa: F401
 from trainings import FRAME, KAPPA, N_COSMOLOGY, N_REALISATION
 
 import run_direct
 import run_mcmc
 from wl.core import hdf5
-from wl.core.checks import InputError
+from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
 from wl.core.progress import Progress
 from wl.maps import batches, dataset, splits
 from wl.posterior import covariance, infer
 from wl.posterior.options import PosteriorOptions, Wanted
 from wl.summaries import options as choices
-from wl.summaries import predict
-from wl.summaries.job import Job
+from wl.summaries import predict, training
+from wl.summaries.predict import Job
 from wl.summaries.network import Network
 
 
@@ -65,6 +65,23 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
 
 
 # ---------------------------------------------------------------- a whole run, network by network
+FOUR = ("--folds", "2", "--members", "2", "--loss", "kl")
+
+
+@pytest.fixture(scope="module")
+def four(shared):  # noqa: F811
+    """Work and file of a run of two folds of two members with error bars."""
+    work = start(shared, *FOUR, out="four")
+    return work, predict.predict(work)
+
+
+@pytest.fixture(scope="module")
+def two(shared):  # noqa: F811
+    """Work and file of a run of two members."""
+    work = start(shared, "--members", "2", out="two")
+    return work, predict.predict(work)
+
+
 def test_predictions_are_out_of_fold_and_averaged(data):
     work = start(data, "--folds", "3", "--members", "2", "--target", "both")
     file = predict.predict(work)
@@ -100,9 +117,8 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     assert np.allclose(constant["between"], oracle, rtol=1e-4)
 
 
-def test_networks_made_one_by_one_give_the_same_file(data):
-    options = ("--folds", "2", "--members", "2", "--loss", "kl")
-    whole = predict.predict(start(data, *options))
+def test_networks_made_one_by_one_give_the_same_file(data, four):
+    options, (_, whole) = FOUR, four
     for index in (2, 0, 3):
         assert predict.predict(start(data, *options, "--only", str(index), out="jobs")) is None
     out = data.parent / "jobs"
@@ -161,10 +177,10 @@ def test_trainings_of_other_settings_are_not_thrown_away(data, monkeypatch, file
     assert found.digest == predict.predict(start(data, "--learning-rate", "0.001", out="plain")).digest
 
 
-def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
+def test_a_run_goes_on_in_the_number_type_it_began_with(data, two, monkeypatch):
     """--precision auto on machines that differ: after a kill, and for members; another type by name is refused."""
     auto = ("--members", "2", "--precision", "auto")
-    whole = predict.predict(start(data, "--members", "2", out="whole"))
+    whole = two[1]
     monkeypatch.setattr(choices, "pick_precision", lambda: "float32")
     steps = []
 
@@ -175,7 +191,7 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
                 raise KeyboardInterrupt
             super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.job.Progress", Killed)
+        patch.setattr("wl.summaries.predict.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *auto))
     assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
@@ -188,14 +204,21 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, monkeypatch):
     one_line(error, "precision", "float32", "float64")
 
 
+DRAWS = ("--folds", "2", "--members", "2", "--loss", "score", "--model", "resnet_reduced",
+         "--model-option", "stem=3")
+THIN = [a for a in QUICK if "widths" not in a and "hidden" not in a and a != "--model-option"]
+THIN += ["--model-option", "widths=3,4", "--model-option", "hidden=4,3"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(shared):  # noqa: F811
+    """Two folds of two members, with all options that draw or average."""
+    return predict.predict(start(shared, *DRAWS, out="unbroken", quick=THIN))
+
+
 @pytest.mark.parametrize("killed_at", [5, 12, 20])
-def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, killed_at):
-    """Two folds of two members, all options that draw or average: in the second epoch of the first, second, third."""
-    options = ("--folds", "2", "--members", "2", "--loss", "score", "--model", "resnet_reduced",
-               "--model-option", "stem=3")
-    quick = [a for a in QUICK if "widths" not in a and "hidden" not in a and a != "--model-option"]
-    quick = [*quick, "--model-option", "widths=3,4", "--model-option", "hidden=4,3"]
-    whole = predict.predict(start(data, *options, quick=quick))
+def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, unbroken, monkeypatch, killed_at):
+    """In the second epoch of the first, second, third network."""
     steps = []
 
     class Killed(Progress):
@@ -205,12 +228,12 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, monkeypatch, kil
                 raise KeyboardInterrupt
             super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.job.Progress", Killed)
+        patch.setattr("wl.summaries.predict.Progress", Killed)
         with pytest.raises(KeyboardInterrupt):
-            predict.predict(start(data, *options, out="killed", quick=quick))
+            predict.predict(start(data, *DRAWS, out="killed", quick=THIN))
     out = data.parent / "killed"
     assert len(list(out.glob("checkpoint*"))) == 1 and not (out / "predictions.h5").exists()
-    assert predict.predict(start(data, *options, out="killed", quick=quick)).digest == whole.digest
+    assert predict.predict(start(data, *DRAWS, out="killed", quick=THIN)).digest == unbroken.digest
     assert not list(out.glob("checkpoint*"))
 
 
@@ -224,10 +247,9 @@ def test_wrong_numbers_of_networks_are_refused(data, options):
     assert not list(data.parent.glob("out/*.pt"))
 
 
-def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
+def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(four):
     """sd over members, and over folds for test maps; and what the emulator is made of, rescaled by `between`."""
-    work = start(data, "--folds", "2", "--members", "2", "--loss", "kl")
-    file = predict.predict(work)
+    work, file = four
     found, n = file.groups["predictions"], int((file.groups["predictions"]["split"] == EMULATOR).sum())
     parts = {(k, m): hdf5.read(work.folder.out / f"predictions_f{k}_m{m}.h5").groups["predictions"]
              for k in range(2) for m in range(2)}
@@ -246,9 +268,8 @@ def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(data):
     assert np.array_equal(per, expected) and not np.allclose(per, raw, rtol=1e-6)
 
 
-def test_members_without_folds(data):
-    work = start(data, "--members", "2")
-    found = predict.predict(work).groups
+def test_members_without_folds(two):
+    work, found = two[0], two[1].groups
     nets = [Network.load(work.folder.out / f"model_f0_m{m}.pt") for m in range(2)]
     assert nets[0].recipe.split == nets[1].recipe.split == work.split.code.tolist()
     source = batches.Batches(KAPPA, FRAME, scale=nets[0].recipe.scale, n_gal=3000.0, seed=1)
@@ -256,6 +277,25 @@ def test_members_without_folds(data):
     oracle = np.mean([n.predict(source, rows, symmetries=1)[0] for n in nets], 0)
     assert np.allclose(found["predictions"]["summaries"][:len(rows)], oracle, rtol=0, atol=1e-6)
     assert "between" not in found["constant_data"] and "fold" not in found["predictions"]
+
+
+def test_a_dead_network_is_refused_by_name(data, monkeypatch):
+    """A training after which the last layer gives its bias alone; beside a part that lives it may."""
+    train = training.train
+
+    def dead(*args, **options):
+        network = train(*args, **options)
+        network.net.head[-1].weight.data.zero_()
+        return network
+    monkeypatch.setattr(training, "train", dead)
+    for options, name in (((), "compact gives"), (("--folds", "2"), "compact, fold 0, gives")):
+        with pytest.raises(RunError) as error:
+            predict.predict(start(data, *options, out=f"out{len(options)}"))
+        one_line(error, name, "Omega_m", "--force", "--learning-rate", "--seed")
+        assert not list(data.parent.glob("out*/predictions.h5"))
+    small = [f"--model-option={o}" for o in ("networks=2", "layers=8,6", "scales=2,4")]
+    work = start(data, "--model", "compact+statistics", *small, out="both")
+    assert np.ptp(predict.predict(work).groups["predictions"]["summaries"], 0).min() > 0.0
 
 
 def test_direct_and_mcmc_run_with_folds(data):

@@ -9,8 +9,8 @@ from wl.maps.batches import FIXED
 from wl.summaries import architectures, training
 from wl.summaries.architectures import build
 from wl.summaries.layers import Dropout
-from wl.summaries.losses import Loss
-from wl.summaries.replicas import Lanes
+from wl.summaries.layers import Loss
+from wl.summaries.network import Lanes
 
 
 def running_mean(net):
@@ -90,22 +90,22 @@ def test_lanes_agree_without_batch_norm(monkeypatch):
 
 def test_lanes_train_in_training_and_share_their_statistics_in_validation(monkeypatch):
     """Training mode at every step; evaluation mode, with equal buffers, in validation."""
-    step, validate, seen = Lanes.step, training.validate, []
+    step, validate, seen = Lanes.step, training.Training.validate, []
 
     def stepped(self, *args):
         seen.append("step" if all(net.training for net in self.copies) else "idle step")
         return step(self, *args)
 
-    def validated(lanes, *rest):
-        found = [dict(net.named_buffers()) for net in lanes.copies]
+    def validated(self):
+        copies = self.lanes.copies
+        value, found = validate(self), [dict(net.named_buffers()) for net in copies]
         equal = all(torch.equal(found[0][k], other[k]) for other in found[1:]
                     for k in found[0] if "mean" in k)
-        value = validate(lanes, *rest)
-        idle = not any(net.training for net in lanes.copies)
+        idle = not any(net.training for net in copies)
         seen.append("validation" if equal and idle else "unfit")
         return value
     monkeypatch.setattr(Lanes, "step", stepped)
-    monkeypatch.setattr(training, "validate", validated)
+    monkeypatch.setattr(training.Training, "validate", validated)
     run(epochs=2, lanes=3, model="resnet_reduced", model_options={"stem": 3, "widths": [3, 4]})
     assert seen == (["step"] * 4 + ["validation"]) * 2
 

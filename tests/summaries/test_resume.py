@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 from conftest import ROOT, one_line
-from trainings import Kill, run, same
+from trainings import Kill, finished, run, same
 
 from wl.core.checks import InputError
 from wl.summaries import training
@@ -26,7 +26,7 @@ def test_a_killed_run_goes_on_as_if_never_killed(
     Dropout, statistics of norms that differ between lanes, running sums and the best so far.
     """
     options = dict(model=model, loss=loss, precision=precision, lanes=lanes, epochs=4)
-    whole, checkpoint = run(**options), tmp_path / "out" / "checkpoint.pt"
+    whole, checkpoint = finished(**options), tmp_path / "out" / "checkpoint.pt"
     monkeypatch.setattr(training, "SAVE_SECONDS", every)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint=checkpoint, progress=Kill(10), **options)
@@ -36,8 +36,8 @@ def test_a_killed_run_goes_on_as_if_never_killed(
     assert same(whole, resumed) and len(resumed.seconds) == 4
     assert [p.name for p in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
     # once more: nothing is left to do
-    finished = run(checkpoint=checkpoint, progress=(progress := Kill()), **options)
-    assert progress.steps == 0 and same(whole, finished)
+    again = run(checkpoint=checkpoint, progress=(progress := Kill()), **options)
+    assert progress.steps == 0 and same(whole, again)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
@@ -53,13 +53,13 @@ def test_every_step_can_be_the_last(tmp_path, monkeypatch, at):
             break
         except KeyboardInterrupt:
             kills += 1
-    assert kills >= 1 and same(network, run(**options))
+    assert kills >= 1 and same(network, finished(**options))
 
 
 def test_without_the_lanes_buffers_the_bits_differ(tmp_path, monkeypatch):
     """Negative control: the statistics of the lanes matter in mid-epoch."""
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
-    checkpoint, whole = tmp_path / "checkpoint.pt", run()
+    checkpoint, whole = tmp_path / "checkpoint.pt", finished()
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint=checkpoint, progress=Kill(6))
     saved = load_torch(checkpoint)
@@ -86,7 +86,7 @@ def test_the_first_epoch_of_a_long_run_is_not_lost(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_recipe_is_not_used(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     run(checkpoint=checkpoint, epochs=1, seed=8)
-    assert same(run(epochs=2), run(checkpoint=checkpoint, epochs=2))
+    assert same(finished(epochs=2), run(checkpoint=checkpoint, epochs=2))
 
 
 @pytest.mark.parametrize("damage", ["cut", "without its state"])
@@ -111,22 +111,27 @@ training.SAVE_SECONDS = 0.0
 class Stop(trainings.Kill):
     def update(self, step=1):
         self.steps += step
-        if self.steps == int(sys.argv[4]):
-            os.kill(os.getpid(), int(sys.argv[3]))
-trainings.run(checkpoint=sys.argv[2], progress=Stop(), epochs=3)
+        if self.steps == at:
+            os.kill(os.getpid(), number)
+for pair in sys.argv[3:]:
+    number, at = map(int, pair.split(","))
+    child = os.fork()
+    if not child:
+        trainings.run(checkpoint=sys.argv[2], progress=Stop(), epochs=3)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, training.load_torch(sys.argv[2])["step"])
 """
 
 
 def test_a_run_killed_by_the_system_in_mid_epoch_gives_the_same_weights(tmp_path):
     """SIGKILL in the second epoch, SIGTERM in the third of the run that goes on."""
     checkpoint = tmp_path / "checkpoint.pt"
-    for number, at, done in ((signal.SIGKILL, 6, 6), (signal.SIGTERM, 4, 10)):
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "summaries")])
-        arguments = [path, str(checkpoint), str(int(number)), str(at)]
-        child = subprocess.run([sys.executable, "-c", CHILD, *arguments], timeout=900,
-                               capture_output=True)
-        assert child.returncode == -number, child.stderr
-        assert load_torch(checkpoint)["step"] == done
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "summaries")])
+    kill, end = int(signal.SIGKILL), int(signal.SIGTERM)
+    child = subprocess.run([sys.executable, "-c", CHILD, path, checkpoint, f"{kill},6", f"{end},4"],
+                           timeout=900, capture_output=True, text=True)
+    assert child.stdout == f"{-kill} 6\n{-end} 10\n", child.stderr
     threads = torch.get_num_threads()
-    assert same(run(epochs=3), run(checkpoint=checkpoint, epochs=3))
+    assert same(finished(), run(checkpoint=checkpoint, epochs=3))
     assert torch.get_num_threads() == threads

@@ -6,8 +6,8 @@ from conftest import one_line
 from scipy import stats
 
 from wl.validate import calibration
-from wl.posterior import infer, quadrature
 from wl.posterior.options import PosteriorOptions
+from wl.posterior import infer, quadrature
 from wl.scoring import score
 from wl.core.checks import InputError
 
@@ -53,7 +53,7 @@ def test_a_wrong_prior_or_likelihood_fails(emulator, monkeypatch):
 
 def test_draws_follow_prior_and_likelihood():
     """Means of functions over the prior against quadrature; pulls of the summaries."""
-    from wl.posterior.triangles import quadrature_points
+    from wl.posterior.emulator import quadrature_points
     emulator = synthetic.emulator(60)
     theta, estimate = calibration.draw(emulator, 20000, 1)
     assert emulator.contains(theta).all()
@@ -78,10 +78,10 @@ def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen():
     def means(changed):
         moved = estimate.copy()
         moved[:, changed] += 0.05
-        truth, chains = infer.held_out(emulator, moved, options, 1)
+        known = infer.held_out(emulator, moved, options, 1)
         first = slice(0, 2 * len(emulator.theta), 2)            # realisation 0 of the first fold, 0 and 4
-        assert np.array_equal(truth[first], emulator.theta)
-        return chains.mean[first]
+        assert np.array_equal(known.truth[first], emulator.theta)
+        return known.mean[first]
     before = means([])
     assert np.array_equal(before, means([4])) and np.abs(before - means([1])).min() > 0.0
 

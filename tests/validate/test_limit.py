@@ -22,8 +22,8 @@ from wl.validate.limit import (BandPowers, limit, log_likelihoods, periodic_wind
                                sobol_nuisances)
 from wl.maps.dataset import TEST_FILE
 from wl.core.params import HOLDOUT, TEST, noise_sigma
-from wl.posterior.prior import log_prior
-from wl.posterior.triangles import quadrature_points
+from wl.posterior.emulator import log_prior
+from wl.posterior.emulator import quadrature_points
 from wl.scoring.score import challenge_score, expected_score, pit, uniform_p_value
 from wl.summaries.handmade import Spectrum
 

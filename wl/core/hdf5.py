@@ -264,13 +264,12 @@ def _values(dataset):
     return array.astype(bool) if dataset.attrs.get("dtype") == "bool" else array
 
 
-def reusable(path, kind: str, settings: dict, inputs: dict, seed: int | None = None) -> File | None:
+def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File | None:
     """The verified file that was made with these settings and inputs, None if there is none.
 
     Values are compared as JSON has them: 1 equals 1.0, a tuple a list, an unset one null.
     path: str or Path
-    kind, settings, inputs: as in write()
-    seed: int, None for any
+    kind, settings, inputs, seed: as in write()
     Raises InputError for a damaged file, and at the first setting or input that differs.
     """
     if not os.path.lexists(path):
@@ -279,9 +278,8 @@ def reusable(path, kind: str, settings: dict, inputs: dict, seed: int | None = N
         file = read(path, kind)
     except InputError as error:
         raise InputError(f"{error}; or give --force to overwrite it") from None
-    refuse_difference(f"{path}: was made with", file.settings, settings)
-    if seed is not None:
-        refuse_difference(f"{path}: was made with", {"seed": file.seed}, {"seed": int(seed)})
+    refuse_difference(f"{path}: was made with", {**file.settings, "seed": file.seed},
+                      {**settings, "seed": seed})
     refuse_difference(f"{path}: was made from other input,", file.inputs, inputs)
     return file
 
@@ -330,6 +328,8 @@ class Folder:
                 found = None
             if found is not None:
                 say(f"{found.path}: done before, not repeated", self.quiet)
+                if found.code_version.split()[0] != code_version().split()[0]:
+                    warn(f"{found.path}: was made by other code; --force makes it again")
                 return found
         return None
 

@@ -1,9 +1,4 @@
-"""Options of a stage in one frozen dataclass: default, help and check of each stand together.
-
-    @dataclasses.dataclass(frozen=True)
-    class WalkOptions(Options):
-        nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
-"""
+"""Options of a stage in one frozen dataclass: default, help and check of each stand together."""
 import argparse
 import dataclasses
 import typing
@@ -32,8 +27,9 @@ class Options:
                 continue
             if "choices" in more:
                 choice(flag, value, more["choices"])
-            if "positive" in more:
-                positive(flag, value, integer=kind is int)
+            if "positive" in more:                    # 1e4 for a whole number becomes one
+                value = positive(flag, value, integer=kind is int)
+                object.__setattr__(self, field.name, value)
             if "within" in more:
                 within(flag, value, *more["within"])
 
@@ -51,18 +47,20 @@ class Options:
         return cls(**{**{name: getattr(args, name) for name in names}, **more})
 
     @classmethod
-    def add_to(cls, parser: argparse.ArgumentParser, title: str, names=None, **defaults):
+    def add_to(cls, parser: argparse.ArgumentParser, title: str, *, only=None, without=(),
+               **defaults):
         """Add the options to a parser, as a group.
 
         parser: ArgumentParser
         title: str, of the group
-        names: fields to add, None for all
+        only, without: names of fields to add, None for all, and to leave out
         defaults: other ones than the fields'
         Returns the group's add_argument, for options that are no fields.
         """
         add = parser.add_argument_group(title).add_argument
         for field, flag, kind in cls._fields():
-            if field.metadata.get("help") is None or field.name not in (names or [field.name]):
+            left_out = field.name in without or field.name not in (only or {field.name})
+            if left_out or field.metadata.get("help") is None:
                 continue
             shown = {k: v for k, v in field.metadata.items() if k in ("help", "metavar", "choices")}
             how = {"action": "store_true"} if kind is bool else {"type": kind}

@@ -1,25 +1,184 @@
 """Log-likelihood of a summary whose mean and covariance vary over the design, for any dimension d.
 
 Gaussian: log L = -1/2 (r^T C^-1 r + ln det C) with r = summary - mean. Constants that depend on
-neither the parameters nor the summary are left to the callers. Coefficients are those of
-triangles.py. error_model="numpy": Python's, which checks each division for zero, keeps loops from
-being vectorised.
+neither the parameters nor the summary are left to the callers. Mean, covariance and log-prior are
+linear in each triangle of the design.
+
+Every triangle has one row of `coefficient` (t, 6 + 3 k) float64: corner 2 (x, y), the matrix T
+(row-major) that takes (point - corner 2) to the weights c0, c1 of corners 0 and 1, then for k
+quantities their values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
+Quantities are the log-prior, the d means and the packed lower triangle of the covariance.
+
+error_model="numpy": Python's, which checks each division for zero, keeps loops from being
+vectorised.
 """
 import math
+from collections import namedtuple
 
 import numpy as np
-from numba import prange
 
 from . import njit
-from .triangles import interpolate_one
 
-_SQRT_HALF_BITS = np.int64(0x3FE6A09E667F3BCD)
-_EXPONENT = np.int64(52)
-_BIAS = np.int64(1023)
+TOLERANCE = 1e-12      # how negative a barycentric weight may be by rounding
+_SQRT_HALF_BITS, _EXPONENT, _BIAS = (np.int64(n) for n in (0x3FE6A09E667F3BCD, 52, 1023))
 _LN2_HI, _LN2_LO = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _INV_LN2 = 1.44269504088896338700
 
 
+# ---------------------------------------------------------------- where a point lies
+Triangulation = namedtuple("Triangulation", "coefficient neighbours grid box")
+Triangulation.__doc__ = """What the kernels take of an emulator.
+
+coefficient: (t, 6 + 3 k) float64, see above.
+neighbours: (t, 3) int32, across the edge opposite to each corner, -1 at the hull.
+grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
+    whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
+    that cell() may clamp.
+box: Cells, those of the grid.
+"""
+
+Cells = namedtuple("Cells", "low_x low_y per_x per_y last_x last_y")
+Cells.__doc__ = """Equal cells of a box, float64: its corner, cells per unit, index of the last."""
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def weights(x: float, y: float, coefficient: np.ndarray, t: int) -> tuple[float, float]:
+    """Barycentric weights c0, c1 of (x, y) in triangle t; the third is 1 - c0 - c1."""
+    u, v = x - coefficient[t, 0], y - coefficient[t, 1]
+    return (coefficient[t, 2] * u + coefficient[t, 3] * v,
+            coefficient[t, 4] * u + coefficient[t, 5] * v)
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def locate(x: float, y: float, coefficient: np.ndarray, neighbours: np.ndarray, t: int) -> int:
+    """The triangle that holds (x, y), found by walking from triangle t; -1 outside the hull.
+
+    The walk crosses the edge of the most negative weight. The hull is convex, so a point beyond a
+    hull edge is outside; a walk that does not end (rounding) gives way to a search of all.
+    """
+    for _ in range(coefficient.shape[0]):
+        c0, c1 = weights(x, y, coefficient, t)
+        c2 = 1.0 - c0 - c1
+        corner, low = 0, c0
+        if c1 < low:
+            corner, low = 1, c1
+        if c2 < low:
+            corner, low = 2, c2
+        if low >= -TOLERANCE:
+            return np.int64(t)
+        across = np.int64(neighbours[t, corner])
+        if across < 0:
+            return np.int64(-1)
+        t = across
+    return search(x, y, coefficient)
+
+
+@njit(error_model="numpy", cache=True)
+def search(x: float, y: float, coefficient: np.ndarray) -> int:
+    """The triangle that holds (x, y) by looking at all of them; -1 outside the hull."""
+    best, best_low = np.int64(-1), -TOLERANCE
+    for t in range(coefficient.shape[0]):
+        c0, c1 = weights(x, y, coefficient, t)
+        low = min(c0, c1, 1.0 - c0 - c1)
+        if low >= best_low:
+            best, best_low = np.int64(t), low
+    return best
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
+    """The cell that (x, y) lies in, the nearest one outside of the box."""
+    u = min(max((x - cells.low_x) * cells.per_x, 0.0), cells.last_x)
+    v = min(max((y - cells.low_y) * cells.per_y, 0.0), cells.last_y)
+    return np.int64(u), np.int64(v)
+
+
+@njit(error_model="numpy", cache=True)
+def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
+    """The triangles (m,) int64 that hold points theta (m, 2) float64, -1 outside the hull."""
+    grid, coefficient = triangulation.grid, triangulation.coefficient
+    out, cells = np.empty(theta.shape[0], np.int64), triangulation.box
+    for p in range(theta.shape[0]):
+        i, j = cell(theta[p, 0], theta[p, 1], cells)
+        code = np.int64(grid[i, j])
+        out[p] = code if code >= -1 else locate(theta[p, 0], theta[p, 1], coefficient,
+                                                triangulation.neighbours, -2 - code)
+    return out
+
+
+@njit(error_model="numpy", cache=True)
+def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
+    """All quantities at points whose triangle is known.
+
+    theta: (m, 2) float64; triangle: (m,) int64, -1 outside.
+    Returns (m, k) float64, NaN outside.
+    """
+    k = (coefficient.shape[1] - 6) // 3
+    out = np.full((theta.shape[0], k), np.nan)
+    for i in range(theta.shape[0]):
+        t = triangle[i]
+        if t >= 0:
+            c0, c1 = weights(theta[i, 0], theta[i, 1], coefficient, t)
+            for q in range(k):
+                out[i, q] = (coefficient[t, 6 + q] + c0 * coefficient[t, 6 + k + q]
+                             + c1 * coefficient[t, 6 + 2 * k + q])
+    return out
+
+
+@njit(error_model="numpy", cache=True)
+def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> np.ndarray:
+    """The look-up grid of a Triangulation; a cell is pure if its corners agree.
+
+    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is
+    outside for certain if all four corners lie beyond one and the same hull edge.
+    coefficient, neighbours, box: of the Triangulation that gets it. Returns (nx, ny) int32.
+    """
+    nx, ny = np.int64(box.last_x) + 1, np.int64(box.last_y) + 1
+    corner = np.empty((nx + 1, ny + 1), np.int64)
+    for i in range(nx + 1):
+        t = np.int64(0)
+        for j in range(ny + 1):
+            found = locate(box.low_x + i / box.per_x, box.low_y + j / box.per_y, coefficient,
+                           neighbours, t)
+            corner[i, j] = found
+            t = max(found, np.int64(0))
+    grid = np.full((nx, ny), -1, np.int32)
+    for i in range(1, nx - 1):
+        for j in range(1, ny - 1):
+            a, b, c, d = corner[i, j], corner[i + 1, j], corner[i, j + 1], corner[i + 1, j + 1]
+            t = max(a, b, c, d)
+            if t < 0 and _outside(i, j, coefficient, neighbours, box):
+                continue
+            if t >= 0 and a == b and a == c and a == d:
+                grid[i, j] = t
+            else:
+                middle = locate(box.low_x + (i + 0.5) / box.per_x,
+                                box.low_y + (j + 0.5) / box.per_y, coefficient, neighbours,
+                                max(t, np.int64(0)))
+                grid[i, j] = -2 - max(middle if middle >= 0 else t, np.int64(0))
+    return grid
+
+
+@njit(error_model="numpy", cache=True)
+def _outside(i, j, coefficient, neighbours, box):
+    """Whether all four corners of cell (i, j) lie beyond one hull edge."""
+    for t in range(coefficient.shape[0]):
+        for k in range(3):
+            if neighbours[t, k] >= 0:
+                continue
+            beyond = 0
+            for a in range(2):
+                for b in range(2):
+                    c0, c1 = weights(box.low_x + (i + a) / box.per_x,
+                                     box.low_y + (j + b) / box.per_y, coefficient, t)
+                    low = c0 if k == 0 else c1 if k == 1 else 1.0 - c0 - c1
+                    beyond += low < -TOLERANCE
+            if beyond == 4:
+                return True
+    return False
+
+
+# ---------------------------------------------------------------- densities
 @njit(error_model="numpy", cache=True, forceinline=True)
 def log(x: float) -> float:
     """Natural logarithm of a positive normal number, within one unit in the last place.
@@ -42,15 +201,13 @@ def log(x: float) -> float:
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def exp(x: float) -> float:
-    """Exponential of a number from -700 (taken for all below) to 700, within one unit in the last
-    place.
+    """Exponential up to 700, within one unit in the last place; that of -700 for all below.
 
     fdlibm's rational form, for the same reasons as log().
     """
     x = max(x, -700.0)
     k = np.int64(math.floor(x * _INV_LN2 + 0.5))
-    high = x - k * _LN2_HI
-    low = k * _LN2_LO
+    high, low = x - k * _LN2_HI, k * _LN2_LO
     r = high - low
     z = r * r
     c = r - z * (1.66666666666666019037e-01 + z * (-2.77777777770155933842e-03 + z * (
@@ -68,50 +225,13 @@ def log_gaussian_2(r0: float, r1: float, c00: float, c10: float, c11: float) -> 
     return -0.5 * (quadratic + log(det))
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
-def log_gaussian(value: np.ndarray, summary: np.ndarray, i: int, work: np.ndarray) -> float:
-    """log_gaussian_2 for any d, by Cholesky.
-
-    value: (1 + d + d (d + 1) / 2,) float64, log-prior (unused), mean, packed lower triangle of the
-        covariance.
-    summary: (n, d) float64, of which row i.
-    work: (d + 1, d) float64, overwritten.
-    Returns float64, -inf if the covariance is not positive definite.
-    """
-    d = summary.shape[1]
-    quadratic, log_det = 0.0, 0.0
-    q = 1 + d
-    for a in range(d):
-        z = summary[i, a] - value[1 + a]
-        pivot = 0.0
-        for b in range(a + 1):
-            s = value[q]
-            q += 1
-            for k in range(b):
-                s -= work[a, k] * work[b, k]
-            if b < a:
-                s *= work[b, b]                      # the diagonal holds 1 / L_bb
-                work[a, b] = s
-                z -= s * work[d, b]
-            else:
-                pivot = s
-        if not pivot > 0.0:
-            return -math.inf
-        inverse = 1.0 / math.sqrt(pivot)
-        work[a, a] = inverse
-        z *= inverse
-        work[d, a] = z
-        quadratic += z * z
-        log_det += log(pivot)
-    return -0.5 * (quadratic + log_det)
-
-
 @njit(error_model="numpy", cache=True)
 def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
                   out: np.ndarray) -> None:
-    """log-prior plus log_gaussian of as many summaries as there are lanes, each at its own place.
+    """log-prior plus log-likelihood of as many summaries as there are lanes, each at its own place.
 
-    value: (1 + d + d (d + 1) / 2, lanes) float64, with positive definite covariances.
+    value: (1 + d + d (d + 1) / 2, lanes) float64, log-prior, mean, packed lower triangle of the
+        covariance; NaN comes out if this is not positive definite.
     summary: (d, lanes) float64.
     work: (2 d + 2 + d (d + 1) / 2, lanes) float64, overwritten.
     out: (lanes,) float64, filled.
@@ -119,11 +239,9 @@ def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
     took 153 ns a step in place of 267.
     """
     d, lanes = summary.shape
-    low = 2 * d + 2
-    quadratic, log_det = work[2 * d], work[2 * d + 1]
+    low, quadratic, log_det = 2 * d + 2, work[2 * d], work[2 * d + 1]
     for l in range(lanes):
-        quadratic[l] = 0.0
-        log_det[l] = 0.0
+        quadratic[l], log_det[l] = 0.0, 0.0
     for a in range(d):
         row = low + a * (a + 1) // 2
         z, mean, e = work[a], value[1 + a], summary[a]
@@ -154,42 +272,24 @@ def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
         out[l] = value[0, l] - 0.5 * (quadratic[l] + log_det[l])
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
-def log_density(x: float, y: float, t: int, coefficient: np.ndarray, summary: np.ndarray, i: int,
-                value: np.ndarray, work: np.ndarray) -> float:
-    """Log-posterior (without constants) of a summary at (x, y) in triangle t; -inf if t is -1.
+@njit(error_model="numpy", cache=True)
+def log_density_all(value: np.ndarray, summary: np.ndarray) -> np.ndarray:
+    """log-prior plus log-likelihood of every summary at every point.
 
-    coefficient: see triangles.py.
-    summary: (n, d) float64, of which row i.
-    value: (1 + d + d (d + 1) / 2,) float64, overwritten.
-    work: (d + 1, d) float64, overwritten.
-    Returns float64.
+    value: (1 + d + d (d + 1) / 2, m) float64, of interpolate(), turned, at points in the hull.
+    summary: (k, d) float64. Returns (k, m) float64.
     """
-    if t < 0:
-        return -math.inf
-    interpolate_one(x, y, t, coefficient, value)
-    if summary.shape[1] != 2:
-        return value[0] + log_gaussian(value, summary, i, work)
-    r0, r1 = summary[i, 0] - value[1], summary[i, 1] - value[2]
-    return value[0] + log_gaussian_2(r0, r1, value[3], value[4], value[5])
-
-
-@njit(error_model="numpy", cache=True, parallel=True)
-def log_density_all(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray,
-                    summary: np.ndarray) -> np.ndarray:
-    """log_density of every summary at every point.
-
-    theta: (m, 2) float64.
-    triangle: (m,) int64, -1 outside.
-    coefficient: see triangles.py.
-    summary: (k, d) float64.
-    Returns (k, m) float64.
-    """
-    out = np.empty((summary.shape[0], theta.shape[0]))
-    for i in prange(summary.shape[0]):
-        work = np.empty((summary.shape[1] + 1, summary.shape[1]))
-        value = np.empty((coefficient.shape[1] - 6) // 3)
-        for j in range(theta.shape[0]):
-            out[i, j] = log_density(theta[j, 0], theta[j, 1], triangle[j], coefficient, summary, i,
-                                    value, work)
+    d, m = summary.shape[1], value.shape[1]
+    out, e = np.empty((summary.shape[0], m)), np.empty((d, m))
+    work = np.empty((2 * d + 2 + d * (d + 1) // 2, m))
+    for i in range(summary.shape[0]):
+        for j in range(m):
+            for a in range(d):
+                e[a, j] = summary[i, a]
+            if d == 2:
+                out[i, j] = value[0, j] + log_gaussian_2(
+                    e[0, j] - value[1, j], e[1, j] - value[2, j], value[3, j], value[4, j],
+                    value[5, j])
+        if d != 2:
+            log_densities(value, e, work, out[i])
     return out

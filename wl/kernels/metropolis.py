@@ -7,15 +7,14 @@ generator of its own, seeded by (seed, stream + 256 chain, global map index): re
 neither lanes, blocks, shards nor threads.
 """
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
-from numba import prange
 
 from . import njit
-from .generators import exponential, normal, seed_state
-from .likelihood import log_densities, log_density, log_gaussian_2
-from .triangles import Cells, Triangulation, cell, cells_of, find, locate, weights
+from .likelihood import (
+    Cells, Triangulation, cell, locate, log_densities, log_gaussian_2, weights)
+from .noise import exponential, normal, seed_state
 
 LANES = 16             # chains that walk in step
 AHEAD = 32             # steps whose random numbers are drawn at a time
@@ -37,98 +36,77 @@ A00, A10, A11 = 22, 23, 24             # Cholesky factor of the proposal's covar
 ROWS = 25
 
 
-class Maps(NamedTuple):
-    """What is known of each map.
+Maps = namedtuple("Maps", "summary start index")
+Maps.__doc__ = """What is known of each map.
 
-    summary: (n, d) float64.
-    start: (n, chains, 2) float64, where the chains begin, inside the hull.
-    index: (n,) int64, global index.
-    """
-    summary: np.ndarray
-    start: np.ndarray
-    index: np.ndarray
+summary: (n, d), start: (n, chains, 2) float64, where the chains begin, inside the hull;
+index: (n,) int64, global.
+"""
 
+Schedule = namedtuple("Schedule", "sigma adapt edges stride seed stream")
+Schedule.__doc__ = """How all chains walk.
 
-class Schedule(NamedTuple):
-    """How all chains walk.
+sigma: float64, width of the isotropic Gaussian proposal in Omega_m and S_8.
+adapt: bool, learn each chain's proposal in its burn-in.
+edges: (batches + 1,) int64, the kept steps [edges[0], edges[-1]) cut into batches.
+stride: int, steps between the draws that R-hat and ESS are made of.
+seed, stream: uint64 and int, of the generators, see core/seeds.py.
+"""
 
-    sigma: float64, width of the isotropic Gaussian proposal in Omega_m and S_8.
-    adapt: bool, learn each chain's proposal in its burn-in.
-    edges: (batches + 1,) int64, the kept steps [edges[0], edges[-1]) cut into batches.
-    stride: int, steps between the draws that R-hat and ESS are made of.
-    seed: uint64, of the generators.
-    stream: int, of core/seeds.py.
-    """
-    sigma: float
-    adapt: bool
-    edges: np.ndarray
-    stride: int
-    seed: int
-    stream: int
+Output = namedtuple("Output", "batches accepted histogram draws lp")
+Output.__doc__ = """What metropolis() fills.
 
-
-class Output(NamedTuple):
-    """What metropolis() fills.
-
-    batches: (n, chains, batches, 5) float64, sums over the steps of a batch.
-    accepted: (n, chains) int64, among the kept steps.
-    histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains, zero at the start.
-    draws: (n, 2, chains, m) float64, every stride-th kept step.
-    lp: (k, chains, m) float64, log-posteriors of the first k maps' draws, up to a constant.
-    """
-    batches: np.ndarray
-    accepted: np.ndarray
-    histogram: np.ndarray
-    draws: np.ndarray
-    lp: np.ndarray
+batches: (n, chains, batches, 5) float64, sums over the steps of a batch.
+accepted: (n, chains) int64, among the kept steps.
+histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains, zero at the start.
+draws: (n, 2, chains, m) float64, every stride-th kept step.
+lp: (k, chains, m) float64, log-posteriors of the first k maps' draws, up to a constant.
+"""
 
 
 @njit(error_model="numpy", cache=True, nogil=True)
 def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, limits: np.ndarray,
-               out: Output) -> None:
-    """Walk all chains of all maps, on one thread; as a parallel region it took 5 s more to compile.
+               out: Output, wide: int | None) -> None:
+    """Walk all chains of all maps, on one thread: for on_threads().
 
-    triangulation: of the emulator.
-    maps: Maps.
-    schedule: Schedule.
-    limits: (2, 2) float64, the hull's lowest and highest Omega_m and S_8.
-    out: Output, filled.
+    limits: (2, 2) float64, the hull's lowest and highest Omega_m and S_8; out: Output, filled;
+    wide: d, but None for d = 2, which leaves out the compilation of what d > 2 needs.
     """
     items = maps.start.shape[0] * maps.start.shape[1]
     for item in range(0, items, LANES):
-        _walk(item, min(LANES, items - item), triangulation, maps, schedule, limits, out)
+        _walk(item, min(LANES, items - item), triangulation, maps, schedule, limits, out, wide)
 
 
 @njit(error_model="numpy", cache=True)
-def _walk(item, live, triangulation, maps, schedule, limits, out):
-    """The chains item to item + live - 1, where item = map * chains + chain; idle lanes repeat the
-    last.
+def _walk(item, live, triangulation, maps, schedule, limits, out, wide):
+    """Chains item to item + live - 1, item = map * chains + chain; idle lanes repeat the last.
 
     What is called for one lane is inlined and holds no loop: only then does the compiler leave out
     the reference counts of its arrays, which took a step from 24 to 27 ns.
     """
     edges, grid, coefficient = schedule.edges, triangulation.grid, triangulation.coefficient
-    d, cells, bins = maps.summary.shape[1], cells_of(grid, triangulation.box), _bins(limits)
-    lane, noise = np.zeros((ROWS, LANES)), np.empty((AHEAD, 3, LANES))
+    d, cells = maps.summary.shape[1], triangulation.box
+    bins = Cells(limits[0, 0], limits[0, 1], BINS / (limits[1, 0] - limits[0, 0]),
+                 BINS / (limits[1, 1] - limits[0, 1]), BINS - 1.0, BINS - 1.0)
+    lane, noise = np.zeros((ROWS, LANES)), np.zeros((AHEAD, 3, LANES))
     place, state = np.empty((2, LANES), np.int64), np.empty((LANES, 4), np.uint64)
     owner = np.empty((2, LANES), np.int64)      # map and chain: divisions cost 2.5 ns a step
     values, wanted = np.empty((1 + d + d * (d + 1) // 2, LANES)), np.empty((d, LANES))
     work = np.empty((2 * d + 2 + d * (d + 1) // 2, LANES))
     for l in range(LANES):
-        _begin(item + min(l, live - 1), triangulation, maps, schedule, lane, owner, state, l)
+        _begin(item + min(l, live - 1), maps, schedule, lane, owner, state, l)
         for a in range(d):
             wanted[a, l] = maps.summary[owner[0, l], a]
     burn, batch, stored = edges[0], 0, 0
     window = max(burn // ADAPTATIONS // AHEAD * AHEAD, 1)
-    for step in range(edges[-1]):
+    for step in range(-1, edges[-1]):           # step -1, of length 0, finds the start's density
         ahead = step % AHEAD
         if ahead == 0:
             learn = schedule.adapt and step % window == 0 and 0 < step <= ADAPTATIONS * window
             _look_ahead(lane, state, noise, window if learn else 0)
-        if step == burn:          # behind the last adaptation, which may fall on this very step
-            lane[COUNT, :] = 0.0
-            lane[S0:S0 + SUMS, :] = 0.0
         for l in range(LANES):
+            if step == burn:      # behind the last adaptation, which may fall on this very step
+                _clear(lane, l)
             _propose(lane, noise, place, ahead, cells, l)
         near = 0                                # lanes in cells that several triangles share
         for l in range(LANES):
@@ -137,7 +115,7 @@ def _walk(item, live, triangulation, maps, schedule, limits, out):
             l = place[1, k]
             place[0, l] = locate(lane[NEW_X, l], lane[NEW_Y, l], coefficient,
                                  triangulation.neighbours, -2 - place[0, l])
-        if d == 2:
+        if wide is None:
             for l in range(LANES):
                 _interpolate_2(lane, place, coefficient, l)
             for l in range(LANES):
@@ -163,29 +141,18 @@ def _walk(item, live, triangulation, maps, schedule, limits, out):
 
 
 @njit(error_model="numpy", cache=True)
-def _bins(limits):
-    """The histograms' bins."""
-    low_x, low_y, high_x, high_y = limits[0, 0], limits[0, 1], limits[1, 0], limits[1, 1]
-    return Cells(low_x, low_y, BINS / (high_x - low_x), BINS / (high_y - low_y), BINS - 1.0,
-                 BINS - 1.0)
-
-
-@njit(error_model="numpy", cache=True)
-def _begin(item, triangulation, maps, schedule, lane, owner, state, l):
+def _begin(item, maps, schedule, lane, owner, state, l):
     """Put the chain `item` on its start, into lane l."""
-    start, summary = maps.start, maps.summary
-    chains, d = start.shape[1], summary.shape[1]
+    chains = maps.start.shape[1]
     m, c = item // chains, item % chains
-    x, y = start[m, c, 0], start[m, c, 1]
+    x, y = maps.start[m, c, 0], maps.start[m, c, 1]
     owner[0, l], owner[1, l] = m, c
     seed_state(state[l], schedule.seed, schedule.stream + 256 * c, maps.index[m])
-    lane[X, l], lane[Y, l] = x, y
-    lane[P, l] = log_density(x, y, find(x, y, triangulation), triangulation.coefficient, summary, m,
-                             np.empty(1 + d + d * (d + 1) // 2), np.empty((d + 1, d)))
+    lane[X, l], lane[Y, l], lane[P, l], lane[COUNT, l] = x, y, -math.inf, -1.0
     lane[ORIGIN_X, l], lane[ORIGIN_Y, l] = x, y
     lane[A00, l], lane[A11, l] = schedule.sigma, schedule.sigma
-    if d == 2:
-        lane[E0, l], lane[E1, l] = summary[m, 0], summary[m, 1]
+    if maps.summary.shape[1] == 2:
+        lane[E0, l], lane[E1, l] = maps.summary[m, 0], maps.summary[m, 1]
 
 
 @njit(error_model="numpy", cache=True)
@@ -212,8 +179,8 @@ def _draw(state, lane, noise, l):
 def _adapt(lane, l, steps):
     """The proposal of lane l for the time being: 2.38^2 / 2 times the covariance of its last steps.
 
-    The width that is best for a Gaussian in two dimensions (Roberts, Gelman & Gilks 1997). A chain
-    that hardly moved gets half of its present one. Sums and counts begin anew.
+    It is best for a Gaussian in two dimensions (Roberts, Gelman & Gilks 1997). A chain that hardly
+    moved gets half of its present one. Sums and count begin anew.
     """
     if lane[COUNT, l] < MIN_MOVES:
         for row in (A00, A10, A11):
@@ -227,6 +194,12 @@ def _adapt(lane, l, steps):
             lane[A00, l] = scale * math.sqrt(xx)
             lane[A10, l] = scale * xy / math.sqrt(xx)
             lane[A11, l] = scale * math.sqrt(max(yy - xy * xy / xx, 0.01 * yy))
+    _clear(lane, l)
+
+
+@njit(error_model="numpy", cache=True, forceinline=True)
+def _clear(lane, l):
+    """Begin the sums and the count of lane l anew."""
     lane[COUNT, l] = 0.0
     for s in range(SUMS):
         lane[S0 + s, l] = 0.0
@@ -242,13 +215,9 @@ def _propose(lane, noise, place, ahead, cells, l):
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def _look_up(grid, place, near, l):
-    """The code of lane l's cell of the look-up grid, and l among the lanes that have to walk.
-
-    Returns 1 if it has to, else 0.
-    """
+    """Put the code of lane l's cell, and l among the lanes that walk; returns 1 if it has to."""
     t = np.int64(grid[place[0, l], place[1, l]])
-    place[0, l] = t
-    place[1, near] = l
+    place[0, l], place[1, near] = t, l
     return np.int64(t < -1)
 
 
@@ -273,10 +242,7 @@ def _density_2(lane, place, l):
 
 @njit(error_model="numpy", cache=True)
 def _density(lane, place, coefficient, values, wanted, work):
-    """Log-posterior at the new points of all lanes, for any d.
-
-    values, wanted, work: the first three arguments of log_densities().
-    """
+    """Log-posterior at the new points of all lanes, for any d; see log_densities()."""
     k = values.shape[0]
     for l in range(LANES):
         t, x, y = place[0, l], lane[NEW_X, l], lane[NEW_Y, l]
@@ -310,10 +276,11 @@ def _accept(lane, noise, ahead, l):
 @njit(error_model="numpy", cache=True)
 def _store_sums(lane, owner, live, batches, batch):
     """The sums of all lanes as those of a batch, and their new beginning."""
-    for l in range(live):
+    for l in range(LANES):
         for s in range(SUMS):
-            batches[owner[0, l], owner[1, l], batch, s] = lane[S0 + s, l]
-    lane[S0:S0 + SUMS, :] = 0.0
+            if l < live:
+                batches[owner[0, l], owner[1, l], batch, s] = lane[S0 + s, l]
+            lane[S0 + s, l] = 0.0
 
 
 @njit(error_model="numpy", cache=True)
@@ -325,24 +292,3 @@ def _store_draws(lane, owner, live, stored, draws, lp):
         draws[m, 1, c, stored] = lane[Y, l]
         if m < lp.shape[0]:
             lp[m, c, stored] = lane[P, l]
-
-
-@njit(error_model="numpy", cache=True, parallel=True)
-def random_numbers(chains: int, nstep: int, sigma: float, seed: int, stream: int) -> np.ndarray:
-    """What metropolis() draws for so many chains and steps, and nothing else: to time it.
-
-    Returns (chains,) float64, one of the last numbers of each.
-    """
-    out = np.empty(chains)
-    for group in prange((chains + LANES - 1) // LANES):
-        noise, lane = np.empty((AHEAD, 3, LANES)), np.zeros((ROWS, LANES))
-        state = np.empty((LANES, 4), np.uint64)
-        for l in range(LANES):
-            seed_state(state[l], seed, stream, group * LANES + l)
-            lane[A00, l], lane[A11, l] = sigma, sigma
-        for _ in range(0, nstep, AHEAD):
-            for l in range(LANES):
-                _draw(state[l], lane, noise, l)
-        for l in range(min(LANES, chains - group * LANES)):
-            out[group * LANES + l] = noise[AHEAD - 1, 0, l]
-    return out

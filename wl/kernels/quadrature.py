@@ -4,10 +4,9 @@ Log-posteriors and exponentials are loops of their own over plain rows, which ve
 stay in one order, which no compiler may change.
 """
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
-from numba import prange
 
 from . import njit
 from .likelihood import exp
@@ -16,46 +15,30 @@ POINTS = 512           # points per pass for d > 2: what a pass needs stays in t
 DEPTH, BINS = 20.0, 1000       # ln density below the highest that regions may reach, and its bins
 
 
-class Points(NamedTuple):
-    """Quadrature points in all triangles.
+Points = namedtuple("Points", "theta log_weight white base")
+Points.__doc__ = """Quadrature points in all triangles.
 
-    theta: (2, m) float64, relative to any fixed point.
-    log_weight: (m,) float64, ln of their quadrature weights.
-    white: (d + d (d + 1) / 2, m) float64, of whiten().
-    base: (m,) float64, of whiten().
-    """
-    theta: np.ndarray
-    log_weight: np.ndarray
-    white: np.ndarray
-    base: np.ndarray
+theta: (2, m) float64, relative to any fixed point; log_weight: (m,) float64, ln of their
+quadrature weights; white (d + d (d + 1) / 2, m) and base (m,) float64: of whiten().
+"""
 
+Lines = namedtuple("Lines", "white base first limits")
+Lines.__doc__ = """Points on lines of constant Omega_m, then of constant S_8.
 
-class Lines(NamedTuple):
-    """Points on lines of constant Omega_m, then of constant S_8.
+white, base: as in Points; first: (2, lines + 1) int64, where each line's points begin.
+limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal
+    cells between them.
+"""
 
-    white, base: of whiten().
-    first: (2, lines + 1) int64, where each line's points begin.
-    limits: (2, 2) float64, lowest and highest Omega_m, S_8; the lines are the centres of equal
-        cells between them.
-    """
-    white: np.ndarray
-    base: np.ndarray
-    first: np.ndarray
-    limits: np.ndarray
+Output = namedtuple("Output", "moments quantiles regions")
+Output.__doc__ = """What quadrature() fills.
 
-
-class Output(NamedTuple):
-    """What quadrature() fills.
-
-    moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to
-        the likelihood's constant.
-    quantiles: (n, 2, levels) float64.
-    regions: (n, 2, 2) float64, for each probability the ln of the posterior density at the region's
-        edge, and its area.
-    """
-    moments: np.ndarray
-    quantiles: np.ndarray
-    regions: np.ndarray
+moments: (n, 6) float64, mean x, mean y, var x, var y, covariance, and ln of the evidence up to
+    the likelihood's constant.
+quantiles: (n, 2, levels) float64.
+regions: (n, 2, 2) float64, for each probability the ln of the posterior density at the region's
+    edge, and its area.
+"""
 
 
 @njit(error_model="numpy", cache=True)
@@ -63,15 +46,13 @@ def whiten(mean: np.ndarray, covariance: np.ndarray,
            log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cholesky factors at the quadrature points, laid out for quadrature().
 
-    mean: (m, d) float64.
-    covariance: (m, d, d) float64.
-    log_weight: (m,) float64, ln of quadrature weight times prior.
+    mean: (m, d) float64; covariance: (m, d, d) float64; log_weight: (m,) float64, ln of quadrature
+    weight times prior.
     Returns white (d + d (d + 1) / 2, m) float64, for each row a of the summary L^-1 mean and the
     packed row of L^-1, and base (m,) float64, log_weight - 1/2 ln det C.
     """
     m, d = mean.shape
-    white = np.empty((d + d * (d + 1) // 2, m))
-    base = np.empty(m)
+    white, base = np.empty((d + d * (d + 1) // 2, m)), np.empty(m)
     factor, inverse = np.zeros((d, d)), np.zeros((d, d))
     for p in range(m):
         log_det = 0.0
@@ -99,49 +80,44 @@ def whiten(mean: np.ndarray, covariance: np.ndarray,
     return white, base
 
 
-@njit(error_model="numpy", cache=True, parallel=True)
-def log_posteriors(white: np.ndarray, base: np.ndarray, summary: np.ndarray) -> np.ndarray:
-    """base - 1/2 |L^-1 (summary - mean)|^2 of every map at every point.
+@njit(error_model="numpy", cache=True, nogil=True)
+def log_posteriors(white: np.ndarray, base: np.ndarray, summary: np.ndarray,
+                   out: np.ndarray) -> None:
+    """base - 1/2 |L^-1 (summary - mean)|^2 of every map at every point, for on_threads().
 
-    white, base: of whiten().
-    summary: (n, d) float64.
-    Returns (n, m) float64.
+    white, base: of whiten(); summary: (n, d) float64; out: (n, m) float64, filled.
     """
-    out = np.empty((summary.shape[0], base.size))
-    for i in prange(summary.shape[0]):
+    for i in range(summary.shape[0]):
         _log_posterior(white, base, summary[i], out[i])
-    return out
 
 
-@njit(error_model="numpy", cache=True, parallel=True)
+@njit(error_model="numpy", cache=True, nogil=True)
 def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.ndarray,
                probabilities: np.ndarray, out: Output) -> None:
-    """Posterior moments, quantiles and highest-density regions of every map.
+    """Posterior moments, quantiles and highest-density regions of every map, for on_threads().
 
-    points: Points.
-    lines: Lines.
-    summary: (n, d) float64.
-    levels: (levels,) float64, increasing probabilities of the quantiles.
-    probabilities: (2,) float64, increasing, of the regions.
-    out: Output, filled.
+    summary: (n, d) float64; levels: (levels,) float64, increasing probabilities of the quantiles;
+    probabilities: (2,) float64, increasing, of the regions; out: Output, filled.
     """
     base, log_weight, limits = points.base, points.log_weight, lines.limits
-    for i in prange(summary.shape[0]):
-        weight, density = np.empty(base.size), np.empty(base.size)
+    weight, density = np.empty(base.size), np.empty(base.size)
+    line_weight = np.empty(lines.base.size)
+    for i in range(summary.shape[0]):
         moments, regions = out.moments[i], out.regions[i]
         _log_posterior(points.white, base, summary[i], weight)
         for p in range(base.size):
             density[p] = weight[p] - log_weight[p]
         highest = _highest(weight)
-        _exponentials(weight, highest)
+        for p in range(weight.size):
+            weight[p] = exp(weight[p] - highest)
         total = _moments(points.theta[0], points.theta[1], weight, moments)
         moments[5] += highest
         _regions(density, weight, log_weight, total, probabilities, regions)
         for k in range(probabilities.size):
             regions[k, 0] -= moments[5]
-        line_weight = np.empty(lines.base.size)
         _log_posterior(lines.white, lines.base, summary[i], line_weight)
-        _exponentials(line_weight, highest)
+        for p in range(line_weight.size):
+            line_weight[p] = exp(line_weight[p] - highest)
         for k in range(2):
             _line_quantiles(line_weight, lines.first[k], limits[:, k], levels, out.quantiles[i, k])
 
@@ -188,10 +164,7 @@ def _add_square(square, z, row):
 
 @njit(error_model="numpy", cache=True)
 def _highest(x):
-    """The highest of x (m,), by eight interleaved searches: one waits for itself.
-
-    106 us a map in place of 111.
-    """
+    """The highest of x (m,), by eight interleaved searches: 106 us a map in place of 111."""
     best = np.full(8, -math.inf)
     for p in range(0, x.size - 7, 8):
         for k in range(8):
@@ -206,11 +179,10 @@ def _highest(x):
 
 @njit(error_model="numpy", cache=True)
 def _regions(density, weight, log_weight, total, probabilities, out):
-    """The smallest regions that hold shares of the weight (m,), by a histogram over ln density
-    (m,).
+    """The smallest regions that hold shares of the weight (m,), whose sum is total.
 
-    total: sum of weight. The edge's ln density has an rms error of 0.02 and the area one of 0.5 %
-    (order 8 against 24, 200 maps).
+    By a histogram over ln density (m,): the edge's ln density has an rms error of 0.02 and the area
+    one of 0.5 % (order 8 against 24, 200 maps).
     """
     highest, per = _highest(density), BINS / DEPTH
     mass = np.zeros(BINS)
@@ -224,10 +196,10 @@ def _regions(density, weight, log_weight, total, probabilities, out):
             out[level, 0] = highest - (b + (probabilities[level] * total - above) / mass[b]) / per
             level += 1
         above += mass[b]
-    for k in range(level, probabilities.size):
-        out[k, 0] = highest - DEPTH
     for k in range(probabilities.size):
         out[k, 1] = 0.0
+        if k >= level:
+            out[k, 0] = highest - DEPTH
     for p in range(density.size):
         if density[p] >= out[probabilities.size - 1, 0]:
             area = exp(log_weight[p])
@@ -236,18 +208,8 @@ def _regions(density, weight, log_weight, total, probabilities, out):
 
 
 @njit(error_model="numpy", cache=True)
-def _exponentials(weight, highest):
-    """exp(weight - highest) in place."""
-    for p in range(weight.size):
-        weight[p] = exp(weight[p] - highest)
-
-
-@njit(error_model="numpy", cache=True)
 def _moments(x, y, weight, out):
-    """Mean, variance, covariance and ln of the total weight of points x, y (m,) into out (6,).
-
-    Returns the total.
-    """
+    """Mean, variance, covariance and ln of the total weight of points (m,); returns the total."""
     total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for p in range(weight.size):
         w = weight[p]
@@ -268,17 +230,16 @@ def _moments(x, y, weight, out):
 @njit(error_model="numpy", cache=True)
 def _line_quantiles(weight, first, limits, levels, out):
     """Quantiles `levels` of a marginal density known on lines; linear in it inside a cell."""
-    lines = first.size - 1
+    lines, total = first.size - 1, 0.0
     density = np.zeros(lines + 2)                 # with an empty cell at either end
-    total = 0.0
     for j in range(lines):
         s = 0.0
         for p in range(first[j], first[j + 1]):
             s += weight[p]
         density[j + 1] = s
         total += s
-    low, high = limits[0], limits[1]
-    level, below, width = 0, 0.0, (high - low) / lines
+    low, high, level, below = limits[0], limits[1], 0, 0.0
+    width = (high - low) / lines
     for j in range(lines):
         here = density[j + 1]
         while level < levels.size and here > 0.0 and below + here >= levels[level] * total:

@@ -7,7 +7,7 @@ from scipy.special import ndtri
 
 from ..core import seeds
 from ..core.params import noise_sigma
-from ..kernels.batches import Layout, Noise, fill_batch
+from ..kernels.noise import Layout, Noise, fill_batch
 
 N_SYMMETRY = 4                         # identity, rows reversed, columns reversed, both
 NO_NOISE, FRESH, FIXED = range(3)
@@ -21,7 +21,7 @@ class Frame:
         cut off and laid below the others, so that no pixel is lost (1424 x 176 of the survey
         becomes 1840 x 104: 24 % fewer pixels to convolve)
     overlap: int, columns that both parts of a folded frame hold
-    Has shape, (rows, columns) of the result, and targets and copies for kernels.batches.Layout.
+    Has shape, (rows, columns) of the result, and targets and copies for kernels.noise.Layout.
     """
 
     def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):

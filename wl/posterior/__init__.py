@@ -3,14 +3,14 @@
 In come the summaries of maps at known cosmologies, and those of the maps to infer: arrays, or
 predictions.h5. Out goes the posterior of each map in numbers (posterior.Chains), or posterior.h5.
 On the way: covariance.py makes mean and covariance per cosmology, emulator.py interpolates them and
-the prior (prior.py) between cosmologies, metropolis.py walks chains or quadrature.py integrates
-exactly, recalibration.py fits error bars to maps whose truth is known. The room knows neither maps
-nor networks, and no truth but that of the emulator split.
+the prior between cosmologies, metropolis.py walks chains or quadrature.py integrates exactly,
+posterior.py fits error bars to maps whose truth is known. The room knows neither maps nor networks,
+and no truth but that of the emulator split.
 
 In Python:
 
-    import numpy as np; from wl.posterior import emulator, quadrature; rng = np.random.default_rng(1)
-    theta, covariance = rng.uniform([0.1, 0.7], [0.5, 0.9], (40, 2)), np.diag([4e-4, 1e-4])
+    from wl.posterior import emulator, quadrature; import numpy as np; r = np.random.default_rng(1)
+    theta, covariance = r.uniform([0.1, 0.7], [0.5, 0.9], (40, 2)), np.diag([4e-4, 1e-4])
     print(quadrature.exact(emulator.build(theta, theta, [covariance] * 40), [[0.3, 0.8]]).mean)
 
 Here the summary of a map is a guess of its cosmology, right on average: mean and design are equal.

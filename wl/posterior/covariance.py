@@ -17,14 +17,10 @@ MIN_EIGENVALUE = 1e-10                 # of a correlation matrix that is not sin
 
 
 def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and covariance of each cosmology's realisations.
+    """Mean (n, d), covariance (n, d, d), count (n,) int64 of summaries (n, realisations, d).
 
     The covariance is the scatter divided by N - d - 2, which makes its inverse unbiased (Hartlap et
-    al. 2007, A&A 464, 399).
-    summary: (n_cosmology, n_realisation, d) float64.
-    Returns mean (n_cosmology, d), covariance (n_cosmology, d, d) float64, count (n_cosmology,)
-    int64.
-    Raises InputError when there are too few realisations.
+    al. 2007, A&A 464, 399). Raises InputError when there are too few realisations.
     """
     n_cosmology, n, d = summary.shape
     check_count(n, d)
@@ -35,19 +31,16 @@ def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarray:
-    """Out-of-fold predictions that scatter like the mean of all folds' networks, which test maps
-    get.
+    """Out-of-fold predictions that scatter like the mean of all networks, which test maps get.
 
     A prediction is the sum of what all networks see, of scatter C, and of what one network adds, of
     scatter B: out of fold that makes S = C + B, in the mean over the networks
     C + B / K = S - (1 - 1/K) between. Residuals about each cosmology's mean, which stays, are
-    multiplied
-    by the symmetric matrix that takes S, the mean over the design, to that: one network's part is
-    taken to be the same share of the scatter everywhere.
+    multiplied by the symmetric matrix that takes S, the mean over the design, to that: one
+    network's part is taken to be the same share of the scatter everywhere.
     summary: (n_cosmology, n_realisation, d) float64, each map by the network of its own fold.
-    between: (d, d) float64, covariance between the folds' networks for the same map, from maps that
-        none of them has seen.
-    folds: int, K, their number.
+    between: (d, d) float64, covariance between the folds' networks, K = folds in number, for the
+        same map, from maps that none of them has seen.
     Returns an array like summary.
     """
     n_cosmology, n, d = summary.shape
@@ -75,11 +68,9 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
              seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 
-    theta: (n_cosmology, 2) float64.
-    summary: (n_cosmology, n_realisation, d) float64.
+    theta: (n_cosmology, 2), summary: (n_cosmology, n_realisation, d) float64.
     smooth: "auto", "none", or "always" (raw only where the design has too few cosmologies for a
-        polynomial).
-    seed: int, of the cross-validation's folds.
+        polynomial); seed: int, of the cross-validation's folds.
     Returns mean, covariance, count as per_cosmology(), and the orders chosen: dict with "mean" and
     "covariance" (-1: raw) and "gain", the cross-validated log-likelihood per map over the raw one,
     or over the lowest orders where raw is impossible.
@@ -106,11 +97,9 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
 
 
 def _choose(u, summary, folds, smooth):
-    """Orders of mean and covariance that predict best, and their gain over raw ones, see
-    smoothed().
+    """Orders of mean and covariance that predict best, and their gain, see smoothed().
 
-    The mean is chosen first, with a plain covariance; then the covariance; and raw as a whole if it
-    may be.
+    First the mean, with a plain covariance; then the covariance; and raw as a whole if it may be.
     """
     n_cosmology, n, d = summary.shape
     left = n - max(len(f) for f in folds)
@@ -123,7 +112,6 @@ def _choose(u, summary, folds, smooth):
     scores = {}
 
     def best(pairs):
-        """The pair of orders that predicts best; pairs that were tried are not tried again."""
         for pair in pairs:
             if pair not in scores:
                 scores[pair] = _cross_validate(u, summary, folds, *pair)
@@ -146,10 +134,7 @@ def _choose(u, summary, folds, smooth):
 
 
 def _units(summary):
-    """Scatter of each summary about its cosmology's mean, (d,).
-
-    Raises InputError if any does not vary.
-    """
+    """Scatter of each summary about its cosmology's mean, (d,); InputError if it does not vary."""
     n_cosmology, n, d = summary.shape
     residual = (summary - summary.mean(1, keepdims=True)).reshape(-1, d)
     unit = np.sqrt((residual**2).mean(0))
@@ -203,7 +188,7 @@ def _fit(u, summary, order, spread):
         basis = _polynomials(u, order)
         mean = basis @ np.linalg.lstsq(basis, local, rcond=None)[0]
         for _ in range(2):     # weights by the scatter change over the design: twice is converged
-            weight = 1.0 / np.sqrt(_variances(u, summary - mean[:, None]))
+            weight = 1.0 / np.sqrt(_variances(_polynomials(u, 1), summary - mean[:, None]))
             fits = [np.linalg.lstsq(basis * weight[:, k:k + 1], local[:, k] * weight[:, k],
                                     rcond=None)[0] for k in range(d)]
             mean = np.stack([basis @ fit for fit in fits], 1)
@@ -217,28 +202,25 @@ def _fit(u, summary, order, spread):
     return mean, _smooth_covariance(u, residual, spread, n_cosmology * n / (n_cosmology * n - lost))
 
 
-def _variances(u, residual):
-    """Smooth variance of each summary, (n_cosmology, d), for use as weights."""
-    return np.stack([_log_linear(_polynomials(u, 1), (residual[:, :, k]**2).mean(1))
+def _variances(basis, residual):
+    """Smooth variance of each summary, (n_cosmology, d)."""
+    return np.stack([_log_linear(basis, (residual[:, :, k]**2).mean(1))
                      for k in range(residual.shape[2])], 1)
 
 
 def _smooth_covariance(u, residual, order, correction):
-    """Covariance whose modified Cholesky factors are polynomials (Pourahmadi 1999, Biometrika 86,
-    677).
+    """Covariance with polynomials as modified Cholesky factors (Pourahmadi 1999, Biomet. 86, 677).
 
     Each summary is divided by its own log-linear standard deviation (else a slope must follow the
     ratio of two, which changes by a factor of ten over the design) and regressed on those before it
     with coefficients that vary over the design; the variance left over is log-linear again. All are
     of the greatest likelihood, and the result is positive definite whatever the coefficients.
-    residual: (n_cosmology, n, d); correction: for the degrees of freedom that the mean took.
-    Returns (n_cosmology, d, d).
+    correction: for the degrees of freedom that the mean took.
     """
     n_cosmology, n, d = residual.shape
     basis = _polynomials(u, order)
     slope_basis = _polynomials(u, min(order, 1))       # slopes vary more slowly
-    sd = [_log_linear(basis, (residual[:, :, k]**2).mean(1)) for k in range(d)]
-    sd = np.sqrt(np.stack(sd, 1))
+    sd = np.sqrt(_variances(basis, residual))
     flat = (residual / sd[:, None]).reshape(-1, d)
     slope_rows = np.repeat(slope_basis, n, axis=0)
     lower = np.broadcast_to(np.eye(d), (n_cosmology, d, d)).copy()
@@ -256,17 +238,13 @@ def _smooth_covariance(u, residual, order, correction):
             lower[:, k, :k] = -np.einsum("ct,jt->cj", slope_basis, slopes.reshape(k, -1))
         lost = k * slope_basis.shape[1] + basis.shape[1]
         power = (left**2).reshape(n_cosmology, n).mean(1)
-        diagonal[:, k] = (_log_linear(basis, power) * correction
-                          * len(flat) / (len(flat) - lost))
+        diagonal[:, k] = _log_linear(basis, power) * correction * len(flat) / (len(flat) - lost)
     factor = sd[:, :, None] * np.linalg.inv(lower)
     return np.einsum("cik,ck,cjk->cij", factor, diagonal, factor)
 
 
 def _log_linear(basis, power):
-    """Variance exp(basis @ c) of the greatest Gaussian likelihood, by Fisher scoring.
-
-    basis: (n, terms), the first term one; power: (n,) mean squares. Returns (n,).
-    """
+    """Variance (n,) = exp(basis @ c) of greatest likelihood for mean squares, by Fisher scoring."""
     inverse = np.linalg.pinv(basis)
     log_variance = basis @ (inverse @ np.log(np.maximum(power, 1e-12 * power.mean() + 1e-300)))
     log_variance += np.log(np.mean(power * np.exp(-log_variance)))

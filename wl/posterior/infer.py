@@ -1,4 +1,5 @@
 """From predictions.h5 to posterior.h5: covariance, emulator, sampler; or a network's own bars."""
+import dataclasses
 import pathlib
 from collections import namedtuple
 
@@ -16,8 +17,8 @@ MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the 
 RECALIBRATION_FOLDS = 4
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 
-Known = namedtuple("Known", "truth chains")
-Known.__doc__ = """Maps of known cosmology: truth (n, 2), and their posteriors, Chains."""
+Known = namedtuple("Known", "truth mean sd pit")
+Known.__doc__ = """Maps of known cosmology and their posteriors, (n, 2) each."""
 
 
 def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
@@ -41,19 +42,17 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         return path
     chosen = wanted.rows(predictions.groups["predictions"]["split"])
     if direct:
-        chains = None
-        summary, constant = _from_network(predictions, options, folder.quiet, chosen)
+        chains, constant = None, {}
+        summary, known = _from_network(predictions, options, chosen)
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
-        summary, chains = _sample(predictions, options, folder, emulator, chosen,
-                                  wanted.position(options.draws))
-        if options.sampler == "exact":
-            constant |= _quadrature_error(predictions, emulator, chosen, folder.quiet)
+        summary, chains, more = _sample(predictions, options, folder, emulator, wanted)
+        constant |= more
         _refuse_stuck(summary, options, path)
-        if options.recalibrate != "none":
-            known = held_out(emulator, per, options, folder.seed)
-            summary, more = _recalibrated(summary, known, options, folder.quiet)
-            constant |= more
+        known = held_out(emulator, per, options, folder.seed)
+    if known is not None:
+        summary, more = _recalibrated(summary, known, options, folder.quiet)
+        constant |= more
     groups, coords = _groups(predictions, chosen, summary, chains, constant)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)
@@ -75,7 +74,7 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
     triangulate("design", theta)
     if not direct:
         if options.prior not in PRIORS:
-            from .prior import read_prior
+            from .emulator import read_prior
             read_prior(options.prior, theta)
         if options.smooth == "none":
             covariance.check_count(n_emulator, settings.get("n_bin", len(PARAMS)))
@@ -104,7 +103,7 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
     return per, rows
 
 
-def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> Known:
+def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> Known | None:
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
     Error bars are fitted on these. Each fold of realisations gets mean and covariance of the
@@ -113,9 +112,13 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
     options: PosteriorOptions
     seed: int
+    Returns None where nothing is recalibrated.
     """
+    if options.recalibrate == "none":
+        return None
     from . import emulator as emulators, quadrature
     from .posterior import join
+    from .posterior import pit_quantiles
     theta, n, truth, parts = emulator.theta, per.shape[1], [], []
     max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
     for k in range(min(RECALIBRATION_FOLDS, n)):
@@ -129,7 +132,10 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
         other = emulators.build(theta, mean, spread, prior=emulator.vertex_log_prior)
         summaries = np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))
         parts.append(quadrature.exact(other, summaries))
-    return Known(np.concatenate(truth), join(parts))
+    truth, chains = np.concatenate(truth), join(parts)
+    quantiles = [getattr(chains, name) for name in LEVELS]
+    return Known(truth, chains.mean, chains.sd,
+                 pit_quantiles(truth, list(LEVELS.values()), quantiles))
 
 
 def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
@@ -142,7 +148,7 @@ def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
     """
     if prior in PRIORS:
         return prior
-    from .prior import read_prior
+    from .emulator import read_prior
     values, lost = read_prior(prior, theta)
     if lost > MAX_PRIOR_LOSS:
         warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density "
@@ -177,66 +183,53 @@ def _emulator(predictions, options, folder, settings, inputs):
     return made, per, {"vertex_log_prior": Var(("cosmology",), made.vertex_log_prior)}
 
 
-def _sample(predictions, options, folder, emulator, chosen, draws):
-    """The summary of each chosen map's posterior, and its chains."""
+def _sample(predictions, options, folder, emulator, wanted):
+    """The summary of each chosen map's posterior, its chains, and more for /constant_data."""
     from . import metropolis, posterior, quadrature
     data, ids = predictions.groups["predictions"], predictions.coords["predictions"]["map"]
-    summaries = np.ascontiguousarray(data["summaries"][chosen])
+    chosen = wanted.rows(data["split"])
+    summaries, more = np.ascontiguousarray(data["summaries"][chosen]), {}
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
     if options.sampler == "exact":
         chains = quadrature.exact(emulator, summaries)
     else:
         # a network's summaries are guesses of the parameters
         guess = summaries if predictions.settings["method"] == "network" else None
-        chains = metropolis.metropolis(emulator, summaries, options.walk(), seed=folder.seed,
+        chains = metropolis.metropolis(emulator, summaries, options, seed=folder.seed,
                                        map_index=ids[chosen].astype(np.int64), guess=guess,
-                                       draws=draws, progress=progress)
+                                       draws=wanted.position(options.draws), progress=progress)
     progress.close()
+    if options.sampler == "exact":
+        every = dataclasses.replace(wanted, shard=None).rows(data["split"])    # of all shards
+        error = quadrature.quadrature_error(emulator, data["summaries"][every])
+        more["quadrature_error"] = Var(("order",), error)
+        say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order "
+            f"6 within {error[0]:.1g}", folder.quiet)
     at_mean, spread, _ = emulator.interpolate(chains.mean)
-    return posterior.summarise(chains, summaries, at_mean, spread), chains
+    return posterior.summarise(chains, summaries, at_mean, spread), chains, more
 
 
-def _quadrature_error(predictions, emulator, chosen, quiet):
-    """How far the quadrature has converged, as a variable of /constant_data."""
-    from . import quadrature
-    summaries = predictions.groups["predictions"]["summaries"][chosen]
-    error = quadrature.quadrature_error(emulator, summaries)
-    say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order 6 "
-        f"within {error[0]:.1g}", quiet)
-    return {"quadrature_error": Var(("order",), error)}
-
-
-def _from_network(predictions, options, quiet, chosen):
-    """A network's own means and error bars as posteriors: the summary and its constants."""
-    from . import posterior, recalibration
+def _from_network(predictions, options, chosen):
+    """A network's own means and error bars as posteriors, and those of emulator maps, Known."""
+    from . import posterior
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
     if options.recalibrate == "none":
-        return summary, {}
+        return summary, None
     per, rows = emulator_maps(predictions)
     truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
     mean, sd = per.reshape(-1, per.shape[2]), data["sd"][rows]
-    more, made_of = recalibration.recalibrate(options.recalibrate, summary, truth, mean, sd,
-                                              recalibration.pit(truth, mean, sd))
-    return summary | more, _constants(made_of, quiet)
+    return summary, Known(truth, mean, sd, posterior.pit(truth, mean, sd))
 
 
 def _recalibrated(summary, known, options, quiet):
-    """A summary with recalibrated error bars and quantiles, and what they were made of."""
-    from . import recalibration
-    levels = {name: getattr(known.chains, name) for name in LEVELS}
-    pit = recalibration.pit_quantiles(known.truth, list(LEVELS.values()), list(levels.values()))
-    more, made_of = recalibration.recalibrate(options.recalibrate, summary, known.truth,
-                                              known.chains.mean, known.chains.sd, pit)
-    return summary | more, _constants(made_of, quiet)
-
-
-def _constants(made_of, quiet):
-    """What recalibrate() was made of as variables of /constant_data; the factors are said."""
-    factors = (f"{f:.3f} ({p})" for f, p in zip(made_of["temperature"], PARAMS))
-    say("error bars times " + ", ".join(factors), quiet)
+    """A summary with recalibrated error bars and quantiles, and the curves for /constant_data."""
+    from . import posterior
+    more, learnt = posterior.recalibrate(options.recalibrate, summary, *known)
+    say("error bars times " + ", ".join(
+        f"{f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)), quiet)
     dims = {"temperature": ("param",), "recalibration": ("knot", "param")}
-    return {name: Var(dims[name], value) for name, value in made_of.items()}
+    return summary | more, {name: Var(dims[name], value) for name, value in learnt.items()}
 
 
 def _refuse_stuck(summary, options, path):

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from ..core.checks import InputError, positive
+from ..core.checks import InputError
 from ..core.files import refuse_difference
 from ..core.hdf5 import Var, read, write
 from ..core.options import Options, option
@@ -27,31 +27,22 @@ ONE_RUN = "merge shards of one run"
 
 
 @dataclasses.dataclass(frozen=True)
-class Walk:
-    """How the chains of every map walk.
-
-    nstep: int, steps of each chain.
-    sigma: float, width of the isotropic Gaussian proposal in Omega_m and S_8.
-    burn_in: float, fraction of the steps that is dropped.
-    chains: int, of each map.
-    thin: int, steps between the kept draws, which R-hat and ESS are made of; None: STORED draws a
-        chain or a few more.
-    adapt: bool, learn the proposal of each chain in its burn-in, beginning with sigma.
-    Raises InputError for settings that make no sense, by the names of their options.
-    """
-    nstep: int
-    sigma: float
-    burn_in: float = 0.2
-    chains: int = 1
-    thin: int | None = None
-    adapt: bool = False
+class Walk(Options):
+    """How the chains of every map walk."""
+    nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
+    sigma: float = option(
+        0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5",
+        metavar="X", positive=True)
+    burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F")
+    chains: int = option(1, "chains per map", metavar="N", positive=True)
+    thin: int | None = option(
+        None, "steps between the draws that R-hat and effective sample size are made of, and that "
+        f"are kept (default: {STORED} draws a chain or a few more)", metavar="N", positive=True)
+    adapt: bool = option(
+        False, "learn each chain's proposal in its burn-in, beginning with --sigma")
 
     def __post_init__(self):
-        for name in ("nstep", "chains", "thin"):
-            if getattr(self, name) is not None:
-                value = positive(f"--{name}", getattr(self, name), integer=True)
-                object.__setattr__(self, name, value)
-        object.__setattr__(self, "sigma", positive("--sigma", self.sigma))
+        super().__post_init__()
         if not 0.0 <= self.burn_in < 1.0:
             raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
                              f"{self.burn_in}")
@@ -89,7 +80,7 @@ class Walk:
 
 
 @dataclasses.dataclass(frozen=True)
-class PosteriorOptions(Options):
+class PosteriorOptions(Walk):
     """How summaries become a posterior."""
     smooth: str = option(
         "auto", "fit mean and covariance over the design by polynomials of cross-validated order; "
@@ -100,23 +91,12 @@ class PosteriorOptions(Options):
         metavar="design|flat|FILE")
     sampler: str = option("metropolis", "chains, or quadrature over the triangles of the design",
                           choices=SAMPLERS)
+    draws: int = option(0, "maps, from the first, whose thinned chains are kept in the file",
+                        metavar="N")
     recalibrate: str = option(
         "isotonic", "fit what is scored on the emulator split: the error bars by one factor per "
         "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as it "
         "is", choices=RECALIBRATIONS)
-    nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
-    sigma: float = option(
-        0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5",
-        metavar="X", positive=True)
-    burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F")
-    chains: int = option(1, "chains per map", metavar="N", positive=True)
-    adapt: bool = option(
-        False, "learn each chain's proposal in its burn-in, beginning with --sigma")
-    draws: int = option(0, "maps, from the first, whose thinned chains are kept in the file",
-                        metavar="N")
-    thin: int | None = option(
-        None, "steps between the draws that R-hat and effective sample size are made of, and that "
-        "are kept (default: 500 draws a chain or a few more)", metavar="N", positive=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,16 +105,6 @@ class PosteriorOptions(Options):
         if self.sampler == "exact" and (self.draws or self.adapt):
             raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes "
                              "no chains; leave it out, or give --sampler metropolis")
-        self.walk()                                  # which checks the rest
-
-    @property
-    def kept(self) -> int:
-        """Steps of a chain behind its burn-in."""
-        return self.walk().kept
-
-    def walk(self) -> Walk:
-        """How the chains walk."""
-        return Walk(self.nstep, self.sigma, self.burn_in, self.chains, self.thin, self.adapt)
 
     def stored(self, direct: bool = False) -> dict:
         """What a posterior depends on beyond the summaries. direct: bool, no emulator, no chain."""
@@ -142,15 +112,14 @@ class PosteriorOptions(Options):
             return {"recalibrate": self.recalibrate}
         stored = dataclasses.asdict(self)
         if self.sampler == "exact":
-            for name in ("nstep", "sigma", "burn_in", "chains", "adapt", "draws", "thin"):
+            for name in ("draws", *(field.name for field in dataclasses.fields(Walk))):
                 del stored[name]
         return stored
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of PosteriorOptions to a parser, but for --recalibrate."""
-    names = {field.name for field in dataclasses.fields(PosteriorOptions)} - {"recalibrate"}
-    add = PosteriorOptions.add_to(parser, "posterior", names)
+    add = PosteriorOptions.add_to(parser, "posterior", without={"recalibrate"})
     add("--allow-unconverged", action="store_true",
         help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 "
              "or an R-hat above 1.05")
@@ -160,7 +129,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what becomes of the results."""
-    add = PosteriorOptions.add_to(parser, "output", {"recalibrate"})
+    add = PosteriorOptions.add_to(parser, "output", only={"recalibrate"})
     add("--out", default=None, metavar="DIR",
         help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     add("--force", action="store_true",

@@ -8,10 +8,9 @@ from scipy.special import roots_legendre
 
 from ..core import checks
 from ..core.params import LEVELS, REGIONS
-from ..kernels import quadrature as kernels
-from .emulator import Emulator, summaries
+from ..kernels import on_threads, quadrature as kernels
+from .emulator import Emulator, quadrature_points, summaries
 from .posterior import Chains, spread
-from .triangles import quadrature_points
 
 ORDER = 8              # of the quadrature
 # orders for maps whose best chi2 on the design lies in a range: far out the posterior falls steeply
@@ -19,6 +18,7 @@ FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
 LINES = 128            # of each marginal density
 MAX_SIDE = 32          # points per side of any triangle
 BLOCK = 1024           # maps whose posteriors survey() holds at a time
+PER_EDGE = 8           # points that survey() looks at along each hull edge
 
 
 def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains:
@@ -27,7 +27,6 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     Mean, covariance and log-prior are linear inside a triangle, so the posterior is smooth there
     and converges exponentially with the order. The marginal densities that the quantiles need are
     integrals along LINES lines for each parameter.
-    emulator: of emulator.build().
     summary: (n, d) float64.
     order: int, points per side of a triangle of usual size, see sides().
     Returns Chains with NaN for acceptance, ess, rhat and tau, and no draws.
@@ -37,23 +36,24 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     order = checks.positive("order", order, integer=True)
     _, edge, chi2 = survey(emulator, summary)
     n = len(summary)
-    levels, probabilities = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
+    levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
     results = _room(n)
     for factor, low, high in FINER:
         some = np.flatnonzero((chi2 >= low) & (chi2 < high))
         if some.size:
             points, lines, centre = tables(emulator, factor * order)
-            part = _room(some.size)
-            kernels.quadrature(points, lines, summary[some], levels, probabilities, part)
-            part.moments[:, :2] += centre
-            for result, values in zip(results, part):
+            found, these = _room(some.size), summary[some]
+            on_threads(lambda part: kernels.quadrature(
+                points, lines, these[part], levels, shares,
+                kernels.Output(*(array[part] for array in found))), some.size)
+            found.moments[:, :2] += centre
+            for result, values in zip(results, found):
                 result[some] = values
     moments, quantiles, regions = results
     covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
-    sd, correlation = spread(covariance)
     nan = np.full((n, 2), np.nan)
-    return Chains(moments[:, :2], sd, correlation, *np.moveaxis(quantiles, 2, 0), nan[:, 0], nan,
-                  nan, nan, edge, regions[:, :, 0], regions[:, :, 1],
+    return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), nan[:, 0],
+                  nan, nan, nan, edge, regions[:, :, 0], regions[:, :, 1],
                   moments[:, 5] + emulator.log_constant, np.empty((0, 1, 0, 2)),
                   np.empty((0, 1, 0)))
 
@@ -66,36 +66,29 @@ def _room(n):
 
 def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6, ORDER),
                      against: int = 12, maps: int = 64) -> np.ndarray:
-    """How far exact() has converged: its largest difference from a higher order.
+    """How far exact() has converged: the largest difference of a mean or sd from a higher order.
 
-    emulator: of emulator.build().
     summary: (n, d) float64, of which at most `maps`, at even distances, are looked at.
-    orders: ints, of exact().
-    against: int, the higher order.
-    Returns (len(orders),) float64, the largest difference of a mean or sd from order `against`, in
-    units of the sd; NaN without maps.
+    orders, against: ints, of exact(), and the higher one.
+    Returns (len(orders),) float64, in units of the sd; NaN without maps.
     """
     n = len(summary)
-    some = np.unique(np.linspace(0, n - 1, maps).astype(int)) if n else []
-    if not len(some):
+    if not n:
         return np.full(len(orders), np.nan)
-    best = exact(emulator, summary[some], against)
-    parts = [exact(emulator, summary[some], order) for order in orders]
+    some = summary[np.unique(np.linspace(0, n - 1, maps).astype(int))]
+    best, parts = exact(emulator, some, against), [exact(emulator, some, k) for k in orders]
     return np.array([max(np.abs((p.mean - best.mean) / best.sd).max(),
                          np.abs(p.sd / best.sd - 1.0).max()) for p in parts])
 
 
 def tables(emulator: Emulator, order: int) -> tuple[kernels.Points, kernels.Lines, np.ndarray]:
-    """What the compiled quadrature takes of one emulator.
+    """What the compiled quadrature takes of one emulator; order: int, see sides().
 
-    order: int, see sides().
     Returns points in triangles, points on lines, and (2,) float64 what the points, and so the
     means, are relative to.
     """
     theta, at = emulator.theta, emulator.triangles
-    side = sides(emulator, order)
-    centre = theta.mean(axis=0)
-    parts = []
+    side, centre, parts = sides(emulator, order), theta.mean(axis=0), []
     for n in np.unique(side):
         t = np.flatnonzero(side == n)
         points, weight, corners = quadrature_points(theta, at[t], n)
@@ -108,38 +101,33 @@ def tables(emulator: Emulator, order: int) -> tuple[kernels.Points, kernels.Line
     return (kernels.Points(np.ascontiguousarray(points.T), np.log(weight),
                            *whitened(emulator, triangle, corners, np.log(weight))),
             kernels.Lines(*whitened(emulator, on_line, line_corners, np.log(line_weight)), first,
-                          np.ascontiguousarray(emulator.limits)), centre)
+                          emulator.limits), centre)
 
 
 def sides(emulator: Emulator, order: int) -> np.ndarray:
     """Points per side that each triangle gets: `order` if its corners' summaries are 4 sigma apart.
 
     A posterior narrower than the triangle needs more: the side grows with the distance, from
-    0.7 order to MAX_SIDE.
-    Returns (t,) int.
+    0.7 order to MAX_SIDE. Returns (t,) int.
     """
     at = emulator.triangles
     inverse = np.linalg.inv(emulator.covariance)
-    distance = np.zeros(len(at))
+    square = np.zeros(len(at))
     for i in range(3):
         step = emulator.mean[at[:, i]] - emulator.mean[at[:, i - 1]]
         for k in range(3):
-            square = np.einsum("ta,tab,tb->t", step, inverse[at[:, k]], step)
-            distance = np.maximum(distance, np.sqrt(square))
-    side = np.ceil(order * np.maximum(0.7, 0.4 + 0.15 * distance))
+            square = np.maximum(square, np.einsum("ta,tab,tb->t", step, inverse[at[:, k]], step))
+    side = np.ceil(order * np.maximum(0.7, 0.4 + 0.15 * np.sqrt(square)))
     return np.clip(side, 2, max(MAX_SIDE, order)).astype(int)
 
 
 def line_points(theta: np.ndarray, triangles: np.ndarray, axis: int, lines: int,
                 order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Gauss points along lines of constant parameter `axis`, the centres of equal cells of its
-    range.
+    """Gauss points on lines of constant parameter `axis`, the centres of equal cells of its range.
 
-    theta: (n, 2) float64, the corners.
-    triangles: (t, 3) int, rows of theta.
-    axis: 0 or 1.
-    lines: int, how many.
-    order: (t,) int, points where a line crosses a triangle.
+    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta.
+    axis, lines: ints, 0 or 1, and how many; order: (t,) int, points where a line crosses a
+        triangle.
     Returns, sorted by line, triangle (m,) int, barycentric weights (m, 3), quadrature weights (m,)
     and where each line begins (lines + 1,) int64.
     """
@@ -168,11 +156,9 @@ def line_points(theta: np.ndarray, triangles: np.ndarray, axis: int, lines: int,
 def _ends(a, sort, c):
     """Where lines enter and leave triangles: barycentric weights (2, m, 3).
 
-    a: (m, 3) the corners' parameter in rising order; sort: (m, 3) which corners; c: (m,) the
-        line's.
+    a: (m, 3) the corners' parameter, rising; sort: (m, 3) which corners; c: (m,) the line's.
     """
-    row = np.arange(len(c))
-    ends = np.zeros((2, len(c), 3))
+    row, ends = np.arange(len(c)), np.zeros((2, len(c), 3))
     part = (c - a[:, 0]) / (a[:, 2] - a[:, 0])
     ends[0, row, sort[:, 0]], ends[0, row, sort[:, 2]] = 1.0 - part, part
     upper = (c >= a[:, 1]).astype(int)                # the second end: edge 0-1 or edge 1-2
@@ -183,12 +169,9 @@ def _ends(a, sort, c):
 
 def whitened(emulator: Emulator, triangle: np.ndarray, corners: np.ndarray,
              log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cholesky factors for the kernels at points of an emulator's triangles.
+    """kernels.quadrature.whiten() at points of triangles, the log-prior added to log_weight.
 
-    triangle: (m,) int.
-    corners: (m, 3) float64, barycentric weights.
-    log_weight: (m,) float64, to which the log-prior is added.
-    Returns white and base of kernels.quadrature.whiten().
+    triangle: (m,) int; corners: (m, 3), barycentric weights, log_weight: (m,) float64.
     """
     at = emulator.triangles[triangle]
     mean = np.einsum("pc,pcd->pd", corners, emulator.mean[at])
@@ -197,37 +180,32 @@ def whitened(emulator: Emulator, triangle: np.ndarray, corners: np.ndarray,
     return kernels.whiten(mean, covariance, log_weight + log_prior)
 
 
-def survey(emulator: Emulator, summary: np.ndarray,
-           per_edge: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A look at every posterior on the design's points, triangle centres and the hull's edge.
+def survey(emulator: Emulator,
+           summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A look at the posterior of each summary (n, d) on cosmologies, triangle centres and the hull.
 
-    summary: (n, d) float64.
-    per_edge: int, points evaluated along each hull edge.
     Returns best (n,) int, the cosmology of highest posterior; edge (n,) float64, ln of the highest
     density on the hull's edge relative to the highest anywhere: 0 for a posterior that climbs to
     the edge, below -3.1 if the edge is outside of the 95 % region; chi2 (n,) float64, of the
     summary at cosmology best.
     """
-    theta, at = emulator.theta, emulator.triangles
-    n, t = len(theta), len(at)
-    on_hull = np.flatnonzero((emulator.neighbours < 0).any(axis=1))
-    edges = [(i, k) for i in on_hull for k in range(3) if emulator.neighbours[i, k] < 0]
-    part = np.arange(per_edge)[:, None] / per_edge
-    unit = np.eye(3)
-    along = [part * unit[(k + 1) % 3] + (1.0 - part) * unit[(k + 2) % 3] for _, k in edges]
-    vertex = np.empty(n, int)
-    corner = np.empty(n, int)
+    at, hull = emulator.triangles, np.argwhere(emulator.neighbours < 0)
+    n, t, unit = len(emulator.theta), len(at), np.eye(3)
+    part = np.arange(PER_EDGE)[:, None] / PER_EDGE
+    along = [part * unit[(k + 1) % 3] + (1.0 - part) * unit[(k + 2) % 3] for _, k in hull]
+    vertex, corner = np.empty(n, int), np.empty(n, int)
     for k in range(3):
         vertex[at[:, k]], corner[at[:, k]] = np.arange(t), k
-    triangle = np.concatenate([vertex, np.arange(t), np.repeat([i for i, _ in edges], per_edge)])
+    triangle = np.concatenate([vertex, np.arange(t), np.repeat(hull[:, 0], PER_EDGE)])
     corners = np.concatenate([unit[corner], np.full((t, 3), 1.0 / 3.0), *along])
     white, base = whitened(emulator, triangle, corners, np.zeros(len(triangle)))
-    best, edge = np.empty(len(summary), int), np.empty(len(summary))
-    chi2 = np.empty(len(summary))
+    best, edge, chi2 = (np.empty(len(summary), kind) for kind in (int, float, float))
     for first in range(0, len(summary), BLOCK):
         part = slice(first, first + BLOCK)
-        log_posterior = kernels.log_posteriors(white, base, summary[part])
-        best[part] = log_posterior[:, :n].argmax(axis=1)
-        edge[part] = log_posterior[:, n + t:].max(axis=1) - log_posterior.max(axis=1)
-        chi2[part] = 2.0 * (base[best[part]] - log_posterior[:, :n].max(axis=1))
+        these, out = summary[part], np.empty((len(summary[part]), len(base)))
+        on_threads(lambda rows: kernels.log_posteriors(white, base, these[rows], out[rows]),
+                   len(these))
+        best[part] = out[:, :n].argmax(axis=1)
+        edge[part] = out[:, n + t:].max(axis=1) - out.max(axis=1)
+        chi2[part] = 2.0 * (base[best[part]] - out[:, :n].max(axis=1))
     return best, edge, chi2

@@ -1,10 +1,9 @@
-"""From a posterior file to its scores: score.json, the challenge's zip, and what a run prints.
+"""From a posterior file to its scores: score.json, and what a run prints.
 
 Reads the truth of held-out maps; nothing else does.
 """
 import json
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -76,6 +75,23 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
         notes += filter(None, [unconverged(summary)])
     result["without_truth"] = _without_truth(~known, summary, realisation)
     return result
+
+
+def scored_maps(path, data=None) -> tuple:
+    """The maps that the headline score is of: truth, mean and error bars, (n, 2) float64 each.
+
+    path, data: as score_posterior() takes them
+    Raises InputError where no truth is known.
+    """
+    file = hdf5.read(path, "posterior", groups=("summary", "observed_data", "constant_data"))
+    *keys, summary = maps_of(file)
+    truth, design, *_ = _read_truth(file, data, keys)
+    subsets = _subsets(keys[0], np.isfinite(truth[:, 0]), truth, design)
+    if not subsets:
+        raise InputError(f"{path}: expected maps with known truth, found none; give --data with "
+                         "their label files")
+    pick = next(iter(subsets.values()))
+    return truth[pick], summary["mean"][pick], summary[bars(summary)][pick]
 
 
 def maps_of(file: hdf5.File) -> tuple:
@@ -321,49 +337,14 @@ def save(result: dict) -> pathlib.Path:
     return path.with_name(name)
 
 
-def submit(path, out) -> int:
-    """Write the challenge's zip; equal posteriors give equal bytes.
-
-    path: str or Path, posterior.h5
-    out: str or Path, the zip with result.json = {"means": [[Omega_m, S_8], ...], "errorbars":
-        [[...], ...]} in the order of the test maps
-    Returns the number of maps. Raises InputError without test maps, if one is missing or twice
-    there, or if the file is a shard.
-    """
-    file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
-    split, _, realisation, summary = maps_of(file)
-    shard = file.settings.get("shard")
-    if shard is not None and list(shard)[-1] != 1:
-        raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test "
-                         "maps; merge the shards first")
-    test = np.flatnonzero(split == TEST)
-    if not test.size:
-        raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target "
-                         "test")
-    test = test[np.argsort(realisation[test], kind="stable")]
-    if not np.array_equal(realisation[test], np.arange(len(test))):
-        raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, "
-                         f"got {len(test)}; run with --target test on the whole set")
-    failed = "the sampler failed for this map"
-    mean, sd = (array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
-                      advice=failed) for name in ("mean", bars(summary)))
-    if (sd <= 0).any():
-        raise InputError(f"{path}: expected error bars above 0, got {sd.min()}; {failed}")
-    with atomic(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
-        info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-        content = {"means": mean.tolist(), "errorbars": sd.tolist()}
-        archive.writestr(info, json.dumps(content))
-    return len(test)
-
-
 def report_on(path, seed: int, data=None) -> dict:
-    """Score a posterior, print the table and save score.json.
+    """Score a posterior, print verdict and table, and save score.json.
 
     path, seed, data: as score_posterior() takes them
     Returns what score.json holds.
     """
     result = score_posterior(path, data, seed=seed)
+    print(table.verdict(result), end="\n\n")
     print(table.overview([result]))
     print(table.details(result))
     try:

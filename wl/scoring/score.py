@@ -10,7 +10,7 @@ import numpy as np
 from ..core import params
 from ..core.checks import InputError, array
 from ..core.params import SCORE_WEIGHT
-from ..posterior.recalibration import (
+from ..posterior.posterior import (
     checked, coverage_curve, pit, pit_quantiles, uniform_p_value)
 
 SCORE_FLOOR = -1e6                              # the organisers show no score below it

@@ -35,6 +35,52 @@ SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.
         ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})"))
 
 
+# how far a coverage may lie from its nominal value, beyond twice its error, for bars that hold
+NOMINAL = (("68", 68.3, 2.0), ("95", 95.4, 1.5))
+
+
+def verdict(result: dict) -> str:
+    """What a run found, in a few plain lines of at most 80 columns.
+
+    result: of report.score_posterior()
+    """
+    path, lines = pathlib.Path(result["path"]), []
+    if result["scored"] is None:
+        part = result["without_truth"]
+        lines.append(f"No truth is known for these {part['n']} maps: nothing is scored.")
+    else:
+        part = result["subsets"][result["scored"]]
+        lines.append(f"Score {_pm(part, 'score', 2)} on {part['n']} {result['scored']} maps; "
+                     "higher is better.")
+        if result["prior_only_score"] is not None:
+            lines.append("An answer that knows only the design scores "
+                         f"{result['prior_only_score']:.2f} here.")
+        lines += _bars_verdict(part)
+    lines.append(f"Files: {path} and score.json beside it.")
+    lines.append(f"Next: python run_score.py {path} --figure result.png")
+    return "\n".join(lines)
+
+
+def _bars_verdict(part):
+    """Whether the error bars hold, and what to do if not; nothing of a single map."""
+    if part["coverage_68_mean_error"] is None:
+        return
+    shown, off = [], 0.0
+    for name, nominal, allowed in NOMINAL:
+        key = f"coverage_{name}_mean"
+        value, error = 100 * part[key], 100 * part[f"{key}_error"]
+        shown.append(f"{value:.1f} +- {error:.1f} % ({nominal})")
+        if abs(value - nominal) > max(allowed, 2.0 * error):
+            off = off or value - nominal
+    if not off:
+        yield "The error bars hold: " + " and ".join(shown)
+    else:
+        yield f"The error bars are too {'wide' if off > 0 else 'narrow'}: " + " and ".join(shown)
+    yield "  of the truths lie within one and two of them."
+    if off:
+        yield "  More realisations for the emulator (--emulator-fraction, --folds) mend most of it."
+
+
 def overview(results: list) -> str:
     """Several posteriors as aligned text: a line each, best score first.
 

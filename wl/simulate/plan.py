@@ -126,7 +126,7 @@ class SimulationOptions(Options):
                 ("sky", at[1], at[2]),
                 ("spectrum (fitted by benchmarks/fit_sky.py; as published: " + published + ")",
                  at[2], None)):
-            cls.add_to(parser, title, names[first:last])
+            cls.add_to(parser, title, only=names[first:last])
 
 
 class Plan:

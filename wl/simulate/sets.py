@@ -198,7 +198,7 @@ def prepare(part: pathlib.Path, plan: "Plan", force: bool) -> set[str]:
 def _drawing_code():
     """Digest of the sources that decide what a map is made of."""
     here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    others = ("core/params.py", "core/seeds.py", "kernels/generators.py", "kernels/halos.py")
+    others = ("core/params.py", "core/seeds.py", "kernels/noise.py", "kernels/halos.py")
     for source in (*sorted(here.glob("*.py")), *(here.parent / name for name in others)):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]

@@ -5,7 +5,7 @@
 
 Each maps a batch (n, 1, rows, columns) to (n, n_out). A new one is a class below, a line in
 NETWORKS, and its options with their defaults in options.MODELS. Its `stride`, if it has one, is the
-smallest frame each way that it takes.
+least frame each way.
 """
 from collections.abc import Sequence
 
@@ -28,14 +28,13 @@ class GlobalMean(nn.Module):
 class Pooled(nn.Module):
     """A network that is features, a global mean and a head: its weights serve any frame.
 
-    features: module (n, 1, H, W) -> (n, c, H / stride, W / stride)
-    head: module (n, c) -> (n, n_out)
+    features, head: modules (n, 1, H, W) -> (n, c, H / stride, W / stride), (n, c) -> (n, n_out)
     stride: int, pixels a step of the features
     """
 
     def __init__(self, features: nn.Module, head: nn.Module, stride: int):
         super().__init__()
-        self.features, self.pool, self.head, self.stride = features, GlobalMean(), head, stride
+        self.features, self.head, self.stride = features, head, stride
         for module in features.modules():
             if isinstance(module, nn.Conv2d):
                 self.begin(module.weight)
@@ -46,17 +45,11 @@ class Pooled(nn.Module):
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):
-        x = self.features(x)                            # (n, 1, H, W) -> (n, c, H/stride, W/stride)
-        return self.head(self.pool(x))                  # -> (n, c) -> (n, n_out)
+        return self.head(self.features(x).mean((2, 3)))        # -> (n, c) -> (n, n_out)
 
 
 def dense_head(c_in: int, hidden: Sequence[int], dropout: Sequence[float], n_out: int) -> nn.Module:
-    """Dense layers (n, c_in) -> (n, n_out), each hidden one with ReLU and dropout.
-
-    c_in, n_out: int, numbers in and out
-    hidden: widths of the hidden layers
-    dropout: as many, share that each drops
-    """
+    """Dense layers (n, c_in) -> (n, n_out), each hidden one with ReLU and its share of dropout."""
     layers = []
     for width, p in zip(hidden, dropout):
         layers += [nn.Linear(c_in, width), nn.ReLU(), Dropout(p)]
@@ -69,11 +62,9 @@ class Compact(nn.Module):
 
     The first layer takes 7 x 7 pixels at stride 3: shape noise passes the signal at ell = 1000,
     five pixels, so that full resolution costs time and gains nothing. The global mean and maximum
-    make the answer an average over the survey of a local function, and the weights independent of
-    the frame.
+    make the weights independent of the frame.
 
-    widths: channels of the convolutions, every other of which halves the frame
-    hidden: int, width of the head
+    widths, hidden: channels of the convolutions, every other of which halves the frame; of the head
     """
 
     def __init__(self, frame, n_out, *, widths, hidden):
@@ -88,31 +79,26 @@ class Compact(nn.Module):
 
     def forward(self, x):
         x = self.features(x)                                    # (n, 1, H, W) -> (n, c, H/24, W/24)
-        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)      # -> (n, 2 c)
-        return self.head(x)                                     # -> (n, n_out)
+        return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))    # (n, 2 c) -> (n, n_out)
 
 
 class SimpleCNN(nn.Module):
     """The published network of the challenge's starting kit (Dai et al. 2026, arXiv:2604.14451).
 
     Four convolutions, the first 5 x 5 with stride 2, each with batch norm, ReLU and 2 x 2
-    max-pooling, then a dense head of 512 and 128 on the flattened map: 14.6 M parameters at 1424 x
-    176. The flat head ties the weights to one frame.
+    max-pooling, then a dense head on the flattened map, which ties the weights to one frame.
 
-    widths: channels of the convolutions
-    hidden, dropout: of the head, see dense_head
+    widths, hidden, dropout: channels of the convolutions; of dense_head
     residual: int, how many of the last convolutions get a shortcut
     head: "flatten", or "pool" for the mean over the frame
     """
 
     def __init__(self, frame, n_out, *, widths, hidden, dropout, residual, head):
         super().__init__()
-        c = (1, *widths)
-        blocks = [conv_block(c[0], c[1], 5, 2, 2)]
-        for i in range(1, len(widths)):
-            shortcut = i >= len(widths) - residual
-            blocks.append(ResidualConv(c[i], c[i + 1]) if shortcut
-                          else conv_block(c[i], c[i + 1], pool=2))
+        blocks = [conv_block(1, widths[0], 5, 2, 2)]
+        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:]), 1):
+            blocks.append(ResidualConv(c_in, c_out) if i >= len(widths) - residual
+                          else conv_block(c_in, c_out, pool=2))
         self.convolutions, self.stride = nn.Sequential(*blocks), 2**(len(widths) + 1)
         rows, columns = (max(-(-n // 2) >> len(widths), 1) for n in frame)
         flat = head == "flatten"
@@ -121,22 +107,18 @@ class SimpleCNN(nn.Module):
                                   dense_head(c_in, hidden, dropout, n_out))
 
     def forward(self, x):
-        x = self.convolutions(x)                    # (n, 1, H, W) -> (n, 128, H/32, W/32)
-        return self.head(x)                         # -> (n, 128 H W / 1024) -> (n, n_out)
+        return self.head(self.convolutions(x))      # (n, 1, H, W) -> (n, 128, H/32, W/32)
 
 
 class ResNet(Pooled):
     """Residual network (He et al. 2016) with CBAM after its stages (Woo et al. 2018).
 
-    A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, stages of basic blocks, all but the first
-    of which halve the frame, a global mean and a dense head. Four stages of two blocks are
-    ResNet-18.
+    A stem of 7 x 7 with stride 2 and 3 x 3 max-pooling, then stages of basic blocks, all but the
+    first of which halve the frame. Four stages of two blocks are ResNet-18.
 
-    stem: int, channels of the stem
-    widths: channels of the stages
-    blocks: int, basic blocks a stage
+    stem, widths, blocks: channels of the stem and of the stages, blocks a stage
     attention: int, how many stages, counted from the last, end in a CBAM
-    hidden, dropout: of the head, see dense_head
+    hidden, dropout: of dense_head
     """
 
     def __init__(self, frame, n_out, *, stem, widths, blocks, attention, hidden, dropout):
@@ -156,8 +138,7 @@ class ResNet(Pooled):
 class BigGANEncoder(Pooled):
     """Encoder of the residual blocks of BigGAN's discriminator (Brock et al. 2018).
 
-    The features are averaged over the frame where the paper sums them: a sum would grow with the
-    frame.
+    A mean over the frame takes the place of the paper's sum, which would grow with the frame.
 
     input_pool: int, side of the squares of pixels whose means are taken before all else
     widths: channels of the blocks, each of which halves the frame
@@ -189,11 +170,9 @@ class BigGANEncoder(Pooled):
 class Inception(Pooled):
     """A small Inception (Szegedy et al. 2016, arXiv:1512.00567) with squeeze and excitation.
 
-    A stem of 5 x 5 with stride 2, then one Inception block per width; max-pooling 2 x 2 follows the
-    stem and every block but the last. Squeeze and excitation: Hu et al. 2018, arXiv:1709.01507.
+    A stem of 5 x 5 with stride 2, then blocks; 2 x 2 max-pooling follows all but the last.
 
-    stem: int, channels of the stem
-    widths: channels of the blocks
+    stem, widths: channels of the stem, of the blocks
     squeeze: int, reduction of squeeze and excitation, 0 for none
     """
 
@@ -215,11 +194,8 @@ NETWORKS = {"compact": Compact, "simple_cnn": SimpleCNN, "simple_cnn_residual": 
 def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module:
     """A network by name, its weights from torch's global generator.
 
-    name: str, key of NETWORKS
-    frame: (rows, columns) of the maps, pixels
-    n_out: int, numbers that it returns for a map
-    options: over those of options.MODELS[name]
-
+    name, options: key of NETWORKS, and what differs from options.MODELS[name]
+    frame, n_out: (rows, columns) of the maps in pixels; int, numbers that it returns for a map
     Raises InputError for an unknown name and for a frame that is too small.
     """
     choice("--model", name, tuple(NETWORKS))
@@ -232,10 +208,7 @@ def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module
 
 
 def values_per_norm(net: nn.Module, frame: tuple[int, int]) -> int:
-    """Values that one map gives a channel of the batch norm that sees the fewest; 2 without a norm.
-
-    frame: (rows, columns) of the map, pixels
-    """
+    """Values that one map gives a channel of the batch norm that sees the fewest; 2 without any."""
     seen, training = [], net.training
     hooks = [m.register_forward_hook(lambda m, x, out: seen.append(out.shape[2] * out.shape[3]))
              for m in net.modules() if isinstance(m, nn.BatchNorm2d)]

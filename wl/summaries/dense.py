@@ -16,10 +16,8 @@ from torch import nn
 
 from ..core import seeds
 from ..core.checks import RunError
-from .layers import Dropout
-from .losses import LOG_SIGMA_RANGE, Loss
-from .network import Task, load_torch, of_this_version, save_torch
-from .replicas import one_thread
+from .layers import LOG_SIGMA_RANGE, Dropout, Loss
+from .network import Task, load_torch, of_this_version, one_thread, save_torch
 from .training import learning_rate
 
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
@@ -31,16 +29,11 @@ LARGEST = 8.0                  # of a standardised statistic
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Task):
-    """All that the weights of dense networks follow from, beside the statistics themselves.
+    """All that the weights of dense networks follow from, beside the statistics themselves."""
 
-    members: int, networks that are trained side by side
-    layers: list of int, widths of the hidden layers
-    features: str, digest of the file of statistics
-    """
-
-    members: int
-    layers: list[int]
-    features: str
+    members: int                   # networks that are trained side by side
+    layers: list[int]              # widths of the hidden layers
+    features: str                  # digest of the file of statistics
 
 
 class Side(nn.Module):
@@ -57,12 +50,7 @@ class Side(nn.Module):
 
 
 def build(members: int, c_in: int, layers: Sequence[int], n_out: int) -> nn.Module:
-    """Module (m, n, c_in) -> (m, n, n_out) of dense networks, from torch's global generator.
-
-    members: int, m, networks
-    c_in, n_out: int, numbers in and out
-    layers: widths of the hidden layers
-    """
+    """m dense networks, (m, n, c_in) -> (m, n, n_out), from torch's global generator."""
     parts = []
     for width in layers:
         parts += [Side(members, c_in, width), nn.ReLU(), Dropout(DROPOUT)]
@@ -73,18 +61,16 @@ def build(members: int, c_in: int, layers: Sequence[int], n_out: int) -> nn.Modu
 class Dense:
     """Trained dense networks with all that is needed to use them.
 
-    net: module of build()
+    net, recipe: module of build(), and what it was trained by
     centre, width: (c,) float32, mean and standard deviation of the statistics that are used
     used: (c_all,) bool, those that vary over the training maps
-    recipe: Recipe
-    history: list of {"passes", "loss", "validation"}, one for each schedule
-    seconds: list of float, what each schedule took
+    history, seconds: {"passes", "loss", "validation"} of each schedule, and what each took
     """
 
     def __init__(self, net: nn.Module | None, centre: np.ndarray, width: np.ndarray,
                  used: np.ndarray, recipe: Recipe, history=(), seconds=()):
         self.net, self.centre, self.width, self.used = net, centre, width, used
-        self.recipe, self.history, self.seconds = recipe, list(history), list(seconds)
+        self.recipe, self.history, self.seconds = recipe, [*history], [*seconds]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the networks to a file, whole or not at all."""
@@ -99,8 +85,8 @@ class Dense:
         with of_this_version(path, "dense network"):
             recipe = Recipe.from_stored(content["settings"])
             scaling = [content[k].numpy() for k in ("centre", "width", "used")]
-            n_out = recipe.loss_function().n_out
-            net = build(recipe.members, int(scaling[2].sum()), recipe.layers, n_out)
+            net = build(recipe.members, int(scaling[2].sum()), recipe.layers,
+                        recipe.loss_function().n_out)
             net.load_state_dict(content["weights"])
             return cls(net, *scaling, recipe, content["history"], content["seconds"])
 
@@ -113,25 +99,22 @@ class Dense:
         """Means, and error bars where the loss has them: the mean over the networks.
 
         statistics: (n, c_all) of maps
-
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
-        with one_thread():                             # as in fit()
+        with one_thread():
             out = _averaged(self.net, self.standardise(statistics)).double().numpy()
         if not np.isfinite(out).all():
             raise RunError("the dense networks predict NaN; look at the maps")
-        loss = self.recipe.loss_function()
-        mean = self.recipe.in_units(out[:, :2])
+        loss, mean = self.recipe.loss_function(), self.recipe.in_units(out[:, :2])
         return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
 
 
 def _averaged(net, x):
     """(n, c) -> (n, n_out), the mean over the networks."""
     net.eval()
-    members = net[0].weight.shape[0]
     with torch.inference_mode():
-        out = [net(part.expand(members, -1, -1)) for part in x.split(4096)]
+        out = [net(part.expand(len(net[0].weight), -1, -1)) for part in x.split(4096)]
         out = torch.cat(out, 1)                        # (m, n, n_out)
         out[..., 2:].clamp_(*LOG_SIGMA_RANGE)
         return out.mean(0)
@@ -143,19 +126,16 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
     statistics: (draws, n, c_all) float32, of the training maps with several draws of noise
-    label: (n, 2) float64, their parameters
     validation: (k, c_all) float32, of the maps that choose
-    validation_label: (k, 2) float64, their parameters
-    recipe: Recipe
+    label, validation_label: (n, 2) and (k, 2) float64, their parameters
     progress: function of one string, or None
-
     Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
     ends in a finite loss, InputError as Loss.begin.
     """
     flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
-    centre, width = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
-    used = width > 1e-6
-    centre, width = (v[used].astype(np.float32) for v in (centre, width))
+    moments = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
+    used = moments[1] > 1e-6
+    centre, width = (v[used].astype(np.float32) for v in moments)
     dense, loss, best = Dense(None, centre, width, used, recipe), recipe.loss_function(), math.inf
     x, x_valid = dense.standardise(flat), dense.standardise(validation)
     y = recipe.standardised(np.tile(label, (len(statistics), 1)))
@@ -182,10 +162,8 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
 def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe):
     """One schedule. Returns the module and the mean training loss of its last pass."""
     net = first_networks(x.shape[1], passes, recipe)
-    of_kind = {kind: [p for name, p in net.named_parameters() if name.endswith(kind)]
-               for kind in ("weight", "bias")}
-    groups = [{"params": of_kind["weight"], "weight_decay": DECAY},
-              {"params": of_kind["bias"], "weight_decay": 0.0}]
+    groups = [{"params": [p for name, p in net.named_parameters() if name.endswith(kind)],
+               "weight_decay": decay} for kind, decay in (("weight", DECAY), ("bias", 0.0))]
     optimiser = torch.optim.AdamW(groups, lr=PEAK, fused=True)
     rng = seeds.generator(recipe.seed, seeds.DENSE_ORDER, passes)
     batches = max(1, len(x) // BATCH)
@@ -206,17 +184,12 @@ def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Re
 
 
 def first_networks(c_in: int, passes: int, recipe: Recipe) -> nn.Module:
-    """The networks before their first step.
-
-    c_in: int, statistics that are used
-    passes: int, of the schedule; its dropped numbers are its own, the first weights those of all
-    """
+    """The networks before their first step: first weights of all schedules, own dropped numbers."""
     loss = recipe.loss_function()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.number(recipe.seed, seeds.DENSE_WEIGHTS))
         net = build(recipe.members, c_in, recipe.layers, loss.n_out)
-    for layer, module in enumerate(m for m in net if isinstance(m, Dropout)):
-        seed = seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, layer)
-        module.generator.manual_seed(seed)
+    for k, layer in enumerate(m for m in net if isinstance(m, Dropout)):
+        layer.generator.manual_seed(seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, k))
     loss.begin(net)
     return net

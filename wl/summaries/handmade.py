@@ -1,63 +1,73 @@
-"""Hand-made statistics of maps: the binned angular power spectrum, and what lies beyond it."""
+"""Hand-made statistics of maps: power spectrum, moments, one-point PDF, peaks; and measuring them.
+
+A new statistic is a class here: called with maps (n, rows, columns) float32, zero outside the mask,
+it gives (n, width) float64, and a map's numbers depend on that map alone. Dense networks on
+Features of 101 x 24 maps with two draws of noise reach a mean squared error of 0.101 in units of
+the labels' variance, on other realisations; without the smallest scale 0.105, on the spectrum alone
+0.27; with eight scales and all bands between them 0.101. Peaks, minima, spectra of the amplitude in
+bands and skew-spectra beside them gained 0.001 to 0.002 at most and cost more than all else.
+"""
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.fft
 
+from ..core import hdf5, seeds
 from ..core.checks import InputError
+from ..core.params import HOLDOUT, N_GAL, PIXEL_ARCMIN, TRAIN, noise_sigma
+from ..core.progress import Progress
 from ..kernels import summaries as kernels
-from ..core.params import N_GAL, PIXEL_ARCMIN, noise_sigma
+from ..maps.batches import FIXED, Batches, Frame, parts_to_summarise
+from ..maps.dataset import MapSet
+from ..maps.splits import Split
+from .options import NetworkOptions
 
 N_BIN, ELL_MIN, ELL_MAX = 10, 100.0, 10_000.0    # the organisers' baseline (Dai et al. 2026)
+FINE_BINS = 28                          # of the spectrum among the Features
 PDF_BINS = (-3.0, 0.5, 16)              # lowest edge, width, number, in units of Shapes.unit
 PEAK_BINS = (0.0, 0.5, 12)
-SIGNAL = 0.0114                         # standard deviation of kappa in a pixel, typical of the survey
-REACH = 5.2                             # of a Gaussian, in standard deviations: it has fallen to 1.3e-6
+SIGNAL = 0.0114                         # typical standard deviation of kappa in a pixel
+REACH = 5.2                             # of a Gaussian, in its standard deviations: 1.3e-6 is left
 FAR = 1 << 14                           # pixels of the transform that a kernel comes from
+MIN_TRAINING_MAPS = 10_000              # that dense networks want, all draws of noise together
+MAX_DRAWS = 4                           # of noise per training map; two at least
+MIN_PIXELS = 100                        # that a smoothed field needs to be a feature
 
 
 class Spectrum:
     """log10 C_ell in logarithmic bins of ell, of maps on a frame with zeros outside the mask.
 
-    shape: (rows, columns) of the frame; n_observed: pixels inside the mask; n_bin, ell_min, ell_max: bins;
-    pixel_arcmin: side of a pixel. |FFT|^2 x pixel area / n_observed, so that white noise of variance v has
-    C_ell = v x pixel area; the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
-    edges: (n_bin + 1,); count: modes per bin; used: bins that have modes on this frame.
+    shape, n_observed: (rows, columns) of the frame, pixels inside the mask
+    n_bin, ell_min, ell_max, pixel_arcmin: the bins, side of a pixel
+
+    |FFT|^2 x pixel area / n_observed, so that white noise of variance v has C_ell = v x pixel area;
+    the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
+    Has edges (n_bin + 1,); count, modes per bin; used, bins with modes; width, numbers per map.
     """
 
     def __init__(self, shape, n_observed, n_bin=N_BIN, ell_min=ELL_MIN, ell_max=ELL_MAX,
                  pixel_arcmin=PIXEL_ARCMIN):
         side = np.radians(pixel_arcmin / 60.0)
         rows, columns = shape
-        ell = 2.0 * np.pi / side * np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :])
+        ell = 2.0 * np.pi / side * np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
         self.edges = np.geomspace(ell_min, ell_max, n_bin + 1)
         inside = (ell >= ell_min) & (ell < ell_max)
         self.bin = np.where(inside, np.digitize(ell, self.edges) - 1, n_bin).ravel()
         # a column of the half-spectrum stands for its mirror image too
         weight = np.full(ell.shape, 2.0)
-        weight[:, 0] = 1.0
-        if columns % 2 == 0:
-            weight[:, -1] = 1.0
+        weight[:, [0] if columns % 2 else [0, -1]] = 1.0
         weight = weight.ravel()
         self.count = np.bincount(self.bin, weight, n_bin + 1)[:n_bin]
         self.order = np.argsort(self.bin, kind="stable")[:np.count_nonzero(self.bin < n_bin)]
         self.times = weight[self.order].astype(np.float32)
         self.first = np.searchsorted(self.bin[self.order], np.arange(n_bin + 1))
-        self.norm = side**2 / n_observed               # pseudo-C_ell over the observed fraction of the frame
-        self.used = np.flatnonzero(self.count > 0)      # a small frame has no modes in the lowest bins
+        self.used = np.flatnonzero(self.count > 0)      # the lowest are empty on a small frame
+        self.norm, self.width = side**2 / n_observed, len(self.used)
 
-    @property
-    def width(self):
-        """Numbers per map."""
-        return len(self.used)
-
-    def __call__(self, kappa):
-        """kappa: (n, rows, columns) float32. Returns (n, bins used) float64, log10 of C_ell in steradian.
-
-        A map without any power in a bin gets -inf there.
-        """
+    def __call__(self, kappa: np.ndarray) -> np.ndarray:
+        """(n, width) float64, log10 of C_ell in steradian; -inf for a bin without power."""
         binned = np.empty((len(kappa), len(self.count)))
-        for row, one in zip(binned, kappa):    # map by map: a map's bits must not depend on its neighbours
+        for row, one in zip(binned, kappa):       # a map's bits must not depend on its neighbours
             modes = scipy.fft.rfft2(one, workers=1)
             row[:] = kernels.bin_power(modes.ravel(), self.order, self.times, self.first)
         with np.errstate(divide="ignore"):
@@ -67,22 +77,28 @@ class Spectrum:
 class Shapes:
     """Moments, one-point PDF and peak counts of maps smoothed by a Gaussian, at several scales.
 
-    mask: (rows, columns) bool; scales: standard deviations of the Gaussian in arcminutes, 0 for none;
-    pdf, peak: (lowest edge, width, number) of the bins in units of a typical noisy map's standard deviation
-    at that scale, the first and last of which take what lies beyond; n_gal: galaxies per square arcminute.
-    Smoothing knows the mask: the smoothed map is divided by the smoothed mask, and a pixel counts where it
-    is observed and at least COVERAGE of its Gaussian is. noise, unit: (n_scale,) standard deviations of
-    smoothed noise and of a typical noisy map; valid: (n_scale, rows, columns).
+    mask, scales: (rows, columns) bool; standard deviations of the Gaussians in arcminutes
+    pdf, peak: (lowest edge, width, number) of the bins, the first and last of which take what lies
+        beyond, in units of a typical noisy map's standard deviation at that scale
+    n_gal, pixel_arcmin: float, galaxies per square arcminute; side of a pixel
+
+    The smoothed map is divided by the smoothed mask; a pixel counts where it is observed and at
+    least COVERAGE of its Gaussian is.
+    Has noise and unit (n_scale,), standard deviations of smoothed noise and of a typical noisy map;
+    valid (n_scale, rows, columns), the pixels that count; width, numbers per map.
     """
 
     COVERAGE = 0.6
 
     def __init__(self, mask, scales=(2.0, 4.0, 8.0), pdf=PDF_BINS, peak=PEAK_BINS, n_gal=N_GAL,
                  pixel_arcmin=PIXEL_ARCMIN):
-        self.scales, self.bins = tuple(map(float, scales)), (np.array(pdf, float), np.array(peak, float))
+        self.scales = tuple(map(float, scales))
+        self.bins = np.array(pdf, float), np.array(peak, float)
+        self.width = len(scales) * int(3 + pdf[2] + peak[2])
         self.frame, width = mask.shape, np.array(self.scales) / pixel_arcmin
         self.smoothings = smoothings(mask, width)
-        self.noise = noise_sigma(n_gal, pixel_arcmin) * np.array([np.sum(gaussian(w)**2) for w in width])
+        white = np.array([np.sum(gaussian(w)**2) for w in width])
+        self.noise = noise_sigma(n_gal, pixel_arcmin) * white
         self.unit = np.hypot(self.noise, SIGNAL / np.sqrt(1.0 + np.array(self.scales) / 2.0))
         cover = [self._plain(block) for block in self._blocks(mask[None].astype(np.float32))]
         self.valid = np.stack([mask & (c >= self.COVERAGE) for c in cover])
@@ -91,11 +107,12 @@ class Shapes:
         self.block_weight = [in_blocks(w) for w in self.weight]
 
     def _blocks(self, kappa):
-        """Map by map, scale by scale, the smoothed map in the kernels' blocks; the next overwrites it."""
+        """Map by map, scale by scale, the smoothed map in blocks; the next overwrites it."""
         lanes, pad = kernels.LANES, self.smoothings[0].pad
         down, right = (-(-n // lanes) for n in self.frame)
-        turned, between, out = (aligned_zeros(n, (m * lanes + 2 * more) * lanes)
-                                for n, m, more in ((down, right, pad), (right, down, pad), (right, down, 0)))
+        turned, between, out = (
+            aligned_zeros(n, (m * lanes + 2 * more) * lanes)
+            for n, m, more in ((down, right, pad), (right, down, pad), (right, down, 0)))
         for one in kappa:
             kernels.turn(one, pad, turned)
             for smoothing in self.smoothings:
@@ -108,20 +125,18 @@ class Shapes:
         lanes = block.reshape(len(block), -1, kernels.LANES)[:, :rows].swapaxes(0, 1)
         return lanes.reshape(rows, -1)[:, :columns]
 
-    def smooth(self, kappa):
-        """kappa: (rows, columns) float32, zero outside the mask. Returns (n_scale, rows, columns) float32,
-        zero where no pixel counts."""
+    def smooth(self, kappa: np.ndarray) -> np.ndarray:
+        """(n_scale, rows, columns) float32 of a map, zero where no pixel counts."""
         blocks = self._blocks(kappa[None])
         return np.stack([weight * self._plain(block) for weight, block in zip(self.weight, blocks)])
 
-    def distributions(self, kappa, bins):
-        """Moments and histograms without peaks.
+    def distributions(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Moments and histograms of maps (n, rows, columns), without the peaks, which cost more.
 
-        kappa: (n, rows, columns) float32, zero outside the mask; bins: (lowest edge, width, number)
-        in units of `unit`. Returns moments (n, n_scale, 3), the variance, third and fourth central
-        moment, and histogram (n, n_scale, n_bin), numbers of pixels: float64.
+        Returns float64 moments (n, n_scale, 3), the variance, third and fourth central moment, and
+        histogram (n, n_scale, n_bin), numbers of pixels.
         """
-        n = len(kappa), len(self.scales)
+        n, bins = (len(kappa), len(self.scales)), self.bins[0]
         moments, histogram = np.empty((*n, 3)), np.empty((*n, int(bins[2])))
         edges = [np.array([bins[0] * unit, bins[1] * unit, bins[2]]) for unit in self.unit]
         for k, block in enumerate(self._blocks(kappa)):
@@ -130,14 +145,12 @@ class Shapes:
                 block, self.block_weight[j], self.smoothings[j].along, edges[j])
         return moments, histogram
 
-    def describe(self, kappa):
-        """kappa: (n, rows, columns) float32, zero outside the mask.
+    def describe(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of maps moments as distributions(); shares of pixels and numbers of peaks by bin.
 
-        Returns moments (n, n_scale, 3), the variance, third and fourth central moment; pdf (n, n_scale,
-        n_bin), shares of the pixels; peaks (n, n_scale, n_bin), numbers: float64.
+        Returns float64 (n, n_scale, 3), (n, n_scale, n_bin) and (n, n_scale, n_bin).
         """
-        pdf, peak = self.bins
-        moments, histogram = self.distributions(kappa, pdf)
+        (moments, histogram), peak = self.distributions(kappa), self.bins[1]
         peaks = np.empty((len(kappa), len(self.scales), int(peak[2])))
         for one, row in zip(kappa, peaks):
             for j, field in enumerate(self.smooth(one)):
@@ -145,27 +158,46 @@ class Shapes:
                 row[j] = kernels.peak_counts(field, self.valid[j], bins)
         return moments, histogram / self.valid.sum((1, 2))[:, None], peaks
 
-    def __call__(self, kappa):
-        """All numbers of describe() in a row: (n, width) float64."""
-        return np.concatenate([part.reshape(len(kappa), -1) for part in self.describe(kappa)], axis=1)
-
-    @property
-    def width(self):
-        """Numbers per map."""
-        return len(self.scales) * int(3 + self.bins[0][2] + self.bins[1][2])
+    def __call__(self, kappa: np.ndarray) -> np.ndarray:
+        """(n, width) float64, all numbers of describe() in a row."""
+        return np.concatenate([part.reshape(len(kappa), -1) for part in self.describe(kappa)], 1)
 
 
-def gaussian(width):
-    """A Gaussian as a kernel for pixels: exp(-2 pi^2 width^2 f^2) at frequencies f up to 1/2.
+class Features:
+    """Spectrum, and moments and PDF of smoothed maps, each made nearly Gaussian.
 
-    width: standard deviation in pixels. Returns (FAR,) float64, the values at distances 0, 1, ...
-    and, from the end, -1, -2, .... A narrow Gaussian is cut off at the pixels' highest frequency
-    and rings: the kernel falls as 1 / distance^2.
+    mask, n_gal, scales: as for Shapes
+
+    Moments: ln variance, skewness, kurtosis; PDF: root of the share of the pixels in each bin.
+    """
+
+    def __init__(self, mask: np.ndarray, n_gal: float, scales):
+        self.spectrum = Spectrum(mask.shape, int(mask.sum()), n_bin=FINE_BINS)
+        self.shapes = Shapes(mask, scales=scales, n_gal=n_gal)
+        self.used = np.flatnonzero(self.shapes.valid.sum((1, 2)) >= MIN_PIXELS)
+        self.width = self.spectrum.width + len(self.used) * (3 + PDF_BINS[2])
+
+    def __call__(self, kappa: np.ndarray) -> np.ndarray:
+        """(n, width) float64 of maps (n, rows, columns) float32; infinite for one without power."""
+        moments, histogram = (values[:, self.used] for values in self.shapes.distributions(kappa))
+        variance, third, fourth = np.moveaxis(moments, 2, 0)[..., None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts = [np.log(variance), third / variance**1.5, fourth / variance**2,
+                     np.sqrt(histogram / histogram.sum(2, keepdims=True))]
+        rest = np.concatenate(parts, 2).reshape(len(kappa), self.width - self.spectrum.width)
+        return np.concatenate([self.spectrum(kappa), rest], axis=1)
+
+
+def gaussian(width: float) -> np.ndarray:
+    """A Gaussian of a width in pixels as a kernel: exp(-2 pi^2 width^2 f^2), f up to 1/2.
+
+    A narrow one is cut off at the highest frequency and rings: it falls as 1 / distance^2.
+    Returns (FAR,) float64, the values at distances 0, 1, ... and, from the end, -1, -2, ....
     """
     return np.fft.irfft(np.exp(-2.0 * (np.pi * width * np.fft.rfftfreq(FAR))**2), FAR)
 
 
-def smoothings(mask, width):
+def smoothings(mask: np.ndarray, width: np.ndarray) -> list[kernels.Smoothing]:
     """kernels.Smoothing on a mask for each width (n,), standard deviations in pixels.
 
     A ringing tail is fitted by geometric series of fixed ratios, which leaves a kernel at most 2e-5
@@ -178,16 +210,18 @@ def smoothings(mask, width):
     out, distance = [], np.arange(FAR // 2)
     series = ratio.astype(float) ** distance[:, None]
     for w, near in zip(width, reach):
-        value, far, share = gaussian(w)[distance], distance > near, np.zeros(kernels.TRAILS, np.float32)
+        value, far = gaussian(w)[distance], distance > near
+        share = np.zeros(kernels.TRAILS, np.float32)
         if np.linalg.norm(value[far]) > 1e-5 * np.linalg.norm(value):
             share = np.linalg.lstsq(series[far], value[far])[0].astype(np.float32)
             value[1:] -= series[1:] @ share
-        out.append(kernels.Smoothing(value[:near + 1].astype(np.float32), ratio, share, max(reach), *areas))
+        out.append(kernels.Smoothing(value[:near + 1].astype(np.float32), ratio, share,
+                                     max(reach), *areas))
     return out
 
 
 def observed_blocks(mask, margin):
-    """The areas of kernels.Smoothing: across and along, observed pixels with `margin` rows around."""
+    """across and along of kernels.Smoothing: observed pixels with `margin` rows around."""
     down, right = (-(-n // kernels.LANES) for n in mask.shape)
     across, along = np.zeros((down, 2), np.int64), np.zeros((right, 2), np.int64)
     need = np.zeros((down * kernels.LANES, right), bool)
@@ -204,41 +238,81 @@ def observed_blocks(mask, margin):
 
 
 def aligned_zeros(rows, columns):
-    """Zeros (rows, columns) float32 that begin on a cache line: smoothing a map took 1.1 ms else, now 0.8."""
-    line = 16
-    raw = np.zeros(rows * columns + line, np.float32)
-    return raw[-(raw.ctypes.data // 4) % line:][:rows * columns].reshape(rows, columns)
+    """Zeros (rows, columns) float32 that begin on a cache line: 0.8 ms a smoothing, 1.1 else."""
+    raw = np.zeros(rows * columns + 16, np.float32)
+    return raw[-(raw.ctypes.data // 4) % 16:][:rows * columns].reshape(rows, columns)
 
 
 def in_blocks(field):
     """A map (rows, columns) in the kernels' blocks of columns, zeros around it."""
-    rows, columns = (-(-n // kernels.LANES) * kernels.LANES for n in field.shape)
-    out = np.zeros((rows, columns), field.dtype)
-    out[:field.shape[0], :field.shape[1]] = field
-    turned = out.reshape(rows, columns // kernels.LANES, kernels.LANES).swapaxes(0, 1)
-    return turned.reshape(columns // kernels.LANES, -1)
+    out = np.pad(field, [(0, -n % kernels.LANES) for n in field.shape])
+    turned = out.reshape(len(out), -1, kernels.LANES).swapaxes(0, 1)
+    return turned.reshape(len(turned), -1)
 
 
-def measure(statistic, batches, rows, noise, threads=1, progress=None, chunk=8):
-    """A Spectrum or Shapes of many maps on several threads, the same for any number of them.
+def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: int = 1,
+            progress=None, chunk: int = 8) -> np.ndarray:
+    """A Spectrum, Shapes or Features of many maps, the same for any number of threads.
 
-    batches: Batches on an unpacked frame, scale 1; rows: (n,) maps; noise: see Batches.fetch. Returns
-    (n, width) float64. Raises InputError for a map of zeros, which has no spectrum.
+    batches, rows, noise: Batches on an unpacked frame, scale 1; (n,) int, its maps; for fetch()
+    progress: with update(n), or None
+    chunk: int, maps that a thread takes at a time
+    Returns (n, width) float64. Raises InputError for a map of zeros, which has no spectrum.
     """
-    out = np.empty((len(rows), statistic.width))
-    frames = np.empty((min(len(rows), chunk * threads), 1, *batches.frame.shape), np.float32)
+    out, step = np.empty((len(rows), statistic.width)), chunk * threads
+    frames = np.empty((min(len(rows), step), 1, *batches.frame.shape), np.float32)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(rows), chunk * threads):
-            part = rows[start:start + chunk * threads]
+        for start in range(0, len(rows), step):
+            part = rows[start:start + step]
             kappa = batches.fetch(part, noise=noise, out=frames[:len(part)])[:, 0]
-            pieces = np.array_split(np.arange(len(part)), min(threads, len(part)))
-            out[start:start + len(part)] = np.concatenate(list(pool.map(
-                lambda piece: statistic(kappa[piece[0]:piece[-1] + 1]), pieces)))
+            pieces = np.array_split(kappa, min(threads, len(part)))
+            out[start:start + step] = np.concatenate(list(pool.map(statistic, pieces)))
             if progress is not None:
                 progress.update(len(part))
     dead = ~np.isfinite(out).all(1)
     if dead.any():
-        row = rows[int(np.argmax(dead))]
-        raise InputError(f"map {row} of {len(batches.maps)}: expected a convergence map, got no"
-                         " power at all in a bin of ell; repair the file")
+        raise InputError(f"map {rows[int(np.argmax(dead))]} of {len(batches.maps)}: expected a "
+                         "convergence map, got no power at all in a bin of ell; repair the file")
     return out
+
+
+def features_file(maps: MapSet, split: Split, options: NetworkOptions,
+                  folder: hdf5.Folder) -> hdf5.File:
+    """features.h5 of a run, made if need be.
+
+    maps, split, options, folder: of the run; the options have the part "statistics"
+    Returns the file: "fixed" (map, feature) of all maps in their order, with the noise of emulator
+    and hold-out maps; "fresh" (draw, row, feature), further draws of noise for the maps `rows` that
+    train; "test" (test_map, feature). Raises InputError.
+    """
+    own, seed = options.of_statistics(), folder.seed
+    rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
+    draws = own["draws"] or min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
+    settings = {"scales": list(own["scales"]), "draws": draws, "rows": hdf5.digest_array(rows),
+                "n_gal": maps.n_gal, "test_maps": split.n_test}
+    digests = folder.digests(maps.files)
+    found = folder.reuse("features.h5", "features", settings, digests)
+    if found is not None:
+        return found
+    maps.check_maps(folder.quiet)
+    frame, every = Frame(maps.mask, pack=False), np.arange(len(maps.flat_kappa))
+    features = Features(frame.observed, maps.n_gal, own["scales"])
+    progress = Progress(len(every) + (draws - 1) * len(rows) + split.n_test, "measuring statistics",
+                        folder.quiet)
+
+    def measured(*part):
+        return measure(features, *part, options.threads, progress).astype(np.float32)
+
+    parts = [measured(*part) for part in parts_to_summarise(maps, split, every, frame, seed=seed)]
+    groups = {"fixed": hdf5.Var(("map", "feature"), parts[0]), "rows": hdf5.Var(("row",), rows)}
+    if draws > 1:
+        # FIXED noise, whose tails are exact, as emulator and test maps have
+        fresh = [measured(Batches(maps.flat_kappa, frame, scale=1.0, n_gal=maps.n_gal,
+                                  seed=seeds.number(seed, seeds.NOISE_DRAW, k)), rows, FIXED)
+                 for k in range(1, draws)]
+        groups["fresh"] = hdf5.Var(("draw", "row", "feature"), np.stack(fresh))
+    if split.n_test:
+        groups["test"] = hdf5.Var(("test_map", "feature"), parts[1])
+    progress.close()
+    return folder.write("features.h5", "features", {"features": groups}, settings=settings,
+                        inputs=digests, origin=maps.origin())

@@ -1,18 +1,22 @@
-"""Building blocks of the architectures: convolution blocks, norms, attention, dropout.
+"""What networks are built of: convolution blocks, norms, attention, dropout; and their losses.
 
 Nothing here draws from torch's global generator in training, and every nonlinearity is a module.
 """
 import math
 
+import numpy as np
 import torch
 from torch import nn
 
+from ..core.checks import InputError, choice
+from ..core.params import PARAMS, SCORE_WEIGHT
+from .options import LOSSES
+
+LOG_SIGMA_RANGE = (-7.0, 3.0)           # of the outputs; no gradient beyond
+
 
 class Dropout(nn.Module):
-    """Dropout from a generator of its own: the global one would tie the result to the thread count.
-
-    p: float, share of the numbers that is dropped in training
-    """
+    """Dropout of a share p, from a generator of its own: the global one knows the thread count."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -32,21 +36,19 @@ def convolution(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.M
 
 def conv_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Module:
     """Convolution, batch norm, max-pooling, ReLU; pooling first gives the same values cheaper."""
-    layers = [convolution(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out)]
-    if pool > 1:
-        layers.append(nn.MaxPool2d(pool))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
+    return nn.Sequential(convolution(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out), *pooling,
+                         nn.ReLU(inplace=True))
 
 
 class BatchRenorm2d(nn.BatchNorm2d):
-    """Batch norm whose training step normalises by the running statistics (Ioffe 2017).
+    """Batch norm that trains with the running statistics (Ioffe 2017, arXiv:1702.03275).
 
-    arXiv:1702.03275. A batch's own statistics carry the amplitude of its maps, which is what S_8
-    is: plain batch norm in a lane of 8 maps blurs it in training, and its evaluation lags behind
-    (validation losses of 0.2 and 2.4 in turn at the peak learning rate). Gradients still flow
-    through the batch's statistics. The running statistics include the batch (the paper takes those
-    before it), so that a training step gives exactly what evaluation gives. The correction comes in
-    over steps 60 to 180, when the running statistics mean something.
+    A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm
+    in a lane of 8 maps blurs it, and its evaluation lags behind (validation losses of 0.2 and 2.4
+    in turn at the peak learning rate). Gradients still flow through the batch's statistics. The
+    running ones include the batch (not so in the paper): training gives exactly what evaluation
+    gives. The correction comes in over steps 60 to 180, when they mean something.
     """
 
     def forward(self, x):
@@ -67,20 +69,19 @@ class BatchRenorm2d(nn.BatchNorm2d):
 
 def lean_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Module:
     """Convolution, max-pooling, batch renorm, ReLU: the norm sees a quarter of the numbers."""
-    layers = [convolution(c_in, c_out, kernel, stride)]
-    if pool > 1:
-        layers.append(nn.MaxPool2d(pool))
-    return nn.Sequential(*layers, BatchRenorm2d(c_out), nn.ReLU(inplace=True))
+    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
+    return nn.Sequential(convolution(c_in, c_out, kernel, stride), *pooling, BatchRenorm2d(c_out),
+                         nn.ReLU(inplace=True))
 
 
 class ResidualConv(nn.Module):
     """conv_block with a shortcut: a projection by 1 x 1 pixels (He et al. 2016, option B)."""
 
-    def __init__(self, c_in: int, c_out: int, pool: int = 2):
+    def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.main = nn.Sequential(convolution(c_in, c_out), nn.BatchNorm2d(c_out))
         self.shortcut = nn.Sequential(convolution(c_in, c_out, 1), nn.BatchNorm2d(c_out))
-        self.end = nn.Sequential(nn.MaxPool2d(pool), nn.ReLU(inplace=True))
+        self.end = nn.Sequential(nn.MaxPool2d(2), nn.ReLU(inplace=True))
 
     def forward(self, x):
         return self.end(self.main(x) + self.shortcut(x))
@@ -93,10 +94,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.main = nn.Sequential(conv_block(c_in, c_out, stride=stride), convolution(c_out, c_out),
                                   nn.BatchNorm2d(c_out))
-        self.shortcut = nn.Sequential()
-        if stride > 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(convolution(c_in, c_out, 1, stride),
-                                          nn.BatchNorm2d(c_out))
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Sequential(*() if same else (convolution(c_in, c_out, 1, stride),
+                                                        nn.BatchNorm2d(c_out)))
         self.end = nn.ReLU(inplace=True)
 
     def forward(self, x):
@@ -104,13 +104,10 @@ class BasicBlock(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention: which channels, then where (Woo et al. 2018).
+    """Block attention: which channels, then where (Woo et al. 2018, arXiv:1807.06521).
 
-    arXiv:1807.06521. Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)); places: sigmoid of a 7
-    x 7 convolution of the mean and maximum over the channels.
-
-    channels: int, c; the shape (n, c, H, W) stays
-    reduction: int, of the channels by W0
+    Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)), W0 reduces them; places: sigmoid of a 7 x
+    7 convolution of the mean and maximum over the channels. The shape (n, channels, H, W) stays.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
@@ -121,22 +118,19 @@ class CBAM(nn.Module):
         self.place = convolution(2, 1, 7)
 
     def forward(self, x):
-        gate = self.channel(x.mean((2, 3))) + self.channel(x.amax((2, 3)))      # (n, c)
-        gate = torch.sigmoid(gate)
+        gate = torch.sigmoid(self.channel(x.mean((2, 3))) + self.channel(x.amax((2, 3))))  # (n, c)
         x = x * gate[:, :, None, None].to(x.dtype)                              # (n, c, H, W)
         where = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        where = torch.sigmoid(self.place(where))                # (n, 2, H, W) -> (n, 1, H, W)
-        return x * where.to(x.dtype)
+        return x * torch.sigmoid(self.place(where)).to(x.dtype)         # by (n, 1, H, W)
 
 
 class SqueezeExcitation(nn.Module):
     """Channels weighted by what the whole map holds (Hu et al. 2018, arXiv:1709.01507).
 
-    channels: int, c; the shape (n, c, H, W) stays
-    reduction: int, of the channels in between
+    The shape (n, channels, H, W) stays; in between there are channels / reduction.
     """
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, reduction: int):
         super().__init__()
         middle = max(channels // reduction, 1)
         self.gate = nn.Sequential(nn.Linear(channels, middle), nn.ReLU(inplace=True),
@@ -148,9 +142,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every place looks at all others, x + gamma o as in BigGAN (Zhang et al. 2019).
+    """Every place looks at all others, x + gamma o (Zhang et al. 2019, arXiv:1805.08318).
 
-    arXiv:1805.08318. Queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2
+    As in BigGAN: queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2
     max-pooling; gamma starts at 0. channels: int, c; the shape (n, c, H, W) stays.
     """
 
@@ -167,15 +161,14 @@ class SelfAttention(nn.Module):
         value = self.pool(self.value(x)).flatten(2)             # (n, c/2, H W / 4)
         weight = torch.softmax(query.transpose(1, 2) @ key, 2)  # (n, H W, H W / 4)
         seen = value @ weight.transpose(1, 2).to(value.dtype)   # (n, c/2, H W)
-        seen = seen.unflatten(2, x.shape[2:])                   # (n, c/2, H, W)
-        return x + self.gamma.to(x.dtype) * self.out(seen)
+        return x + self.gamma.to(x.dtype) * self.out(seen.unflatten(2, x.shape[2:]))
 
 
 class FourierFeatures(nn.Module):
     """sin and cos of 2^k pi x / 4, k = 0 .. octaves - 1, beside x (Kingma et al. 2021).
 
-    arXiv:2107.00630. Of the pixel's value, in units of its standard deviation: the slowest has a
-    period of 8 of them, so that no value wraps.
+    arXiv:2107.00630. x is in units of its standard deviation: the slowest wave has a period of 8 of
+    them, so that no value wraps.
     """
 
     def __init__(self, octaves: int):
@@ -190,11 +183,9 @@ class FourierFeatures(nn.Module):
 class DownBlock(nn.Module):
     """Residual block of BigGAN's discriminator (Brock et al. 2018, figure 15), half the size.
 
-    Main: norm, ReLU, 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut: mean-pooling, 1 x 1 (the
-    same values as in the other order, a quarter of the work). Batch norm takes the place of
-    spectral norm, which a regression of an amplitude has no use for.
-
-    first: bool, without the norm and ReLU that stand before the input
+    Main: norm, ReLU (not in the first block), 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut:
+    mean-pooling, 1 x 1 (as in the other order, a quarter of the work). Batch norm takes the place
+    of spectral norm, which a regression of an amplitude has no use for.
     """
 
     def __init__(self, c_in: int, c_out: int, first: bool = False):
@@ -212,12 +203,10 @@ class InceptionBlock(nn.Module):
     """Four views side by side: 1 x 1; 3 x 3; two 3 x 3; 3 x 3 max-pooling (Szegedy et al. 2016).
 
     Each makes a quarter of the c_out channels, the three that look around after a 1 x 1 that
-    reduces to as many; then squeeze and excitation (Hu et al. 2018).
-
-    squeeze: int, reduction of squeeze and excitation, 0 for none
+    reduces to as many; then squeeze and excitation with the reduction `squeeze`, 0 for none.
     """
 
-    def __init__(self, c_in: int, c_out: int, squeeze: int = 16):
+    def __init__(self, c_in: int, c_out: int, squeeze: int):
         super().__init__()
         q = c_out // 4
         self.views = nn.ModuleList([
@@ -228,5 +217,61 @@ class InceptionBlock(nn.Module):
         self.end = SqueezeExcitation(c_out, squeeze) if squeeze else nn.Identity()
 
     def forward(self, x):
-        x = torch.cat([view(x) for view in self.views], 1)          # 4 of (n, c_out / 4, H, W)
-        return self.end(x)
+        return self.end(torch.cat([view(x) for view in self.views], 1))   # 4 x (n, c_out/4, H, W)
+
+
+class Loss:
+    """What a network is asked for: the mean over a batch of one loss.
+
+    A network returns means, and log standard deviations where the loss has error bars, both in
+    units of the label's standard deviation over the design. With e the error and s the error bar:
+
+      mse    e^2, the mean over the parameters
+      kl     e^2 / (2 s^2) + ln s, summed: the Gaussian negative log-likelihood (arXiv:2604.14451)
+      score  e^2 / s^2 + ln s^2 + 1000 e^2, summed, in units of the parameters: minus the score
+
+    name, label_sd: key of options.LOSSES; (2,) float64, standard deviations of the labels
+    start: float or None, ln s^2 of both parameters, in their units squared, at which training
+        starts. -5 (a winning entry's) is s = 0.082, close to the design's own scatter of 0.106 and
+        0.066, an answer that knows nothing yet; at its random start, None, s is near that too.
+    Has has_sigma, whether there are error bars; n_out, how many numbers the network has to return.
+    Raises InputError for an unknown name, and for a start of a loss without error bars.
+    """
+
+    def __init__(self, name: str, label_sd=(1.0, 1.0), *, start: float | None = None):
+        self.name, self.has_sigma = choice("--loss", name, tuple(LOSSES)), name != "mse"
+        if start is not None and not self.has_sigma:
+            raise InputError(f"--loss-option start: expected a loss with error bars, got {name}")
+        self.label_sd, self.start = np.asarray(label_sd, np.float64), start
+        self.n_out = len(PARAMS) * (2 if self.has_sigma else 1)
+
+    def __call__(self, out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """A scalar tensor from outputs (n, n_out) and standardised labels (n, 2)."""
+        square = (target - out[:, :2])**2
+        if not self.has_sigma:
+            return square.mean()
+        log_sigma = out[:, 2:].clamp(*LOG_SIGMA_RANGE)
+        pull = square * torch.exp(-2.0 * log_sigma)
+        if self.name == "kl":
+            return (0.5 * pull + log_sigma).sum(1).mean()
+        log_sd = torch.as_tensor(np.log(self.label_sd), dtype=out.dtype)
+        variance = torch.as_tensor(self.label_sd**2, dtype=out.dtype)
+        terms = 2.0 * (log_sigma + log_sd) + pull + SCORE_WEIGHT * variance * square
+        return terms.sum(1).mean()
+
+    def sigma(self, log_sigma: np.ndarray) -> np.ndarray:
+        """Error bars (n, 2) float64 in the units of the labels from outputs (n, 2) float64."""
+        return np.exp(log_sigma) * self.label_sd
+
+    def begin(self, net: nn.Module) -> None:
+        """Set the last bias to `start`. Raises InputError for one that would get no gradient."""
+        if self.start is None:
+            return
+        low, high = (2.0 * (limit + np.log(self.label_sd)) for limit in LOG_SIGMA_RANGE)
+        if not low.max() < self.start < high.min():
+            raise InputError(f"--loss-option start: expected a number between {low.max():.3g} and "
+                             f"{high.min():.3g} for these labels, got {self.start:g}")
+        bias = [p for name, p in net.named_parameters() if name.endswith("bias")][-1]
+        with torch.no_grad():
+            log_sigma = 0.5 * self.start - np.log(self.label_sd)
+            bias[..., 2:] = torch.as_tensor(log_sigma, dtype=bias.dtype)

@@ -13,7 +13,7 @@ SIMPLE = {"widths": (16, 32, 64, 128), "hidden": (512, 128), "dropout": (0.2, 0.
           "head": "flatten"}
 
 # model: its options with their defaults, the arguments of its constructor in architectures;
-# "statistics" are the dense networks of dense.py on what features.py measures
+# "statistics" are the networks of dense.py on handmade.Features
 MODELS = {
     "compact": {"widths": (32, 48, 64, 96), "hidden": 128},
     "simple_cnn": SIMPLE,
@@ -28,14 +28,12 @@ MODELS = {
 DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 SPECTRUM = "spectrum"                          # in place of a model: the binned power spectrum
 
-# loss: its options; units are explained in losses.py. start: log-variance that training starts at
+# loss: its options, see layers.Loss
 LOSSES = {"mse": {}, "kl": {"start": None}, "score": {"start": None}}
 METHODS = ("network", SPECTRUM, "direct")
 NOISES, PACKS, VIEWS = ("fresh", "fixed"), ("auto", "yes", "no"), (1, 2, 4)
 
-MIN_EPOCHS, MAX_EPOCHS = 12, 60
-PRESENTATIONS = 36_000                         # maps that a network wants to see
-
+MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 12, 60, 36_000      # maps that a network wants to see
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100),
           "networks": (1, 100), "fourier": (0, 16)}
@@ -48,10 +46,8 @@ MIN_WIDTH = {"inception": 4}                   # a block is made of so many part
 class NetworkOptions(Options):
     """How maps become summaries.
 
-    method: str, of METHODS
     model: str, of MODELS, several with + between them; "spectrum" for that method
-    model_options: dict, complete; of several parts a dict for each
-    loss_options: dict, complete
+    model_options, loss_options: dicts, complete; of several parts a dict for each
     epochs: int, None until the number of training maps is known
     threads: int, changes no result
     """
@@ -71,8 +67,8 @@ class NetworkOptions(Options):
     lanes: int = option(
         4, "parts of a batch trained side by side, one thread each; they set the result, the "
         "number of threads does not", metavar="N", positive=True)
-    learning_rate: float = option(4e-3, "peak of the one-cycle schedule", metavar="X",
-                                  positive=True)
+    learning_rate: float = option(
+        4e-3, "peak of the one-cycle schedule", metavar="X", positive=True)
     weight_decay: float = option(1e-4, "of AdamW", metavar="X", within=(0.0, 1e6))
     patience: int = option(
         12, "epochs without a better validation loss before training ends; 0 never", metavar="N")
@@ -95,8 +91,8 @@ class NetworkOptions(Options):
         None, "train and predict with the I-th of the K x M networks (of each part of the model, "
         "one part after the other) alone, from 0, and end; a run without it goes on from what "
         "such jobs left", metavar="I")
-    views: int = option(4, "symmetries of the frame that a prediction is averaged over",
-                        choices=VIEWS)
+    views: int = option(
+        4, "symmetries of the frame that a prediction is averaged over", choices=VIEWS)
     threads: int = option(1, positive=True)
 
     def __post_init__(self):
@@ -104,16 +100,15 @@ class NetworkOptions(Options):
         if self.method != SPECTRUM and not self.model_options:
             object.__setattr__(self, "model_options", model_options(self.model, ()))
         if not self.loss_options:
-            object.__setattr__(self, "loss_options",
-                               options("--loss-option", (), LOSSES[self.loss]))
+            object.__setattr__(self, "loss_options", dict(LOSSES[self.loss]))
         if self.patience < 0:
             raise InputError(f"--patience: expected 0 or more epochs, got {self.patience}")
         if self.lanes > self.batch_size:
-            raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, got "
-                             f"{self.lanes}")
+            raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, "
+                             f"got {self.lanes}")
         if max(self.folds, self.members) > 1000:
-            raise InputError("--folds, --members: expected at most 1000, got "
-                             f"{self.folds} and {self.members}")
+            raise InputError(f"--folds, --members: expected at most 1000, got {self.folds} "
+                             f"and {self.members}")
         if self.method == "direct" and self.loss == "mse":
             raise InputError("--loss mse: has no error bars; expected kl or score here, or give "
                              "run_mcmc.py the means")
@@ -131,10 +126,9 @@ class NetworkOptions(Options):
         """From the command line's values; texts become complete dicts. Raises InputError."""
         if method == SPECTRUM:
             return cls(method=method, model=SPECTRUM, threads=args.threads)
-        return super().of(args, method=method,
-                          model_options=model_options(args.model, args.model_option),
-                          loss_options=options("--loss-option", args.loss_option,
-                                               LOSSES[args.loss]))
+        of_loss = options("--loss-option", args.loss_option, LOSSES[args.loss])
+        return super().of(args, method=method, loss_options=of_loss,
+                          model_options=model_options(args.model, args.model_option))
 
     @property
     def parts(self) -> list:
@@ -147,9 +141,9 @@ class NetworkOptions(Options):
         return len(self.parts) * self.folds * self.members
 
     def of_part(self, part: str) -> "NetworkOptions":
-        """The options of one part of a model that has several, as if it were alone."""
-        nested = self.model_options if len(self.parts) == 1 else self.model_options[part]
-        return dataclasses.replace(self, model=part, model_options=nested, only=None)
+        """The options of one part of a model, as if it were alone."""
+        own = self.model_options if len(self.parts) == 1 else self.model_options[part]
+        return dataclasses.replace(self, model=part, model_options=own, only=None)
 
     def of_statistics(self) -> dict:
         """The options of the part "statistics", {} without one."""
@@ -160,23 +154,21 @@ class NetworkOptions(Options):
     @property
     def packs(self) -> bool:
         """Whether the frame is folded; a flat head is the published one's, on the whole frame."""
-        if self.pack != "auto":
-            return self.pack == "yes"
-        return self.model_options.get("head") != "flatten"
+        flat = self.model_options.get("head") == "flatten"
+        return not flat if self.pack == "auto" else self.pack == "yes"
 
     def decided(self, n_train: int, found: str | None = None) -> "NetworkOptions":
         """The same with epochs and precision decided.
 
         n_train: int, training maps
-        found: str or None, precision that the folder's networks were begun with; --precision auto
+        found: precision that the folder's networks were begun with, or None; --precision auto
             takes it, so that a run goes on where it was on a machine that computes otherwise
         """
         if self.method == SPECTRUM:
             return self
         epochs = self.epochs or min(max(MIN_EPOCHS, -(-PRESENTATIONS // n_train)), MAX_EPOCHS)
-        precision = self.precision
-        if precision == "auto":
-            precision = found if found in PRECISIONS else pick_precision()
+        auto = found if found in PRECISIONS else pick_precision()
+        precision = auto if self.precision == "auto" else self.precision
         return dataclasses.replace(self, epochs=epochs, precision=precision)
 
     def training(self) -> dict:
@@ -207,25 +199,18 @@ def add_options(parser: argparse.ArgumentParser, loss: str) -> None:
 
 def pick_precision() -> str:
     """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
-    return "bfloat16" if _cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
-
-
-def _cpu_flags():
     try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.split(":")[1].split())
+        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
     except OSError:
-        pass
-    return set()
+        flags = []
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
 
 
 def model_options(name: str, texts: list | None) -> dict:
-    """The options of a model, complete; of several parts a dict for each.
+    """The options of a model, complete; of several parts a dict for each. Raises InputError.
 
     name: str, as --model has it
     texts: list of "name=value"; an option goes to every part that has it
-    Raises InputError.
     """
     parts, texts = name.split("+"), texts or ()
     for part in parts:
@@ -243,44 +228,36 @@ def model_options(name: str, texts: list | None) -> dict:
 def _of_model(name, texts):
     found = options("--model-option", texts, MODELS[name])
     widths = found.get("widths", ())
-    given = {text.partition("=")[0] for text in texts}
     for key, without in OF_STAGES.items():
         max_count = len(widths) - without
         if key in found and found[key] > max_count:
-            if key in given:
+            if any(text.startswith(f"{key}=") for text in texts):
                 raise InputError(f"--model-option {key}: expected at most {max_count} with "
                                  f"{len(widths)} widths, got {found[key]}")
             found[key] = max_count
-    min_width = MIN_WIDTH.get(name, 1)
-    if widths and min(widths) < min_width:
-        raise InputError(f"--model-option widths: expected at least {min_width} for {name}, got "
-                         f"{min(widths)}")
+    if widths and min(widths) < MIN_WIDTH.get(name, 1):
+        raise InputError(f"--model-option widths: expected at least {MIN_WIDTH[name]} for {name}, "
+                         f"got {min(widths)}")
     return found
 
 
 def options(flag: str, texts: list | None, defaults: dict) -> dict:
-    """The options of a model or loss, complete.
+    """The options of a model or loss, complete and as JSON has them. Raises InputError.
 
     flag: str, of the command line, for messages
-    texts: list of "name=value", several values with commas between them, e.g. "widths=16,32"
+    texts: list of "name=value", several values as "widths=16,32", or None
     defaults: {name: value}, an entry of MODELS or LOSSES, whose types the values take
-    Returns {name: int, float, str, None or list of numbers}, as JSON has them. Raises InputError.
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or name not in defaults:
-            known = ", ".join(f"{n}={_shown(v)}" for n, v in defaults.items())
+            known = ", ".join(f"{n}={str(v).strip('()').replace(' ', '').lower()}"
+                              for n, v in defaults.items())
             raise InputError(f"{flag} {text}: expected NAME=VALUE with one of "
                              f"{known or 'none, it has no options'}")
         found[name] = _parsed(f"{flag} {name}", name, value, defaults[name])
     return found
-
-
-def _shown(value):
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
-    return "none" if value is None else str(value)
 
 
 def _parsed(what, name, text, default):

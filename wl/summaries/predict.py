@@ -1,30 +1,29 @@
 """The stage maps -> summaries: one network, several of folds and members, or the power spectrum.
 
-With folds, network k trains on the realisations of the other folds, so that each map has a
-prediction by a network that has not seen it and all realisations feed the emulator; it chooses its
-best epoch on its own fold. Members differ in their seed: weights, order, noise, dropout. Averages
-are plain means of the predictions (of the log sigmas for error bars): over the members for all
-maps, and over the folds for hold-out and test maps, which no network has seen. A mean over folds
-scatters less than an out-of-fold prediction; covariance.as_average makes the two comparable with
-`between`, measured here on the realisations that trained no network.
+With folds, network k trains on the realisations of the other folds and chooses its best epoch on
+its own: each map has a prediction by a network that has not seen it, and all realisations feed the
+emulator. Members differ in their seed. Averages are plain means of predictions (of log sigmas for
+error bars): over the members for all maps, and over the folds for hold-out and test maps, which no
+network has seen. A mean over folds scatters less than an out-of-fold prediction;
+covariance.as_average makes the two comparable with `between`, measured on the realisations that
+trained no network.
 
-A model of several parts, compact+statistics say, has such networks for each of them. Their
-predictions are combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator
-split best; a map of that split by weights that have not seen its realisation, so that its scatter
-is that of a new map.
+A model of several parts, compact+statistics say, has such networks for each. Their predictions are
+combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
+of that split by weights that have not seen its realisation, so that it scatters as a new map does.
 """
 from collections import namedtuple
 
 import numpy as np
 
-from ..core import hdf5
-from ..core.checks import InputError, triangulate
-from ..core.hdf5 import Folder
-from ..core.params import EMULATOR, HOLDOUT, PARAMS
-from ..core.progress import Progress, say
+from ..core import hdf5, seeds
+from ..core.checks import InputError, RunError, triangulate
+from ..core.files import refuse_difference
+from ..core.hdf5 import Folder, Var
+from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
+from ..core.progress import Progress, say, warn
 from ..maps.dataset import MapSet
-from ..maps.splits import split_set
-from .job import Job, Predicted, write
+from ..maps.splits import Split, split_set
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 STACK_FOLDS = 4                # of the emulator split's realisations
@@ -32,22 +31,45 @@ STACK_FOLDS = 4                # of the emulator split's realisations
 Work = namedtuple("Work", "maps split options folder")
 Work.__doc__ = """What predictions need: a MapSet, a Split, decided NetworkOptions, a Folder."""
 
+Predicted = namedtuple("Predicted", "summaries sd fold between weights", defaults=(None,) * 4)
+Predicted.__doc__ = """Summaries of maps: the emulator split's, the hold-out's, the test maps.
+
+summaries: (n_map, d)
+sd: (n_map, 2), error bars of the network's own, or None
+fold: (n_map,) int64, the fold whose networks predicted a map, -1 for a mean over all; or None
+between: (d, d), covariance between the folds' networks for the same map, or None
+weights: (n_part x d + 1, d), of the parts of a model and a constant, "stack" in the files; or None
+"""
+
 
 def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) -> Work:
     """Split the maps and decide what is left open in the options, before any work.
 
-    maps: MapSet
     map_options: maps.splits.MapOptions
-    options: NetworkOptions
-    folder: Folder
     Raises InputError for options that do not fit the set.
     """
     triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
-    found = None
-    if options.method != SPECTRUM and options.precision == "auto" and not folder.force:
-        found = _precision_of(folder)
+    asked = options.method != SPECTRUM and options.precision == "auto" and not folder.force
+    found = _precision_of(folder) if asked else None
     return Work(maps, split, options.decided(split.n_train, found), folder)
+
+
+def _precision_of(folder):
+    """Number type that the folder's networks were begun with, or None: it stays on any machine."""
+    for path in (path for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt")
+                 for path in sorted(folder.out.glob(pattern))):
+        try:
+            if path.suffix == ".h5":
+                settings = hdf5.read(path, "predictions", groups=()).settings
+            else:
+                from .network import load_torch
+                settings = load_torch(path)["settings"]
+            if settings["precision"] in PRECISIONS:
+                return settings["precision"]
+        except (InputError, LookupError, TypeError):             # of a damaged or foreign file
+            continue
+    return None
 
 
 def settings_of(work: Work) -> dict:
@@ -63,59 +85,79 @@ def settings_of(work: Work) -> dict:
 def predict(work: Work) -> hdf5.File | None:
     """predictions.h5 of a run, made if need be; None after one network of several (--only).
 
-    Raises InputError where files of other settings stand in the way.
+    Raises InputError where files of other settings stand in the way, RunError for a dead network.
     """
     if work.options.only is not None:
         return _only(work)
-    name, kind, settings = "predictions.h5", "predictions", settings_of(work)
-    found = work.folder.reuse(name, kind, settings, work.folder.digests(work.maps.files),
-                              at_home=True)
+    name, settings = "predictions.h5", settings_of(work)
+    digests = work.folder.digests(work.maps.files)
+    found = work.folder.reuse(name, "predictions", settings, digests, at_home=True)
     if found is not None:
         return found
     predicted = spectra(work) if work.options.method == SPECTRUM else networks(work)
     return write(work, name, work.split.rows(EMULATOR), predicted, settings)
 
 
+def _only(work):
+    """Do one job of a run and no more; for array jobs on a cluster."""
+    jobs = [Job(*work, i) for i in range(work.options.n_networks)]
+    job = jobs[work.options.only]
+    job.done()
+    there = sum(other.predictions.exists() for other in jobs)
+    say(f"{job.part}, fold {job.fold}, member {job.member}: {job.predictions}; {there} of "
+        f"{len(jobs)} networks are done", work.folder.quiet)
+
+
 def spectra(work: Work) -> Predicted:
     """The power spectrum of every map."""
     from ..maps import batches
     from . import handmade
-    maps, split, quiet = work.maps, work.split, work.folder.quiet
-    maps.check_maps(quiet)
+    maps, split, folder = work.maps, work.split, work.folder
+    maps.check_maps(folder.quiet)
     frame = batches.Frame(maps.mask, pack=False)
     spectrum = handmade.Spectrum(frame.shape, maps.kappa.shape[-1])
     rows = np.concatenate([split.rows(EMULATOR), split.rows(HOLDOUT)])
-    progress = Progress(len(rows) + split.n_test, "measuring spectra", quiet)
-    parts = batches.parts_to_summarise(maps, split, rows, frame, seed=work.folder.seed)
-    out = [handmade.measure(spectrum, part.source, part.rows, part.noise, work.options.threads,
-                            progress) for part in parts]
+    progress = Progress(len(rows) + split.n_test, "measuring spectra", folder.quiet)
+    parts = batches.parts_to_summarise(maps, split, rows, frame, seed=folder.seed)
+    out = [handmade.measure(spectrum, *part, work.options.threads, progress) for part in parts]
     progress.close()
     return Predicted(np.concatenate(out))
 
 
 def networks(work: Work) -> Predicted:
-    """Predictions by all networks of a run, averaged and stacked."""
-    jobs = [Job(*work, i) for i in range(work.options.n_networks)]
+    """Predictions by all networks of a run, averaged and stacked. Raises RunError for dead ones."""
+    o, jobs = work.options, [Job(*work, i) for i in range(work.options.n_networks)]
     if len(jobs) == 1:
-        return jobs[0].predict()
-    o = work.options
+        found = jobs[0].predict()
+        _refuse_dead(o, [found.summaries])
+        return found
     done = [(job.fold, job.part, job.done().groups["predictions"]) for job in jobs]
-    # of each fold and part: its members
+    # of each fold and part its members, then of each fold the means, the parts side by side
     groups = [[[group for *of, group in done if of == [k, part]] for part in o.parts]
               for k in range(o.folds)]
-    # of each fold: means over the members, the parts side by side
     summaries = [np.concatenate([np.mean([m["summaries"] for m in part], 0) for part in fold], 1)
                  for fold in groups]
-    log_sds = None
-    if "sd" in groups[0][0][0]:
-        log_sds = [np.mean([np.mean([np.log(m["sd"]) for m in part], 0) for part in fold], 0)
-                   for fold in groups]
+    _refuse_dead(o, summaries)
+    log_sds = None if "sd" not in groups[0][0][0] else [
+        np.mean([np.mean([np.log(m["sd"]) for m in part], 0) for part in fold], 0)
+        for fold in groups]
     if o.folds == 1:
         found = Predicted(summaries[0], None if log_sds is None else np.exp(log_sds[0]))
     else:
         kept = [job.rows() for job in jobs if (job.part, job.member) == (o.parts[0], 0)]
         found = _over_folds(work, summaries, log_sds, kept)
-    return found if len(o.parts) == 1 else parts_as_one(work, found)
+    return found if len(o.parts) == 1 else _parts_as_one(work, found)
+
+
+def _refuse_dead(options, summaries):
+    """Raise RunError if a summary is one for all maps. summaries: per fold (n, parts x 2)."""
+    for fold, values in enumerate(summaries):
+        dead = (np.ptp(values, 0) == 0.0).reshape(len(options.parts), len(PARAMS)).all(0)
+        if dead.any():
+            of_fold = f", fold {fold}," if options.folds > 1 else ""
+            raise RunError(f"the network {options.model}{of_fold} gives every map the same "
+                           f"{PARAMS[np.argmax(dead)]}: it has learnt nothing; train again with "
+                           "--force and a lower --learning-rate or another --seed")
 
 
 def _over_folds(work, summaries, log_sds, kept):
@@ -130,16 +172,14 @@ def _over_folds(work, summaries, log_sds, kept):
     return Predicted(combined, sd, fold, covariance_between(on_shared))
 
 
-def parts_as_one(work: Work, found: Predicted) -> Predicted:
+def _parts_as_one(work, found):
     """Several parts side by side, (n_map, n_part x 2), to their best linear combination."""
-    rows, n = work.split.rows(EMULATOR), work.maps.n_realisation
-    truth = work.maps.theta[rows // n]
+    rows, n, parts = work.split.rows(EMULATOR), work.maps.n_realisation, work.options.parts
     group = np.unique(rows % n, return_inverse=True)[1] % STACK_FOLDS
-    summaries, weights = stack(found.summaries, truth, group)
+    summaries, weights = stack(found.summaries, work.maps.theta[rows // n], group)
     between = found.between
     if between is not None:
         between = weights[:-1].T @ between @ weights[:-1]
-    parts = work.options.parts
     say("parts combined: " + "; ".join(
         f"{p} " + " ".join(f"{w:+.2f} {part}" for w, part in zip(weights[k:-1:2, k], parts))
         for k, p in enumerate(PARAMS)), work.folder.quiet)
@@ -149,8 +189,7 @@ def parts_as_one(work: Work, found: Predicted) -> Predicted:
 def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
     """The linear combination of predictions that fits the truth best.
 
-    summaries: (n, c), of which the first k have a truth
-    truth: (k, 2)
+    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
     group: (k,) int; these rows are combined by weights fitted to the other groups, all further
         ones by weights of all k; with one group alone nothing is left out
     Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
@@ -170,10 +209,8 @@ def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
 def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Emulator maps by their own fold's networks, all others by the mean over the folds.
 
-    values: per fold (len(kept[k]) + n_other, d)
-    kept: per fold sorted maps
-    rows: (n,) sorted maps
-    fold: (n,) their folds
+    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps
+    rows, fold: (n,), sorted maps and their folds
     Returns (n + n_other, d).
     """
     out = np.empty((len(rows), values[0].shape[1]))
@@ -184,45 +221,170 @@ def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.
 
 
 def covariance_between(predicted: np.ndarray) -> np.ndarray:
-    """Covariance between networks for the same map, its mean over the maps.
-
-    predicted: (folds, n, d)
-    Returns (d, d).
-    """
+    """(d, d) between networks for the same map, its mean over the maps, of (folds, n, d)."""
     residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
     return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
-def _only(work):
-    """Do one job of a run and no more; for array jobs on a cluster."""
-    job = Job(*work, work.options.only)
-    job.done()
-    total = work.options.n_networks
-    there = sum(Job(*work, i).predictions.exists() for i in range(total))
-    say(f"{job.part}, fold {job.fold}, member {job.member}: {job.predictions}; {there} of {total} "
-        "networks are done", work.folder.quiet)
+class Job:
+    """One network of a run: what it learns from, its seed and files, training and predictions.
 
-
-def _precision_of(folder):
-    """Number type that the folder's networks were begun with, None if there are none.
-
-    A run goes on where it was, and its networks are of one type, on machines that differ.
+    maps, split, options, folder: of the run
+    index: int, from 0; parts, folds and members in that order
+    Has part (str), fold and member (ints), its seed, and the Paths of the trained network (model),
+    of a training under way (checkpoint) and of its own predictions.
     """
-    for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt"):
-        for path in sorted(folder.out.glob(pattern)):
-            found = _stored_settings(path).get("precision")
-            if found in PRECISIONS:
-                return found
-    return None
+
+    def __init__(self, maps: MapSet, split: Split, options: NetworkOptions, folder: Folder,
+                 index: int):
+        self.maps, self.split, self.options, self.folder = maps, split, options, folder
+        shape = len(options.parts), options.folds, options.members
+        part, self.fold, self.member = map(int, np.unravel_index(index, shape))
+        self.part, self.name, tag = options.parts[part], "", ""
+        if len(options.parts) > 1:
+            tag = f"_{self.part}"
+        if options.folds * options.members > 1:
+            tag += f"_f{self.fold}_m{self.member}"
+            self.name = f" (network {index + 1} of {options.n_networks})"        # for messages
+        self.model, self.checkpoint, self.predictions = (
+            folder.out / name for name in (f"model{tag}.pt", f"checkpoint{tag}.pt",
+                                           f"predictions{tag}.h5"))
+        self.seed = folder.seed
+        if self.fold or self.member:
+            self.seed = seeds.number(folder.seed, seeds.NETWORK, self.fold, self.member)
+
+    def codes(self) -> np.ndarray:
+        """Use of each realisation, (n_realisation,) int8: EMULATOR to choose the best epoch."""
+        split = self.split
+        if not split.has_folds:
+            return split.code
+        return np.select([split.is_shared | (split.fold < 0), split.fold == self.fold],
+                         [HOLDOUT, EMULATOR], TRAIN).astype(np.int8)
+
+    def rows(self) -> np.ndarray:
+        """Maps of the emulator split that it predicts: its fold's, and those that train none."""
+        wanted = self.split.code == EMULATOR
+        if self.split.has_folds:
+            wanted &= (self.split.fold == self.fold) | self.split.is_shared
+        return self.split.rows_of(wanted)
+
+    def predict(self) -> Predicted:
+        """Train or load the network and predict with it: of the emulator split only rows()."""
+        rows = np.concatenate([self.rows(), self.split.rows(HOLDOUT)])
+        return (self._from_statistics if self.part == "statistics" else self._from_maps)(rows)
+
+    def done(self) -> hdf5.File:
+        """The job's own predictions file, made if need be."""
+        stored = {**self.split.stored(), **self.options.of_part(self.part).stored()}
+        del stored["members"]                          # more members keep those there are
+        stored |= {"part": self.part, "fold": self.fold, "member": self.member}
+        name, digests = self.predictions.name, self.folder.digests(self.maps.files)
+        found = self.folder.reuse(name, "predictions", stored, digests)
+        return found or write(self, name, self.rows(), self.predict(), stored)
+
+    def _task(self):
+        """What a network learns, whatever it learns from; maps to learn from, maps to choose by."""
+        code, theta = self.codes(), self.maps.theta
+        task = dict(seed=self.seed, split=code, label_mean=theta.mean(0), label_sd=theta.std(0))
+        return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
+
+    def _from_maps(self, rows):
+        from ..maps import batches
+        from . import training
+        from .network import Network, Recipe
+        maps, folder, options = self.maps, self.folder, self.options.of_part(self.part)
+        maps.check_maps(folder.quiet)
+        digests, (task, train, validation) = folder.digests(maps.files), self._task()
+        frame = batches.Frame(maps.mask, pack=options.packs)
+        scale = batches.rms(maps.flat_kappa, maps.n_gal)
+        recipe = Recipe(**options.training(), frame=frame.shape, scale=scale, n_gal=maps.n_gal,
+                        inputs={k: digests[k] for k in ("kappa", "label", "mask")}, **task)
+        network = self._stored(Network, recipe)
+        if network is None:
+            source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal,
+                                     seed=self.seed)
+            progress = Progress(recipe.epochs * recipe.batches_of(len(train)),
+                                f"training {self.part}{self.name}", folder.quiet)
+            training.drop_useless_checkpoint(self.checkpoint, recipe, folder.force)
+            network = training.train(source, maps.flat_theta, train, validation, recipe,
+                                     checkpoint=self.checkpoint, threads=options.threads,
+                                     progress=progress)
+            progress.close()
+            network.save(self.model)
+            self.checkpoint.unlink(missing_ok=True)
+        progress = Progress(len(rows) + self.split.n_test, f"predicting{self.name}", folder.quiet)
+        # every network sees a map with the same noise, whatever its own seed
+        found = [network.predict(part.source, part.rows, noise=part.noise, threads=options.threads,
+                                 symmetries=options.views, progress=progress)
+                 for part in batches.parts_to_summarise(maps, self.split, rows, frame, scale=scale,
+                                                        seed=folder.seed)]
+        progress.close()
+        mean, sd = zip(*found)
+        return Predicted(np.concatenate(mean), None if sd[0] is None else np.concatenate(sd))
+
+    def _from_statistics(self, rows):
+        from . import dense, handmade
+        options, theta = self.options.of_part(self.part), self.maps.flat_theta
+        file = handmade.features_file(self.maps, self.split, self.options, self.folder)
+        values, own = file.groups["features"], options.model_options
+        task, train, validation = self._task()
+        recipe = dense.Recipe(model=self.part, loss=options.loss, loss_options=options.loss_options,
+                              members=own["networks"], layers=own["layers"], features=file.digest,
+                              **task)
+        network = self._stored(dense.Dense, recipe)
+        if network is None:
+            draws = [values["fixed"][train][None]]
+            if "fresh" in values:
+                draws.append(values["fresh"][:, np.searchsorted(values["rows"], train)])
+            network = dense.fit(
+                np.concatenate(draws), theta[train], values["fixed"][validation],
+                theta[validation], recipe, lambda text: say(text, self.folder.quiet))
+            network.save(self.model)
+        parts = [values["fixed"][rows], *([values["test"]] if self.split.n_test else [])]
+        return Predicted(*network.predict(np.concatenate(parts)))
+
+    def _stored(self, kind, recipe):
+        """The network of an earlier run, or None. Raises InputError for one of another recipe."""
+        if not self.model.exists():
+            return None
+        try:
+            network = kind.load(self.model)
+        except InputError:
+            if not self.folder.force:
+                raise
+            return warn(f"{self.model}: damaged, trained again")
+        before, now = network.recipe.stored(), recipe.stored()
+        if not self.folder.force:
+            refuse_difference(f"{self.model}: was made with", before, now)
+        return network if before == now else None
 
 
-def _stored_settings(path):
-    """Settings of a file of predictions, a network or its training; {} for an unreadable one."""
-    try:
-        if path.suffix == ".h5":
-            return hdf5.read(path, "predictions", groups=()).settings
-        from .network import load_torch
-        found = load_torch(path)
-        return found["settings"] if isinstance(found, dict) else {}
-    except (InputError, KeyError):
-        return {}
+def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
+          settings: dict) -> hdf5.File:
+    """Write a predictions file: of the emulator split the maps `rows`, and all others."""
+    maps, n_real, n_test = job.maps, job.maps.n_realisation, job.split.n_test
+    every, test = np.concatenate([rows, job.split.rows(HOLDOUT)]), np.arange(n_test)
+    code = np.repeat([EMULATOR, HOLDOUT, TEST], [len(rows), len(every) - len(rows), n_test])
+    cosmology = np.concatenate([every // n_real, np.full(n_test, -1)])
+    realisation = np.concatenate([every % n_real, test])
+    names = PARAMS
+    if job.options.method == SPECTRUM:
+        names = [f"log10_C_ell_{i + 1}" for i in range(predicted.summaries.shape[1])]
+    group = {"summaries": Var(("map", "summary"), predicted.summaries),
+             "split": Var(("map",), code.astype(np.int8)),
+             "cosmology": Var(("map",), cosmology.astype(np.int32)),
+             "realisation": Var(("map",), realisation.astype(np.int32))}
+    constant = {"design": Var(("cosmology", "param"), maps.theta)}
+    if predicted.sd is not None:
+        group["sd"] = Var(("map", "param"), predicted.sd)
+    if predicted.fold is not None:
+        group["fold"] = Var(("map",), predicted.fold.astype(np.int32))
+        constant["between"] = Var(("summary", "summary_2"), predicted.between)
+    if predicted.weights is not None:
+        constant["stack"] = Var(("term", "summary"), predicted.weights)
+    # the same number for a map in all runs of a set: test maps first, then the noiseless ones
+    coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
+              "param": np.array(PARAMS)}
+    return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
+                            coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
+                            origin=maps.origin())

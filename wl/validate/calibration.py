@@ -17,8 +17,8 @@ from ..core.checks import InputError, RunError, positive
 from ..core.files import refuse_difference
 from ..core.params import INTERVALS, LEVELS, PARAMS
 from ..core.progress import Progress
-from ..posterior.recalibration import coverage_curve, uniform_p_value
-from ..posterior.triangles import triangle_areas
+from ..posterior.posterior import coverage_curve, uniform_p_value
+from ..posterior.emulator import triangle_areas
 from ..scoring import score
 
 MAPS = 4000

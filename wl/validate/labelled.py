@@ -236,13 +236,13 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     expected: mean signals, of real.power's shape, as Survey.expected() gives them
     simulated: noisy spectra (repeats, *real.power.shape)
     Signals and responses are those of `expected`, the scatter that of `simulated`. Returns ratio,
-    ratio_error, ratio_p (n_cosmology, n_bin), simulated over real signals and the probability that they agree to
-    TOLERANCE; slope, slope_real, slope_error, slope_p (n_cosmology, 3, n_bin); drawn, drawn_error
-    (n_cosmology, n_bin), mean signal of the simulated spectra over the expected one; scatter,
-    scatter_error, scatter_p (n_bin), standard deviations of log10 P, squares averaged over the
-    cosmologies, simulated over real; means, responses, signs, scatters: whether all bins meet what
-    the module's constants ask for. Errors of the scatter take cosmologies as independent; real ones
-    share seeds, which makes their error up to 1.7 times larger.
+    ratio_error, ratio_p (n_cosmology, n_bin), simulated over real signals and the probability that
+    they agree to TOLERANCE; slope, slope_real, slope_error, slope_p (n_cosmology, 3, n_bin); drawn,
+    drawn_error (n_cosmology, n_bin), mean signal of the simulated spectra over the expected one;
+    scatter, scatter_error, scatter_p (n_bin), standard deviations of log10 P, squares averaged over
+    the cosmologies, simulated over real; means, responses, signs, scatters: whether all bins meet
+    what the module's constants ask for. Errors of the scatter take cosmologies as independent; real
+    ones share seeds, which makes their error up to 1.7 times larger.
     """
     minimum, dof = SIGNAL_FLOOR * real.noise, real.power.shape[1] - 1 - len(UNITS)
     signal, drawn = real.power - real.noise, simulated - real.noise

@@ -24,8 +24,7 @@ from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANG
 from ..core.progress import Progress
 from ..maps import dataset
 from ..posterior import posterior
-from ..posterior.prior import log_prior
-from ..posterior.triangles import quadrature_points
+from ..posterior.emulator import log_prior, quadrature_points
 from ..scoring import report, table
 from ..scoring.report import LIMIT_FILE, STAMPS
 from ..simulate.fields import ARCMIN, Grid, generator, mirror_weights

@@ -6,7 +6,7 @@ import pytest
 from numba import njit
 from scipy import stats
 
-from wl.kernels import generators as g
+from wl.kernels import noise as g
 
 
 @njit
@@ -101,7 +101,7 @@ def test_same_bits_without_jit(python):
     """NUMBA_DISABLE_JIT=1 gives the same numbers, without a warning."""
     code = """
 import hashlib, numpy as np
-from wl.kernels import generators as g
+from wl.kernels import noise as g
 state = np.empty(4, np.uint64)
 g.seed_state(state, 12, 3, 4)
 x = np.array([[g.normal(state), g.exponential(state), g.uniform(state)] for _ in range(3000)])
