@@ -23,12 +23,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from wl.simulate.baryons import nfw_window  # noqa: E402
-from wl.simulate.draw import Field, draw_maps, halo_sky  # noqa: E402
-from wl.simulate.fields import Grid  # noqa: E402
+from wl.simulate.fields import Field, Grid  # noqa: E402
 from wl.simulate.halos import PARTS, SLICES  # noqa: E402
-from wl.simulate.mask import FIXED_NUISANCES, procedural_mask  # noqa: E402
-from wl.simulate.theory import Theory  # noqa: E402
+from wl.simulate.simulate import draw_maps, halo_sky  # noqa: E402
+from wl.simulate.survey import FIXED_NUISANCES, procedural_mask  # noqa: E402
+from wl.simulate.theory import Theory, nfw_window  # noqa: E402
 
 THETA = (0.3, 0.8)
 GROUPS = 14

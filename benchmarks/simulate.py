@@ -26,9 +26,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from wl.simulate.draw import Field, draw_maps, generator  # noqa: E402
-from wl.simulate.fields import GAUSSIAN_SHARE, Grid, component_shift, log_normal_shift  # noqa: E402
-from wl.simulate.mask import draw_nuisances, procedural_mask  # noqa: E402
+from wl.simulate.fields import GAUSSIAN_SHARE, Field, Grid, component_shift  # noqa: E402
+from wl.simulate.fields import generator, log_normal_shift  # noqa: E402
+from wl.simulate.simulate import draw_maps  # noqa: E402
+from wl.simulate.survey import draw_nuisances, procedural_mask  # noqa: E402
 from wl.simulate.theory import Theory  # noqa: E402
 
 THETA = (0.3, 0.8)
@@ -99,7 +100,8 @@ def main():
     draws = generator(1, 1)
 
     def all_ours():
-        field = Field(gaussian_share=share, gaussian_below=0.0, lambda_factor=1.0, pixel_scatter=0.0)
+        field = Field(gaussian_share=share, gaussian_below=0.0, lambda_factor=1.0,
+                      pixel_scatter=0.0)
         return [m.astype(np.float16) for m in draw_maps(grid, labels, 1, keys, field)]
 
     def all_plain():

@@ -9,7 +9,7 @@ import run_mcmc
 from wl.core import cli
 from wl.maps import dataset
 from wl.maps.splits import MapOptions
-from wl.simulate.locate import locate
+from wl.simulate.sets import locate
 from wl.summaries import predict
 from wl.summaries.options import NetworkOptions
 

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wl.simulate.boxes import UNTURNED
+from wl.simulate.fields import UNTURNED
+from wl.simulate.halo_sky import PER_PIXEL, SHAPES, SIZES, profiles, shape_place, size_place
 from wl.kernels import halos as kernels
 from wl.kernels.halos import Kinds, Table, Turn
-from wl.simulate.profiles import PER_PIXEL, SHAPES, SIZES, profiles, shape_place, size_place
 
 ROWS, COLUMNS = 24, 20
 

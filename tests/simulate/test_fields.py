@@ -2,14 +2,15 @@
 import numpy as np
 import pytest
 
-from wl.validate.bandpowers import masked_window
+from wl.validate.labelled import masked_window
 from wl.core.checks import InputError
-from wl.simulate.draw import Field, draw_maps, generator
-from wl.simulate.fields import ARCMIN, GAUSSIAN_SHARE, Grid, grid_size, log_normal_shift
+from wl.simulate.fields import (ARCMIN, GAUSSIAN_SHARE, Field, Grid, generator, grid_size,
+                                log_normal_shift)
+from wl.simulate.simulate import draw_maps
+from wl.simulate.survey import FIXED_NUISANCES, procedural_mask
+from wl.simulate.theory import Theory
 from wl.core.params import FRAME, N_OBSERVED
 from wl.summaries.handmade import Spectrum
-from wl.simulate.mask import FIXED_NUISANCES, procedural_mask
-from wl.simulate.theory import Theory
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +43,19 @@ def test_drawn_spectrum_is_the_theory_to_one_per_cent(full, field, share):
     grid, power, lam = full
     lam = None if field == "gaussian" else lam
     edges = np.geomspace(100.0, 6000.0, 6)
-    n = 240
+    n = 160
     drawn = [binned(grid, measured(grid, grid.draw(power, lam, generator(5, r), share, full=True)), edges)
              for r in range(n)]
     ratio = np.mean(drawn, axis=0) / binned(grid, power, edges)
     error = np.std(drawn, axis=0) / np.sqrt(n) / binned(grid, power, edges)
-    assert np.all(error < 0.006) and np.all(error[1:] < 0.003)       # the first bin has few modes
+    assert np.all(error < 0.008) and np.all(error[1:] < 0.004)       # the first bin has few modes
     assert np.all(np.abs(ratio - 1.0) < 0.01 + 2.0 * error * (error > 0.003))
 
 
 def test_masked_spectrum_is_the_theory_to_one_per_cent(full):
     """Maps as they are written, behind the mask: the mean of their pseudo-spectra is what the mask makes of C_ell."""
     grid, _, _ = full
-    mask, n = procedural_mask(), 320
+    mask, n = procedural_mask(), 240
     spectrum = Spectrum(FRAME, N_OBSERVED, n_bin=5, ell_min=100.0, ell_max=6000.0)
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
@@ -63,7 +64,7 @@ def test_masked_spectrum_is_the_theory_to_one_per_cent(full):
         found.append(10.0**spectrum(frame)[0])
     expected = masked_window(grid, mask, spectrum) @ Theory(0.3, 0.8).c_ell(grid.ell, 0.0, 7.85, 0.01325)
     ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(n) / expected
-    assert np.all(error < 0.009) and np.all(error[1:] < 0.005)       # skewed maps share their amplitude at all ell
+    assert np.all(error < 0.011) and np.all(error[1:] < 0.006)       # skewed maps share their amplitude at all ell
     assert np.all(np.abs(ratio - 1.0) < 0.01 + 2.0 * error * (error > 0.005)), ratio
 
 
@@ -93,7 +94,7 @@ def test_gaussian_maps_are_gaussian(full):
 def test_modes_are_complex_normal_numbers(full):
     from scipy import stats
     grid, _, _ = full
-    modes = grid._random_modes(np.full((grid.rows, grid.quarter[1]), -2.0, np.float32), generator(8)).copy()
+    modes = grid._random_modes(np.full((grid.rows, grid.quarter[1]), -2.0, np.float32), generator(8, 1)).copy()
     for part in (modes.real, modes.imag):
         assert stats.kstest(part.ravel(), "norm").pvalue > 1e-3
     assert abs(np.mean(modes**2)) < 0.01 and np.mean(np.abs(modes)**4) == pytest.approx(8.0, rel=0.02)
@@ -102,7 +103,7 @@ def test_modes_are_complex_normal_numbers(full):
 def test_pixel_window_and_aliases_by_averaging_a_finer_field():
     """White-noise-filtered fields drawn on a grid 8 times finer and averaged over the pixels."""
     grid = Grid(np.ones((16, 16), bool))
-    fine, n = 8, 200
+    fine, n = 8, 120
     shape = (grid.rows * fine, grid.columns * fine)
     step = grid.pixel / fine
     ell = 2 * np.pi * np.hypot(np.fft.fftfreq(shape[0], step)[:, None], np.fft.rfftfreq(shape[1], step))
@@ -143,7 +144,7 @@ def test_log_normal_transform_on_the_correlation_function(full):
 def test_mean_of_the_grid_has_no_power(full):
     grid, power, _ = full
     assert power[0] == 0.0 and power.min() >= 0.0
-    assert abs(grid.draw(power, None, generator(9), full=True).mean(dtype=float)) < 1e-8
+    assert abs(grid.draw(power, None, generator(9, 1), full=True).mean(dtype=float)) < 1e-8
 
 
 def test_grid_sizes():
@@ -153,7 +154,7 @@ def test_grid_sizes():
         assert size >= n + 80 and size % 2 == 0
     grid = Grid(np.ones((30, 44), bool))
     nothing = np.zeros(grid.quarter[0] * grid.quarter[1], np.float32)
-    assert grid.draw(nothing, 0.01, generator(1)).shape == (1320,)
+    assert grid.draw(nothing, 0.01, generator(1, 1)).shape == (1320,)
     with pytest.raises(InputError, match="2000"):
         Grid(np.ones((4000, 3000), bool))
 
@@ -161,8 +162,8 @@ def test_grid_sizes():
 def test_pixels_come_in_the_order_of_the_mask(full):
     grid, power, lam = full
     mask = procedural_mask()
-    whole = grid.draw(power, lam, generator(3), full=True)
-    assert np.array_equal(whole[:FRAME[0], :FRAME[1]][mask], grid.draw(power, lam, generator(3)))
+    whole = grid.draw(power, lam, generator(3, 1), full=True)
+    assert np.array_equal(whole[:FRAME[0], :FRAME[1]][mask], grid.draw(power, lam, generator(3, 1)))
 
 
 def test_opposite_edges_do_not_know_of_one_another(full):

@@ -6,19 +6,19 @@ import pytest
 from conftest import one_line
 from test_fields import binned, measured
 
-from wl.validate.bandpowers import masked_window
-from wl.simulate.boxes import UNTURNED, Boxes
-from wl.core.checks import InputError
-from wl.simulate.draw import Field, draw_maps, generator, halo_sky
-from wl.simulate.fields import Grid
+from wl.validate.labelled import masked_window
+from wl.simulate.fields import UNTURNED, Boxes, Field, Grid, generator
 from wl.simulate.halo_sky import HaloSky
+from wl.maps.dataset import TEST_FILE
+from wl.simulate.plan import Plan, SimulationOptions
+from wl.simulate.sets import KAPPA_FILE
+from wl.simulate.simulate import draw_maps, halo_sky, simulate
+from wl.simulate.survey import FIXED_NUISANCES, procedural_mask
+from wl.simulate.theory import Theory
+from wl.core.checks import InputError
 from wl.kernels.halos import Turn
 from wl.core.params import FRAME, N_OBSERVED
-from wl.simulate.plan import Plan
-from wl.simulate.simulate import simulate
 from wl.summaries.handmade import Spectrum
-from wl.simulate.mask import FIXED_NUISANCES, procedural_mask
-from wl.simulate.theory import Theory
 
 NUISANCE = np.array(FIXED_NUISANCES)
 EDGES = np.geomspace(150.0, 7000.0, 9)
@@ -94,7 +94,7 @@ def test_smooth_part_lies_where_its_cells_are(full):
 
 def test_masked_spectrum_is_the_theory():
     """Maps as they are written, with halos painted near observed pixels alone."""
-    mask, n = procedural_mask(), 240
+    mask, n = procedural_mask(), 112
     grid, spectrum = Grid(mask), Spectrum(FRAME, N_OBSERVED, n_bin=5, ell_min=100.0, ell_max=6000.0)
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
@@ -105,7 +105,7 @@ def test_masked_spectrum_is_the_theory():
     c_ell = Theory(0.3, 0.8).c_ell(grid.ell, 0.0, 7.85, 0.01325)
     expected = masked_window(grid, mask, spectrum) @ c_ell
     ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(n) / expected
-    assert np.all(error < 0.012)
+    assert np.all(error < 0.018)
     assert np.all(np.abs(ratio - 1.0) < 0.01 + 2.0 * error), (ratio, error)
 
 
@@ -175,22 +175,17 @@ def mask_file(tmp_path_factory):
 SMALL = dict(cosmologies=3, realisations=3, test=3, unseen=1, quiet=True, field="halo")
 
 
-def arrays(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.glob("*.npy"))}
-
-
 @pytest.mark.parametrize("boxes", [0, 2])
 def test_same_bytes_for_any_number_of_processes(mask_file, tmp_path, boxes):
     options = dict(mask=mask_file, boxes=boxes, **SMALL)
     assert simulate(tmp_path / "one", processes=1, **options)
-    simulate(tmp_path / "two", processes=2, **options)
-    assert arrays(tmp_path / "one") == arrays(tmp_path / "two")
+    simulate(tmp_path / "two", processes=2, **{**options, "realisations": 4})
     proof = json.loads((tmp_path / "one" / "simulation.json").read_text())
     assert proof["settings"]["boxes"] == boxes and proof["settings"]["field"] == "halo"
-    simulate(tmp_path / "more", processes=1, **{**options, "realisations": 4})
-    name = "WIDE12H_bin2_2arcmin_kappa.npy"
-    less, more = (np.load(tmp_path / folder / name) for folder in ("one", "more"))
+    less, more = (np.load(tmp_path / folder / KAPPA_FILE) for folder in ("one", "two"))
     assert np.array_equal(more[:, :3], less) and np.isfinite(less).all()
+    tests = [(tmp_path / folder / TEST_FILE).read_bytes() for folder in ("one", "two")]
+    assert tests[0] == tests[1]
 
 
 def test_maps_do_not_depend_on_the_maps_before_them(mask_file):
@@ -210,9 +205,10 @@ def test_a_frame_that_cells_do_not_fill_is_one_line(tmp_path):
     one_line(error, "--field halo", "40 x 42")
     np.save(tmp_path / "mask.npy", np.ones((40, 42), bool))
     with pytest.raises(InputError, match="multiples of 4"):
-        Plan(field="halo", periodic=True, mask=tmp_path / "mask.npy", cosmologies=3, realisations=1)
+        Plan(SimulationOptions(field="halo", periodic=True, mask=tmp_path / "mask.npy",
+                               cosmologies=3, realisations=1))
     with pytest.raises(InputError, match="--boxes"):
-        Plan(boxes=-1, cosmologies=3, realisations=1)
+        SimulationOptions(boxes=-1, cosmologies=3, realisations=1)
     HaloSky(Grid(np.ones((40, 44), bool), periodic=True))
 
 
@@ -256,7 +252,7 @@ def test_boxes_leave_a_fingerprint(field):
 
     def excess(boxes):
         power = []
-        for seed in range(8):
+        for seed in range(6):
             maps = draw_maps(grid, labels, seed, keys, Field(field=field, boxes=boxes))
             power.append(spectrum(np.array(list(maps)).reshape(-1, 176, 176))[:, 0])
         power = np.array(power)

@@ -5,13 +5,11 @@ from scipy.integrate import quad
 from scipy.interpolate import CubicSpline
 
 from wl.simulate import halos as module
-from wl.simulate.baryons import RHO_CRIT
 from wl.simulate.fields import Grid
-from wl.simulate.halo_spectrum import HaloSpectrum, Slices, cell_window
-from wl.simulate.halos import Halos, concentration
+from wl.simulate.halo_sky import CORNER, SHAPES, SIZES, profiles, projected_mass
+from wl.simulate.halos import HaloSpectrum, Halos, Slices, Windows, cell_window, concentration
 from wl.simulate.matter import growth
-from wl.simulate.profiles import CORNER, SHAPES, SIZES, Windows, profiles, projected_mass
-from wl.simulate.theory import Theory
+from wl.simulate.theory import RHO_CRIT, Theory
 
 # From Colossus (Diemer 2018, ApJS 239, 35), tinker08, tinker10 and duffy08 at 200 x mean:
 # (Omega_m, S_8, z): halos per (Mpc/h)^3 above 10^12.7, 13.0, 13.9, 14.8; bias at 10^13, 14, 15
@@ -81,7 +79,7 @@ def test_feedback_moves_matter_and_loses_none(slices):
     spectrum = HaloSpectrum(slices, np.geomspace(2.0, 2e4, 60), 5.8e-4)
     first = spectrum.two[:, :, 0, :, 0]
     assert first == pytest.approx(np.broadcast_to(slices.halos.depth, first.shape), rel=0.01)
-    ell = spectrum.few
+    ell = spectrum.sparse
     t_agn, f_0 = np.array([7.3, 8.4, 7.8, 7.8]), np.array([0.01, 0.01, 0.0, 0.02])
     whole = spectrum(t_agn, f_0, np.zeros(4))[0]
     at = np.searchsorted(spectrum.ell, 3000.0)
@@ -91,7 +89,7 @@ def test_feedback_moves_matter_and_loses_none(slices):
 
 def test_slices_add_up_to_the_linear_spectrum(slices, monkeypatch):
     """Without an end of waves; by a direct sum over distances."""
-    monkeypatch.setattr("wl.simulate.halo_spectrum.LONGEST", ((np.inf, 1e9),))
+    monkeypatch.setattr("wl.simulate.halos.LONGEST", ((np.inf, 1e9),))
     halos = slices.halos
     free = Slices(halos, slices.coarse)
     q = halos.lensing(np.zeros(1))[0]

@@ -6,14 +6,13 @@ import pytest
 from conftest import one_line
 
 from wl.core.checks import InputError
-from wl.simulate.draw import Field, draw_maps, generator
-from wl.simulate.fields import Grid, component_shift, log_normal_shift
+from wl.simulate.fields import Field, Grid, component_shift, generator, log_normal_shift
+from wl.simulate.plan import Plan, SimulationOptions
+from wl.simulate.sets import KAPPA_FILE, LABEL_FILE
+from wl.simulate.simulate import draw_maps, parser, simulate
+from wl.simulate.survey import FIXED_NUISANCES, WIDE_BOX, design, draw_nuisances, wide_design
+from wl.simulate.theory import PUBLISHED, Sky, Theory
 from wl.core.params import FRAME
-from wl.simulate.plan import Plan
-from wl.simulate.simulate import KAPPA_FILE, LABEL_FILE, parser, simulate
-from wl.simulate.sky import PUBLISHED, Sky
-from wl.simulate.mask import FIXED_NUISANCES, WIDE_BOX, design, draw_nuisances, wide_design
-from wl.simulate.theory import Theory
 
 SMALL = dict(cosmologies=3, realisations=4, test=2, processes=1, quiet=True)
 LABEL = np.array([[0.3, 0.8, *FIXED_NUISANCES]])
@@ -29,6 +28,10 @@ def mask_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def grid(mask_file):
     return Grid(np.load(mask_file))
+
+
+def plan_of(**options):
+    return Plan(SimulationOptions(**options))
 
 
 def drawn(grid, n, **knobs):
@@ -140,20 +143,20 @@ def test_shared_seeds_share_fields_and_nuisances(mask_file, tmp_path):
 
 
 def test_nuisances_fixed_and_of_the_design(mask_file, tmp_path):
-    fixed = Plan(cosmologies=4, realisations=2, test=5, unseen=2, mask=mask_file, nuisances="fixed")
+    fixed = plan_of(cosmologies=4, realisations=2, test=5, unseen=2, mask=mask_file, nuisances="fixed")
     assert np.all(fixed.label[..., 2:] == FIXED_NUISANCES) and np.all(fixed.label_test[:, 2:] == FIXED_NUISANCES)
     label = np.empty((4, 3, 5))
     label[:, :, :2] = design(4)[:, None]
     label[:, :, 2:] = draw_nuisances(12, np.random.default_rng(1)).reshape(4, 3, 3)
     np.save(tmp_path / "label.npy", label)
     options = dict(test=0, mask=mask_file, design=tmp_path / "label.npy")
-    assert np.array_equal(Plan(**options).label, label)
-    drawn = Plan(nuisances="drawn", realisations=9, **options)
+    assert np.array_equal(plan_of(**options).label, label)
+    drawn = plan_of(nuisances="drawn", realisations=9, **options)
     assert drawn.label.shape == (4, 9, 5) and np.array_equal(drawn.label[:, 0, :2], label[:, 0, :2])
     assert len(np.unique(drawn.label[..., 2])) == 36
-    assert drawn.settings["nuisances"] == "drawn" and Plan(**options).settings["nuisances"] == "design"
+    assert drawn.settings["nuisances"] == "drawn" and plan_of(**options).settings["nuisances"] == "design"
     with pytest.raises(InputError) as error:
-        Plan(cosmologies=4, mask=mask_file, nuisances="design")
+        plan_of(cosmologies=4, mask=mask_file, nuisances="design")
     one_line(error, "--nuisances", "--design")
 
 
@@ -179,7 +182,7 @@ def test_corners_of_the_wide_box_can_be_drawn(grid, theta):
 
 
 def test_whole_periodic_frame():
-    plan = Plan(cosmologies=3, realisations=1, test=0, mask="none", periodic=True, field="gaussian")
+    plan = plan_of(cosmologies=3, realisations=1, test=0, mask="none", periodic=True, field="gaussian")
     assert plan.mask.all() and plan.mask.shape == FRAME
     grid = Grid(plan.mask, periodic=True)
     assert (grid.rows, grid.columns) == FRAME and len(grid.observed) == FRAME[0] * FRAME[1]
@@ -209,12 +212,12 @@ def test_every_knob_is_stored_and_told_apart(mask_file, tmp_path):
 
 
 def test_options_of_the_command_have_the_fields_defaults():
-    """One place for each number: what the command line takes is what drawing.Field and sky.Sky have."""
+    """One place for each number: what the command line takes is what Field and Sky have."""
     options, field = vars(parser().parse_args(["--out", "x"])), Field()
     assert {name: options[name] for name in Sky._fields} == field.sky._asdict()
     assert {name: options[name] for name in field._fields if name != "sky"} == {
         name: value for name, value in field._asdict().items() if name != "sky"}
-    assert Plan(cosmologies=3, realisations=1, test=0).field == field
+    assert plan_of(cosmologies=3, realisations=1, test=0).field == field
 
 
 @pytest.mark.parametrize("change, word", [(dict(gaussian_share=1.0), "--gaussian-share"),

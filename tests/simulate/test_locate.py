@@ -7,7 +7,7 @@ import pytest
 from conftest import one_line
 from test_dataset import KAPPA, MASK, TEST, labels, small_mask
 
-from wl.simulate import staging, locate, simulate
+from wl.simulate import sets, simulate
 from wl.maps import dataset
 from wl.core.checks import InputError
 from wl.core.files import digest_array
@@ -38,7 +38,7 @@ def find(tmp_path, monkeypatch):
 
     def run(data="data", **options):
         defaults = dict(data=data, release="auto", realisations=None, seed=1, threads=1, quiet=False, force=False)
-        return locate.locate(types.SimpleNamespace(**{**defaults, **options}))
+        return sets.locate(types.SimpleNamespace(**{**defaults, **options}))
     run.calls = calls
     return run
 
@@ -122,10 +122,10 @@ def test_maps_simulated_for_real_labels_keep_the_folders_name(find, tmp_path):
 
 
 def test_room_counts_what_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
-    assert staging.room(tmp_path / "a" / "b") == 1000
+    monkeypatch.setattr(sets.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    assert sets.room(tmp_path / "a" / "b") == 1000
     (tmp_path / dataset.UNFINISHED).mkdir()
     (tmp_path / "label.npy").write_bytes(bytes(30))
     (tmp_path / dataset.UNFINISHED / (KAPPA + ".part")).write_bytes(bytes(500))
     (tmp_path / "notes.txt").write_bytes(bytes(77))
-    assert staging.room(tmp_path) == 1530
+    assert sets.room(tmp_path) == 1530

@@ -8,7 +8,8 @@ from scipy.spatial import ConvexHull, Delaunay
 
 from wl.core.checks import InputError
 from wl.core.params import DELTA_Z_SIGMA, FRAME, N_OBSERVED
-from wl.simulate.mask import DESIGN_SCALE, _trim, design, draw_nuisances, draw_unseen, procedural_mask
+from wl.simulate.survey import (DESIGN_SCALE, _trim, design, draw_nuisances, draw_unseen,
+                                procedural_mask)
 
 EIGHT = np.ones((3, 3))
 
@@ -58,7 +59,7 @@ def test_mask_resembles_the_real_one(real):
 
 @pytest.mark.parametrize("change", [-300, 300])
 def test_trim_reaches_any_count(change):
-    from wl.simulate.mask import _Chance
+    from wl.simulate.survey import _Chance
     mask = procedural_mask()
     _trim(mask, N_OBSERVED + change, _Chance(1))
     assert int(mask.sum()) == N_OBSERVED + change

@@ -4,11 +4,11 @@ import pytest
 from scipy import integrate
 from scipy.interpolate import CubicSpline
 
-from wl.simulate import baryons
+from wl.simulate import theory as module
 from wl.core.checks import InputError
 from wl.simulate.matter import HUBBLE_DISTANCE, Z_MAX, Matter, growth, transfer
-from wl.simulate.sky import PUBLISHED, Sky, checked, of_set
-from wl.simulate.theory import Theory, log_ell_grid, source_density
+from wl.simulate.plan import SimulationOptions
+from wl.simulate.theory import PUBLISHED, Sky, Theory, log_ell_grid, of_set, source_density
 
 # CAMB 2.0.5 (h = 0.7, Omega_b = 0.046, n_s = 0.97, massless neutrinos, T_CMB = 2.7255 K), k in h/Mpc,
 # P in (Mpc/h)^3, rows z = 0, 0.5, 1. takahashi: its halofit; feedback: mead2020_feedback / mead2020.
@@ -152,8 +152,8 @@ def test_halofit_scale_by_direct_integration():
 @pytest.mark.parametrize("log_t", [7.3, 7.8, 8.3])
 def test_feedback_against_hmcode(cosmology, log_t):
     f_0 = (2.01 - 0.30 * (log_t - 7.8)) * 1e-2                    # table 5: what HMcode takes for f_0
-    ours = baryons.response_grid(Matter(*cosmology), Z, np.array([log_t]), np.array([f_0]), PUBLISHED)[0, 0]
-    ours = np.array([CubicSpline(baryons.LN_K, r)(np.log(K)) for r in ours])
+    ours = module.response_grid(Matter(*cosmology), Z, np.array([log_t]), np.array([f_0]), PUBLISHED)[0, 0]
+    ours = np.array([CubicSpline(module.LN_K, r)(np.log(K)) for r in ours])
     assert np.allclose(ours, CAMB[cosmology][log_t], atol=0.004)
 
 
@@ -161,12 +161,12 @@ def test_feedback_without_baryons_is_none_and_f_b_is_capped(monkeypatch):
     matter = Matter(0.3, 0.8)
     none = PUBLISHED._replace(f_b_max=0.0, stellar_boost=0.0)
     # no gas to lose and no stars: only the concentrations differ (B_0 = 4 at this temperature would do)
-    monkeypatch.setattr(baryons, "feedback_parameters",
+    monkeypatch.setattr(module, "feedback_parameters",
                         lambda t: (np.array([4.0]),) + tuple(np.zeros((4, 1))))
-    assert np.allclose(baryons.response_grid(matter, Z, np.array([7.8]), np.array([0.01]), none), 1.0, atol=1e-12)
+    assert np.allclose(module.response_grid(matter, Z, np.array([7.8]), np.array([0.01]), none), 1.0, atol=1e-12)
     monkeypatch.undo()
     low = Matter(0.0913, 0.72)
-    capped, free = (baryons.response_grid(low, Z[1:2], np.array([8.0]), np.array([0.01]), PUBLISHED._replace(f_b_max=x))
+    capped, free = (module.response_grid(low, Z[1:2], np.array([8.0]), np.array([0.01]), PUBLISHED._replace(f_b_max=x))
                     for x in (0.2, 1.0))
     assert free.min() < 0.8 * capped.min()
 
@@ -177,7 +177,7 @@ def test_nfw_window_is_the_transform_of_the_profile():
     density = 1.0 / (r * (1.0 + r)**2)
     mass = integrate.simpson(density * r * r, x=r)
     direct = [integrate.simpson(density * r * np.sin(q * r) / q, x=r) / mass for q in x]
-    assert np.allclose(baryons.nfw_window(x, c), direct, atol=2e-6)
+    assert np.allclose(module.nfw_window(x, c), direct, atol=2e-6)
 
 
 def test_sources():
@@ -269,7 +269,7 @@ def test_settings_of_a_set():
                                           (dict(nonlinear_tilt=np.nan), "--nonlinear-tilt")])
 def test_wrong_settings_are_refused(change, word):
     with pytest.raises(InputError, match=word):
-        checked(**{**Sky()._asdict(), **change})
+        SimulationOptions(**change)
 
 
 def test_amplitude_at_low_ell_is_linear():

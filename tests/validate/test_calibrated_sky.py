@@ -6,11 +6,11 @@ from conftest import one_line
 from wl.validate import labelled
 from wl.validate import realism as command
 from wl.core.checks import InputError
-from wl.simulate.draw import Field
+from wl.simulate.fields import Field
+from wl.simulate.survey import FIXED_NUISANCES, draw_nuisances
+from wl.simulate.theory import PUBLISHED
 from wl.validate.labelled import Spectra, Survey, compare, read_spectra, regress, simulate
 from wl.maps.dataset import MASK_FILE, read_label, read_mask
-from wl.simulate.sky import PUBLISHED
-from wl.simulate.mask import FIXED_NUISANCES, draw_nuisances
 
 SPECTRA = "kit_spectra.npz"
 # before the calibration

@@ -19,7 +19,7 @@ def emulator():
 
 @pytest.fixture(scope="module")
 def result(emulator):
-    return calibration.check(emulator, 4000, seed=5)
+    return calibration.check(emulator, 4000, nstep=4000, seed=5)
 
 
 def test_posteriors_are_calibrated(result):
@@ -68,9 +68,9 @@ def test_draws_follow_prior_and_likelihood():
     assert stats.kstest(chi2, stats.chi2(2).cdf).pvalue > 0.01
 
 
-def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen(emulator):
+def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen():
     """Another realisation of a map's own fold changes nothing for it, one of another fold does."""
-    n = 8
+    n, emulator = 8, synthetic.emulator(20)
     noise = np.random.default_rng(0).normal(size=(len(emulator.theta), n, 2))
     estimate = emulator.mean[:, None] + np.einsum("cij,crj->cri", np.linalg.cholesky(emulator.covariance), noise)
     options = PosteriorOptions(smooth="none")

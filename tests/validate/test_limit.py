@@ -8,24 +8,24 @@ from conftest import one_line
 from scipy.spatial import Delaunay
 
 from wl.validate import limit as module
-from wl.validate import bandpowers
+from wl.validate import labelled
 from wl.scoring import report, table
 from wl.core import hdf5
-from wl.validate.bandpowers import BREAK, masked_window, periodic_window
+from wl.validate.labelled import BREAK, masked_window
 from wl.core.checks import InputError
-from wl.simulate.draw import generator
-from wl.simulate.fields import Grid
-from wl.validate.limit import BandPowers, limit, log_likelihoods, sobol_nuisances
+from wl.maps.dataset import TRUTH_FILE
+from wl.simulate.fields import Grid, generator
+from wl.simulate.simulate import simulate
+from wl.simulate.survey import FIXED_NUISANCES, design
+from wl.simulate.theory import PUBLISHED, Theory
+from wl.validate.limit import (BandPowers, limit, log_likelihoods, periodic_window,
+                               sobol_nuisances)
 from wl.maps.dataset import TEST_FILE
 from wl.core.params import HOLDOUT, TEST, noise_sigma
 from wl.posterior.emulator import log_prior
 from wl.posterior.emulator import quadrature_points
 from wl.scoring.score import challenge_score, expected_score, pit, uniform_p_value
-from wl.simulate.simulate import TRUTH_FILE, simulate
 from wl.summaries.handmade import Spectrum
-from wl.simulate.sky import PUBLISHED
-from wl.simulate.mask import FIXED_NUISANCES, design
-from wl.simulate.theory import Theory
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def small():
 @pytest.fixture()
 def coarse(monkeypatch):
     """Few points in the cosmology: for what does not ask how exact the theory is, a tenth of the time."""
-    monkeypatch.setattr(bandpowers, "NODES", (2, 2))
+    monkeypatch.setattr(labelled, "NODES", (2, 2))
 
 
 def correlation(grid, power):
@@ -222,10 +222,10 @@ def test_no_other_posterior_scores_higher(from_prior, change):
 
 @pytest.fixture(scope="module")
 def gaussian(tmp_path_factory):
-    """Full-size periodic sets with fixed and with drawn nuisances, 250 test maps each, of the published formulas."""
+    """Full-size periodic sets with fixed and with drawn nuisances, 120 test maps each, of the published formulas."""
     folder = tmp_path_factory.mktemp("gaussian")
     for nuisances in ("fixed", "drawn"):
-        simulate(folder / nuisances, field="gaussian", mask="none", periodic=True, realisations=1, test=250,
+        simulate(folder / nuisances, field="gaussian", mask="none", periodic=True, realisations=1, test=120,
                  nuisances=nuisances, quiet=True, pixel_scatter=0.0, **PUBLISHED._asdict())
     yield folder
     shutil.rmtree(folder)
@@ -244,16 +244,16 @@ def test_the_known_figures(gaussian, tmp_path):
     Truths on the corners of the hull, an eighth of the maps, score less than promised: 13.37 +- 0.11 and
     8.96 +- 0.14 of 2000 maps, promised 13.79 and 9.62; 13.62 and 9.57 where truths follow the prior.
     """
-    got = {n: scored(limit(gaussian / n, out=tmp_path / n, sobol=128, order=6, quiet=True))
+    got = {n: scored(limit(gaussian / n, out=tmp_path / n, sobol=64, order=6, quiet=True))
            for n in ("fixed", "drawn")}
     for name, figure, slack in (("fixed", 13.6, 0.3), ("drawn", 9.4, 0.4)):
         score, error, promised = got[name]["design"]
-        assert error < 0.45 and abs(score - figure) < slack + error, (name, score, error)
+        assert error < 0.7 and abs(score - figure) < slack + error, (name, score, error)
         assert abs(promised - figure) < slack + 0.1
         assert got[name]["flat"][2] < promised
     result = report.score_posterior(tmp_path / "drawn" / "limit.h5")
     coverage = [result["subsets"]["test"][f"coverage_{level}_mean"] for level in ("68", "95")]
-    assert coverage == pytest.approx([0.683, 0.954], abs=0.06)
+    assert coverage == pytest.approx([0.683, 0.954], abs=0.08)
 
 
 def test_wrong_assumptions_fall_far_below(gaussian, tmp_path):
@@ -355,20 +355,25 @@ def test_command_line(masked, tmp_path, capsys, coarse):
     out = capsys.readouterr().out
     assert "by counting modes, nuisances drawn, design prior" in out and "flat prior" in out and "expected" in out
     assert (tmp_path / "limit.score.json").is_file()
+
+
+@pytest.mark.parametrize("options, word", [
+    (["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"), (["--sobol", "0"], "--sobol"),
+    (["--sobol", "100"], "power of two"), (["--data", "absent"], "absent")])
+def test_faults_are_one_line(masked, options, word):
     with pytest.raises(InputError) as error:
-        module.main(["--data", str(masked), "--sobol", "0"])
-    one_line(error, "--sobol")
+        module.main(["--data", str(masked), "--quiet", *options])
+    one_line(error, word)
 
 
-@pytest.mark.parametrize("options, word", [(["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"),
-                                           (["--sobol", "1.5"], "--sobol"), (["--sobol", "100"], "power of two"),
-                                           (["--nuisances", "known"], "--nuisances"),
-                                           (["--data", "absent"], "absent"),
-                                           (["--seed", "-1"], "--seed")])
-def test_faults_are_one_line(masked, python, options, word, tmp_path):
-    command = ["--data", masked, "--quiet", *options]
-    run = python("import sys; from wl.core import cli; from wl.validate import limit; cli.run(limit.main)", *command)
-    assert run.returncode == 2 and run.stdout == "" and run.stderr.count("\n") == 1 and word in run.stderr, run.stderr
+@pytest.mark.parametrize("options, word", [(["--sobol", "1.5"], "--sobol"), (["--seed", "-1"], "--seed"),
+                                           (["--nuisances", "known"], "--nuisances")])
+def test_wrong_usage_is_one_line(options, word, capsys):
+    with pytest.raises(SystemExit) as end:
+        module.main(["--data", "x", *options])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and word in error
 
 
 def test_a_design_without_area_is_one_line(masked, tmp_path, coarse):
@@ -385,7 +390,7 @@ def test_no_pipeline_beats_the_exact_limit(tmp_path, script):
     """The spectrum in bins, the statistic that holds all information of a Gaussian sky, through run_mcmc.py."""
     np.save(tmp_path / "mask.npy", np.ones((256, 128), bool))
     simulate(tmp_path / "set", field="gaussian", mask=tmp_path / "mask.npy", periodic=True, cosmologies=24,
-             realisations=32, test=150, quiet=True)
+             realisations=24, test=150, quiet=True)
     limit(tmp_path / "set", sobol=128, order=6, quiet=True)
     run = script("run_mcmc.py", "--data", tmp_path / "set", "--method", "spectrum", "--sampler", "exact", "--out",
                  tmp_path / "run", "--quiet")

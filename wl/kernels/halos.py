@@ -5,7 +5,7 @@ import numpy as np
 from . import njit
 from .noise import exponential, next_uint64, normal, seed_state
 
-HALOS = 5                # stream of random numbers, beside those of generators.py
+HALOS = 5                # stream of random numbers, beside those of noise.py
 _U16, _U32 = np.uint64(16), np.uint64(32)
 _LOW_16, _LOW_32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
 _TO_UNIT_16, _TO_UNIT_32 = 2.0**-16, 2.0**-32

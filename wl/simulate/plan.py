@@ -1,132 +1,244 @@
-"""What a simulated data set consists of, settled before the first map is drawn."""
+"""The options of a simulated data set, and what they make of it, before the first map is drawn."""
+import dataclasses
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
-from ..core.checks import InputError, array, choice, positive, within
-from .draw import Field, generator
 from ..core import seeds
-from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame
-from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
+from ..core.checks import InputError, array, within
+from ..core.files import digest_array
+from ..core.options import Options, option
+from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
+from ..maps.dataset import TEST_FILE, load_npy, read_label, read_mask
+from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, check_frame, generator
 from .halo_sky import check_cells
 from .matter import Matter
-from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
-from ..core.files import digest_array
-from .sky import PIXEL_SCATTER, Sky, checked
-from .mask import design as procedural_design
-from .mask import FIXED_NUISANCES, draw_nuisances, draw_unseen, procedural_mask, wide_design
-from .theory import DELTA_Z_MAX
+from .sets import KAPPA_FILE
+from .survey import (FIXED_NUISANCES, WIDE_BOX, design, draw_nuisances, draw_unseen,
+                     procedural_mask, wide_design)
+from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky
 
 FIELDS = ("lognormal", "halo", "gaussian")
 NUISANCE_WAYS = ("drawn", "fixed", "design")
-KAPPA_FILE, LABEL_FILE = RELEASES["public"]
+SKY = Sky()
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationOptions(Options):
+    """All that a data set consists of; stored with it. mask and design may be paths."""
+    cosmologies: int | None = option(
+        None, "cosmologies (default: 101, or all of the --design file)", metavar="N", positive=True)
+    realisations: int | None = option(
+        None, "noiseless maps of each cosmology (default: 32, or what the --design file has if "
+        "fewer)", metavar="N", positive=True)
+    test: int = option(512, "noisy test maps at cosmologies of the design, each as likely as the "
+                       "others", metavar="N")
+    unseen: int = option(0, "further noisy test maps at cosmologies off the design, drawn from its "
+                         "density", metavar="N")
+    seed: int = option(1)
+    design: str | None = option(
+        None, ".npy labels (cosmology, realisation, 5), whose cosmologies and nuisances are used, "
+        "or (cosmology, 2) Omega_m, S_8 (default: points spread like the challenge's)",
+        metavar="FILE")
+    wide: bool = option(
+        False, "spread the cosmologies evenly over a box wider than the challenge's region, for "
+        f"pretraining: Omega_m {WIDE_BOX[0][0]} to {WIDE_BOX[1][0]}, S_8 {WIDE_BOX[0][1]} to "
+        f"{WIDE_BOX[1][1]}")
+    nuisances: str | None = option(
+        None, "log10 T_AGN, f_0 and Delta_z of each map: drawn from the published priors; fixed at "
+        "their centres; or those of the --design file (default: design if the file has them, else "
+        "drawn). Test maps take them from the priors unless they are fixed", choices=NUISANCE_WAYS)
+    shared_seeds: bool = option(
+        False, "give realisation i the same random field and nuisances in every cosmology: the "
+        "flaw of the first public release, for tests of what it does")
+    field: str = option(
+        "lognormal", "shifted log-normal; halos in log-normal slices; or Gaussian; all with the "
+        "same spectrum", choices=FIELDS)
+    boxes: int = option(
+        0, "boxes of large-scale structure that the maps of a cosmology share, each of a map's "
+        "layers one of them, turned and shifted, as maps from few simulations do; 0: all maps are "
+        "independent", metavar="N")
+    gaussian_share: float = option(
+        GAUSSIAN_SHARE, "part of a log-normal map's power that an independent Gaussian field "
+        "brings at high multipoles; the map keeps its third moment, its tails come nearer to real "
+        "ones. With --gaussian-below 0, 0: a pure shifted log-normal", metavar="X",
+        within=(0.0, 0.9))
+    gaussian_below: float = option(
+        GAUSSIAN_BELOW, "multipole under which all of the power is Gaussian, so that large scales "
+        "do not rule small ones too strongly; 0: the same share at every multipole", metavar="ELL",
+        within=(0.0, 1e4))
+    lambda_factor: float = option(
+        LAMBDA_FACTOR, "multiply the shift lambda of every log-normal (kappa > -lambda): above 1 "
+        "less skewed", metavar="X", positive=True)
+    lambda_scatter: float = option(
+        0.0, "scatter of ln lambda from map to map, so that skewness is no exact function of the "
+        "cosmology", metavar="X", within=(0.0, 1.0))
+    pixel_scatter: float = option(
+        PIXEL_SCATTER, "white scatter on top of each map with a variance per pixel between 0 and "
+        "V, as real maps have it; twice the fitted mean", metavar="V", within=(0.0, 1.0))
+    n_gal: float = option(N_GAL, "source galaxies per square arcminute, which set the noise of the "
+                          "test maps", metavar="X", positive=True)
+    mask: str | None = option(
+        None, f".npy bool (rows, columns), True = observed; none: all of {FRAME[0]} x {FRAME[1]} "
+        "pixels (default: a formula that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)",
+        metavar="FILE|none")
+    periodic: bool = option(
+        False, "no margin: the frame itself is the periodic grid. With --mask none and --field "
+        "gaussian every map has an exact likelihood (python -m wl.validate limit)")
+    delta_z_sign: int = option(
+        SKY.delta_z_sign, "-1: n(z) -> n(z + Delta_z), as HSC Y3 writes it; 1: sources move to "
+        "higher redshift with Delta_z", choices=(-1, 1))
+    # sources beyond 0.9 + 5 x 0.06 + 0.15 are not tabulated: a shift upwards is small
+    source_shift: float = option(
+        SKY.source_shift, "redshift added to all sources, whose mean is 0.75 without it",
+        metavar="Z", within=(-0.3, 0.05))
+    f_b_max: float = option(
+        SKY.f_b_max, "cap on the baryon fraction that feels feedback; 1: none", metavar="X",
+        within=(0.0, 1.0))
+    stellar_boost: float = option(
+        SKY.stellar_boost, "mass that f_0 concentrates in a halo's middle, in units of the stars'",
+        metavar="X", within=(0.0, 10.0))
+    nonlinear_tilt: float = option(
+        SKY.nonlinear_tilt, "multiply non-linear minus linear power by (sigma_8 / 0.8)^X",
+        metavar="X", within=(-1.0, 1.0))
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("test", "unseen", "seed", "boxes"):
+            whole(f"--{name}", getattr(self, name), 0)
+        if self.wide and self.design is not None:
+            raise InputError(f"--wide: expected no --design with it, got {self.design}; give one "
+                             "of the two")
+
+    def drawing(self) -> Field:
+        """What maps are made of."""
+        sky = Sky(*(getattr(self, name) for name in Sky._fields))
+        return Field(*(sky if name == "sky" else getattr(self, name) for name in Field._fields))
+
+    @classmethod
+    def add_groups(cls, parser) -> None:
+        """Add all options to a parser, in groups."""
+        names, published = list(cls.__dataclass_fields__), " ".join(
+            f"--{name.replace('_', '-')} {value:g}" for name, value in PUBLISHED._asdict().items())
+        at = [names.index(name) for name in ("design", "field", "delta_z_sign")]
+        for title, first, last in (
+                ("size", 0, at[0]), ("cosmologies and nuisances", at[0], at[1]),
+                ("sky", at[1], at[2]),
+                ("spectrum (fitted by benchmarks/fit_sky.py; as published: " + published + ")",
+                 at[2], None)):
+            cls.add_to(parser, title, only=names[first:last])
 
 
 class Plan:
-    """Settings, labels, mask and tasks of one data set.
+    """Labels, mask and tasks of one data set.
 
-    Arguments as simulate.simulate(); room: bytes that the set may take, or None. settings, inputs
-    (digests), origin: dicts; label: float64 (n_cosmology, n_realisation, 5); label_test: float64 (n_test, 5); mask:
-    bool (rows, columns); field: drawing.Field. Raises InputError.
+    options: of the set
+    room: bytes that it may take, None for any
+    settings, inputs (digests), origin: dicts
+    label: float64 (cosmology, realisation, 5)
+    label_test: float64 (test map, 5)
+    mask: bool (rows, columns)
+    field: Field
+    Raises InputError.
     """
 
-    def __init__(self, *, cosmologies=None, realisations=None, test=512, unseen=0, seed=1, field="lognormal",
-                 mask=None, periodic=False, design=None, wide=False, nuisances=None, shared_seeds=False,
-                 gaussian_share=GAUSSIAN_SHARE, gaussian_below=GAUSSIAN_BELOW, lambda_factor=LAMBDA_FACTOR,
-                 lambda_scatter=0.0, pixel_scatter=PIXEL_SCATTER, n_gal=N_GAL, boxes=0, room=None, **sky):
-        self.seed = whole("--seed", seed, 0)
-        self.test, self.unseen = whole("--test", test, 0), whole("--unseen", unseen, 0)
-        self.field = Field(
-            choice("--field", field, FIELDS), within("--gaussian-share", gaussian_share, 0.0, 0.9),
-            within("--gaussian-below", gaussian_below, 0.0, 1e4),
-            positive("--lambda-factor", lambda_factor), within("--lambda-scatter", lambda_scatter, 0.0, 1.0),
-            within("--pixel-scatter", pixel_scatter, 0.0, 1.0), bool(periodic), checked(**{**Sky()._asdict(), **sky}),
-            whole("--boxes", boxes, 0))
-        self.n_gal, self.shared_seeds = positive("--n-gal", n_gal), bool(shared_seeds)
-        if mask is None:
+    def __init__(self, options: SimulationOptions, room: int | None = None):
+        self.options, self.field = options, options.drawing()
+        if options.mask is None:
             self.mask = procedural_mask()
         else:
-            self.mask = np.ones(FRAME, bool) if str(mask) == "none" else read_mask(mask)
-        check_frame(self.mask.shape, periodic)
-        if field == "halo" and periodic:
+            none = str(options.mask) == "none"
+            self.mask = np.ones(FRAME, bool) if none else read_mask(options.mask)
+        check_frame(self.mask.shape, options.periodic)
+        if options.field == "halo" and options.periodic:
             check_cells(*self.mask.shape)
         self.n_observed = int(self.mask.sum())
-        given = None if design is None else load_npy(design)
-        self.nuisances = self._way(nuisances, given)
-        wanted = None if realisations is None else whole("--realisations", realisations, 1)
-        count = None if cosmologies is None else whole("--cosmologies", cosmologies, 1)
-        self._check_room(count, wanted, given, room)
-        if wide and design is not None:
-            raise InputError(f"--wide: expected no --design with it, got {design}; give one of the two")
-        self.label = self._labels(count, wanted, design, given, wide_design if wide else procedural_design)
+        given = None if options.design is None else load_npy(options.design)
+        self.nuisances = self._way(given)
+        self._check_room(given, room)
+        self.label = self._labels(given, wide_design if options.wide else design)
         self.label_test = self._test_labels()
         self._check()
-        self.settings = {
-            "cosmologies": self.label.shape[0], "realisations": self.label.shape[1], "test": self.test,
-            "unseen": self.unseen, "seed": self.seed, "n_gal": self.n_gal, "wide": bool(wide),
-            "nuisances": self.nuisances, "shared_seeds": self.shared_seeds, **self.field._asdict()}
-        self.settings.update(self.settings.pop("sky")._asdict())
-        if field != "lognormal":                   # what only the log-normal field has must not tell two sets apart
-            self.settings.update(dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor", "lambda_scatter")))
-        self.origin = {"mask": "procedural" if mask is None else str(mask),
-                       "design": ("wide" if wide else "procedural") if design is None else str(design)}
+        self.settings = self._settings()
+        made = "wide" if options.wide else "procedural"
+        self.origin = {"mask": str(options.mask or "procedural"),
+                       "design": str(options.design or made)}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
 
-    def _check_room(self, cosmologies, realisations, given, room):
+    def _settings(self):
+        stored = dataclasses.asdict(self.options)
+        del stored["mask"], stored["design"]                  # their contents are inputs
+        stored.update(cosmologies=self.label.shape[0], realisations=self.label.shape[1],
+                      nuisances=self.nuisances)
+        if self.options.field != "lognormal":     # what only that has must not tell two sets apart
+            stored.update(dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor",
+                                         "lambda_scatter")))
+        return stored
+
+    def _check_room(self, given, room):
         """Refuse more maps than the disk holds, before so much as their labels are drawn."""
-        shape = (101, 32) if given is None else given.shape[:2] if given.ndim == 3 else (given.size // 2, 32)
-        maps = (cosmologies or shape[0]) * (realisations or min(shape[1], 32)) + self.test + self.unseen
+        options, shape = self.options, (101, 32)
+        if given is not None:
+            shape = given.shape[:2] if given.ndim == 3 else (given.size // 2, 32)
+        maps = (options.cosmologies or shape[0]) * (options.realisations or min(shape[1], 32))
+        maps += options.test + options.unseen
         need = maps * (2 * self.n_observed + 40)
         if room is not None and need > 0.98 * room:
-            raise InputError(f"--cosmologies, --realisations, --test: {maps} maps need {need / 1e9:.2f} GB of disk, "
-                             f"{room / 1e9:.2f} GB are free; make room, or ask for fewer maps")
+            raise InputError(f"--cosmologies, --realisations, --test: {maps} maps need "
+                             f"{need / 1e9:.2f} GB of disk, {room / 1e9:.2f} GB are free; make "
+                             "room, or ask for fewer maps")
 
-    @staticmethod
-    def _way(nuisances, given):
+    def _way(self, given):
         """How nuisances are settled; the design file's, if it has any, unless asked otherwise."""
-        has = given is not None and given.ndim == 3
-        if nuisances is None:
-            return "design" if has else "drawn"
-        if choice("--nuisances", nuisances, NUISANCE_WAYS) == "design" and not has:
-            raise InputError("--nuisances design: expected a --design file with labels (n_cosmology, n_realisation, "
-                             "5), got none; give one, or --nuisances drawn")
-        return nuisances
+        has, way = given is not None and given.ndim == 3, self.options.nuisances
+        if way == "design" and not has:
+            raise InputError("--nuisances design: expected a --design file with labels "
+                             "(n_cosmology, n_realisation, 5), got none; give one, or --nuisances "
+                             "drawn")
+        return way or ("design" if has else "drawn")
 
-    def _labels(self, cosmologies, realisations, design, given, procedural):
+    def _labels(self, given, procedural: Callable):
+        options = self.options
+        path, cosmologies, realisations = options.design, options.cosmologies, options.realisations
         if given is not None and given.ndim == 3:
-            label = read_label(design)
-            label = label[:_at_most("--cosmologies", cosmologies, label.shape[0], design)]
+            label = read_label(path)
+            label = label[:_at_most("--cosmologies", cosmologies, label.shape[0], path)]
             if self.nuisances == "design":
-                n = _at_most("--realisations", realisations or min(32, label.shape[1]), label.shape[1], design)
+                n = _at_most("--realisations", realisations or min(32, label.shape[1]),
+                             label.shape[1], path)
                 return np.ascontiguousarray(label[:, :n])
             theta = label[:, 0, :2]
         elif given is None:
-            theta = procedural(101 if cosmologies is None else cosmologies)
+            theta = procedural(cosmologies or 101)
         else:
-            theta = array(design, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
+            theta = array(path, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
                           "n_realisation, 5)").astype(float)
-            theta = theta[:_at_most("--cosmologies", cosmologies, len(theta), design)]
+            theta = theta[:_at_most("--cosmologies", cosmologies, len(theta), path)]
         label = np.empty((len(theta), realisations or 32, 5))
         label[:, :, :2] = theta[:, None]
         for c, r in np.ndindex(label.shape[:2]):
-            c_seed = 0 if self.shared_seeds else c         # the first release repeats the nuisances as well
-            label[c, r, 2:] = self._nuisances(1, generator(self.seed, seeds.NUISANCE, c_seed, r))[0]
+            index = 0 if options.shared_seeds else c  # the first release repeats nuisances as well
+            rng = generator(options.seed, seeds.NUISANCE, index, r)
+            label[c, r, 2:] = self._nuisances(1, rng)[0]
         return label
 
     def _nuisances(self, n, rng):
-        return np.tile(FIXED_NUISANCES, (n, 1)) if self.nuisances == "fixed" else draw_nuisances(n, rng)
+        fixed = self.nuisances == "fixed"
+        return np.tile(FIXED_NUISANCES, (n, 1)) if fixed else draw_nuisances(n, rng)
 
     def _test_labels(self):
-        theta = self.label[:, 0, :2]
-        label = np.empty((self.test + self.unseen, 5))
+        theta, test, unseen = self.label[:, 0, :2], self.options.test, self.options.unseen
+        label = np.empty((test + unseen, 5))
         self.cosmology_test = np.full(len(label), -1)
-        for i in range(self.test):
-            rng = generator(self.seed, seeds.TEST_LABEL, i)
+        for i in range(test):
+            rng = generator(self.options.seed, seeds.TEST_LABEL, i)
             self.cosmology_test[i] = rng.integers(len(theta))
             label[i, :2] = theta[self.cosmology_test[i]]
             label[i, 2:] = self._nuisances(1, rng)[0]
-        if self.unseen:
-            rng = generator(self.seed, seeds.UNSEEN)
-            label[self.test:, :2] = draw_unseen(theta, self.unseen, rng)
-            label[self.test:, 2:] = self._nuisances(self.unseen, rng)
+        if unseen:
+            rng = generator(self.options.seed, seeds.UNSEEN)
+            label[test:, :2] = draw_unseen(theta, unseen, rng)
+            label[test:, 2:] = self._nuisances(unseen, rng)
         return label
 
     def _check(self):
@@ -137,26 +249,27 @@ class Plan:
             for value in (self.label[..., column].min(), self.label[..., column].max()):
                 within(f"design: {name}", value, *limits)
 
-    def tasks(self):
-        """(name, file, places, labels, keys, noise) of each task: the maps of one kind of one cosmology."""
-        sigma = noise_sigma(self.n_gal)
+    def tasks(self) -> Iterator[tuple]:
+        """(name, file, places, labels, keys, noise) of each task: maps of a kind of a cosmology."""
+        sigma, test = noise_sigma(self.options.n_gal), self.options.test
         n = self.label.shape[1]
         for c, label in enumerate(self.label):
+            index = 0 if self.options.shared_seeds else c
             yield (f"train {c}", KAPPA_FILE, np.arange(c * n, (c + 1) * n), label,
-                   [(seeds.KAPPA, 0 if self.shared_seeds else c, r) for r in range(n)], 0.0)
+                   [(seeds.KAPPA, index, r) for r in range(n)], 0.0)
             rows = np.flatnonzero(self.cosmology_test == c)
             if len(rows):
                 keys = [(seeds.TEST_KAPPA, int(row)) for row in rows]
                 yield f"test {c}", TEST_FILE, rows, self.label_test[rows], keys, sigma
-        for row in range(self.test, self.test + self.unseen):
-            keys = [(seeds.UNSEEN, row - self.test)]
+        for row in range(test, test + self.options.unseen):
+            keys = [(seeds.UNSEEN, row - test)]
             yield f"unseen {row}", TEST_FILE, [row], self.label_test[[row]], keys, sigma
 
 
-def whole(name, value, least):
-    """A whole number of at least least. Raises InputError."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value}")
+def whole(name: str, value, minimum: int) -> int:
+    """A whole number of at least a minimum. Raises InputError."""
+    if isinstance(value, bool) or int(value) != value or value < minimum:
+        raise InputError(f"{name}: expected a whole number of at least {minimum}, got {value}")
     return int(value)
 
 

@@ -1,51 +1,52 @@
 """Simulate a data set in the layout of the public release.
 
-    python -m wl.simulate --out data/simulated --cosmologies 101 --realisations 32 --test 512 --seed 1
+    python -m wl.simulate --out data/simulated --cosmologies 101 --realisations 32 --test 512
 
-Until it is complete a set lives in DIR/.unfinished; the same command goes on where a killed run stopped.
+Until it is complete a set lives in DIR/.unfinished; the same command goes on where a killed run
+stopped. Every map's numbers come from (seed, stream, cosmology, realisation), so that no map
+depends on which process drew it, on how many there are, or on the maps drawn before it.
 """
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 
-from ..core import cli
-from . import sky
+from ..core import cli, seeds
 from ..core.checks import InputError, RunError
-from .staging import finish, is_complete, lock, prepare, room
-from .draw import start_worker, write_maps
-from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR
-from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
-from ..core.params import FRAME, N_GAL
-from .plan import FIELDS, KAPPA_FILE, LABEL_FILE, NUISANCE_WAYS, Plan, whole
-from .sky import PIXEL_SCATTER
-from .mask import WIDE_BOX
 from ..core.progress import Progress
+from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
+from .fields import Boxes, Field, Grid, generator, log_normal_shift
+from .halo_sky import HaloSky
+from .plan import Plan, SimulationOptions, whole
+from .sets import KAPPA_FILE, LABEL_FILE, finish, is_complete, lock, prepare, room
+from .theory import Theory
+
+CHUNK = 16               # spectra made in one matrix product
+_worker = {}             # of a worker process: mask, seed, field, grid
 
 
-def simulate(out, *, processes=None, quiet=False, force=False, **options):
+def simulate(out, options: SimulationOptions | None = None, *, processes: int | None = None,
+             quiet: bool = False, force: bool = False, **settings) -> bool:
     """Write a data set; do nothing if it is there already.
 
-    out: folder; processes: default all CPUs; force: overwrite a simulated set made with other settings;
-    options, all stored with the set:
-    cosmologies: how many (default 101, or all of the design file); realisations: noiseless maps of each
-    (default 32); test: noisy test maps at cosmologies of the design (512); unseen: further ones off the design;
-    seed: of everything random; field: "lognormal", "halo" or "gaussian"; gaussian_share, gaussian_below,
-    lambda_factor, lambda_scatter, pixel_scatter, boxes: see drawing.Field; delta_z_sign, source_shift, f_b_max,
-    stellar_boost, nonlinear_tilt: see sky.Sky; mask: .npy file, bool (rows, columns), "none" for the
-    whole frame, or None for the procedural one; periodic: the frame is the periodic grid; design: .npy file,
-    (n_cosmology, n_realisation, 5) labels or (n_cosmology, 2) Omega_m and S_8, or None for the procedural
-    one; wide: a procedural one over a wider box; nuisances: "drawn", "fixed", "design", or None for the
-    design file's if it has any, else drawn; shared_seeds: realisation i has the same random numbers in
-    every cosmology; n_gal: source galaxies per square arcminute.
-    Returns True if maps were made. Raises InputError, RunError.
+    out: folder
+    options: of the set; or its fields by keyword, as settings
+    processes: None for all CPUs
+    quiet: no progress
+    force: overwrite a simulated set made with other options
+    Returns whether maps were made. Raises InputError, RunError.
     """
     out = pathlib.Path(out)
-    plan = Plan(**options, room=room(out))
+    plan = Plan(options or SimulationOptions(**settings), room(out))
     processes = cli.available_cpus() if processes is None else whole("--processes", processes, 1)
     if is_complete(out, plan, force):
         return False
@@ -53,7 +54,8 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
     try:
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); give another --out") from None
+        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); give another "
+                         "--out") from None
     try:
         with lock(part):
             done = prepare(part, plan, force)
@@ -62,23 +64,25 @@ def simulate(out, *, processes=None, quiet=False, force=False, **options):
                 _run(part, plan, tasks, processes, quiet)
             finish(out, part, plan)
     except OSError as error:
-        raise RunError(f"{error.filename or out}: {error.strerror}; the maps made so far are kept, run the "
-                       "same command again to go on") from None
+        raise RunError(f"{error.filename or out}: {error.strerror}; the maps made so far are kept, "
+                       "run the same command again to go on") from None
     return True
 
 
 def _run(part, plan, tasks, processes, quiet):
-    bar = Progress(plan.label.shape[0] * plan.label.shape[1] + len(plan.label_test), "simulate", quiet)
+    train, test = plan.label.shape[:2], len(plan.label_test)
+    bar = Progress(train[0] * train[1] + test, "simulate", quiet)
     bar.begin_at(bar.total - sum(len(task[2]) for task in tasks))
     start = {name: np.load(part / (name + ".part"), mmap_mode="r").offset
              for name in {task[1] for task in tasks}}
-    # one process per core: BLAS threads would compete with them, and change the last bits of the spectra
-    setting = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **cli.ALLOCATOR}
+    # one process per core: BLAS threads would compete, and change the last bits of the spectra
+    setting = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+               **cli.ALLOCATOR}
     before = {name: os.environ.get(name) for name in setting}
     os.environ.update(setting)
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)), multiprocessing.get_context("spawn"), start_worker,
-        (plan.mask, plan.seed, plan.field))
+        (plan.mask, plan.options.seed, plan.field))
     try:
         with open(part / "done", "a") as done:
             with _no_main():
@@ -89,8 +93,8 @@ def _run(part, plan, tasks, processes, quiet):
                 done.write(names[future] + "\n")
                 done.flush()
     except concurrent.futures.process.BrokenProcessPool:
-        raise RunError("a worker process died (out of memory?); run the same command again to go on, "
-                       "with fewer --processes") from None
+        raise RunError("a worker process died (out of memory?); run the same command again to go "
+                       "on, with fewer --processes") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for name, value in before.items():
@@ -110,7 +114,88 @@ def _no_main():
         sys.modules["__main__"] = main
 
 
-def parser():
+def start_worker(mask: np.ndarray, seed: int, field: Field) -> None:
+    """Initialise a worker process; it ends with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker.update(mask=mask, seed=seed, field=field)
+
+
+def _end_with_parent():
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def write_maps(path: pathlib.Path, first_byte: int, places, labels: np.ndarray, keys: list,
+               noise: float) -> int:
+    """Draw maps of one cosmology and write them; returns their number.
+
+    path: file to write into, as float16 (any, n_observed) from first_byte on
+    places: int (n,), rows in it
+    labels, keys, noise: of draw_maps()
+    """
+    if "grid" not in _worker:            # not at the start: errors have to reach the parent
+        _worker["grid"] = Grid(_worker["mask"], periodic=_worker["field"].periodic)
+    grid, seed = _worker["grid"], _worker["seed"]
+    size = 2 * len(grid.observed)
+    maps = draw_maps(grid, labels, seed, keys, _worker["field"], noise)
+    with open(path, "r+b", buffering=0) as file:
+        for place, kappa in zip(places, maps):
+            file.seek(first_byte + int(place) * size)
+            file.write(kappa.astype("<f2").tobytes())
+        os.fsync(file.fileno())              # the parent notes the task as done: it has to be
+    return len(places)
+
+
+@functools.lru_cache(maxsize=2)
+def halo_sky(grid: Grid) -> HaloSky:
+    """The HaloSky of a grid, made once."""
+    return HaloSky(grid)
+
+
+def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Field,
+              noise: float = 0.0) -> Iterator[np.ndarray]:
+    """Yield maps of one cosmology, float32 (n_observed,).
+
+    labels: (n, 5), Omega_m and S_8 the same in all
+    keys: n tuples, each map's stream and indices
+    noise: standard deviation of the shape noise, 0 for none
+    """
+    omega_m, s_8 = labels[0, :2]
+    theory = Theory(omega_m, s_8, field.sky)
+    spectrum = theory.table(grid.ell)
+    halos = halo_sky(grid).of(theory) if field.field == "halo" else None
+    # boxes belong to a cosmology, whatever its index: test maps share those of the others
+    bits = np.array([omega_m, s_8]).view(np.uint64).tolist()
+    of_box = functools.partial(generator, seed, seeds.BOX, *bits)
+    share = grid.share(field.gaussian_share, field.gaussian_below)
+    shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
+    for first in range(0, len(labels), CHUNK):
+        part = labels[first:first + CHUNK, 2:]
+        # always CHUNK rows: a matrix product of another shape may round otherwise in its last bit
+        full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), axis=0)])
+        power = grid.pixel_power(spectrum(*full.T))
+        held = halos.hold(full, power) if halos else None
+        for i, key in enumerate(keys[first:first + CHUNK]):
+            rng, own = generator(seed, *key), generator(seed, seeds.SCATTER, *key)
+            boxes = Boxes(field.boxes, rng, of_box) if field.boxes else None
+            lam = None
+            if field.field != "gaussian":
+                lam = shift * np.exp(field.lambda_scatter * own.normal())
+            if halos:
+                kappa = halos.draw(held, i, full[i], rng, boxes)
+            else:
+                kappa = grid.draw(power[i], lam, rng, share, boxes=boxes)
+            if field.pixel_scatter:
+                sigma = np.sqrt(field.pixel_scatter * own.random())
+                kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)
+            if noise:
+                rng = generator(seed, seeds.TEST_NOISE, *key)
+                kappa += np.float32(noise) * rng.standard_normal(len(kappa), dtype=np.float32)
+            yield kappa
+
+
+def parser() -> cli.Parser:
     """The options of python -m wl.simulate."""
     parser = cli.Parser(prog="python -m wl.simulate", description=__doc__ + f"""
 Writes into DIR, in the layout of the public release:
@@ -122,69 +207,19 @@ Writes into DIR, in the layout of the public release:
   {SIMULATION_FILE}  settings, seed, versions, digests
 
 Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
-    add = parser.add_argument
-    add("--out", required=True, metavar="DIR", help="folder of the set")
-    add = parser.add_argument_group("size").add_argument
-    add("--cosmologies", type=int, metavar="N",
-        help="cosmologies (default: 101, or all of the --design file)")
-    add("--realisations", type=int, metavar="N",
-        help="noiseless maps of each cosmology (default: 32, or what the --design file has if fewer)")
-    add("--test", type=int, default=512, metavar="N",
-        help="noisy test maps at cosmologies of the design, each as likely as the others")
-    add("--unseen", type=int, default=0, metavar="N",
-        help="further noisy test maps at cosmologies off the design, drawn from its density")
-    add = parser.add_argument_group("cosmologies and nuisances").add_argument
-    add("--design", metavar="FILE",
-        help=".npy labels (cosmology, realisation, 5), whose cosmologies and nuisances are used, or "
-        "(cosmology, 2) Omega_m, S_8 (default: points spread like the challenge's)")
-    add("--wide", action="store_true",
-        help="spread the cosmologies evenly over a box wider than the challenge's region, for pretraining: "
-        f"Omega_m {WIDE_BOX[0][0]} to {WIDE_BOX[1][0]}, S_8 {WIDE_BOX[0][1]} to {WIDE_BOX[1][1]}")
-    add("--nuisances", choices=NUISANCE_WAYS,
-        help="log10 T_AGN, f_0 and Delta_z of each map: drawn from the published priors; fixed at their "
-        "centres; or those of the --design file (default: design if the file has them, else drawn). Test maps "
-        "take them from the priors unless they are fixed")
-    add("--shared-seeds", action="store_true",
-        help="give realisation i the same random field and nuisances in every cosmology: the flaw of the first "
-        "public release, for tests of what it does")
-    add = parser.add_argument_group("sky").add_argument
-    add("--field", default="lognormal", choices=FIELDS,
-        help="shifted log-normal; halos in log-normal slices; or Gaussian; all with the same spectrum")
-    add("--boxes", type=int, default=0, metavar="N",
-        help="boxes of large-scale structure that the maps of a cosmology share, each of a map's layers one of them, "
-        "turned and shifted, as maps from few simulations do (default: 0, all independent)")
-    add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X",
-        help="part of a log-normal map's power that an independent Gaussian field brings at high multipoles; the "
-        "map keeps its third moment, its tails come nearer to real ones. With --gaussian-below 0, 0: a pure shifted "
-        "log-normal")
-    add("--gaussian-below", type=float, default=GAUSSIAN_BELOW, metavar="ELL",
-        help="multipole under which all of the power is Gaussian, so that large scales do not rule small ones too "
-        f"strongly, default {GAUSSIAN_BELOW:g}. 0: the same share at every multipole")
-    add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X",
-        help="multiply the shift lambda of every log-normal (kappa > -lambda): above 1 less skewed")
-    add("--lambda-scatter", type=float, default=0.0, metavar="X",
-        help="scatter of ln lambda from map to map, so that skewness is no exact function of the cosmology")
-    add("--pixel-scatter", type=float, default=PIXEL_SCATTER, metavar="V",
-        help="white scatter on top of each map with a variance per pixel between 0 and V, as real maps have it "
-        f"(default {PIXEL_SCATTER:g}, twice the fitted mean)")
-    add("--n-gal", type=float, default=N_GAL, metavar="X",
-        help="source galaxies per square arcminute, which set the noise of the test maps")
-    add("--mask", metavar="FILE|none",
-        help=f".npy bool (rows, columns), True = observed; none: all of {FRAME[0]} x {FRAME[1]} pixels (default: "
-        "a formula that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)")
-    add("--periodic", action="store_true",
-        help="no margin: the frame itself is the periodic grid. With --mask none and --field gaussian every map "
-        "has an exact likelihood (python -m wl.validate limit)")
-    sky.add_options(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the set")
+    SimulationOptions.add_groups(parser)
     add = parser.add_argument_group("run").add_argument
     add("--processes", type=int, metavar="N",
         help="processes; their number changes no byte (default: all CPUs)")
-    add("--force", action="store_true", help="replace a simulated set that was made with other settings")
+    add("--force", action="store_true",
+        help="replace a simulated set that was made with other settings")
     return cli.add_common(parser, threads=False)
 
 
-def main(argv=None):
+def main(argv: list | None = None) -> None:
     """The command line: python -m wl.simulate."""
-    options = vars(parser().parse_args(argv))
-    made = simulate(**options)
-    print(f"{options['out']}: {'complete' if made else 'complete already, nothing to do'}")
+    args = parser().parse_args(argv)
+    made = simulate(args.out, SimulationOptions.of(args), processes=args.processes,
+                    quiet=args.quiet, force=args.force)
+    print(f"{args.out}: {'complete' if made else 'complete already, nothing to do'}")

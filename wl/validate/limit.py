@@ -1,12 +1,14 @@
 """The information limit: the best score that any method can expect of a Gaussian sky.
 
-    python -m wl.simulate --out data/gaussian --field gaussian --mask none --periodic --realisations 1
+    python -m wl.simulate --out data/gaussian --field gaussian --mask none --periodic
     python -m wl.validate limit --data data/gaussian
 
-The modes of a Gaussian field on its periodic grid are independent, so a noisy map's likelihood is exact:
-ln L = -1/2 sum over bins of n_b (ln P_b + Phat_b / P_b), n_b modes of the plane in a bin of |ell|, Phat_b
-their mean power (e.g. Bond, Jaffe & Knox 2000, ApJ 533, 19). Nuisances are averaged over their priors.
+The modes of a Gaussian field on its periodic grid are independent, so a noisy map's likelihood is
+exact: ln L = -1/2 sum over bins of n_b (ln P_b + Phat_b / P_b), n_b modes of the plane in a bin of
+|ell|, Phat_b their mean power (e.g. Bond, Jaffe & Knox 2000, ApJ 533, 19). Nuisances are averaged
+over their priors.
 """
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -15,39 +17,71 @@ from scipy.spatial import Delaunay
 from scipy.special import logsumexp, ndtri
 
 from ..core import cli, hdf5, seeds
+from ..core.checks import InputError, array, triangulate
+from ..core.options import Options, option
+from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST,
+                           noise_sigma)
+from ..core.progress import Progress
 from ..maps import dataset
 from ..posterior import posterior
+from ..posterior.emulator import log_prior, quadrature_points
 from ..scoring import report, table
-from .bandpowers import CosmologyTable, periodic_window
-from ..core.checks import InputError, array, positive, triangulate
-from ..simulate.draw import generator
-from ..simulate.fields import ARCMIN, Grid
-from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST, noise_sigma
-from ..posterior.emulator import log_prior
-from ..posterior.emulator import quadrature_points
 from ..scoring.report import LIMIT_FILE, STAMPS
-from ..simulate.sky import Sky, of_set
-from ..simulate.mask import DESIGN_SCALE, FIXED_NUISANCES
-from ..simulate.theory import Theory
-from ..core.progress import Progress
+from ..simulate.fields import ARCMIN, Grid, generator, mirror_weights
+from ..simulate.survey import DESIGN_SCALE, FIXED_NUISANCES
+from ..simulate.theory import Sky, Theory, of_set
+from .labelled import CosmologyTable
 
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
 FORECAST = 1000          # maps other than the test maps
 BLOCK = 16               # maps whose terms fit into a core's cache
-SIDE, MOST = 0.4, 48     # of a triangle in sd of the challenge's design: posteriors are as narrow as 0.15
+SIDE, MAX_SIDE = 0.4, 48     # of a triangle in sd of the challenge's design; posteriors have 0.15
 MAPS = 2000              # maps whose ln L is held at a time, 0.3 GB
 NEGLIGIBLE = 50.0        # terms of ln L this far below the best
+
+
+def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise: float) -> tuple:
+    """Bins of |ell| of the whole periodic grid, each mode divided by its fiducial power.
+
+    edges: (n_bin + 1,) of |ell|
+    c_fiducial: (n,) steradian at grid.ell
+    noise: white power in steradian
+    window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin, one where c is the
+    fiducial spectrum: bins need not be narrow for shapes that differ little from it. Returns window
+    (n_bin, n), white (n_bin,), count (n_bin,), the number of modes in the whole plane (conjugates
+    both counted), which (quarter) int, a cell's bin or -1, and weight (quarter), times in the plane
+    / fiducial power; the mean mode is in no bin.
+    """
+    images = grid.image_matrix()
+    ell = np.hypot.outer(grid.ell_y, grid.ell_x)
+    times = np.outer(*map(mirror_weights, grid.quarter))
+    which = np.digitize(ell, edges) - 1
+    which[(which == len(edges) - 1) | (ell == 0.0)] = -1
+    weight = times / ((images @ c_fiducial.astype(np.float32)).reshape(grid.quarter) + noise)
+    flat, n_bin = which.ravel(), len(edges) - 1
+    inside = flat >= 0
+    count = np.bincount(flat[inside], times.ravel()[inside], n_bin)
+    white = np.bincount(flat[inside], weight.ravel()[inside], n_bin)
+    white *= noise / np.maximum(count, 1.0)
+    window = np.zeros((n_bin, len(grid.ell)))
+    for b in np.flatnonzero(count):
+        cells = flat == b
+        window[b] = weight.ravel()[cells] @ images[cells].astype(float) / count[b]
+    return window, white, count, which, weight
 
 
 class BandPowers:
     """Expected power in bins of |ell|, in units of a fiducial one, for cosmologies near a design.
 
-    grid: fields.Grid; theta: (n, 2) design; n_gal: galaxies per square arcminute; n_bin: bins; sky: sky.Sky.
-    count: modes per bin in the whole plane; white: the noise's part, see bandpowers.periodic_window.
+    theta: (n, 2) design
+    n_gal: galaxies per square arcminute
+    count: modes per bin in the whole plane
+    white: the noise's part, of periodic_window()
     """
 
-    def __init__(self, grid, theta, n_gal, n_bin=N_BIN, sky=Sky()):
+    def __init__(self, grid: Grid, theta: np.ndarray, n_gal: float, n_bin: int = N_BIN,
+                 sky: Sky = Sky()):
         self.grid, self.sky = grid, sky
         highest = np.hypot(grid.ell_y[-1], grid.ell_x[-1])
         edges = np.geomspace(0.999 * min(grid.ell_y[1], grid.ell_x[1]), 1.001 * highest, n_bin + 1)
@@ -56,48 +90,54 @@ class BandPowers:
         window, white, count, which, self.weight = periodic_window(grid, edges, centre, noise)
         used = np.flatnonzero(count)
         self.window, self.white, self.count = window[used], white[used], count[used]
-        self.per_variance = self.white / noise * grid.pixel**2      # of white scatter with a variance of one
+        self.per_variance = self.white / noise * grid.pixel**2  # of scatter with a variance of one
         self.cell = np.where(which < 0, len(used), np.searchsorted(used, which)).ravel()
         self.low, self.high, self.nuisances = theta.min(axis=0), theta.max(axis=0), None
 
-    def measure(self, kappa):
-        """Mean power of the bins in one map, float64 (n_bin,). kappa: (rows, columns), all of the grid."""
+    def measure(self, kappa: np.ndarray) -> np.ndarray:
+        """Mean power of the bins in one map (rows, columns), all of the grid: float64 (n_bin,)."""
         modes = scipy.fft.rfft2(kappa, workers=1)
         power = modes.real.astype(float)**2 + modes.imag.astype(float)**2
         power[1:] = 0.5 * (power[1:] + power[:0:-1])                # rows mirror one another
         power = power[:self.grid.quarter[0]] * self.weight * (self.grid.pixel**2 / kappa.size)
         return np.bincount(self.cell, power.ravel(), len(self.count) + 1)[:-1] / self.count
 
-    def signal(self, theta, nuisances):
+    def signal(self, theta: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
         """Without noise, at one cosmology: (m, n_bin) for nuisances (m, 3)."""
         return Theory(*theta, self.sky).table(self.grid.ell)(*nuisances.T) @ self.window.T
 
-    def tabulate(self, nuisances):
+    def tabulate(self, nuisances: np.ndarray) -> None:
         """Prepare signals() for nuisances (m, 3); nothing to do if it was for them already."""
         if np.array_equal(nuisances, self.nuisances):
             return
         self.nuisances = nuisances
         self.shape = len(nuisances), len(self.count)
-        self.table = CosmologyTable(self.low, self.high, lambda *theta: self.signal(theta, nuisances))
+        self.table = CosmologyTable(self.low, self.high,
+                                    lambda *theta: self.signal(theta, nuisances))
 
-    def signals(self, theta):
+    def signals(self, theta: np.ndarray) -> np.ndarray:
         """Without noise, at theta (n, 2) for the nuisances of tabulate(): float64 (n, m, n_bin)."""
         return self.table(theta).reshape(len(theta), *self.shape)
 
 
-def sobol_nuisances(n, pixel_scatter=0.0):
-    """n points of the nuisances' priors: float64 (n, 4), log10 T_AGN, f_0, Delta_z, variance of white scatter."""
+def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
+    """n points of the priors (n, 4): log10 T_AGN, f_0, Delta_z, variance of white scatter."""
     from scipy.stats import qmc
     u = qmc.Sobol(4, scramble=False).random(n) + 0.5 / n            # the middle of each cell
-    return np.column_stack([T_AGN_RANGE[0] + np.ptp(T_AGN_RANGE) * u[:, 0], F_0_RANGE[0] + np.ptp(F_0_RANGE) * u[:, 1],
-                            DELTA_Z_SIGMA * ndtri(u[:, 2]), pixel_scatter * u[:, 3]])
+    flat = [low + (high - low) * u[:, i]
+            for i, (low, high) in enumerate((T_AGN_RANGE, F_0_RANGE))]
+    return np.column_stack([*flat, DELTA_Z_SIGMA * ndtri(u[:, 2]), pixel_scatter * u[:, 3]])
 
 
-def log_likelihoods(powers, theta, white, measured, count, least=None):
-    """ln L averaged over the nuisances of powers.tabulate(), up to a constant of each map: float64 (k, n).
+def log_likelihoods(powers: BandPowers, theta: np.ndarray, white: np.ndarray, measured: np.ndarray,
+                    count: np.ndarray, minimum: np.ndarray | None = None) -> np.ndarray:
+    """ln L averaged over the nuisances of powers.tabulate(), up to a constant of each map: (k, n).
 
-    theta: (n, 2); white: (m, n_bin) noise for each nuisance; measured: (k, n_bin); count: (n_bin,) modes;
-    least: (k,) or None, below which the largest term stands for the average, which is less.
+    theta: (n, 2)
+    white: (m, n_bin) noise for each nuisance
+    measured: (k, n_bin)
+    count: (n_bin,) modes
+    minimum: (k,), below which the largest term stands for the average, which is less
     """
     expected = (powers.signals(theta) + white).reshape(-1, len(count))
     constant = 0.5 * np.log(expected) @ count
@@ -105,28 +145,36 @@ def log_likelihoods(powers, theta, white, measured, count, least=None):
     out = np.empty((len(measured), len(theta)))
     for first in range(0, len(measured), BLOCK):
         part = slice(first, first + BLOCK)
-        value = -(0.5 * measured[part] * count @ inverse + constant).reshape(-1, len(theta), len(white))
+        value = -(0.5 * measured[part] * count @ inverse + constant)
+        value = value.reshape(-1, len(theta), len(white))
         out[part] = highest = value.max(axis=2)
-        near = np.ones(highest.shape, bool) if least is None else highest > least[part, None]
+        near = np.ones(highest.shape, bool) if minimum is None else highest > minimum[part, None]
         out[part][near] += np.log(np.exp(value[near] - highest[near][:, None]).mean(axis=1))
     return out
 
 
-def posteriors(powers, nuisances, design, priors, measured, count, order=6, progress=None):
+def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, priors: dict,
+               measured: np.ndarray, count: np.ndarray, order: int = 6,
+               progress: Progress | None = None) -> dict:
     """Exact posteriors of (Omega_m, S_8) from measured band powers, nuisances averaged over.
 
-    powers: BandPowers; nuisances: (m, 4) equally likely ones; design: (n, 2), whose hull and triangles the
-    priors live on; priors: {name: log densities (n,)}; measured: (k, n_bin); count: (n_bin,) effective
-    modes; order: quadrature points per side of a small triangle. Returns {name: (mean (k, 2), sd (k, 2),
-    correlation (k,))}.
+    nuisances: (m, 4) equally likely ones
+    design: (n, 2), whose hull and triangles the priors live on
+    priors: {name: log densities (n,)}
+    measured: (k, n_bin)
+    count: (n_bin,) effective modes
+    order: quadrature points per side of a small triangle
+    Returns {name: (mean (k, 2), sd (k, 2), correlation (k,))}.
     """
     triangles = Delaunay(design).simplices
-    rules = [quadrature_points(design, one[None], n) for one, n in zip(triangles, _sides(design, triangles, order))]
+    rules = [quadrature_points(design, one[None], n)
+             for one, n in zip(triangles, _sides(design, triangles, order))]
     flat = np.concatenate([points[0] for points, _, _ in rules])
     powers.tabulate(nuisances[:, :3])
     white = powers.white + nuisances[:, 3:] * powers.per_variance
-    log_l, best, at, out = np.empty((len(measured), len(flat))), np.full(len(measured), -np.inf), 0, {}
-    for points, _, _ in rules:                                      # a triangle at a time bounds the memory
+    log_l, at, out = np.empty((len(measured), len(flat))), 0, {}
+    best = np.full(len(measured), -np.inf)
+    for points, _, _ in rules:                  # a triangle at a time bounds the memory
         one = log_likelihoods(powers, points[0], white, measured, count, best - NEGLIGIBLE)
         log_l[:, at:at + one.shape[1]] = one
         at, best = at + one.shape[1], np.maximum(best, one.max(axis=1))
@@ -140,7 +188,7 @@ def posteriors(powers, nuisances, design, priors, measured, count, order=6, prog
             p = log_l[first:first + BLOCK] + log_p
             p = np.exp(p - logsumexp(p, axis=1)[:, None])
             moments[first:first + BLOCK, :2] = p @ flat
-            moments[first:first + BLOCK, 2:] = p @ (flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]])   # twelve digits remain
+            moments[first:first + BLOCK, 2:] = p @ (flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]])
         mean, second = moments[:, :2], moments[:, 2:]
         sd = np.sqrt(second[:, :2] - mean**2)
         out[name] = mean, sd, (second[:, 2] - mean[:, 0] * mean[:, 1]) / sd.prod(axis=1)
@@ -148,83 +196,115 @@ def posteriors(powers, nuisances, design, priors, measured, count, order=6, prog
 
 
 def _sides(design, triangles, order):
-    """Quadrature points per side of each triangle: `order`, more in triangles longer than SIDE, at most MOST."""
+    """Quadrature points per side of each triangle: `order`, more in those longer than SIDE."""
     corner = design[triangles] / DESIGN_SCALE
     longest = np.linalg.norm(corner - np.roll(corner, 1, axis=1), axis=2).max(axis=1)
-    return np.clip(np.ceil(order * longest / SIDE), order, max(order, MOST)).astype(int)
+    return np.clip(np.ceil(order * longest / SIDE), order, max(order, MAX_SIDE)).astype(int)
 
 
-def limit(data, *, out=None, sobol=256, order=6, n_gal=None, nuisances=None, count="auto", seed=1, quiet=False):
+@dataclasses.dataclass(frozen=True)
+class LimitOptions(Options):
+    """What the information limit assumes."""
+    count: str = option(
+        "auto", "exact: the modes measured in each noisy test map; modes: a forecast by counting; "
+        "auto: exact where it holds", choices=("auto", "exact", "modes"))
+    sobol: int = option(256, "points that average over the nuisances, a power of two", metavar="N",
+                        positive=True)
+    order: int = option(6, "quadrature points per side of a small triangle of the design, more in "
+                        "larger ones", metavar="N", positive=True)
+    nuisances: str | None = option(
+        None, "fixed: as if they were known to be at their centres (default: as the set was made)",
+        choices=("drawn", "fixed"))
+    n_gal: float | None = option(
+        None, "noise level to assume (default: the set's). Another one than the set's, or other "
+        "nuisances, are a negative control, written to control_limit.h5", metavar="X",
+        positive=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sobol & (self.sobol - 1):
+            raise InputError("--sobol: expected a power of two, for which the points are even, got "
+                             f"{self.sobol}")
+
+
+def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
+          quiet: bool = False, **settings) -> list[pathlib.Path]:
     """Write DIR/limit.h5 (design prior) and DIR/limit_flat.h5 of a data set; returns their paths.
 
-    data: folder of a set; out: folder to write to (None: data); sobol: points that average over the nuisances;
-    order: quadrature points per side of a small triangle of the design; n_gal, nuisances: None for the set's own;
-    other values are negative controls ("fixed": as if the nuisances were known), whose files are named
-    control_limit.h5 and control_limit_flat.h5; count: "exact" for the
-    measured modes of a Gaussian field on a periodic frame, "modes" for a forecast by counting (as many modes
-    as the observed part of the grid has, spectra drawn at the maps' true parameters), "auto" the first
-    where it holds; seed: of the forecast. Raises InputError.
+    data: folder of a set
+    options: or its fields by keyword, as settings
+    out: folder to write to, None for data
+    seed: of the forecast
+    Raises InputError.
     """
-    data = dataset.open_set(data)
-    triangulate(str(data.files["label"]), data.theta)
+    options, data = options or LimitOptions(**settings), dataset.open_set(data)
+    triangles, _ = triangulate(str(data.files["label"]), data.theta)
     knobs = data.simulation
-    exact = bool(knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all() and data.n_test)
-    if count == "exact" and not exact:
-        raise InputError(f"{data.folder}: expected test maps of a Gaussian field on a periodic frame without a "
-                         "mask; simulate with --field gaussian --mask none --periodic, or give --count modes")
-    exact = exact and count != "modes"
-    n_gal = data.n_gal if n_gal is None else positive("--n-gal", n_gal)
-    sobol, order = positive("--sobol", sobol, integer=True), positive("--order", order, integer=True)
-    if sobol & (sobol - 1):
-        raise InputError(f"--sobol: expected a power of two, for which the points are even, got {sobol}")
+    exact = bool(knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all()
+                 and data.n_test)
+    if options.count == "exact" and not exact:
+        raise InputError(f"{data.folder}: expected test maps of a Gaussian field on a periodic "
+                         "frame without a mask; simulate with --field gaussian --mask none "
+                         "--periodic, or give --count modes")
+    exact = exact and options.count != "modes"
+    n_gal = options.n_gal or data.n_gal
     known = "fixed" if knobs.get("nuisances") == "fixed" else "drawn"
-    nuisances = nuisances or known
+    nuisances = options.nuisances or known
     # what assumes too much or too little must not stand beside scores as their limit
     prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
     sky, scatter = of_set(knobs)
-    settings = {"method": "limit", "count": "exact" if exact else "modes", "sobol": sobol,
-                "order": order, "n_gal": n_gal, "nuisances": nuisances, "pixel_scatter": scatter,
-                **sky._asdict(), "n_bin": N_BIN,
-                "field": knobs.get("field")}
-    points = sobol_nuisances(sobol, scatter)
+    stored = {**dataclasses.asdict(options), "method": "limit", "n_gal": n_gal,
+              "count": "exact" if exact else "modes", "nuisances": nuisances,
+              "pixel_scatter": scatter, **sky._asdict(), "n_bin": N_BIN,
+              "field": knobs.get("field")}
+    points = sobol_nuisances(options.sobol, scatter)
     if nuisances == "fixed":
         points[:, :3] = FIXED_NUISANCES
         points = points[:1] if not scatter else points
     grid = Grid(data.mask, periodic=exact or bool(knobs.get("periodic")))
     powers = BandPowers(grid, data.theta, data.n_gal, sky=sky)
-    if exact:
-        where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
-        measured = np.stack([
-            powers.measure(array(f"{data.files['noisy_test']}, map {i}", k.astype(np.float32)).reshape(data.mask.shape))
-            for i, k in enumerate(data.noisy_test)])
-        modes = powers.count
-    else:
-        *where, label = _truths(data, seed)
-        modes = powers.count * data.mask.sum() / (grid.rows * grid.columns)
-        measured = _forecast(powers, label, modes, scatter, seed)
+    where, measured, modes = (_measured(powers, data) if exact else
+                              _forecast_of(powers, data, scatter, seed))
     powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
-    triangles = Delaunay(data.theta).simplices
     priors = {name: log_prior(name, data.theta, triangles) for name in PRIORS}
     starts = range(0, len(measured), MAPS)
     bar = Progress(len(triangles) * len(starts), f"limit of {len(measured)} maps", quiet)
-    parts = [posteriors(powers, points, data.theta, priors, measured[i:i + MAPS], modes, order, bar) for i in starts]
+    parts = [posteriors(powers, points, data.theta, priors, measured[i:i + MAPS], modes,
+                        order=options.order, progress=bar) for i in starts]
     bar.close()
-    found = {name: tuple(map(np.concatenate, zip(*(part[name] for part in parts)))) for name in PRIORS}
-    inputs = {name: hdf5.digest_file(data.files[name], quick=True) for name in STAMPS if name in data.files}
     paths = []
-    for name, (mean, sd, correlation) in found.items():
+    for name in PRIORS:
+        mean, sd, correlation = map(np.concatenate, zip(*(part[name] for part in parts)))
         paths.append(pathlib.Path(out or data.folder) / (prefix + PRIORS[name]))
-        _write(paths[-1], data, where, measured, {**posterior.gaussian(mean, sd), "correlation": correlation},
-               {**settings, "prior": name}, seed, inputs)
+        summary = {**posterior.gaussian(mean, sd), "correlation": correlation}
+        _write(paths[-1], data, where, measured, summary, {**stored, "prior": name}, seed)
     return paths
+
+
+def _measured(powers, data):
+    """Test maps' split, cosmology, realisation (n,); their band powers; modes of the bins."""
+    where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
+    name = data.files["noisy_test"]
+    measured = [powers.measure(array(f"{name}, map {i}", kappa.astype(np.float32))
+                               .reshape(data.mask.shape))
+                for i, kappa in enumerate(data.noisy_test)]
+    return where, np.stack(measured), powers.count
+
+
+def _forecast_of(powers, data, scatter, seed):
+    """As _measured(), of spectra drawn at true parameters with the modes of the observed part."""
+    *where, label = _truths(data, seed)
+    modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
+    return where, _forecast(powers, label, modes, scatter, seed), modes
 
 
 def _truths(data, seed):
     """Whose spectra a forecast draws: split, cosmology, realisation (n,) and labels (n, 5).
 
-    The test maps whose truth is known, and FORECAST of the others, of which a pipeline may hold out some.
+    The test maps whose truth is known, and FORECAST of the others, which a pipeline may hold out.
     """
-    row = np.sort(generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
+    rng = generator(seed, seeds.FORECAST)
+    row = np.sort(rng.permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
     cosmology, realisation = np.divmod(row, data.n_realisation)
     label = data.label[cosmology, realisation]
     n = 0
@@ -236,7 +316,7 @@ def _truths(data, seed):
 
 
 def _forecast(powers, label, modes, scatter, seed):
-    """Band powers of Gaussian skies at labels (n, 5), (n, n_bin): chi-squared numbers of their modes."""
+    """Band powers (n, n_bin) of Gaussian skies at labels (n, 5): chi-squared numbers of modes."""
     rng = generator(seed, seeds.FORECAST, 1)
     expected = np.empty((len(label), len(modes)))
     for theta in np.unique(label[:, :2], axis=0):
@@ -246,53 +326,49 @@ def _forecast(powers, label, modes, scatter, seed):
     return expected * rng.chisquare(modes, expected.shape) / modes
 
 
-def _write(path, data, where, measured, summary, settings, seed, inputs):
-    var = hdf5.Var
-    groups = {"summary": {name: var(("map", "param")[:value.ndim], value) for name, value in summary.items()},
-              "observed_data": {"summaries": var(("map", "summary"), measured), **{
-                  name: var(("map",), value.astype(np.int32)) for name, value in
-                  zip(("split", "cosmology", "realisation"), where)}},
+def _write(path, data, where, measured, summary, settings, seed):
+    var, (split, cosmology, realisation) = hdf5.Var, where
+    groups = {"summary": {name: var(("map", "param")[:value.ndim], value)
+                          for name, value in summary.items()},
+              "observed_data": {"summaries": var(("map", "summary"), measured),
+                                "split": var(("map",), split.astype(np.int8)),
+                                "cosmology": var(("map",), cosmology.astype(np.int32)),
+                                "realisation": var(("map",), realisation.astype(np.int32))},
               "constant_data": {"design": var(("cosmology", "param"), data.theta)}}
-    groups["observed_data"]["split"] = var(("map",), where[0].astype(np.int8))
-    hdf5.write(path, "posterior", groups, coords={"param": np.array(PARAMS)}, settings=settings, seed=seed,
-               inputs=inputs, origin=data.origin())
+    inputs = {name: hdf5.digest_file(data.files[name], quick=True)
+              for name in STAMPS if name in data.files}
+    hdf5.write(path, "posterior", groups, coords={"param": np.array(PARAMS)}, settings=settings,
+               seed=seed, inputs=inputs, origin=data.origin())
 
 
-def parser():
+def parser() -> cli.Parser:
     """The options of python -m wl.validate limit."""
     parser = cli.Parser(prog="python -m wl.validate limit", description=__doc__ + f"""
-Writes {' and '.join(PRIORS.values())} ({' and '.join(PRIORS)} prior) into DIR, posteriors like any other, and
-prints their scores. From then on run_score.py shows the limit beside every score of the same maps.
+Writes {' and '.join(PRIORS.values())} ({' and '.join(PRIORS)} prior) into DIR, posteriors like any
+other, and prints their scores. From then on run_score.py shows the limit beside every score of the
+same maps.
 
 With a mask, or a field that is not Gaussian, modes are counted: spectra are drawn at the maps' true
-parameters with as many independent modes as the observed part of the grid has. That forecast holds for a
-Gaussian sky; of a log-normal one a method can learn more.""")
+parameters with as many independent modes as the observed part of the grid has. That forecast holds
+for a Gaussian sky; of a log-normal one a method can learn more.""")
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder of the data set")
     add("--out", metavar="DIR", help="folder of the results (default: that of the set)")
-    add("--count", default="auto", choices=("auto", "exact", "modes"),
-        help="exact: the modes measured in each noisy test map; modes: a forecast; auto: exact where it holds")
-    add("--sobol", type=int, default=256, metavar="N", help="points that average over the nuisances, a power of two")
-    add("--order", type=int, default=6, metavar="N",
-        help="quadrature points per side of a small triangle of the design, more in larger ones")
-    add("--nuisances", choices=("drawn", "fixed"),
-        help="fixed: as if they were known to be at their centres (default: as the set was made)")
-    add("--n-gal", type=float, metavar="X", help="noise level to assume (default: the set's). Another one than the "
-        "set's, or other nuisances, are a negative control, written to control_limit.h5")
+    LimitOptions.add_to(parser, "limit")
     return cli.add_common(parser, threads=False)
 
 
-def main(argv=None):
+def main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate limit."""
-    options = vars(parser().parse_args(argv))
-    paths = limit(options.pop("data"), **options)
-    results = [report.score_posterior(path, seed=options["seed"]) for path in paths]
+    args = parser().parse_args(argv)
+    paths = limit(args.data, LimitOptions.of(args), out=args.out, seed=args.seed, quiet=args.quiet)
+    results = [report.score_posterior(path, seed=args.seed) for path in paths]
     for result in results:
         report.save(result)
     print(table.overview(results))
     for result in results:
         settings, part = result["settings"], result["subsets"][result["scored"]]
         how = "exact" if settings["count"] == "exact" else "by counting modes"
-        print(f"information limit, {how}, nuisances {settings['nuisances']}, {settings['prior']} prior: "
-              f"{result['score']:.2f} +- {result['score_error']:.2f}, expected {part['expected_score']:.2f} +- "
-              f"{part['expected_score_error']:.2f}")
+        print(f"information limit, {how}, nuisances {settings['nuisances']}, {settings['prior']} "
+              f"prior: {result['score']:.2f} +- {result['score_error']:.2f}, expected "
+              f"{part['expected_score']:.2f} +- {part['expected_score_error']:.2f}")

@@ -1,94 +1,149 @@
-"""How well simulated maps stand in for a real one: spectrum, one-point PDF, third moments, peak counts.
+"""How well simulated maps stand in for real ones, by spectrum, PDF, moments, peaks and contours.
 
-    python -m wl.validate realism --map data/public/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy --row 0 --figure real.png
-    python -m wl.validate realism --spectra kit_spectra.npz --mask data/public/WIDE12H_bin2_2arcmin_mask.npy
+    python -m wl.validate realism --map data/public/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy
+    python -m wl.validate realism --spectra kit_spectra.npz --mask mask.npy
 
-Finds the cosmology and nuisances whose spectrum fits the noisy map best, and the white scatter beyond the shape
-noise that its highest multipoles ask for, simulates maps there, and prints for each statistic chi2 against their
-mean and covariance and the p-value of it: small ones are where simulated maps are not like the real one. With
---spectra, noisy spectra of maps whose truth is known take the place of the map, see wl/labelled.py: their mean signals,
-responses to the nuisances and scatter.
+Finds the cosmology and nuisances whose spectrum fits a noisy map best, and the white scatter beyond
+the shape noise that its highest multipoles ask for, simulates maps there, and prints for each
+statistic chi2 against their mean and covariance and the p-value of it: small ones are where
+simulated maps are not like the real one. With --spectra, noisy spectra of maps whose truth is known
+take the place of the map (labelled.py): their mean signals, responses to nuisances and scatter.
 """
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.stats import f as f_distribution
 
 from ..core import cli, seeds
-from . import labelled
-from ..maps import dataset
-from .bandpowers import CosmologyTable, masked_window
 from ..core.checks import InputError, array, positive, within
-from ..simulate.draw import Field, draw_maps
-from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Grid
-from ..simulate.interpolate import lagrange_weights
-from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
-from ..summaries.handmade import Shapes, Spectrum
-from ..simulate.mask import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
-from ..simulate.theory import Theory
+from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, PARAMS, PIXEL_ARCMIN
+from ..core.params import T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
+from ..maps import dataset
+from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, Grid
+from ..simulate.matter import lagrange_weights
+from ..simulate.plan import FIELDS
+from ..simulate.simulate import draw_maps
+from ..simulate.survey import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
+from ..simulate.theory import Theory
+from ..summaries.handmade import Shapes, Spectrum
+from . import labelled
+from .labelled import CosmologyTable, goodness, masked_window
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
-LEAST = 5.0                                  # expected peaks in a bin; emptier bins join their neighbour
-PIXELS = 10_000                              # least number whose histograms have a covariance
-FIRST = 100                                  # maps that give the fit its covariance
+SCALES = (0.0, 2.0, 4.0, 8.0)                # arcmin; single pixels have moments alone
+MIN_PIXELS = 10_000                          # whose histograms have a covariance
+N_FIRST = 100                                # maps that give the fit its covariance
+THRESHOLDS = np.linspace(-2.0, 3.5, 12)      # of Minkowski functionals, in units of Shapes.unit
+TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
+          "beyond": "spectrum, ell {0[0]:g}-{0[1]:g}".format(WHITE_RANGE),
+          "third": "third moments, all scales", "fourth": "fourth cumulants, all scales",
+          "pdf": "one-point PDF at {} arcmin", "peaks": "peak counts at {} arcmin",
+          "minima": "minima counts at {} arcmin", "area": "area above thresholds, {} arcmin",
+          "length": "length of contours, {} arcmin", "euler": "Euler characteristic, {} arcmin"}
+SUFFIXES, REAL, SIMULATED = (".png", ".pdf", ".svg"), "#c1272d", "#0b4f8a"
+
+
+def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Minkowski functionals of the pixels above thresholds: float64 (3, thresholds).
+
+    field: (rows, columns)
+    valid: bool (rows, columns), the others count as below
+    thresholds: ascending
+    Returns the area in pixels, the length of the border in sides of pixels, and the Euler
+    characteristic (parts less holes) where pixels touch by their sides. Mantz, Jacobs & Mecke 2008,
+    J. Stat. Mech. P12015: sums over pixels, pairs and squares of four, each above where its lowest
+    pixel is.
+    """
+    one = np.where(valid, field, -np.inf)
+    down, right = np.minimum(one[1:], one[:-1]), np.minimum(one[:, 1:], one[:, :-1])
+
+    def above(values):
+        place = np.searchsorted(thresholds, values.ravel())
+        return np.bincount(place, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
+    pixels, pairs = above(one), above(down) + above(right)
+    squares = above(np.minimum(down[:, 1:], down[:, :-1]))
+    return np.array([pixels, 4 * pixels - 2 * pairs, pixels - pairs + squares], float)
 
 
 class Comparison:
     """The statistics of a survey's maps and what the theory expects of them.
 
-    mask: bool (rows, columns); n_gal: source galaxies per square arcminute; field: drawing.Field of the
-    simulated maps.
+    mask: bool (rows, columns)
+    n_gal: source galaxies per square arcminute
+    field: of the simulated maps. Raises InputError.
     """
 
-    def __init__(self, mask, n_gal=N_GAL, field=Field()):
+    def __init__(self, mask: np.ndarray, n_gal: float = N_GAL, field: Field = Field()):
         self.mask, self.n_gal, self.field = mask, n_gal, field
         self.grid = Grid(mask)
         self.spectrum = Spectrum(mask.shape, mask.sum(), N_BIN, *ELL_RANGE)
         self.beyond = Spectrum(mask.shape, mask.sum(), N_WHITE, *WHITE_RANGE)
-        self.shapes = Shapes(mask, n_gal=n_gal)
-        least = int(self.shapes.valid.sum(axis=(1, 2)).min())
-        if least < PIXELS:
-            raise InputError(f"--mask: expected a survey with {PIXELS} pixels to smooth to 8 arcmin, got {least}; its "
-                             "histograms would be empty")
+        self.shapes = Shapes(mask, SCALES, n_gal=n_gal)
+        self.pixels = self.shapes.valid.sum(axis=(1, 2))
+        if self.pixels.min() < MIN_PIXELS:
+            raise InputError(f"--mask: expected a survey with {MIN_PIXELS} pixels to smooth to 8 "
+                             f"arcmin, got {self.pixels.min()}; its histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
-        window = np.concatenate([masked_window(self.grid, mask, s) for s in (self.spectrum, self.beyond)])
+        window = np.concatenate([masked_window(self.grid, mask, s)
+                                 for s in (self.spectrum, self.beyond)])
         self.nodes = Theory(0.3, 0.8, field.sky).table(self.grid.ell).nodes
-        self.table = CosmologyTable(*zip(OMEGA_M_RANGE, S_8_RANGE),
-                                    lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
+        self.table = CosmologyTable(
+            *zip(OMEGA_M_RANGE, S_8_RANGE),
+            lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
         self.area = self.grid.pixel**2
         theta = design(101)
         self.centre, self.spread = theta.mean(axis=0), np.cov(theta.T)
 
-    def statistics(self, kappa):
-        """Of one noisy map (n_observed,): dict of spectrum, beyond, moments, pdf, peaks."""
-        frame = np.zeros((1, *self.mask.shape), np.float32)
-        frame[0][self.mask] = kappa
-        moments, pdf, peaks = self.shapes.describe(frame)
-        return {"spectrum": 10.0**self.spectrum(frame)[0], "beyond": 10.0**self.beyond(frame)[0],
-                "moments": moments[0], "pdf": pdf[0], "peaks": peaks[0]}
+    def frame(self, kappa: np.ndarray) -> np.ndarray:
+        """Pixels (n_observed,) as float32 (rows, columns), zero where nothing is observed."""
+        frame = np.zeros(self.mask.shape, np.float32)
+        frame[self.mask] = kappa
+        return frame
 
-    def expected(self, labels):
-        """Binned spectra of noiseless maps, bins of self.spectrum then of self.beyond: (n, bins) at labels (n, 5)."""
+    def statistics(self, kappa: np.ndarray) -> dict:
+        """Of one noisy map (n_observed,): each name of TITLES, those with a scale as "pdf 2"."""
+        frame = self.frame(kappa)
+        moments, pdf, peaks = (part[0] for part in self.shapes.describe(frame[None]))
+        minima = self.shapes.describe(-frame[None])[2][0]
+        two, three, four = moments.T
+        out = {"spectrum": 10.0**self.spectrum(frame[None])[0],
+               "beyond": 10.0**self.beyond(frame[None])[0],
+               "third": three, "fourth": four - 3.0 * two**2}
+        smoothed = self.shapes.smooth(frame)
+        for i, scale in list(enumerate(SCALES))[1:]:
+            levels = THRESHOLDS * self.shapes.unit[i]
+            area, length, euler = minkowski(smoothed[i], self.shapes.valid[i], levels)
+            found = {"pdf": pdf[i] * self.pixels[i], "peaks": peaks[i], "minima": minima[i],
+                     "area": area, "length": length, "euler": euler}
+            out.update({f"{name} {scale:g}": value for name, value in found.items()})
+        return out
+
+    def expected(self, labels: np.ndarray) -> np.ndarray:
+        """Binned spectra of noiseless maps, self.spectrum's bins then self.beyond's: (n, bins).
+
+        labels: (n, 5)
+        """
         values = self.table(labels[:, :2]).reshape(len(labels), *map(len, self.nodes), -1)
         weights = [lagrange_weights(nodes, labels[:, i]) for nodes, i in zip(self.nodes, (4, 2, 3))]
         return np.einsum("na,nb,nc,nabck->nk", *weights, values, optimize=True)
 
-    def fit(self, found, covariance=None):
+    def fit(self, found: dict, covariance: np.ndarray | None = None) -> tuple:
         """Cosmology, nuisances and white scatter that fit a map's spectrum best.
 
-        found: statistics(); covariance: of the spectrum, or None for that of a Gaussian sky with as many modes
-        as the observed part of the frame has. The priors of the nuisances count, and as the spectrum alone leaves
-        Omega_m open by 0.1, so do mean and covariance of the design. Returns label (5,), scatter (variance per
-        pixel, 0 or more), chi2 with the priors'.
+        found: statistics()
+        covariance: of the spectrum, or None for that of a Gaussian sky with as many modes as the
+            observed part of the frame has
+        The priors of the nuisances count, and as the spectrum alone leaves Omega_m open by 0.1, so
+        do mean and covariance of the design. Returns label (5,), scatter (variance per pixel, 0 or
+        more), chi2 with the priors'.
         """
         white = noise_sigma(self.n_gal)**2 * self.area
         modes = [s.count[s.used] * self.mask.mean() for s in (self.spectrum, self.beyond)]
 
         def levels(labels):
-            """Expected spectrum (n, bins) and scatter (n, 1) at labels (n, 5)."""
             both = self.expected(labels) + white
             low, high = both[:, :self.spectrum.width], both[:, self.spectrum.width:]
             weight = modes[1] / high**2
@@ -109,16 +164,16 @@ class Comparison:
         theta = np.meshgrid(*(np.linspace(*b, 30) for b in (OMEGA_M_RANGE, S_8_RANGE)))
         grid = np.column_stack([*map(np.ravel, theta), np.tile(FIXED_NUISANCES, (900, 1))])
         start = grid[np.argmin(chi2(grid))]
-        best = minimize(lambda x: float(chi2((low + x * (high - low))[None])[0]), (start - low) / (high - low),
-                        method="Nelder-Mead", bounds=[(0.0, 1.0)] * 5,
+        best = minimize(lambda x: float(chi2((low + x * (high - low))[None])[0]),
+                        (start - low) / (high - low), method="Nelder-Mead", bounds=[(0.0, 1.0)] * 5,
                         options={"xatol": 1e-3, "fatol": 1e-3, "maxiter": 2000, "adaptive": True})
         label = low + best.x * (high - low)
         return label, float(levels(label[None])[1][0, 0]), best.fun
 
-    def simulate(self, label, scatter, n, seed, progress=None):
-        """n noisy maps (n_observed,) at label (5,), one after another."""
-        labels = np.tile(label, (n, 1))
-        keys = [(seeds.REALISM, int(r)) for r in range(n)]
+    def simulate(self, label: np.ndarray, scatter: float, n: int, seed: int,
+                 progress: Progress | None = None) -> Iterator[np.ndarray]:
+        """Yield n noisy maps (n_observed,) at label (5,), with the white scatter of a fit()."""
+        labels, keys = np.tile(label, (n, 1)), [(seeds.REALISM, r) for r in range(n)]
         sigma = np.sqrt(noise_sigma(self.n_gal)**2 + scatter)
         field = self.field._replace(pixel_scatter=0.0)         # the map's own scatter stands for it
         for kappa in draw_maps(self.grid, labels, seed, keys, field, sigma):
@@ -126,157 +181,182 @@ class Comparison:
                 progress.update()
             yield kappa
 
-    def compare(self, kappa, n=200, seed=1, progress=None):
+    def compare(self, kappa: np.ndarray, n: int = 200, seed: int = 1,
+                progress: Progress | None = None) -> dict:
         """Compare a real noisy map with n simulated ones at its best-fitting cosmology.
 
-        kappa: (n_observed,). Returns a dict: label (5,), scatter, n; tests, for each of spectrum, beyond (higher
-        multipoles), "pdf 2", "pdf 4", ..., "peaks 8" a dict with real, mean, sd (bins), chi2, bins, p_value;
-        third, skewness (with the noise's variance) and kurtosis (kurtosis / skewness^2 without it), for each scale
-        a dict with real, mean, sd; example, a simulated map (n_observed,).
+        kappa: (n_observed,)
+        Returns a dict: label (5,), scatter, n; example, a simulated map (n_observed,); tests, for
+        each of statistics() what goodness() gives.
         """
         found = self.statistics(kappa)
         label, scatter, _ = self.fit(found)
-        first = [self.statistics(k)["spectrum"] for k in self.simulate(label, scatter, FIRST, seed + 1)]
+        first = [10.0**self.spectrum(self.frame(k)[None])[0]
+                 for k in self.simulate(label, scatter, N_FIRST, seed + 1)]
         label, scatter, _ = self.fit(found, np.cov(np.array(first).T))
-        example, parts = None, []
-        for one in self.simulate(label, scatter, n, seed, progress):
-            example = one.copy() if example is None else example
-            parts.append(self.statistics(one))
-        drawn = {name: np.array([p[name] for p in parts]) for name in parts[0]}
-        out = {"label": label, "scatter": scatter, "n": n, "example": example, "tests": {}}
-        white = self.shapes.noise**2 * (1.0 + scatter / noise_sigma(self.n_gal)**2)
-        for name, of in (("third", lambda k2, k3, m4: k3), ("skewness", lambda k2, k3, m4: k3 / k2**1.5),
-                         ("kurtosis", lambda k2, k3, m4: (m4 - 3.0 * k2**2) * (k2 - white) / k3**2)):
-            real, values = of(*found["moments"].T), of(*np.moveaxis(drawn["moments"], 2, 0))
-            out[name] = {scale: {"real": real[i], "mean": values[:, i].mean(), "sd": values[:, i].std(ddof=1)}
-                         for i, scale in enumerate(self.shapes.scales)}
-        for name in ("spectrum", "beyond"):
-            out["tests"][name] = goodness(found[name], drawn[name])
-        for i, scale in enumerate(self.shapes.scales):
-            pixels = self.shapes.valid[i].sum()
-            out["tests"][f"pdf {scale:g}"] = goodness(found["pdf"][i] * pixels, drawn["pdf"][:, i] * pixels, total=True)
-        for i, scale in enumerate(self.shapes.scales):
-            out["tests"][f"peaks {scale:g}"] = goodness(found["peaks"][i], drawn["peaks"][:, i])
-        return out
+        parts = [self.statistics(k) for k in self.simulate(label, scatter, n, seed, progress)]
+        example = next(self.simulate(label, scatter, 1, seed))
+        tests = {name: goodness(real, np.array([part[name] for part in parts]),
+                                counts=name.split()[0] in ("pdf", "peaks", "minima"),
+                                total=name.startswith("pdf"))
+                 for name, real in found.items()}
+        return {"label": label, "scatter": scatter, "n": n, "example": example, "tests": tests}
 
 
-def goodness(real, drawn, total=False):
-    """chi2 of a real map's numbers against simulated ones: scatter of a new map about the mean of n.
-
-    real: (bins,); drawn: (n, bins); total: they add up to a constant, so that the last bin says nothing new.
-    Bins with fewer than LEAST expected (where numbers are counts) are joined with their neighbour nearer to the
-    fullest. chi2 has Hartlap's factor (Hartlap et al. 2007, A&A 464, 399); p_value is that of Hotelling's T^2.
-    """
-    n, mean, sd = len(drawn), drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
-    group = join(mean) if mean.max() > LEAST else np.arange(len(mean))
-    a, b = (np.add.reduceat(v, np.unique(group, return_index=True)[1], axis=-1) for v in (real, drawn))
-    if total:
-        a, b = a[:-1], b[:, :-1]
-    d = len(a)
-    if n < d + 3:
-        raise InputError(f"--maps: expected at least {d + 3} for {d} bins, got {n}; give more")
-    rest = a - b.mean(axis=0)
-    t2 = rest @ np.linalg.solve(np.cov(b.T), rest) / (1.0 + 1.0 / n)
-    return {"real": real, "mean": mean, "sd": sd, "bins": d, "chi2": float(t2 * (n - d - 2) / (n - 1)),
-            "p_value": float(f_distribution.sf(t2 * (n - d) / (d * (n - 1)), d, n - d))}
-
-
-def join(mean):
-    """Number of the group of each bin, ascending: both tails joined until each group expects LEAST."""
-    top, group = int(np.argmax(mean)), np.arange(len(mean))
-    for order in (range(top), range(len(mean) - 1, top, -1)):
-        held = 0.0
-        for i in order:
-            step = 1 if i < top else -1
-            held += mean[i]
-            if held < LEAST:
-                group[group == group[i]] = group[i + step]
-            else:
-                held = 0.0
-    return np.searchsorted(np.unique(group), group)
-
-
-def table(result):
-    """The comparison as aligned text."""
-    lines = []
-    lines.append("best fit: " + ", ".join(f"{name} = {value:.4g}" for name, value in zip(LABELS, result["label"]))
-                 + f"; white scatter {result['scatter']:.1e} (variance per pixel); {result['n']} simulated maps")
-    lines.append(f"{'statistic':34s}{'bins':>5s}{'chi2':>8s}{'p-value':>9s}")
-    titles = {"spectrum": f"spectrum, ell {ELL_RANGE[0]:g}-{ELL_RANGE[1]:g}",
-              "beyond": f"spectrum, ell {WHITE_RANGE[0]:g}-{WHITE_RANGE[1]:g}",
-              "pdf": "one-point PDF at {} arcmin", "peaks": "peak counts at {} arcmin"}
-    for name, test in result["tests"].items():
-        kind, _, scale = name.partition(" ")
-        lines.append(f"{titles[kind].format(scale):34s}{test['bins']:5d}{test['chi2']:8.1f}{test['p_value']:9.3f}")
-    lines.append(f"{'smoothed with':16s}{'third moment, real / sim.':>26s}{'skewness, real   simulated':>30s}"
-                 f"{'kurtosis / skewness^2, noise removed':>40s}")
-    for scale, third in result["third"].items():
-        skewness, kurtosis = result["skewness"][scale], result["kurtosis"][scale]
-        lines.append(f"{f'{scale:g} arcmin':16s}{third['real'] / third['mean']:18.2f} +- "
-                     f"{third['sd'] / third['mean']:.2f}"
-                     f"{skewness['real']:15.3f}  {skewness['mean']:.3f} +- {skewness['sd']:.3f}"
-                     f"{kurtosis['real']:24.2f}  {kurtosis['mean']:.2f} +- {kurtosis['sd']:.2f}")
+def table(results: dict[int, dict]) -> str:
+    """Comparisons as aligned text, a column each; results: row of the file -> compare()'s."""
+    lines = [f"row {row}, best fit: "
+             + ", ".join(f"{name} = {value:.4g}" for name, value in zip(LABELS, one["label"]))
+             + f"; white scatter {one['scatter']:.1e} (variance per pixel); {one['n']} maps"
+             for row, one in results.items()]
+    lines += ["", f"{'chi2 / bins, p-value':36s}" + "".join(f"{f'row {r}':>20s}" for r in results)]
+    tests = [one["tests"] for one in results.values()]
+    for kind, title in TITLES.items():
+        for name in (n for n in tests[0] if n.partition(" ")[0] == kind):
+            cells = (f"{t[name]['chi2']:10.1f}/{t[name]['bins']:2d} {t[name]['p_value']:6.3f}"
+                     for t in tests)
+            lines.append(f"{title.format(name.partition(' ')[2]):36s}" + "".join(cells))
+    lines += ["", f"{'simulated / real, +- scatter':36s}" + "".join(
+        f"{f'{scale:g} arcmin':>16s}" for scale in SCALES)]
+    for kind, title in (("third", "third moment"), ("fourth", "fourth cumulant")):
+        real, mean, sd = (np.array([t[kind][k] for t in tests]) for k in ("real", "mean", "sd"))
+        rows = [(f"row {row}", *three) for row, *three in zip(results, mean, sd, real)]
+        if len(results) > 1:
+            rows.append(("all rows", mean.mean(0), np.sqrt((sd**2).sum(0)) / len(sd), real.mean(0)))
+        lines += [f"{f'{title}, {row}':36s}" + "".join(
+            f"{f'{m / r:.2f} +- {abs(s / r):.2f}':>16s}" for m, s, r in zip(*values))
+            for row, *values in rows]
     return "\n".join(lines)
 
 
-def read_map(path, row, mask):
-    """Row of a file of noisy maps and its mask; mask: file, or None for the one beside the map, else a formula's."""
+def check_figure(path: str):
+    """matplotlib's pyplot for a picture that can be drawn. Raises InputError, before the work."""
     path = pathlib.Path(path)
-    if mask is None:
-        beside = path.parent / dataset.MASK_FILE
-        observed = dataset.read_mask(beside) if beside.is_file() else procedural_mask()
-    else:
-        observed = dataset.read_mask(mask)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--figure: expected a name that ends in {', '.join(SUFFIXES)}, got "
+                         f"{path}")
+    if not path.parent.is_dir():
+        raise InputError(f"--figure: no such folder {path.parent}; make it first")
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("pictures need matplotlib, which is not installed: pip install "
+                         "matplotlib") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    return pyplot
+
+
+def figure(path: str, comparison: Comparison, kappa: np.ndarray, result: dict) -> None:
+    """Draw a real map and a simulated one in the same colours, and four statistics of them.
+
+    kappa: (n_observed,), the real map
+    result: of comparison.compare()
+    Raises InputError without matplotlib.
+    """
+    pyplot, shapes, scale = check_figure(path), comparison.shapes, SCALES[1]
+    whole = pyplot.figure(figsize=(13, 8.6), layout="constrained")
+    grid = whole.add_gridspec(3, 4, height_ratios=(1.0, 1.0, 2.3))
+    parts = [np.where(shapes.valid[1], shapes.smooth(comparison.frame(one))[1], np.nan)
+             for one in (kappa, result["example"])]
+    low, high = np.nanpercentile(np.stack(parts), (0.5, 99.7))
+    rows, columns = (n * PIXEL_ARCMIN / 60.0 for n in comparison.mask.shape)
+    theta = ", ".join(f"{name} = {value:.3f}" for name, value in zip(PARAMS, result["label"]))
+    for row, (part, title) in enumerate(zip(parts, ("real, noisy", f"simulated at {theta}"))):
+        axes = whole.add_subplot(grid[row, :])
+        image = axes.imshow(part.T, origin="lower", cmap="magma", vmin=low, vmax=high,
+                            interpolation="nearest", extent=(0, rows, 0, columns))
+        axes.set_title(f"{title}, smoothed with {scale:g} arcmin", fontsize=10, loc="left")
+        axes.set_ylabel("degrees")
+        whole.colorbar(image, ax=axes, label=r"$\kappa$", pad=0.01)
+    edges = comparison.spectrum.edges
+    places = {"spectrum": np.sqrt(edges[:-1] * edges[1:])[comparison.spectrum.used]}
+    for name, (low, width, n) in zip(("pdf", "peaks", "minima"), np.array(shapes.bins)[[0, 1, 1]]):
+        places[f"{name} {scale:g}"] = shapes.unit[1] * (low + width * (np.arange(n) + 0.5))
+    for column, (name, place) in enumerate(places.items()):
+        test, axes = result["tests"][name], whole.add_subplot(grid[2, column])
+        mean, sd, real = (np.where(test["mean"] > 0.0, test[part], np.nan)
+                          for part in ("mean", "sd", "real"))
+        axes.fill_between(place, np.maximum(mean - sd, 1e-3 * mean), mean + sd, color=SIMULATED,
+                          alpha=0.25, lw=0)
+        axes.plot(place, mean, color=SIMULATED, label="simulated")
+        axes.plot(place, np.where(real > 0, real, np.nan), "s", ms=4, color=REAL, label="real")
+        title = TITLES[name.split()[0]].format(f"{scale:g}")
+        axes.set_title(f"{title}\nchi2 {test['chi2']:.1f} of {test['bins']} bins, p = "
+                       f"{test['p_value']:.2f}", fontsize=10)
+        axes.set(xlabel=r"$\ell$" if column == 0 else r"$\kappa$", yscale="log",
+                 ylim=(0.4 * np.nanmin(mean), 2.0 * np.nanmax(mean)))
+    whole.axes[-1].legend(frameon=False)
+    whole.savefig(path, dpi=140)
+    pyplot.close(whole)
+
+
+def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]:
+    """Noisy maps of a file by row, {row: float32 (n_observed,)}, and their mask.
+
+    rows: a number, or "all"
+    mask: file, or None for the one beside the maps, else a formula's. Raises InputError.
+    """
+    path = pathlib.Path(path)
+    beside = path.parent / dataset.MASK_FILE if mask is None else mask
+    found = mask is not None or beside.is_file()
+    observed = dataset.read_mask(beside) if found else procedural_mask()
     kappa = dataset.load_npy(path, mmap=True)
-    kappa = array(path, kappa if kappa.ndim > 1 else kappa[None], (None, int(observed.sum())), "f", finite=False,
-                  advice="the observed pixels of the mask, give --mask")
-    if not 0 <= row < len(kappa):
-        raise InputError(f"--row: expected 0 to {len(kappa) - 1}, got {row}")
-    return array(f"{path}, row {row}", kappa[row].astype(np.float32)), observed
+    kappa = array(path, kappa if kappa.ndim > 1 else kappa[None], (None, int(observed.sum())), "f",
+                  finite=False, advice="the observed pixels of the mask, give --mask")
+    if rows != "all" and not (str(rows).isdigit() and int(rows) < len(kappa)):
+        raise InputError(f"--row: expected 0 to {len(kappa) - 1} or all, got {rows}")
+    return {row: array(f"{path}, row {row}", kappa[row].astype(np.float32))
+            for row in (range(len(kappa)) if rows == "all" else [int(rows)])}, observed
 
 
-def parser():
+def parser() -> cli.Parser:
     """The options of python -m wl.validate realism."""
     parser = cli.Parser(prog="python -m wl.validate realism", description=__doc__)
     add = parser.add_argument
     one = parser.add_mutually_exclusive_group(required=True).add_argument
     one("--map", metavar="FILE", help=".npy with noisy maps (any, n_observed) or one (n_observed,)")
-    one("--spectra", metavar="FILE", help=".npz with arrays power (cosmology, realisation, bin), ell_edges, and label "
-        "(cosmology, realisation, 5) unless --label is given")
-    add("--label", metavar="FILE", help="labels of the whole set (.npy), of which --spectra has the first cosmologies and "
-        "realisations; the rms of the signal over all of them is printed too")
-    add("--row", type=int, default=0, metavar="I", help="which of them (default: 0)")
-    add("--mask", metavar="FILE", help=".npy bool (default: the public file beside the map, else a formula)")
-    add("--maps", type=int, default=200, metavar="N", help="maps to simulate (with --spectra at least one per spectrum)")
-    add("--field", default="lognormal", choices=("lognormal", "halo", "gaussian"), help="of the simulated maps")
-    add("--gaussian-share", type=float, default=GAUSSIAN_SHARE, metavar="X", help="as in wl.simulate")
-    add("--lambda-factor", type=float, default=LAMBDA_FACTOR, metavar="X", help="as in wl.simulate")
-    add("--n-gal", type=float, default=N_GAL, metavar="X", help="source galaxies per square arcminute")
-    add("--figure", metavar="FILE", help="picture (.png, .pdf) of the real map, a simulated one and the statistics")
+    one("--spectra", metavar="FILE", help=".npz with arrays power (cosmology, realisation, bin), "
+        "ell_edges, and label (cosmology, realisation, 5) unless --label is given")
+    add("--label", metavar="FILE", help="labels of the whole set (.npy), of which --spectra has "
+        "the first cosmologies and realisations; the rms of the signal over all is printed too")
+    add("--row", default="0", metavar="I|all", help="which of the maps; all: each in its column")
+    add("--mask", metavar="FILE", help=".npy bool (default: the public file, else a formula)")
+    add("--maps", type=int, default=200, metavar="N", help="maps to simulate for each (with "
+        "--spectra at least one per spectrum)")
+    add("--field", default="lognormal", choices=FIELDS, help="of the simulated maps")
+    for flag, default, text in (("--gaussian-share", GAUSSIAN_SHARE, "as in wl.simulate"),
+                                ("--lambda-factor", LAMBDA_FACTOR, "as in wl.simulate"),
+                                ("--n-gal", N_GAL, "source galaxies per square arcminute")):
+        add(flag, type=float, default=default, metavar="X", help=text)
+    add("--figure", metavar="FILE", help="picture (.png, .pdf) of a real and a simulated map")
     return cli.add_common(parser, threads=False)
 
 
-def main(argv=None):
+def main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate realism."""
-    options = parser().parse_args(argv)
-    field = Field(options.field, within("--gaussian-share", options.gaussian_share, 0.0, 0.9),
-                  lambda_factor=positive("--lambda-factor", options.lambda_factor))
-    n, n_gal = positive("--maps", options.maps, integer=True), positive("--n-gal", options.n_gal)
-    if options.spectra:
-        mask = procedural_mask() if options.mask is None else dataset.read_mask(options.mask)
-        label = None if options.label is None else dataset.read_label(options.label)
-        print(f"{options.spectra}: " + labelled.report(options.spectra, mask, label, field, n, n_gal, options.seed,
-                                                       options.quiet))
+    args = parser().parse_args(argv)
+    field = Field(args.field, within("--gaussian-share", args.gaussian_share, 0.0, 0.9),
+                  lambda_factor=positive("--lambda-factor", args.lambda_factor))
+    n, n_gal = positive("--maps", args.maps, integer=True), positive("--n-gal", args.n_gal)
+    if args.spectra:
+        mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
+        label = None if args.label is None else dataset.read_label(args.label)
+        real = labelled.read_spectra(args.spectra, mask, label, n_gal)
+        survey = labelled.Survey(mask, real.edges, n_gal)
+        print(f"{args.spectra}: "
+              + labelled.report(real, survey, label, field, n, args.seed, args.quiet))
         return
-    kappa, mask = read_map(options.map, options.row, options.mask)
-    if options.figure:
-        from . import figures
-        figures.check(options.figure)
+    maps, mask = read_maps(args.map, args.row, args.mask)
+    if args.figure:
+        check_figure(args.figure)
     comparison = Comparison(mask, n_gal, field)
-    progress = Progress(n, "realism", options.quiet)
-    result = comparison.compare(kappa, n, options.seed, progress)
+    progress = Progress(n * len(maps), "realism", args.quiet)
+    results = {row: comparison.compare(kappa, n, args.seed, progress)
+               for row, kappa in maps.items()}
     progress.close()
-    print(f"{options.map}, row {options.row}: {table(result)}")
-    if options.figure:
-        figures.realism(options.figure, comparison, kappa, result)
-        print(f"picture: {options.figure}")
+    print(f"{args.map}, {args.field} maps\n{table(results)}")
+    if args.figure:
+        row = min(maps)
+        figure(args.figure, comparison, maps[row], results[row])
+        print(f"picture: {args.figure}")

@@ -3,8 +3,8 @@
     mask = procedural_mask()         # bool (1424, 176), exactly 132,019 observed pixels
     theta = design(101)              # float64 (101, 2): Omega_m, S_8
 
-Both are formulas that imitate the challenge's files in what matters to an analysis (shape, holes, density)
-and copy none of their numbers.
+Both are formulas that imitate the challenge's files in what matters to an analysis (shape, holes,
+density) and copy none of their numbers.
 """
 import numpy as np
 from scipy.spatial import Delaunay, QhullError
@@ -13,7 +13,7 @@ from ..core.checks import InputError
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_OBSERVED, T_AGN_RANGE
 
 OMEGA_M_RANGE, S_8_RANGE = (0.0913, 0.619), (0.680, 0.9552)   # of the challenge's design
-DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design: the metric of distances
+DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design, a metric
 DESIGN_CENTRE = np.array([0.28, 0.822])      # where the design is densest
 WIDE_BOX = ((0.08, 0.60), (0.70, 1.05))      # lowest and highest (Omega_m, S_8) of --wide
 FIXED_NUISANCES = (7.85, 0.01325, 0.0)       # the centres of the priors
@@ -23,29 +23,33 @@ GOLDEN = 0.6180339887498949
 DISCS, BLOBS, STREAKS, TRIPLES, PAIRS, SINGLES = 61, 333, 117, 38, 86, 222
 
 
-def draw_nuisances(n, rng):
+def draw_nuisances(n: int, rng: np.random.Generator) -> np.ndarray:
     """n rows of (log10 T_AGN, f_0, Delta_z) from the published priors: float64 (n, 3)."""
     return np.column_stack([rng.uniform(*T_AGN_RANGE, n), rng.uniform(*F_0_RANGE, n),
                             rng.normal(0.0, DELTA_Z_SIGMA, n)])
 
 
-def design(n):
+def _check_number(n):
+    if n < 3:
+        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a "
+                         "--design file for fewer")
+
+
+def design(n: int) -> np.ndarray:
     """n cosmologies spread like the challenge's: float64 (n, 2), Omega_m and S_8.
 
-    A sunflower (angles by the golden section, so any n is evenly spread) inside the published region,
-    thinning outwards, and about sqrt(n) points on its boundary that span the hull. The same n always gives
-    the same design. Raises InputError below 3 points.
+    A sunflower (angles by the golden section, so any n is evenly spread) inside the published
+    region, thinning outwards, and about sqrt(n) points on its boundary that span the hull. The same
+    n always gives the same design. Raises InputError below 3 points.
     """
-    if n < 3:
-        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a --design file "
-                         "for fewer")
+    _check_number(n)
     edge = (_region() - DESIGN_CENTRE) / DESIGN_SCALE
     angle = np.arctan2(edge[:, 1], edge[:, 0])
-    first = angle[np.argmax(edge[:, 0])]                    # a boundary point sits on the largest Omega_m
+    first = angle[np.argmax(edge[:, 0])]          # a boundary point sits on the largest Omega_m
     order = np.argsort(angle)
     grid = first + np.linspace(0.0, 2.0 * np.pi, 2001)
     border = np.interp(grid, angle[order], np.hypot(*edge[order].T), period=2.0 * np.pi)
-    # share of the points per angle ~ border^0.6: between even (0) and the same density everywhere (2)
+    # share of the points per angle ~ border^0.6: between even (0) and the same density (2)
     share = np.concatenate([[0.0], np.cumsum(border[1:]**0.6 + border[:-1]**0.6)])
     outer = min(n, max(3, round(1.1 * np.sqrt(n))))
     inner = np.arange(n - outer)
@@ -54,17 +58,17 @@ def design(n):
     at = np.concatenate([np.interp((inner * GOLDEN) % 1.0, share / share[-1], grid),
                          first + 2.0 * np.pi * np.arange(outer) / outer])
     radius = np.concatenate([radius, np.ones(outer)]) * np.interp(at, grid, border)
-    return DESIGN_CENTRE + DESIGN_SCALE * radius[:, None] * np.column_stack([np.cos(at), np.sin(at)])
+    direction = np.column_stack([np.cos(at), np.sin(at)])
+    return DESIGN_CENTRE + DESIGN_SCALE * radius[:, None] * direction
 
 
-def wide_design(n):
+def wide_design(n: int) -> np.ndarray:
     """n cosmologies spread evenly over WIDE_BOX: float64 (n, 2), Omega_m and S_8.
 
-    The additive sequence of the plastic number (Roberts 2018): the first n points of it, whatever n.
-    Raises InputError below 3 points.
+    The additive sequence of the plastic number (Roberts 2018): the first n points of it, whatever
+    n. Raises InputError below 3 points.
     """
-    if n < 3:
-        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}")
+    _check_number(n)
     plastic = 1.32471795724474602596
     place = (0.5 + np.arange(1, n + 1)[:, None] * np.array([1.0 / plastic, 1.0 / plastic**2])) % 1.0
     low, high = np.array(WIDE_BOX)
@@ -81,25 +85,27 @@ def _region():
            - 0.130 * np.clip((0.135 - om) / 0.0437, 0, 1)**2)
     corner = np.concatenate([np.column_stack([om, bottom]), np.column_stack([om, top])[::-1]])
     parts = []
-    for a, b in zip(corner, np.roll(corner, -1, axis=0)):    # no side longer than 0.01 of the metric
+    for a, b in zip(corner, np.roll(corner, -1, axis=0)):  # sides of at most 0.01
         m = max(1, int(np.hypot(*((b - a) / DESIGN_SCALE)) / 0.01))
         parts.append(a + (b - a) * np.arange(m)[:, None] / m)
     return np.concatenate(parts)
 
 
-def draw_unseen(theta, n, rng, width=0.5):
+def draw_unseen(theta: np.ndarray, n: int, rng: np.random.Generator,
+                width: float = 0.5) -> np.ndarray:
     """n cosmologies off the design, from its density, inside its hull: float64 (n, 2).
 
-    theta: float64 (m, 2), Omega_m and S_8 of the design; rng: numpy Generator; width: spread about a
-    design point in units of its distance to the third neighbour (a kernel estimate that adapts).
+    theta: (m, 2), Omega_m and S_8 of the design
+    width: spread about a design point in units of its distance to the third neighbour (a kernel
+        estimate that adapts)
     Raises InputError when the design spans no area.
     """
     x = np.unique(np.asarray(theta, float), axis=0) / DESIGN_SCALE
     try:
         hull = Delaunay(x)
     except (QhullError, ValueError):
-        raise InputError(f"design: {len(x)} different cosmologies span no area; unseen ones need at "
-                         "least 3 that are not on a line") from None
+        raise InputError(f"design: {len(x)} different cosmologies span no area; unseen ones need "
+                         "at least 3 that are not on a line") from None
     distance = np.sort(np.linalg.norm(x[:, None] - x, axis=2), axis=1)[:, min(3, len(x) - 1)]
     out = np.empty((0, 2))
     while len(out) < n:
@@ -109,16 +115,16 @@ def draw_unseen(theta, n, rng, width=0.5):
     return out[:n] * DESIGN_SCALE
 
 
-def procedural_mask():
+def procedural_mask() -> np.ndarray:
     """A survey mask that imitates HSC Y3's wide 12-hour field: bool (1424, 176), True = observed.
 
-    A strip with scalloped edges, a deep block, a notch, and about 860 holes: bright-star discs of radius
-    4, blobs, streaks along the edges, single pixels. Exactly 132,019 pixels are observed; every call
-    gives the same mask (its own integer generator, no library's).
+    A strip with scalloped edges, a deep block, a notch, and about 860 holes: bright-star discs of
+    radius 4, blobs, streaks along the edges, single pixels. Exactly 132,019 pixels are observed;
+    every call gives the same mask (its own integer generator, no library's).
     """
     chance = _Chance(20056065)
     mask = _envelope(chance)
-    taken = ~mask                                    # holes keep a pixel's distance from one another
+    taken = ~mask                    # holes keep a pixel's distance from one another
     for shapes, number, near_edge in ((_disc(4.0), DISCS, 0.0), (_blob, BLOBS, 0.15),
                                       (_streak, STREAKS, 0.6), (_specks(3), TRIPLES, 0.2),
                                       (_specks(2), PAIRS, 0.2), (_specks(1), SINGLES, 0.2)):
@@ -147,12 +153,13 @@ class _Chance:
 
 
 def _scallops(n, chance):
-    """Heights of an edge of n pixels: pointed humps of 3-9 pixels every 17-21 pixels, float64 (n,)."""
+    """Heights (n,) of an edge: pointed humps of 3-9 pixels every 17-21 pixels."""
     height = np.zeros(n)
     x = 0.0
     while x < n + 21:
         width, top = 3.0 + 2.0 * chance.uniform(), 3.0 + 6.0 * chance.uniform()**2
-        height = np.maximum(height, top * np.clip(1.0 - np.abs(np.arange(n) - x) / (1.3 * width), 0.0, 1.0))
+        hump = np.clip(1.0 - np.abs(np.arange(n) - x) / (1.3 * width), 0.0, 1.0)
+        height = np.maximum(height, top * hump)
         x += 17.0 + 4.0 * chance.uniform()
     return height
 
@@ -161,8 +168,9 @@ def _envelope(chance):
     rows, columns = FRAME
     x, y = np.arange(rows), np.arange(columns)
     top = 77.0 + _scallops(rows, chance) + 15.0 * np.clip((17.0 - x) / 8.0, 0.0, 1.0)
-    # the deep block and its stairs down: flat at the frame's end to 812, at 144 to 985, back by 1035
-    block = np.interp(x, (808, 832, 985, 1006, 1012, 1035), (190.0, 144.0, 144.0, 108.0, 94.0, 77.0))
+    # the deep block and its stairs down: flat at the end to 812, at 144 to 985, back by 1035
+    block = np.interp(x, (808, 832, 985, 1006, 1012, 1035),
+                      (190.0, 144.0, 144.0, 108.0, 94.0, 77.0))
     top = np.where(x >= 632, np.maximum(top, block + _scallops(rows, chance)), top)
     bottom = np.where((x >= 190) & (x < 392), 17.0 - _scallops(rows, chance), 0.0)
     mask = (y <= top[:, None]) & (y >= bottom[:, None])
