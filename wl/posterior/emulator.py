@@ -321,8 +321,8 @@ def _read_table(path, name):
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); give design, flat "
                          "or a file") from None
     except (ValueError, EOFError) as error:
-        raise InputError(f"{name}: is not a table of numbers ({error}); see the README for the "
-                         "format") from None
+        raise InputError(f"{name}: is not a table of numbers ({error}); give rows of Omega_m, "
+                         "S_8, density") from None
 
 
 def _at_design(points, log_density, theta, name):
