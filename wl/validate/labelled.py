@@ -306,14 +306,17 @@ def table(result: dict, label: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False,
-             total: bool = False) -> dict:
+def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: bool = False,
+             ranked: bool = False) -> dict:
     """chi2 of a real map's numbers against n simulated ones, as of one more map about their mean.
 
     real: (bins,)
     drawn: (n, bins)
     counts: bins with fewer than MIN_COUNT expected join their neighbour nearer to the fullest
     total: they add up to a constant, so that the last bin says nothing new
+    ranked: p_value is the share of all n + 1 maps that lie as far from the mean of all as the real
+        one: exact for moments, whose tails are heavy (Hotelling's is below 0.01 in 3 to 7 % of maps
+        from the simulations themselves)
     Returns a dict: real, mean, sd (bins,); bins, chi2 with Hartlap's factor (Hartlap et al. 2007,
     A&A 464, 399), p_value of Hotelling's T^2. Raises InputError for too few maps.
     """
@@ -329,9 +332,14 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False,
     unit = b.std(axis=0)                 # moments of 1e-8 and areas of 1e5 pixels alike
     rest = (a - b.mean(axis=0)) / unit
     t2 = rest @ np.linalg.solve(np.cov((b / unit).T), rest) / (1.0 + 1.0 / n)
+    p_value = stats.f.sf(t2 * (n - d) / (d * (n - 1)), d, n - d)
+    if ranked:
+        all_maps = np.vstack([a, b]) / unit
+        off = all_maps - all_maps.mean(axis=0)
+        far = np.einsum("nd,nd->n", off, np.linalg.solve(np.cov(off.T), off.T).T)
+        p_value = np.mean(far >= far[0])
     return {"real": real, "mean": mean, "sd": sd, "bins": d,
-            "chi2": float(t2 * (n - d - 2) / (n - 1)),
-            "p_value": float(stats.f.sf(t2 * (n - d) / (d * (n - 1)), d, n - d))}
+            "chi2": float(t2 * (n - d - 2) / (n - 1)), "p_value": float(p_value)}
 
 
 def join(mean: np.ndarray) -> np.ndarray:

@@ -198,7 +198,7 @@ class Comparison:
         example = next(self.simulate(label, scatter, 1, seed))
         tests = {name: goodness(real, np.array([part[name] for part in parts]),
                                 counts=name.split()[0] in ("pdf", "peaks", "minima"),
-                                total=name.startswith("pdf"))
+                                total=name.startswith("pdf"), ranked=name in ("third", "fourth"))
                  for name, real in found.items()}
         return {"label": label, "scatter": scatter, "n": n, "example": example, "tests": tests}
 
