@@ -15,13 +15,19 @@ SUFFIXES = (".png", ".pdf", ".svg")
 
 def check(path) -> None:
     """Raise InputError if no picture can be made with this name, or without matplotlib."""
-    if pathlib.Path(path).suffix not in SUFFIXES:
+    if pathlib.Path(path).suffix.lower() not in SUFFIXES:
         raise InputError(f"--figure {path}: expected a name that ends in {', '.join(SUFFIXES)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise InputError(f"--figure {path}: matplotlib is not installed; pip install matplotlib, "
                          "or leave the option out") from None
+
+
+def blank(width: float, height: float):
+    """An empty matplotlib Figure. width, height: float, inches"""
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def draw(path, truth: np.ndarray, mean: np.ndarray, bars: np.ndarray, title: str) -> None:
@@ -31,9 +37,8 @@ def draw(path, truth: np.ndarray, mean: np.ndarray, bars: np.ndarray, title: str
     truth, mean, bars: (n, 2) float64, Omega_m and S_8 of maps with known truth
     title: str
     """
-    from matplotlib.figure import Figure
     from scipy.special import ndtr
-    figure = Figure(figsize=(9.0, 3.1), layout="constrained")
+    figure = blank(9.0, 3.1)
     axes = figure.subplots(1, 3)
     some = np.unique(np.linspace(0, len(truth) - 1, MAX_BARS).astype(int))
     for k, name in enumerate(PARAMS):

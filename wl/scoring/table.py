@@ -78,7 +78,7 @@ def _bars_verdict(part):
         yield f"The error bars are too {'wide' if off > 0 else 'narrow'}: " + " and ".join(shown)
     yield "  of the truths lie within one and two of them."
     if off:
-        yield "  More realisations for the emulator (--emulator-fraction, --folds) mend most of it."
+        yield "  More realisations for the emulator (--emulator-fraction, --folds) may help."
 
 
 def overview(results: list) -> str:

@@ -21,6 +21,7 @@ from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, PARAMS, PIXEL
 from ..core.params import T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
 from ..maps import dataset
+from ..scoring import figures
 from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, Grid
 from ..simulate.matter import lagrange_weights
 from ..simulate.plan import FIELDS
@@ -43,7 +44,7 @@ TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
           "pdf": "one-point PDF at {} arcmin", "peaks": "peak counts at {} arcmin",
           "minima": "minima counts at {} arcmin", "area": "area above thresholds, {} arcmin",
           "length": "length of contours, {} arcmin", "euler": "Euler characteristic, {} arcmin"}
-SUFFIXES, REAL, SIMULATED = (".png", ".pdf", ".svg"), "#c1272d", "#0b4f8a"
+REAL, SIMULATED = "#c1272d", "#0b4f8a"
 
 
 def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -229,22 +230,11 @@ def table(results: dict[int, dict]) -> str:
     return "\n".join(lines)
 
 
-def check_figure(path: str):
-    """matplotlib's pyplot for a picture that can be drawn. Raises InputError, before the work."""
-    path = pathlib.Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--figure: expected a name that ends in {', '.join(SUFFIXES)}, got "
-                         f"{path}")
-    if not path.parent.is_dir():
-        raise InputError(f"--figure: no such folder {path.parent}; make it first")
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("pictures need matplotlib, which is not installed: pip install "
-                         "matplotlib") from None
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-    return pyplot
+def check_figure(path: str) -> None:
+    """Raise InputError, before the work, for a picture that cannot be drawn."""
+    if not pathlib.Path(path).parent.is_dir():
+        raise InputError(f"--figure: no such folder {pathlib.Path(path).parent}; make it first")
+    figures.check(path)
 
 
 def figure(path: str, comparison: Comparison, kappa: np.ndarray, result: dict) -> None:
@@ -254,8 +244,9 @@ def figure(path: str, comparison: Comparison, kappa: np.ndarray, result: dict) -
     result: of comparison.compare()
     Raises InputError without matplotlib.
     """
-    pyplot, shapes, scale = check_figure(path), comparison.shapes, SCALES[1]
-    whole = pyplot.figure(figsize=(13, 8.6), layout="constrained")
+    check_figure(path)
+    shapes, scale = comparison.shapes, SCALES[1]
+    whole = figures.blank(13, 8.6)
     grid = whole.add_gridspec(3, 4, height_ratios=(1.0, 1.0, 2.3))
     parts = [np.where(shapes.valid[1], shapes.smooth(comparison.frame(one))[1], np.nan)
              for one in (kappa, result["example"])]
@@ -288,7 +279,6 @@ def figure(path: str, comparison: Comparison, kappa: np.ndarray, result: dict) -
                  ylim=(0.4 * np.nanmin(mean), 2.0 * np.nanmax(mean)))
     whole.axes[-1].legend(frameon=False)
     whole.savefig(path, dpi=140)
-    pyplot.close(whole)
 
 
 def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]:
