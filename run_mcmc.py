@@ -24,6 +24,8 @@ examples:
       ten networks, every realisation feeds the emulator
   python run_mcmc.py --sampler exact
       quadrature in place of chains, same file
+  python run_mcmc.py --apply data/runs/main --maps new.npy
+      a trained run on new maps: nothing is trained again
   python run_mcmc.py --shard 2/4
       a quarter of the maps, as one job of four"""
 
@@ -41,6 +43,12 @@ def parser() -> cli.Parser:
     add("--predictions", default=None, metavar="FILE",
         help="a predictions.h5 to infer from: nothing is trained, and the options of maps and "
              "network are those it was made with")
+    add("--apply", default=None, metavar="RUN",
+        help="folder of a finished run, whose networks and emulator infer the maps of --maps; "
+             "nothing is trained, and only those maps are measured")
+    add("--maps", default=None, metavar="FILE",
+        help="with --apply: .npy of noisy maps, (n, pixels inside the run's mask) or frames "
+             "(n, rows, columns), where pixels outside the mask may be NaN")
     summaries.add_options(parser, loss="mse")
     posterior.add_options(parser)
     posterior.add_output_options(parser)
@@ -50,11 +58,14 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
+    from wl.core.checks import InputError
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions, shard_of
     from wl.scoring import report
     posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
-    stage = predicted if args.predictions is None else given
+    if args.maps is not None and args.apply is None:
+        raise InputError("--maps: expected --apply RUN, the finished run to use on them")
+    stage = applied if args.apply is not None else predicted if args.predictions is None else given
     predictions, folder, wanted = stage(args, posterior, shard)
     if predictions is None:                               # --only: one network of several
         return
@@ -63,7 +74,10 @@ def main(argv: list | None = None) -> None:
         report.check_convergence(path, allowed=True)
         print(f"{path}: join it with the other shards by run_score.py --merge")
         return
-    report.report_on(path, args.seed, args.data if is_elsewhere(args) else None)
+    if args.apply is not None:
+        report.report_new(path)
+    else:
+        report.report_on(path, args.seed, args.data if is_elsewhere(args) else None)
     report.check_convergence(path, args.allow_unconverged)
 
 
@@ -116,6 +130,29 @@ def given(args, posterior, shard) -> tuple:
     n_emulator, wanted = infer.emulator_maps(predictions)[0].shape[1], Wanted(target, shard)
     infer.refuse_early(made, n_emulator, design, posterior, folder, wanted)
     return predictions, folder, wanted
+
+
+def applied(args, posterior, shard) -> tuple:
+    """As predicted(), of the new maps of --maps by the networks of a finished run."""
+    import dataclasses
+    import pathlib
+    from wl.core.checks import InputError
+    from wl.posterior import infer
+    from wl.posterior.options import Wanted
+    if not args.maps or args.predictions is not None:
+        raise InputError("--apply: expected --maps FILE with the new maps, and no --predictions")
+    cli.prepare_process(args.threads)
+    from wl.summaries import apply
+    run = apply.open_run(args.apply)
+    args.seed, wanted = run.seed, Wanted("test", shard)
+    home = f"{pathlib.Path(args.apply).resolve().name}_on_{pathlib.Path(args.maps).stem}"
+    folder = cli.folder(args, home)
+    n_emulator = infer.emulator_maps(run)[0].shape[1]
+    infer.refuse_early({**run.settings, "holdout_fraction": 0.0}, n_emulator,
+                       run.groups["constant_data"]["design"], posterior, folder, wanted)
+    # the check of a quadrature looks at the maps of all shards
+    every = dataclasses.replace(wanted, shard=None) if posterior.sampler == "exact" else wanted
+    return apply.apply(run, args.maps, every.rows, args.threads, args.quiet), folder, wanted
 
 
 def is_elsewhere(args) -> bool:

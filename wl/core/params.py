@@ -39,6 +39,7 @@ VARIABLES = {
     "covariance": ("1", "covariance of a cosmology's summaries from map to map"),
     "theta": ("1", "Omega_m and S_8 of each cosmology of the design"),
     "design": ("1", "Omega_m and S_8 of each cosmology of the design"),
+    "mask": ("1", "survey mask, True where a pixel is observed"),
     "count": ("1", "maps that mean and covariance are made of"),
     "cosmology": ("1", "index into the design, -1 for test maps"),
     "realisation": ("1", "realisation of the cosmology, for test maps the row in their file"),

@@ -313,3 +313,37 @@ def _check_pixels(path, maps, mask, mask_path):
         raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in "
                          f"{mask_path.name}, got {maps.shape[-1]}; use the mask that belongs to "
                          "the maps")
+
+
+def read_new(path, mask: np.ndarray) -> np.ndarray:
+    """Noisy maps from a bare file, on a known mask.
+
+    path: str or Path, .npy of floats: (n, n_observed) observed pixels in C order of the mask, or
+        frames (n, rows, columns), whose pixels outside the mask may be anything (NaN, say); one
+        map may come without its first axis
+    mask: (rows, columns) bool
+    Returns (n, n_observed) float16, as the public release has test maps; a memory map if it is
+    that in the file. Raises InputError, naming the map, for others, NaN, inf and constant maps.
+    """
+    maps, n_observed = load_npy(path, mmap=True), int(mask.sum())
+    array(path, maps, None, "f", finite=False, advice="give convergence maps")
+    if maps.shape in ((n_observed,), mask.shape):
+        maps = maps[None]
+    if not len(maps) or maps.shape[1:] not in ((n_observed,), mask.shape):
+        raise InputError(f"{path}: expected maps of {n_observed} observed pixels each, (n, "
+                         f"{n_observed}), or frames (n, {mask.shape[0]}, {mask.shape[1]}) as the "
+                         f"mask of the run, got shape {maps.shape}; cut them to that mask")
+    is_stored = maps.ndim == 2 and maps.dtype == np.float16
+    out = maps if is_stored else np.empty((len(maps), n_observed), np.float16)
+    for i, one in enumerate(maps):
+        with np.errstate(over="ignore"):
+            row = (one if maps.ndim == 2 else one[mask]).astype(np.float16)
+        if not np.isfinite(row).all():
+            raise InputError(f"{path}: expected finite numbers inside the mask, got "
+                             f"{row[~np.isfinite(row)][0]} in map {i}; repair the file")
+        if row.size > 1 and np.ptp(row) == 0:
+            raise InputError(f"{path}: expected maps that vary, got {row[0]} in every pixel of map "
+                             f"{i}; is the file complete?")
+        if not is_stored:
+            out[i] = row
+    return out

@@ -354,6 +354,13 @@ def report_on(path, seed: int, data=None) -> dict:
     return result
 
 
+def report_new(path) -> None:
+    """Print what a posterior of new maps says, without a truth. path: str or Path."""
+    file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
+    *_, summary = maps_of(file)
+    print(table.new_maps(path, summary, bars(summary)))
+
+
 def check_convergence(path, allowed: bool) -> None:
     """Raise RunError if the chains of a posterior have not converged.
 

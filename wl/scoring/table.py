@@ -61,6 +61,37 @@ def verdict(result: dict) -> str:
     return "\n".join(lines)
 
 
+MAX_NEW = 20               # new maps that are listed one by one
+UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
+
+
+def new_maps(path, summary: dict, bars: str) -> str:
+    """What a trained run says of new maps, whose truth nobody has, in lines of at most 80 columns.
+
+    path: Path of the posterior
+    summary: {name: (n, ...)}, its group
+    bars: str, the variable that holds the error bars
+    """
+    mean, sd, p_value = summary["mean"], summary[bars], summary.get("p_value")
+    lines = [f"{len(mean)} new maps, mean error bars "
+             + ", ".join(f"{v:.4f} ({p})" for v, p in zip(np.nanmean(sd, axis=0), PARAMS)) + "."]
+    if p_value is not None:
+        found = int((p_value < UNLIKELY).sum())
+        enough = found <= UNLIKELY * len(mean) + 3.0 * np.sqrt(UNLIKELY * len(mean)) + 1.0
+        lines.append(f"{found} of them with a p-value below {UNLIKELY:g}; of maps like those "
+                     f"that trained {UNLIKELY * len(mean):.1f}.")
+        if not enough:
+            lines.append("Distrust these posteriors: other depth, mask, sky or systematics?")
+    rows = [("map", *PARAMS, "p-value")[:3 + (p_value is not None)]]
+    for i, (m, s) in enumerate(zip(mean[:MAX_NEW], sd)):
+        values = [f"{a:.4f} +- {b:.4f}" for a, b in zip(m, s)]
+        rows.append((str(i), *values, *([] if p_value is None else [f"{p_value[i]:.3g}"])))
+    lines.append(_align(rows, left=0, indent="  "))
+    if len(mean) > MAX_NEW:
+        lines.append(f"  and {len(mean) - MAX_NEW} more in the file")
+    return "\n".join([*lines, f"Files: {path}"])
+
+
 def _bars_verdict(part):
     """Whether the error bars hold, and what to do if not; nothing of a single map."""
     if part["coverage_68_mean_error"] is None:

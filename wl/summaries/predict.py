@@ -18,12 +18,13 @@ import numpy as np
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, triangulate
-from ..core.files import refuse_difference
+from ..core.files import digest_file, refuse_difference
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
+from .combine import combine, covariance_between, over_parts, stack
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 STACK_FOLDS = 4                # of the emulator split's realisations
@@ -132,15 +133,11 @@ def networks(work: Work) -> Predicted:
         _refuse_dead(o, [found.summaries])
         return found
     done = [(job.fold, job.part, job.done().groups["predictions"]) for job in jobs]
-    # of each fold and part its members, then of each fold the means, the parts side by side
-    groups = [[[group for *of, group in done if of == [k, part]] for part in o.parts]
-              for k in range(o.folds)]
-    summaries = [np.concatenate([np.mean([m["summaries"] for m in part], 0) for part in fold], 1)
-                 for fold in groups]
+    averaged = over_parts(o, [(*of, m["summaries"], m.get("sd")) for *of, m in done])
+    summaries, log_sds = [fold for fold, _ in averaged], [log_sd for _, log_sd in averaged]
     _refuse_dead(o, summaries)
-    log_sds = None if "sd" not in groups[0][0][0] else [
-        np.mean([np.mean([np.log(m["sd"]) for m in part], 0) for part in fold], 0)
-        for fold in groups]
+    if log_sds[0] is None:
+        log_sds = None
     if o.folds == 1:
         found = Predicted(summaries[0], None if log_sds is None else np.exp(log_sds[0]))
     else:
@@ -184,46 +181,6 @@ def _parts_as_one(work, found):
         f"{p} " + " ".join(f"{w:+.2f} {part}" for w, part in zip(weights[k:-1:2, k], parts))
         for k, p in enumerate(PARAMS)), work.folder.quiet)
     return found._replace(summaries=summaries, between=between, weights=weights)
-
-
-def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
-    """The linear combination of predictions that fits the truth best.
-
-    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
-    group: (k,) int; these rows are combined by weights fitted to the other groups, all further
-        ones by weights of all k; with one group alone nothing is left out
-    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
-    """
-    x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
-    known = x[:len(truth)]
-
-    def fitted(rows):
-        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
-    weights = fitted(np.full(len(known), True))
-    out = x @ weights
-    for g in np.unique(group) if group.any() else ():
-        out[:len(truth)][group == g] = known[group == g] @ fitted(group != g)
-    return out, weights
-
-
-def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Emulator maps by their own fold's networks, all others by the mean over the folds.
-
-    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps
-    rows, fold: (n,), sorted maps and their folds
-    Returns (n + n_other, d).
-    """
-    out = np.empty((len(rows), values[0].shape[1]))
-    for k, (value, mine) in enumerate(zip(values, kept)):
-        own = fold == k
-        out[own] = value[np.searchsorted(mine, rows[own])]
-    return np.concatenate([out, np.mean([v[len(mine):] for v, mine in zip(values, kept)], 0)])
-
-
-def covariance_between(predicted: np.ndarray) -> np.ndarray:
-    """(d, d) between networks for the same map, its mean over the maps, of (folds, n, d)."""
-    residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
-    return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
 class Job:
@@ -359,6 +316,14 @@ class Job:
         return network if before == now else None
 
 
+def networks_of(job: Work | Job) -> dict:
+    """{name: sha256} of the files of the networks that a run's predictions are made with."""
+    if isinstance(job, Job) or job.options.method == SPECTRUM:
+        return {}
+    models = [Job(*job, i).model for i in range(job.options.n_networks)]
+    return {path.name: digest_file(path) for path in models}
+
+
 def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
           settings: dict) -> hdf5.File:
     """Write a predictions file: of the emulator split the maps `rows`, and all others."""
@@ -374,7 +339,8 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
              "split": Var(("map",), code.astype(np.int8)),
              "cosmology": Var(("map",), cosmology.astype(np.int32)),
              "realisation": Var(("map",), realisation.astype(np.int32))}
-    constant = {"design": Var(("cosmology", "param"), maps.theta)}
+    constant = {"design": Var(("cosmology", "param"), maps.theta),
+                "mask": Var(("row", "column"), maps.mask)}
     if predicted.sd is not None:
         group["sd"] = Var(("map", "param"), predicted.sd)
     if predicted.fold is not None:
@@ -387,4 +353,4 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
               "param": np.array(PARAMS)}
     return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
                             coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
-                            origin=maps.origin())
+                            origin={**maps.origin(), "networks": networks_of(job)})

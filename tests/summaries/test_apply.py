@@ -1,0 +1,178 @@
+"""A trained run on new maps: the same numbers as in the run itself, and one line for what does not
+fit."""
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from conftest import one_line
+from runs import N_TEST, shared, start  # noqa: F401
+
+import run_mcmc
+from wl.core import hdf5
+from wl.core.checks import InputError
+from wl.core.params import EMULATOR, TEST
+from wl.maps import dataset
+from wl.posterior.options import Wanted
+from wl.summaries import apply, predict
+
+MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--model-option",
+          "networks=2")
+
+
+@pytest.fixture(scope="module")
+def run(shared):  # noqa: F811
+    """A finished run: folder of its set, and its predictions."""
+    work = start(shared, *MODELS)
+    return shared, predict.predict(work)
+
+
+def applied(run, path, wanted=Wanted("test"), threads=1):
+    return apply.apply(apply.open_run(run.path.parent), path, wanted.rows, threads, quiet=True)
+
+
+def summaries(file, code):
+    group = file.groups["predictions"]
+    return group["summaries"][group["split"] == code]
+
+
+@pytest.fixture(scope="module")
+def frames(run, tmp_path_factory):
+    """The test maps as big-endian frames with NaN outside the mask, as FITS files become."""
+    data, _ = run
+    mask, maps = np.load(data / dataset.MASK_FILE), np.load(data / dataset.TEST_FILE)
+    out = np.full((len(maps), *mask.shape), np.nan, ">f4")
+    out[:, mask] = maps
+    path = tmp_path_factory.mktemp("new") / "frames.npy"
+    np.save(path, out)
+    return path
+
+
+def test_test_maps_get_the_summaries_of_the_run(run, frames):
+    data, file = run
+    for path, threads in ((data / dataset.TEST_FILE, 1), (frames, 2)):
+        found = applied(file, path, threads=threads)
+        assert np.array_equal(summaries(found, TEST), summaries(file, TEST))
+        assert np.array_equal(summaries(found, EMULATOR), summaries(file, EMULATOR))
+        ids = found.coords["predictions"]["map"]
+        assert np.array_equal(ids[-N_TEST:], np.arange(N_TEST)) and len(set(ids)) == len(ids)
+
+
+def test_every_map_is_summarised_alone(run, frames, tmp_path):
+    """A map's summary does not depend on its neighbours, its place, nor on the shard it is in."""
+    whole = summaries(applied(run[1], frames), TEST)
+    np.save(tmp_path / "turned.npy", np.load(frames)[::-1])
+    turned = summaries(applied(run[1], tmp_path / "turned.npy"), TEST)
+    assert np.array_equal(turned[::-1], whole) and not np.array_equal(turned, whole)
+    np.save(tmp_path / "one.npy", np.load(frames)[3])
+    assert np.array_equal(summaries(applied(run[1], tmp_path / "one.npy"), TEST), whole[3:4])
+    part = summaries(applied(run[1], frames, Wanted("test", (2, 3))), TEST)
+    assert np.array_equal(part[1::3], whole[1::3]) and np.isnan(part[::3]).all()
+
+
+def test_the_command_prints_each_map_and_writes_the_same_posterior(run, frames, tmp_path, capsys):
+    data, file = run
+    common = ["--sampler", "exact", "--quiet", "--threads", "1", "--recalibrate", "temperature"]
+    run_mcmc.main(["--predictions", str(file.path), "--out", str(tmp_path / "own"), *common])
+    capsys.readouterr()
+    out = tmp_path / "new"
+    run_mcmc.main(["--apply", str(file.path.parent), "--maps", str(frames), "--out", str(out),
+                   *common])
+    text = capsys.readouterr().out
+    assert f"{N_TEST} new maps" in text and "p-value" in text and str(out) in text
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+    own, new = (hdf5.read(folder / "posterior.h5") for folder in (tmp_path / "own", out))
+    for name, values in own.groups["summary"].items():
+        assert np.array_equal(values, new.groups["summary"][name], equal_nan=True), name
+    assert set(own.groups) == set(new.groups)
+    assert "noisy_test" not in new.inputs and new.settings["target"] == "test"
+    run_mcmc.main(["--apply", str(file.path.parent), "--maps", str(frames), "--out", str(out),
+                   *common])                                             # nothing stands in the way
+
+
+def test_spectra_of_new_maps(shared, tmp_path):  # noqa: F811
+    args = run_mcmc.parser().parse_args(
+        ["--data", str(shared), "--method", "spectrum", "--sampler", "exact", "--smooth", "always",
+         "--out", str(tmp_path), "--quiet"])
+    args.threads = 1
+    file, *_ = run_mcmc.predicted(args, run_mcmc_options())
+    found = applied(file, shared / dataset.TEST_FILE)
+    assert np.array_equal(summaries(found, TEST), summaries(file, TEST))
+
+
+def run_mcmc_options():
+    from wl.posterior.options import PosteriorOptions
+    return PosteriorOptions(sampler="exact", smooth="always")
+
+
+# ---------------------------------------------------------------- what does not fit
+def spoilt(frames, how):
+    """Frames with one fault, and the words that the message must have."""
+    maps = np.load(frames).astype(np.float32)
+    inside = ~np.isnan(maps[0])
+    if how == "NaN":
+        maps[2][tuple(np.argwhere(inside)[7])] = np.nan
+        return maps, ("finite", "map 2")
+    if how == "overflow":
+        maps[1][inside] = 1e9
+        return maps, ("finite", "map 1", "inf")
+    if how == "constant":
+        maps[4] = 0.5
+        return maps, ("vary", "map 4")
+    if how == "turned":
+        return maps.transpose(0, 2, 1), ("mask", "shape")
+    if how == "integers":
+        return np.nan_to_num(maps).astype(int), ("dtype",)
+    return {"no map": maps[:0], "pixels": maps[:, inside][:, :-1].copy("C")}[how], ("shape",)
+
+
+@pytest.mark.parametrize("how", ["NaN", "overflow", "constant", "turned", "integers", "no map",
+                                 "pixels"])
+def test_maps_that_do_not_fit_are_refused(run, frames, tmp_path, how):
+    maps, words = spoilt(frames, how)
+    np.save(tmp_path / "bad.npy", maps)
+    with pytest.raises(InputError) as error:
+        applied(run[1], tmp_path / "bad.npy")
+    one_line(error, "bad.npy", *words)
+
+
+@pytest.mark.parametrize("harm", ["missing", "other"])
+def test_networks_that_are_not_the_runs_are_refused(run, tmp_path, harm):
+    folder = tmp_path / "run"
+    shutil.copytree(run[1].path.parent, folder)
+    model = folder / "model_compact_f1_m0.pt"
+    if harm == "missing":
+        model.unlink()
+    else:
+        shutil.copy(folder / "model_compact_f0_m0.pt", model)
+    with pytest.raises(InputError) as error:
+        apply.open_run(folder)
+    one_line(error, model.name, "repeat the run")
+
+
+def test_another_depth_is_warned_of(run, frames, tmp_path, capsys):
+    """The run's own maps have a signal far above the noise of 3000 galaxies, and are warned of."""
+    applied(run[1], frames)
+    assert "depth" in capsys.readouterr().err
+    maps = np.load(frames)
+    np.save(tmp_path / "noise.npy", maps * (0.0028 / np.nanstd(maps)))
+    applied(run[1], tmp_path / "noise.npy")
+    assert "depth" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("--apply", "x"), ("--maps", "x"),
+                                     ("--apply", "x", "--maps", "y", "--predictions", "z")])
+def test_half_a_request_is_refused(options):
+    with pytest.raises(InputError) as error:
+        run_mcmc.main([*options])
+    one_line(error, "--apply")
+
+
+def test_the_run_is_described_by_its_file(run):
+    """Networks and mask of a run lie in its predictions: a moved folder is enough."""
+    file = run[1]
+    assert set(file.origin["networks"]) == {
+        f"model_{part}_f{k}_m0.pt" for part in ("compact", "statistics") for k in (0, 1)}
+    mask = np.load(run[0] / dataset.MASK_FILE)
+    assert np.array_equal(file.groups["constant_data"]["mask"], mask)
+    assert dataclasses.asdict(Wanted("test"))["shard"] is None
