@@ -125,7 +125,8 @@ def given(args, posterior, shard) -> tuple:
     folder = cli.folder(args, f"{predictions.origin['name']}_{made['model']}")
     if is_elsewhere(args):
         refuse_difference(f"{args.predictions}: was made from other maps,", predictions.inputs,
-                          folder.digests(open_set(args.data, made["release"]).files),
+                          folder.digests(open_set(args.data, made["release"],
+                                                  args.test_maps).files),
                           "give the --data it was made from")
     n_emulator, wanted = infer.emulator_maps(predictions)[0].shape[1], Wanted(target, shard)
     infer.refuse_early(made, n_emulator, design, posterior, folder, wanted)

@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import os
+import pathlib
 import pickle
 import shutil
 
@@ -90,7 +91,10 @@ def test_releases_side_by_side(folder):
     sample = np.zeros((3, 2, small_mask().sum()), np.float16)
     np.save(folder / f"sampled_{FILE_PREFIX}_kappa.npy", sample)
     np.save(folder / "sampled_label.npy", labels(3, 2))
-    assert dataset.open_set(folder).release == "public"
+    with pytest.raises(InputError) as error:
+        dataset.open_set(folder)
+    one_line(error, KAPPA, other.name, "--release public|newrealization|sampled")
+    assert dataset.open_set(folder, "public").release == "public"
     new = dataset.open_set(folder, "newrealization")
     assert new.files["kappa"] == other and np.array_equal(new.label, label)
     small = dataset.open_set(folder, "sampled")
@@ -102,10 +106,61 @@ def test_releases_side_by_side(folder):
     np.save(folder / f"sampled_{TEST}", np.zeros((1, 15), np.float16))
     np.save(folder / f"sampled_{FILE_PREFIX}_kappa.npy", np.zeros((3, 2, 15), np.float16))
     small = dataset.open_set(folder, "sampled")
-    assert small.mask.shape == (3, 5) and small.n_test == 1 and dataset.open_set(folder).n_test == 5
+    assert small.mask.shape == (3, 5) and small.n_test == 1
+    assert dataset.open_set(folder, "public").n_test == 5
     for name in (KAPPA, other.name):
         os.unlink(folder / name)
     assert dataset.open_set(folder).release == "sampled"
+
+
+PHASE_2 = [f"{FILE_PREFIX}_kappa_test_phase2_{name}.npy" for name in ("new_v2", "new")]
+
+
+def test_the_second_phase_under_its_real_names(folder):
+    """Its test maps are read; several files of test maps are refused; labels are 0 or 1."""
+    noisy = np.load(folder / TEST)
+    np.save(folder / PHASE_2[0], 2 * noisy[:3])
+    np.save(folder / "label_test_phase2_new_v2.npy", np.arange(3) % 2)
+    with pytest.raises(InputError) as error:
+        dataset.open_set(folder)
+    one_line(error, TEST, PHASE_2[0], "--test-maps")
+    assert np.array_equal(dataset.open_set(folder, test_maps=PHASE_2[0]).noisy_test, 2 * noisy[:3])
+    (folder / TEST).rename(folder / PHASE_2[1])
+    with pytest.raises(InputError):
+        dataset.open_set(folder)
+    (folder / PHASE_2[1]).unlink()
+    (folder / "README.txt").write_text("")
+    (folder / "other").mkdir()
+    found = dataset.open_set(folder)
+    assert found.n_test == 3 and not found.has_truth
+    taken, left = found.told().split("; not read: ")
+    assert left == "README.txt, label_test_phase2_new_v2.npy"
+    assert KAPPA in taken and PHASE_2[0] in taken and "4 x 6" in taken
+    for dtype in (int, float, bool, np.uint8):
+        np.save(folder / "kinds.npy", np.array([0, 1, 0], dtype))
+        assert dataset.read_kinds(folder / "kinds.npy", 3).tolist() == [False, True, False]
+    for wrong in ([0, 1], [0, 2, 1], [0.5, 0, 1], [[0, 1, 1]], [0, np.nan, 1]):
+        np.save(folder / "kinds.npy", np.array(wrong))
+        with pytest.raises(InputError) as error:
+            dataset.read_kinds(folder / "kinds.npy", 3)
+        one_line(error, "kinds.npy", "0")
+    np.save(folder / "label_test.npy", np.arange(3) % 2)      # under the name of a truth
+    assert not dataset.open_set(folder).has_truth
+    assert np.isnan(dataset.read_truth(folder, 3)).all()
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over(folder, tmp_path, monkeypatch, capsys):
+    """lost+found, or a colleague's: said once."""
+    (tmp_path / "lost+found").mkdir()
+    is_file = pathlib.Path.is_file
+
+    def refuse(path):
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+    monkeypatch.setattr(pathlib.Path, "is_file", refuse)
+    assert dataset.find_sets(tmp_path) == [folder]
+    one_line(capsys.readouterr().err.strip(), "lost+found", "warning")
 
 
 def test_find_sets(folder, tmp_path):

@@ -1,4 +1,5 @@
 """Data sets: layout, reproducibility, resuming, refusals. Small masks, real processes."""
+import fcntl
 import json
 import os
 import pathlib
@@ -413,9 +414,11 @@ def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
 
 def test_two_runs_do_not_share_a_folder(mask_file, tmp_path):
     (tmp_path / "set" / UNFINISHED).mkdir(parents=True)
-    with sets.lock(tmp_path / "set" / UNFINISHED), pytest.raises(InputError) as error:
-        simulate(tmp_path / "set", mask=mask_file, **SMALL)
-    one_line(error, "another run")
+    with open(tmp_path / "set" / UNFINISHED / ".lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)                           # as another process has it
+        with pytest.raises(InputError) as error:
+            simulate(tmp_path / "set", mask=mask_file, **SMALL)
+    one_line(error, "is writing there")
     assert simulate(tmp_path / "set", mask=mask_file, **SMALL) is True
 
 

@@ -17,6 +17,7 @@ from .progress import fail  # noqa: E402
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
+OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
 
 # glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
 # float32 training step of the published network from 23 to 13.6 ms a map. Read when a process
@@ -81,9 +82,13 @@ def folder(args: argparse.Namespace, name: str):
     name: str, of the run where --out gives none
     Returns a hdf5.Folder.
     """
+    from .files import lock
     from .hdf5 import Folder             # a script sets up its process before h5py loads
     home = RUNS / name
-    return Folder(pathlib.Path(args.out or home), home, args.seed, args.force, args.quiet)
+    out, job = pathlib.Path(args.out or home), None
+    if getattr(args, "shard", None) is not None or getattr(args, "only", None) is not None:
+        job = {k: v for k, v in vars(args).items() if k not in OF_ONE_JOB}
+    return Folder(out, home, args.seed, args.force, args.quiet, lock(out, job))
 
 
 def _seed(text):

@@ -1,5 +1,7 @@
 """Files that are there whole or not at all; digests, versions and settings of what made them."""
 import contextlib
+import errno
+import fcntl
 import functools
 import glob
 import hashlib
@@ -10,16 +12,22 @@ import pathlib
 import platform
 import secrets
 import subprocess
+import sys
 import time
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
 
 from .. import __version__
 from .checks import InputError
+from .progress import program, warn
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py")
 STALE_SECONDS = 3600.0         # age of a temporary file that a killed run left
+LOCK_FILE, LOCK_TRIES = ".lock", 30
+# what file systems without locks answer
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -53,6 +61,128 @@ def atomic(path) -> Iterator[pathlib.Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class Lock:
+    """A folder that this process alone may write into, until it drops the lock or ends, however.
+
+    lock(folder) gives the one that the process has already. Nothing is left of an ended run: its
+    lock, the temporary files of killed writes, and folders made for a run that wrote nothing.
+    """
+
+    def __init__(self, folder: pathlib.Path, job: dict | None):
+        path = folder / LOCK_FILE
+        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _locked(path, job)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be used ({error.strerror}); give another "
+                             "--out") from None
+        weakref.finalize(self, _release, handle, path, missing, os.getpid())
+
+
+_locks = weakref.WeakValueDictionary()      # of this process
+
+
+def lock(folder, job: dict | None = None) -> Lock:
+    """Keep other runs out of a folder, for as long as the result is kept.
+
+    folder: str or Path, made if need be
+    job: JSON values that say which run this is one of several jobs of; those share the folder
+    Raises InputError that names the owner. Where the file system has no locks it warns.
+    """
+    folder = pathlib.Path(os.path.realpath(folder))
+    held = _locks.get(folder)
+    if held is None:
+        held = _locks[folder] = Lock(folder, job)
+    return held
+
+
+def _locked(path, job):
+    """The handle of a lock file, locked and signed."""
+    for _ in range(LOCK_TRIES):
+        handle, taken = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+        try:
+            taken = _take(handle, path, job)
+            if taken:
+                return handle
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            warn(f"{path.parent}: its file system has no locks ({error.strerror}): start no second "
+                 "run in it")
+            taken = True
+            return handle
+        finally:
+            if not taken:
+                os.close(handle)
+        time.sleep(0.1)                             # until the first of several jobs has signed
+    raise _in_use(path)
+
+
+def _take(handle, path, job):
+    """Whether the lock could be had, alone or shared by jobs of one run. Raises InputError."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if job is None:
+            raise _in_use(path) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        refuse_difference(f"{path.parent}: another job of it runs with", _owner(path).get("job"),
+                          job, "wait for it, or give another --out")
+        return True
+    if not _is_at(handle, path):                    # its owner has just removed it
+        return False
+    for old in path.parent.glob(".*.tmp*"):         # of killed writes
+        old.unlink(missing_ok=True)
+    command = " ".join([program(), *sys.argv[1:]])
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, to_json({"process": os.getpid(), "host": platform.node(), "job": job,
+                               "command": command}).encode(), 0)
+    if job is not None:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    return True
+
+
+def _owner(path):
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _in_use(path):
+    process, host, command = (_owner(path).get(n, "?") for n in ("process", "host", "command"))
+    return InputError(f"{path.parent}: process {process} on {host} is writing there "
+                      f"({command[:120]}); wait for it, or give another --out")
+
+
+def _is_at(handle, path):
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    return False
+
+
+def _release(handle, path, made, process):
+    """Remove a lock that nobody shares any more, and folders that were made for nothing."""
+    if os.getpid() != process:                      # a child has the handle too
+        return
+    with contextlib.suppress(OSError), open(handle, "w"):       # closed whatever happens
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                return
+        if _is_at(handle, path):
+            path.unlink()
+        if made and {p.name for p in made[0].iterdir()} == {"inputs.json"}:
+            (made[0] / "inputs.json").unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 def _sync(path):

@@ -298,12 +298,14 @@ class Folder:
     seed: int, of everything random
     force: bool, whether results with other settings are replaced
     quiet: bool, whether notes are left out
+    lock: files.Lock, which keeps other runs out as long as this is kept, or None
     """
     out: pathlib.Path
     home: pathlib.Path | None = None
     seed: int = 1
     force: bool = False
     quiet: bool = False
+    lock: object = dataclasses.field(default=None, repr=False, compare=False)
 
     def digests(self, files: dict) -> dict:
         """sha256 of a data set's files, {name: Path}; inputs.json spares a second reading."""
@@ -358,5 +360,8 @@ class Folder:
 
     def write(self, name: str, kind: str, groups: dict, **contents) -> File:
         """Write a stage's file and read it back. contents: as write() takes them, but the seed."""
-        write(self.out / name, kind, groups, seed=self.seed, **contents)
-        return read(self.out / name, kind)
+        digest = write(self.out / name, kind, groups, seed=self.seed, **contents)
+        file = read(self.out / name, kind)
+        if file.digest != digest:
+            raise RunError(f"{file.path}: was written over by another run; give another --out")
+        return file

@@ -12,35 +12,83 @@ In Python:
 
 A kernel is decorated by njit() of this file, never by Numba's own. Numba's cache looks only at the
 file of the function itself: a change in a callee or constant in another file leaves a stale binary,
-silently. The cache folder therefore carries a digest of all sources of this room.
+silently. The cache folder therefore carries a digest of all sources of this room. Loading compiled
+code runs it: the folder has to be the user's own, and each file in it carries a digest of its
+content, as a truncated one has ended a process by a segmentation fault. Where there is no such
+folder, or the disk is full, kernels are compiled in every process.
 """
+import contextlib
 import hashlib
 import os
 import pathlib
+import pickle
+import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
+from numba.core.serialize import dumps
 
 
 def _cache_folder():
+    """The first folder that can be written and belongs to nobody else, None if there is none."""
     here = pathlib.Path(__file__).parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(here.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    asked = os.environ.get("NUMBA_CACHE_DIR")
-    homes = [pathlib.Path(asked)] if asked else []
-    homes += [here / "__pycache__", pathlib.Path.home() / ".cache" / "wl",
-              pathlib.Path(tempfile.gettempdir()) / f"wl-cache-{os.getuid()}"]
+    homes = [pathlib.Path(asked) for asked in [os.environ.get("NUMBA_CACHE_DIR")] if asked]
+    homes.append(here / "__pycache__")
+    with contextlib.suppress(RuntimeError):              # no HOME and no entry in passwd
+        homes.append(pathlib.Path.home() / ".cache" / "wl")
+    with contextlib.suppress(OSError):                   # the temporary folder's disk is full
+        homes.append(pathlib.Path(tempfile.gettempdir()) / f"wl-cache-{os.getuid()}")
     for home in homes:
-        try:
+        with contextlib.suppress(OSError):
             folder = home / f"wl-{digest.hexdigest()[:16]}"
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return str(folder)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if _is_safe(home) and _is_safe(folder):
+                with tempfile.TemporaryFile(dir=folder):
+                    return str(folder)
+    return None
+
+
+def _is_safe(folder):
+    """Whether nobody but this user and root can put a file there, or another folder in its place.
+
+    The folder that holds it is the user's own choice, or has the sticky bit, as /tmp.
+    """
+    found = folder.stat()
+    owned = {found.st_uid, folder.lstat().st_uid} <= {os.getuid(), 0}
+    return owned and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+class _Sealed:
+    """Numba's store of one function's compiled code, a file for each signature and kind of CPU."""
+
+    def __init__(self, folder, name):
+        self.start = f"{folder}/{name}"
+
+    def _path(self, key):
+        return f"{self.start}-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.bin"
+
+    def load(self, key):
+        """What save() kept under a key, None where that is missing or damaged."""
+        with contextlib.suppress(OSError):
+            content = pathlib.Path(self._path(key)).read_bytes()
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                return pickle.loads(content[32:])
+
+    def save(self, key, data):
+        """Keep compiled code if the disk takes it; another process sees all of it or nothing."""
+        content, path = dumps(data), self._path(key)
+        part = f"{path}.{os.getpid()}.tmp"
+        try:
+            pathlib.Path(part).write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(part, path)
         except OSError:
-            continue
-    return tempfile.mkdtemp(prefix="wl-cache-")
+            with contextlib.suppress(OSError):
+                os.unlink(part)
 
 
 CACHE_FOLDER = _cache_folder()
@@ -48,13 +96,20 @@ CACHE_FOLDER = _cache_folder()
 
 def njit(**options):
     """numba.njit(**options), a decorator whose compiled code is kept in CACHE_FOLDER."""
+    if CACHE_FOLDER is None:
+        options.pop("cache", None)
+
     def decorate(function):
         before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = CACHE_FOLDER          # read while a function is decorated
+        numba.config.CACHE_DIR = CACHE_FOLDER or before          # read while a function is decorated
         try:
-            return numba.njit(**options)(function)
+            made = numba.njit(**options)(function)
         finally:
             numba.config.CACHE_DIR = before
+        if options.get("cache") and not numba.config.DISABLE_JIT:
+            name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+            made._cache._cache_file = _Sealed(CACHE_FOLDER, name)
+        return made
     return decorate
 
 

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 
 from ..core.checks import InputError, array, positive
-from ..core.files import digest_array
+from ..core.files import digest_array, digest_file
 from ..core.params import FILE_PREFIX, LABELS, N_GAL, PARAMS
-from ..core.progress import Progress
+from ..core.progress import Progress, warn
 
 # (maps, labels) of each published form, in the order they are looked for
 RELEASES = {
@@ -18,8 +18,11 @@ RELEASES = {
 }
 MASK_FILE = f"{FILE_PREFIX}_mask.npy"
 TEST_FILE = f"{FILE_PREFIX}_kappa_noisy_test.npy"
+# the second phase's names too
+TEST_FILES = (TEST_FILE, *(f"{FILE_PREFIX}_kappa_test_phase2_{v}.npy" for v in ("new_v2", "new")))
 TRUTH_FILE = "label_test.npy"
 SIMULATION_FILE = "simulation.json"
+LIMIT_FILE = "limit.h5"                  # the information limit of its maps
 UNFINISHED = ".unfinished"               # folder of a simulated set until it is complete
 PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
 COLUMNS = f"the columns are {', '.join(LABELS)}"
@@ -88,8 +91,19 @@ class MapSet:
         return float(self.simulation.get("n_gal", N_GAL))
 
     def origin(self) -> dict:
-        """Where the set lies and what it is called, for the files that are made from it."""
-        return {"data": str(self.folder.resolve()), "name": self.name}
+        """Where the set lies, its name and truth, for the files that are made from it."""
+        truth = {"label_test": digest_file(self.folder / TRUTH_FILE)} if self.has_truth else {}
+        return {"data": str(self.folder.resolve()), "name": self.name, **truth}
+
+    def told(self) -> str:
+        """What was taken of the folder, and every file in it that no stage reads, in a line."""
+        read = {*(path.name for path in self.files.values()), SIMULATION_FILE, LIMIT_FILE}
+        read |= {TRUTH_FILE} if self.has_truth else set()
+        left = sorted(p.name for p in self.folder.iterdir() if p.is_file() and p.name not in read)
+        return (f"{self.folder}: {self.files['kappa'].name}, {self.n_cosmology} x "
+                f"{self.n_realisation} maps; "
+                + (f"{self.files['noisy_test'].name}, {self.n_test}" if self.n_test else "no test "
+                   "maps") + (f"; not read: {', '.join(left)}" if left else ""))
 
     def changed(self) -> list:
         """Names of the files of a simulated set that are no longer what the simulator wrote."""
@@ -183,22 +197,35 @@ def load_npy(path, mmap: bool = False) -> np.ndarray:
 
 def find_sets(folder) -> list:
     """Folders that hold a data set: the folder itself, and those directly below it."""
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        return []
-    below = sorted(p for p in folder.iterdir() if p.is_dir())
-    return [p for p in [folder, *below] if _releases(p)]
+    folder, found = pathlib.Path(folder), []
+    for path in [folder, *sorted(folder.iterdir())] if folder.is_dir() else []:
+        try:
+            if path.is_dir() and _there(path, [maps for maps, _ in RELEASES.values()]):
+                found.append(path)
+        except PermissionError:                    # lost+found
+            warn(f"{path}: cannot be read, passed over")
+    return found
 
 
-def _releases(folder):
-    return [name for name, (maps, _) in RELEASES.items() if (folder / maps).is_file()]
+def _there(folder, names):
+    return [name for name in names if (folder / name).is_file()]
 
 
-def open_set(folder, release: str = "auto") -> MapSet:
+def _only(folder, names, option):
+    """The one file of these names in a folder, None if there is none. Raises InputError for two."""
+    found = _there(folder, names)
+    if len(found) > 1:
+        raise InputError(f"{folder}: expected one of {', '.join(found)}, found {len(found)}; say "
+                         f"which by {option}")
+    return found[0] if found else None
+
+
+def open_set(folder, release: str = "auto", test_maps: str | None = None) -> MapSet:
     """Open and check a data set: names, shapes, dtypes, labels and mask (not yet every pixel).
 
     folder: str or Path, where the files lie
-    release: str, key of RELEASES, or "auto" for the first that is there
+    release: str, key of RELEASES, or "auto" for the only one that is there
+    test_maps: str, name of the file of noisy test maps; None for the only one of TEST_FILES
     Raises InputError.
     """
     folder = pathlib.Path(folder)
@@ -207,12 +234,13 @@ def open_set(folder, release: str = "auto") -> MapSet:
     if interrupted(folder):
         raise InputError(f"{folder}: its simulation was interrupted in its last step; repeat the "
                          "command that simulated it")
-    found = _releases(folder)
     if release == "auto":
-        if not found:
-            raise InputError(f"{folder}: expected {' or '.join(m for m, _ in RELEASES.values())}, "
-                             "found none; see the README for where the public files go")
-        release = found[0]
+        known = {maps: name for name, (maps, _) in RELEASES.items()}
+        found = _only(folder, known, f"--release {'|'.join(RELEASES)}")
+        if found is None:
+            raise InputError(f"{folder}: expected {' or '.join(known)}, found none; see the README "
+                             "for where the public files go")
+        release = known[found]
     maps_name, label_name = RELEASES[release]
     files = {"kappa": folder / maps_name, "label": folder / label_name,
              "mask": _with_prefix(folder, MASK_FILE, release)}
@@ -222,15 +250,24 @@ def open_set(folder, release: str = "auto") -> MapSet:
     array(files["kappa"], kappa, (label.shape[0], label.shape[1], None), np.float16, finite=False,
           advice=f"its maps must match {label_name}")
     _check_pixels(files["kappa"], kappa, mask, files["mask"])
-    noisy_test, test_path = None, _with_prefix(folder, TEST_FILE, release)
+    noisy_test, test_path = None, test_file(folder, release, test_maps)
     has_truth = (folder / TRUTH_FILE).is_file()
-    if test_path.is_file():
+    if test_path is not None:
         files["noisy_test"] = test_path
         noisy_test = read_test(test_path, mask, files["mask"])
-        if has_truth:
-            read_truth(folder, len(noisy_test))       # looked at only to refuse it before any work
+        if has_truth:                                 # looked at only to refuse it before any work
+            has_truth = np.isfinite(read_truth(folder, len(noisy_test))).all()
     return MapSet(folder, release, kappa, label, mask, noisy_test, files, folder.resolve().name,
-                  has_truth, read_simulation(folder))
+                  bool(has_truth), read_simulation(folder))
+
+
+def test_file(folder, release: str = "public", name: str | None = None) -> pathlib.Path | None:
+    """The file of noisy test maps in a folder, None without one. Parameters as of open_set()."""
+    special = _with_prefix(folder, TEST_FILE, release)
+    if special.name != TEST_FILE and name is None:
+        return special
+    name = name or _only(folder, TEST_FILES, "--test-maps")
+    return None if name is None else folder / name
 
 
 def interrupted(folder) -> bool:
@@ -272,12 +309,28 @@ def read_label(path) -> np.ndarray:
 
 
 def read_truth(folder, n_test: int | None = None) -> np.ndarray:
-    """Labels of a simulated set's test maps, (n_test, 5); only for scores. Raises InputError."""
+    """Labels of a set's test maps, (n_test, 5); only for scores. Raises InputError.
+
+    NaN where the file says only which maps are out of distribution, as the second phase's.
+    """
     path = pathlib.Path(folder) / TRUTH_FILE
-    label = array(path, load_npy(path), (n_test, len(LABELS)), "f", advice=COLUMNS)
+    label = load_npy(path)
+    if label.ndim == 1:
+        return np.full((len(read_kinds(path, n_test)), len(LABELS)), np.nan)
+    array(path, label, (n_test, len(LABELS)), "f", advice=COLUMNS)
     if len(label):
         _check_plausible(path, label)
     return label
+
+
+def read_kinds(path, n_test: int | None = None) -> np.ndarray:
+    """Which test maps are out of distribution, (n_test,) bool, from bools or 0/1; for scores."""
+    label = array(path, load_npy(path), (n_test,), ("b", "i", "u", "f"), advice="give one 0 or 1 "
+                  "per test map, 1 where it is out of distribution")
+    if not np.isin(label, (0, 1)).all():
+        raise InputError(f"{path}: expected 0 and 1, got {label[~np.isin(label, (0, 1))][0]}; 1 is "
+                         "a map out of distribution")
+    return label == 1
 
 
 def _check_plausible(path, label):

@@ -28,6 +28,8 @@ class MapOptions(Options):
         metavar="DIR")
     release: str = option("auto", "which of several releases in one folder",
                           choices=("auto", *RELEASES))
+    test_maps: str | None = option(
+        None, "which of several files of test maps in the folder", metavar="NAME")
     realisations: int | None = option(
         None, "realisations per cosmology of a set that has to be simulated (default: "
         f"{DEFAULT_REALISATIONS}); one that is there with another number is refused",

@@ -20,7 +20,6 @@ SCHEMA_VERSION = 1
 ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
 MAX_LISTED = 4              # so many maps without truth are listed one by one
 MAX_QUADRATURE_ERROR = 0.01 # sd, of a mean or sd
-LIMIT_FILE = "limit.h5"     # in the folder of the data: the information limit of its maps
 STAMPS = ("label", "noisy_test")         # what of a set a limit depends on
 
 
@@ -66,7 +65,7 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
             notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a "
                          "held-out score")
         folder = pathlib.Path(data if data is not None else file.origin.get("data", ""))
-        if (folder / LIMIT_FILE).resolve() != path.resolve():
+        if (folder / dataset.LIMIT_FILE).resolve() != path.resolve():
             result["limit"], more = beside_limit(folder, [key[pick] for key in keys], truth[pick],
                                                  _numbers(summary, pick), bootstrap, seed)
             notes += more
@@ -229,7 +228,7 @@ def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
     posterior minus the limit, map by map) and the limit's settings count, prior, nuisances, n_gal,
     field; and notes, a list of str.
     """
-    where = folder / LIMIT_FILE
+    where = folder / dataset.LIMIT_FILE
     if not where.is_file():
         return None, []
     try:
@@ -296,8 +295,8 @@ def out_of_distribution(path, other) -> dict:
     """How well chi2 tells maps that the simulations do not cover, the metric of the second phase.
 
     path: str or Path, posterior.h5 with maps from the simulations' distribution
-    other: str or Path, a second one whose maps are not; or .npy, a bool for each test map of the
-        first, True where it is not
+    other: str or Path, a second one whose maps are not; or .npy, a bool or 0/1 for each test map
+        of the first, 1 where it is not
     Returns "tpr", of score.out_of_distribution(), and the numbers of maps. Raises InputError.
     """
     def chi2_of(path):
@@ -312,8 +311,7 @@ def out_of_distribution(path, other) -> dict:
     if str(other).endswith(".npy"):
         test = split == TEST
         number, inside = realisation[test], inside[test]
-        label = array(other, dataset.load_npy(other), (int(number.max(initial=-1)) + 1,), ("b",),
-                      advice="give one bool per test map, True where it is out of distribution")
+        label = dataset.read_kinds(other, int(number.max(initial=-1)) + 1)
         inside, outside = inside[~label[number]], inside[label[number]]
     else:
         outside, _, _, theirs = chi2_of(other)

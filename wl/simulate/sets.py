@@ -3,22 +3,19 @@
 A simulated set lives in DIR/.unfinished until all maps are drawn; then its files move into place,
 simulation.json last.
 """
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.checks import InputError
-from ..core.files import code_version, first_difference, to_json, versions
+from ..core.files import LOCK_FILE, code_version, first_difference, to_json, versions
 from ..core.progress import say, warn
 from ..maps import dataset
 from ..maps.dataset import MASK_FILE, RELEASES, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
@@ -48,7 +45,8 @@ def locate(args: Namespace) -> dataset.MapSet:
     ours = folder / SIMULATED
     begun = (ours / dataset.UNFINISHED).is_dir() and (ours not in sets or dataset.interrupted(ours))
     if folder in sets or (sets and not begun):
-        return _checked(args, dataset.open_set(_one_of(args, folder, sets), args.release))
+        return _checked(args, dataset.open_set(
+            _one_of(args, folder, sets), args.release, args.test_maps))
     mask, label = folder / MASK_FILE, folder / LABEL_FILE
     given = mask.is_file() and label.is_file() and not (folder / SIMULATION_FILE).is_file()
     if not given and folder.is_dir() and any(folder.glob("*.npy")):
@@ -78,6 +76,7 @@ def _checked(args, found):
         raise InputError(f"--realisations {args.realisations}: {found.folder} is there already, "
                          f"with {found.n_realisation}; leave the option out, or simulate another "
                          "set by python -m wl.simulate and give its --data")
+    say(found.told(), args.quiet)
     for name in found.changed():
         warn(f"{found.folder / name} is not what the simulator wrote: it was changed after "
              f"{SIMULATION_FILE}")
@@ -90,7 +89,7 @@ def _checked(args, found):
 
 def _simulated(args, folder, mask, label):
     from .simulate import simulate           # half a second that a set on disk does not need
-    test_path = folder / TEST_FILE
+    test_path = dataset.test_file(folder, name=args.test_maps)
     if mask is None:
         out, test = folder / SIMULATED, DEFAULT_TEST
         say(f"no maps in {folder}: simulating a set into {out}", args.quiet)
@@ -105,7 +104,7 @@ def _simulated(args, folder, mask, label):
     found = dataset.open_set(out)
     if mask is not None:
         found = dataclasses.replace(found, name=folder.resolve().name)    # not the digest
-        if test_path.is_file():
+        if test_path is not None:
             noisy = dataset.read_test(test_path, found.mask, mask)
             found = dataclasses.replace(found, noisy_test=noisy,
                                         files={**found.files, "noisy_test": test_path})
@@ -119,18 +118,6 @@ def room(out: pathlib.Path) -> int:
     own = sum(path.stat().st_size for path in there if path.is_file())
     disk = next(path for path in (out, *out.absolute().parents) if path.exists())
     return shutil.disk_usage(disk).free + own
-
-
-@contextlib.contextmanager
-def lock(part: pathlib.Path) -> Iterator[None]:
-    """Keep a second run out of the unfinished folder; a killed run's lock ends with it."""
-    with open(part / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{part.parent}: another run is making this set; wait for it, or give "
-                             "another --out") from None
-        yield
 
 
 def is_complete(out: pathlib.Path, plan: "Plan", force: bool) -> bool:
@@ -184,7 +171,7 @@ def prepare(part: pathlib.Path, plan: "Plan", force: bool) -> set[str]:
         for name in FILES:
             (part.parent / name).unlink(missing_ok=True)
     for old in part.iterdir():
-        if old.name != "lock":
+        if old.name != LOCK_FILE:
             old.unlink()
     (part / "done").write_text("")
     for name, shape in ((KAPPA_FILE, plan.label.shape[:2]),

@@ -21,13 +21,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..core import cli, seeds
-from ..core.checks import InputError, RunError
+from ..core.checks import RunError
+from ..core.files import lock
 from ..core.progress import Progress
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from .fields import Boxes, Field, Grid, generator, log_normal_shift
 from .halo_sky import HaloSky
 from .plan import Plan, SimulationOptions, whole
-from .sets import KAPPA_FILE, LABEL_FILE, finish, is_complete, lock, prepare, room
+from .sets import KAPPA_FILE, LABEL_FILE, finish, is_complete, prepare, room
 from .theory import Theory
 
 CHUNK = 16               # spectra made in one matrix product
@@ -51,21 +52,18 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
     if is_complete(out, plan, force):
         return False
     part = out / UNFINISHED
+    held = lock(part)
     try:
-        part.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); give another "
-                         "--out") from None
-    try:
-        with lock(part):
-            done = prepare(part, plan, force)
-            tasks = [task for task in plan.tasks() if task[0] not in done]
-            if tasks:
-                _run(part, plan, tasks, processes, quiet)
-            finish(out, part, plan)
+        done = prepare(part, plan, force)
+        tasks = [task for task in plan.tasks() if task[0] not in done]
+        if tasks:
+            _run(part, plan, tasks, processes, quiet)
+        finish(out, part, plan)
     except OSError as error:
         raise RunError(f"{error.filename or out}: {error.strerror}; the maps made so far are kept, "
                        "run the same command again to go on") from None
+    finally:
+        del held
     return True
 
 

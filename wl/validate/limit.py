@@ -23,10 +23,11 @@ from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANG
                            noise_sigma)
 from ..core.progress import Progress
 from ..maps import dataset
+from ..maps.dataset import LIMIT_FILE
 from ..posterior import posterior
 from ..posterior.emulator import log_prior, quadrature_points
 from ..scoring import report, table
-from ..scoring.report import LIMIT_FILE, STAMPS
+from ..scoring.report import STAMPS
 from ..simulate.fields import ARCMIN, Grid, generator, mirror_weights
 from ..simulate.survey import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import Sky, Theory, of_set
