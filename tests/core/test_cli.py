@@ -120,15 +120,6 @@ def test_the_program_is_named_as_it_was_called(python):
         assert run.stderr.startswith("python -m wl.simulate: error: "), run.stderr
 
 
-def test_a_closed_pipe_is_no_error(python):
-    code = ("import sys\nfrom wl.core import cli\n"
-            "def main():\n    [print('x' * 1000) for _ in range(1000)]\n"
-            "sys.stdout.flush()\nimport os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 1)\n"
-            "cli.run(main)")
-    run = python(code)
-    assert run.returncode == 0 and run.stderr == ""
-
-
 # ---------------------------------------------------------------- threads and process
 def test_thread_count():
     assert cli.thread_count(None) == cli.available_cpus() >= 1

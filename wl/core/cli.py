@@ -1,8 +1,8 @@
 """What the scripts share: options, exit codes, progress, threads and allocator."""
 import argparse
+import contextlib
 import os
 import pathlib
-import signal
 import sys
 import traceback
 
@@ -13,6 +13,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from .. import __version__  # noqa: E402
 from .checks import InputError, RunError  # noqa: E402
+from .process import EXIT_STOPPED, end_of, prepared  # noqa: E402
 from .progress import fail  # noqa: E402
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -26,9 +27,9 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
              "MALLOC_TOP_PAD_": str(1 << 28)}
 
 TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows an internal error in full
-EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; 130 interrupted
-(Ctrl-C): the same command goes on. An internal error is one line; with {TRACEBACK}=1 in the
-environment it is shown in full."""
+EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; {EXIT_STOPPED}
+stopped by SIGTERM, SIGUSR1 or SIGHUP, 130 by Ctrl-C: the same command goes on. An internal error is
+one line; with {TRACEBACK}=1 in the environment it is shown in full."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,32 +105,42 @@ def _seed(text):
 
 
 def run(main) -> None:
-    """Call main() and end the process: one line on stderr and an exit code for what it raises."""
+    """Call main() and end the process: one line on stderr and an exit code for what it raises.
+
+    A closed or full stderr, or a closed stdout, ends nothing and changes no code.
+    """
+    with prepared() as out:
+        code = _code_of(main)
+        out.flush()
+        if out.error and not isinstance(out.error, BrokenPipeError):         # `| head` is no error
+            code = code or fail(f"standard output: {out.error.strerror}", EXIT_FAILED)
+        sys.stderr.flush()
+    raise SystemExit(code)
+
+
+def _code_of(main):
+    """The exit code of main(), with the line that says why it is not 0."""
     try:
-        code = main() or EXIT_OK
-        sys.stdout.flush()
+        return main() or EXIT_OK
     except InputError as error:
-        code = fail(error, EXIT_USAGE)
+        return fail(error, EXIT_USAGE)
     except RunError as error:
-        code = fail(error, EXIT_FAILED)
+        return fail(error, EXIT_FAILED)
     except (OSError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError):        # `| head` closed the pipe: not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = EXIT_OK
-        else:
-            name = getattr(error, "filename", None)
-            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            code = fail(f"{name}: {text}" if name else text, EXIT_FAILED)
-    except KeyboardInterrupt:
-        code = fail("interrupted; run the same command again to go on", 128 + signal.SIGINT)
+        name = getattr(error, "filename", None)
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return fail(f"{name}: {text}" if name else text, EXIT_FAILED)
+    except KeyboardInterrupt as error:
+        return end_of(error)
+    except SystemExit as error:                       # --help, or what the parser refuses
+        return error.code
     except Exception as error:                        # a mistake of ours
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
-        code = fail(f"internal error, please report it: {type(error).__name__}: {error} ({place}; "
+        return fail(f"internal error, please report it: {type(error).__name__}: {error} ({place}; "
                     f"{TRACEBACK}=1 shows all of it)", EXIT_FAILED)
-    raise SystemExit(code)
 
 
 def available_cpus() -> int:
@@ -155,7 +166,8 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
     """
     if "numba" in sys.modules:                    # its limit cannot change any more: use less of it
         import numba
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        with contextlib.suppress(ValueError):     # of a threading layer that is not installed
+            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     else:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -101,7 +101,7 @@ def njit(**options):
 
     def decorate(function):
         before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = CACHE_FOLDER or before          # read while a function is decorated
+        numba.config.CACHE_DIR = CACHE_FOLDER or before      # read while a function is made
         try:
             made = numba.njit(**options)(function)
         finally:
@@ -113,14 +113,27 @@ def njit(**options):
     return decorate
 
 
+def threads() -> int:
+    """Threads that kernels run on, as numba.set_num_threads() has them.
+
+    Only this asks Numba for its threading layer: where NUMBA_THREADING_LAYER names one that is not
+    installed, any other will do.
+    """
+    try:
+        return 1 if numba.config.DISABLE_JIT else numba.get_num_threads()
+    except ValueError:
+        numba.config.THREADING_LAYER = "default"
+        return numba.get_num_threads()
+
+
 def on_threads(call, n: int, step: int = 1) -> None:
-    """Call call(slice) for parts of 0 ... n - 1 on numba.get_num_threads() threads.
+    """Call call(slice) for parts of 0 ... n - 1 on threads() threads.
 
     call: runs a kernel that is compiled with nogil=True; as a parallel region of Numba's it took
         twice as long to compile. step: int, what the parts are multiples of.
     """
-    threads = 1 if numba.config.DISABLE_JIT else numba.get_num_threads()
-    size = max(-(-n // (threads * step)), 1) * step
+    count = threads()
+    size = max(-(-n // (count * step)), 1) * step
     parts = [slice(k, min(k + size, n)) for k in range(0, n, size)]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(count) as pool:
         list((pool.map if len(parts) > 1 else map)(call, parts))

@@ -3,7 +3,6 @@
     chains = metropolis(emulator, summary, Walk(nstep=10000, sigma=0.06))
     chains.mean, chains.sd, chains.acceptance
 """
-import numba
 import numpy as np
 import scipy.fft
 from scipy.special import ndtri
@@ -11,7 +10,7 @@ from scipy.special import ndtri
 from ..core import seeds
 from ..core.checks import InputError
 from ..core.params import LEVELS
-from ..kernels import metropolis as kernels, on_threads
+from ..kernels import metropolis as kernels, on_threads, threads
 from .emulator import Emulator, summaries
 from .options import Walk
 from .posterior import Chains, spread
@@ -50,7 +49,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     accepted, lp = np.empty((n, chains), np.int64), np.empty((stored, chains, size))
     kept, ess, rhat = np.empty((stored, chains, size, 2)), np.empty((n, 2)), np.empty((n, 2))
     quantiles = np.empty((n, 2, len(levels)))
-    block, limits = block_size(walk, numba.get_num_threads()), emulator.limits
+    block, limits = block_size(walk, threads()), emulator.limits
     for first in range(0, n, block):
         part = slice(first, min(first + block, n))
         maps = kernels.Maps(summary[part], begin[part], index[part])

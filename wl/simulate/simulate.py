@@ -81,19 +81,23 @@ def _run(part, plan, tasks, processes, quiet):
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)), multiprocessing.get_context("spawn"), start_worker,
         (plan.mask, plan.options.seed, plan.field))
+    others, ended = multiprocessing.active_children(), False
     try:
         with open(part / "done", "a") as done:
-            with _no_main():
+            with _no_main(), _no_signals():
                 names = {pool.submit(write_maps, part / (file + ".part"), start[file], *rest): name
                          for name, file, *rest in tasks}
             for future in concurrent.futures.as_completed(names):
                 bar.update(future.result())
                 done.write(names[future] + "\n")
                 done.flush()
+        ended = True
     except concurrent.futures.process.BrokenProcessPool:
         raise RunError("a worker process died (out of memory?); run the same command again to go "
                        "on, with fewer --processes") from None
     finally:
+        for child in () if ended else set(multiprocessing.active_children()) - set(others):
+            child.kill()                   # a task that is not noted as done is drawn again
         pool.shutdown(wait=True, cancel_futures=True)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -112,9 +116,19 @@ def _no_main():
         sys.modules["__main__"] = main
 
 
+@contextlib.contextmanager
+def _no_signals():
+    """Children begun here leave the signals of a whole process group to their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM,
+                                                       signal.SIGUSR1, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start_worker(mask: np.ndarray, seed: int, field: Field) -> None:
-    """Initialise a worker process; it ends with its parent, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initialise a worker process, which ends with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.update(mask=mask, seed=seed, field=field)
 
@@ -195,7 +209,7 @@ def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Fiel
 
 def parser() -> cli.Parser:
     """The options of python -m wl.simulate."""
-    parser = cli.Parser(prog="python -m wl.simulate", description=__doc__ + f"""
+    parser = cli.Parser(prog="python -m wl.simulate", description=(__doc__ or "") + f"""
 Writes into DIR, in the layout of the public release:
   {KAPPA_FILE}  (cosmology, realisation, pixel) float16, noiseless
   {LABEL_FILE}  (cosmology, realisation, 5) Omega_m, S_8, log10 T_AGN, f_0, Delta_z

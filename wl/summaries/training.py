@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 
-from ..core import seeds
+from ..core import process, seeds
 from ..core.checks import InputError, RunError
 from ..core.files import refuse_difference
 from ..core.progress import warn
@@ -43,7 +43,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
-    with one_thread():
+    with one_thread(), process.saving():
         net = first_network(recipe, len(rows))
         with Lanes(net, recipe.lanes, threads, recipe.precision) as lanes:
             training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
@@ -113,14 +113,18 @@ class Training:
                     setattr(self, name, saved[name])
 
     def save(self, every: float = 0.0) -> None:
-        """Write the checkpoint, unless it was written within the last `every` seconds."""
+        """Write the checkpoint, unless it was written within the last `every` seconds.
+
+        A signal that waits is a reason to write it, and ends the training. Raises process.Stopped.
+        """
         now = time.monotonic()
-        if self.checkpoint is not None and now - self.saved >= every:
+        if self.checkpoint is not None and (process.stopped() or now - self.saved >= every):
             save_torch(self.checkpoint, {
                 **{name: getattr(self, name) for name in KEPT}, "settings": self.recipe.stored(),
                 "elapsed": now - self.began, "weights": self.lanes.net.state_dict(),
                 "lanes": self.lanes.stored(), "optimiser": self.optimiser.state_dict()})
             self.saved = now
+        process.stop()
 
     def ended(self) -> bool:
         """Whether all epochs are done, or `patience` of them have passed since the best."""
@@ -183,6 +187,7 @@ class Training:
             part = self.validation[start:start + size]
             out = self.lanes.predict(self.batches.fetch(part, noise=FIXED))
             total += self.loss(out, self.target[part]).item() * len(part)
+            self.save(math.inf)                        # a signal does not wait for the end
         return total / len(self.validation)
 
 

@@ -139,7 +139,7 @@ def table(result: dict) -> str:
 
 def parser() -> cli.Parser:
     """The options of python -m wl.validate calibration."""
-    title, _, explanation, *_ = __doc__.split("\n\n")
+    title, _, explanation, *_ = (__doc__ or "\n\n\n\n").split("\n\n")
     parser = cli.Parser(prog="python -m wl.validate calibration", description=title + "\n\n"
                         + explanation + "\nExit code 0: calibrated, 1: not.")
     add = parser.add_argument

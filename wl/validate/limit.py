@@ -344,7 +344,7 @@ def _write(path, data, where, measured, summary, settings, seed):
 
 def parser() -> cli.Parser:
     """The options of python -m wl.validate limit."""
-    parser = cli.Parser(prog="python -m wl.validate limit", description=__doc__ + f"""
+    parser = cli.Parser(prog="python -m wl.validate limit", description=(__doc__ or "") + f"""
 Writes {' and '.join(PRIORS.values())} ({' and '.join(PRIORS)} prior) into DIR, posteriors like any
 other, and prints their scores. From then on run_score.py shows the limit beside every score of the
 same maps.

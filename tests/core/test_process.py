@@ -1,0 +1,127 @@
+"""How a process ends: signals, closed and full streams. Small mains in real processes."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, one_line
+
+START = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom wl.core import cli\n"
+END = "\ncli.run(main)"
+
+
+def started(body, redirect="", **more):
+    """A process that runs a main() of this body, with its streams as the shell has them."""
+    code = START + "def main():\n    " + body.replace("\n", "\n    ") + END
+    return subprocess.Popen(["bash", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+WORK = """from wl.core.checks import RunError
+from wl.core.progress import Progress, say, warn
+bar = Progress(3, 'working', every=0.0)
+for i in range(3):
+    bar.update()
+say('a note'); warn('a warning')
+print('x' * 100000)
+open('result', 'w').write('whole')
+if FAILS:
+    raise RunError('not converged')
+"""
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+@pytest.mark.parametrize("redirect, full", [
+    (">&- 2>&- <&-", 0), (">&-", 0), ("2>&-", 0), ("<&-", 0), ("2>/dev/full", 0), (">/dev/full", 1),
+    ("2>&1 | true", 0), ("2> >(true)", 0), ("> >(true)", 0), (">/dev/full 2>&1", 1)])
+def test_a_stream_that_is_closed_or_full_ends_no_run(tmp_path, redirect, full, fails):
+    """The work is done, the exit code is that of the work; of a full stdout it cannot be 0."""
+    body = WORK.replace("FAILS", str(fails))
+    if "|" in redirect:
+        redirect, body = "> >(true) 2>&1", "import time; time.sleep(.1)\n" + body
+    process = started(body, redirect, cwd=tmp_path)
+    process.communicate(timeout=60)
+    assert (tmp_path / "result").read_text() == "whole"          # and no line of a log got into it
+    assert process.returncode == max(fails, full)
+
+
+def test_nothing_is_written_into_a_file_that_got_a_closed_stream_s_number(tmp_path):
+    body = ("import os\nfile = open('result', 'w')\nos.write(2, b'of a library')\n"
+            "file.write('whole')")
+    process = started(body, "2>&- >&-", cwd=tmp_path)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and (tmp_path / "result").read_text() == "whole"
+
+
+def test_names_of_files_are_any_bytes(tmp_path):
+    process = started("print('caf\\u00e9', '\\udcff')", env={**os.environ, "LC_ALL": "POSIX",
+                                                            "PYTHONIOENCODING": "ascii"})
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and "udcff" in out, error
+
+
+PLAIN = """import time
+print('begun', flush=True)
+time.sleep(60)
+"""
+SAVING = """import time
+from wl.core import process
+with process.saving():
+    print('begun', flush=True)
+    for i in range(600):
+        time.sleep(0.1)
+        if process.stopped():
+            print('saved', flush=True)
+            process.stop()"""
+
+
+@pytest.mark.parametrize("body, out", [(PLAIN, ""), (SAVING, "saved\n")])
+@pytest.mark.parametrize("number, code, words", [
+    (signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1"), (signal.SIGHUP, 75, "SIGHUP"),
+    (signal.SIGINT, 130, "interrupted")])
+def test_a_signal_saves_and_says_how_to_go_on(body, out, number, code, words):
+    process = started(body)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    if number != signal.SIGINT:
+        process.send_signal(number)                       # `timeout` sends two
+    printed, error = process.communicate(timeout=20)
+    assert process.returncode == code and printed == out, error
+    one_line(error.strip(), words, "run the same command again")
+
+
+def test_a_second_ctrl_c_ends_at_once_without_a_traceback():
+    process = started(SAVING.replace("if process.stopped()", "if False"))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 130 and time.monotonic() - began < 5
+    one_line(error.strip(), "interrupted")
+
+
+def test_a_run_that_hangs_ends_before_a_batch_system_kills_it():
+    body = "from wl.core import process\nprocess.GRACE = 0.5\n" + SAVING.replace(
+        "if process.stopped()", "if False")
+    process = started(body)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 75, error
+    one_line(error.strip(), "SIGTERM")
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    code = START + ("import time\ndef main():\n    print('begun', flush=True)\n"
+                    "    time.sleep(1)\n    print('done')") + END
+    process = subprocess.Popen(
+        ["bash", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, code],
+        stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=20)[0] == "done\n" and process.returncode == 0
