@@ -145,7 +145,7 @@ def test_largest_settings_pass():
 def test_a_damaged_checkpoint_or_network(begin, name, capsys):
     run = begin()
     path = run.folder.out / name
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"PK not a checkpoint")
     with pytest.raises(InputError) as error:
         predict.predict(run.work)
