@@ -181,9 +181,8 @@ def load_npy(path, mmap: bool = False) -> np.ndarray:
         raise InputError(f"{path}: file is missing; the README says what a data set consists "
                          "of") from None
     except Exception as error:            # a damaged header raises errors of half a dozen kinds
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{path}: expected a complete .npy file, could not read it ({reason}); "
-                         "copy or download it again") from None
+        raise InputError(f"{path}: expected a complete .npy file, could not read it "
+                         f"({str(error)[:160]}); copy or download it again") from None
     if not isinstance(value, np.ndarray):
         value.close()
         raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array with "
@@ -200,20 +199,16 @@ def find_sets(folder) -> list:
     folder, found = pathlib.Path(folder), []
     for path in [folder, *sorted(folder.iterdir())] if folder.is_dir() else []:
         try:
-            if path.is_dir() and _there(path, [maps for maps, _ in RELEASES.values()]):
+            if path.is_dir() and any((path / maps).is_file() for maps, _ in RELEASES.values()):
                 found.append(path)
         except PermissionError:                    # lost+found
             warn(f"{path}: cannot be read, passed over")
     return found
 
 
-def _there(folder, names):
-    return [name for name in names if (folder / name).is_file()]
-
-
 def _only(folder, names, option):
     """The one file of these names in a folder, None if there is none. Raises InputError for two."""
-    found = _there(folder, names)
+    found = [name for name in names if (folder / name).is_file()]
     if len(found) > 1:
         raise InputError(f"{folder}: expected one of {', '.join(found)}, found {len(found)}; say "
                          f"which by {option}")
@@ -238,8 +233,7 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
         known = {maps: name for name, (maps, _) in RELEASES.items()}
         found = _only(folder, known, f"--release {'|'.join(RELEASES)}")
         if found is None:
-            raise InputError(f"{folder}: expected {' or '.join(known)}, found none; see the README "
-                             "for where the public files go")
+            raise InputError(f"{folder}: expected {' or '.join(known)}, found none; see the README")
         release = known[found]
     maps_name, label_name = RELEASES[release]
     files = {"kappa": folder / maps_name, "label": folder / label_name,
@@ -325,11 +319,10 @@ def read_truth(folder, n_test: int | None = None) -> np.ndarray:
 
 def read_kinds(path, n_test: int | None = None) -> np.ndarray:
     """Which test maps are out of distribution, (n_test,) bool, from bools or 0/1; for scores."""
-    label = array(path, load_npy(path), (n_test,), ("b", "i", "u", "f"), advice="give one 0 or 1 "
-                  "per test map, 1 where it is out of distribution")
-    if not np.isin(label, (0, 1)).all():
-        raise InputError(f"{path}: expected 0 and 1, got {label[~np.isin(label, (0, 1))][0]}; 1 is "
-                         "a map out of distribution")
+    label = array(path, load_npy(path), (n_test,), tuple("biuf"), advice="give a 0 or 1 per test "
+                  "map, 1 where it is out of distribution")
+    for value in label[~np.isin(label, (0, 1))]:
+        raise InputError(f"{path}: expected 0 and 1 (out of distribution), got {value}")
     return label == 1
 
 
