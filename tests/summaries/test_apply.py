@@ -14,7 +14,7 @@ from wl.core.checks import InputError
 from wl.core.params import EMULATOR, TEST
 from wl.maps import dataset
 from wl.posterior.options import Wanted
-from wl.summaries import apply, predict
+from wl.summaries import apply, likeness, predict
 
 MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--model-option",
           "networks=2")
@@ -22,9 +22,10 @@ MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--m
 
 @pytest.fixture(scope="module")
 def run(shared):  # noqa: F811
-    """A finished run: folder of its set, and its predictions."""
-    work = start(shared, *MODELS)
-    return shared, predict.predict(work)
+    """A finished run: folder of its set, and its predictions; its maps are few for p-values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, "MAPS_PER_NUMBER", 0)
+        yield shared, predict.predict(start(shared, *MODELS))
 
 
 def applied(run, path, wanted=Wanted("test"), threads=1):
@@ -54,6 +55,9 @@ def test_test_maps_get_the_summaries_of_the_run(run, frames):
         found = applied(file, path, threads=threads)
         assert np.array_equal(summaries(found, TEST), summaries(file, TEST))
         assert np.array_equal(summaries(found, EMULATOR), summaries(file, EMULATOR))
+        ours, theirs = found.groups["predictions"], file.groups["predictions"]
+        for name in ("p_value_spectrum", "p_value_one_point", "p_value_all"):
+            assert np.allclose(ours[name][-N_TEST:], theirs[name][-N_TEST:], rtol=1e-6)
         ids = found.coords["predictions"]["map"]
         assert np.array_equal(ids[-N_TEST:], np.arange(N_TEST)) and len(set(ids)) == len(ids)
 

@@ -56,6 +56,11 @@ VARIABLES = {
     "chi2": ("1", "r^T C^-1 r of what the emulator leaves of the summaries at the posterior's "
                   "mean"),
     "p_value": ("1", "probability of a larger chi2 with as many degrees of freedom as summaries"),
+    **{f"p_value_{name}": ("1", f"share of simulated maps whose {what} less like those of "
+                                "simulations with the same summaries")
+       for name, what in (("spectrum", "spectrum is"), ("small_scales", "spectrum beyond its "
+                          "middle is"), ("one_point", "moments and PDFs are"),
+                          ("all", "statistics, taken together, are"))},
     "log_evidence": ("1", "ln of the evidence"),
     "Omega_m": ("1", "draws of Omega_m"), "S_8": ("1", "draws of S_8"),
     "lp": ("1", "ln of the unnormalised posterior density of each draw"),

@@ -249,6 +249,8 @@ def _groups(predictions, chosen, summary, chains, constant):
     data, named = predictions.groups["predictions"], predictions.coords["predictions"]
     groups = {"summary": {name: Var(("map", "param")[:np.ndim(value)], value)
                           for name, value in summary.items()}}
+    groups["summary"] |= {name: Var(("map",), values[chosen]) for name, values in data.items()
+                          if name.startswith("p_value_")}
     ids = named["map"][chosen]
     coords = {"map": ids, "param": np.array(PARAMS), "summary": named["summary"]}
     if chains is not None and chains.draws.size:

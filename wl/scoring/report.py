@@ -292,7 +292,7 @@ def _without_truth(pick, summary, realisation):
 
 
 def out_of_distribution(path, other) -> dict:
-    """How well chi2 tells maps that the simulations do not cover, the metric of the second phase.
+    """How well p-values tell maps that simulations do not cover, the metric of the second phase.
 
     path: str or Path, posterior.h5 with maps from the simulations' distribution
     other: str or Path, a second one whose maps are not; or .npy, a bool or 0/1 for each test map
@@ -303,6 +303,8 @@ def out_of_distribution(path, other) -> dict:
         file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
         split, _, realisation, summary = maps_of(file)
         values = summary.get("chi2", np.full(1, np.nan))
+        if "p_value_all" in summary:                      # of hand-made statistics: sees more
+            values = -np.log(np.maximum(summary["p_value_all"], 1e-300))
         if np.isnan(values).any():
             raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
         return values, split, realisation, file.groups["observed_data"].get("summaries")

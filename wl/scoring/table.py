@@ -72,7 +72,8 @@ def new_maps(path, summary: dict, bars: str) -> str:
     summary: {name: (n, ...)}, its group
     bars: str, the variable that holds the error bars
     """
-    mean, sd, p_value = summary["mean"], summary[bars], summary.get("p_value")
+    mean, sd, p_value = summary["mean"], summary[bars], summary.get("p_value_all",
+                                                                   summary.get("p_value"))
     lines = [f"{len(mean)} new maps, mean error bars "
              + ", ".join(f"{v:.4f} ({p})" for v, p in zip(np.nanmean(sd, axis=0), PARAMS)) + "."]
     if p_value is not None:
@@ -156,7 +157,7 @@ def details(result: dict) -> str:
         lines += _without_truth(result["without_truth"])
     if "out_of_distribution" in result:
         ood = result["out_of_distribution"]
-        lines.append(f"  out of distribution by chi2: mean true-positive rate {ood['tpr']:.3f} "
+        lines.append(f"  out of distribution by p-value: mean true-positive rate {ood['tpr']:.3f} "
                      f"({ood['n_out']} maps against {ood['n_in']})")
     found = result["diagnostics"]
     said = [text.format(**found) for key, text in SAID if key in found]

@@ -59,10 +59,12 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     group["split"][len(kept):] = TEST
     group["realisation"][len(kept):] = np.arange(n)
     rows = wanted(group["split"])
-    summaries, sd = _summarise(run, maps, mask, rows - len(kept), threads, quiet)
+    summaries, sd, features = _summarise(run, maps, mask, rows - len(kept), threads, quiet)
     group["summaries"][rows] = summaries
     if sd is not None:
         group["sd"][rows] = sd
+    for name, values in _likeness(run, kept, features, summaries).items():
+        group[name][rows] = values
     inputs = {"label": run.inputs["label"], "run": run.digest, "maps": digest_file(path)}
     named = {**run.coords["predictions"], "map": np.concatenate([n + np.arange(len(kept)),
                                                                  np.arange(n)])}
@@ -88,13 +90,13 @@ def _check_rms(path, maps, n_gal):
 
 
 def _summarise(run, maps, mask, rows, threads, quiet):
-    """Summaries (n, d) of new maps, and their error bars (n, 2) or None."""
+    """Summaries (n, d) of new maps, their error bars (n, 2) or None, {scales: statistics}."""
     settings = run.settings
     if settings["method"] == SPECTRUM:
         from . import handmade
         frame = Frame(mask, pack=False)
         statistic = handmade.Spectrum(frame.shape, int(mask.sum()))
-        return _measured(statistic, maps, frame, rows, threads, quiet), None
+        return _measured(statistic, maps, frame, rows, threads, quiet), None, {}
     names = [name for name in settings if name in NetworkOptions.__dataclass_fields__]
     options = NetworkOptions(**{name: settings[name] for name in names}, threads=threads)
     folder = Folder(run.path.parent, seed=run.seed, quiet=quiet)
@@ -126,7 +128,22 @@ def _summarise(run, maps, mask, rows, threads, quiet):
     sd = None if found[0][1] is None else np.exp(np.mean([log_sd for _, log_sd in found], 0))
     if "stack" in run.groups["constant_data"]:
         summaries = combined(summaries, run.groups["constant_data"]["stack"])
-    return summaries, sd
+    return summaries, sd, features
+
+
+def _likeness(run, kept, features, summaries):
+    """p-values of new maps as the run's own test maps have them, {} if these have none."""
+    names = [name for name in run.groups["predictions"] if name.startswith("p_value_")]
+    if not names:
+        return {}
+    from . import handmade, likeness
+    old, ((scales, measured),) = run.groups["predictions"], features.items()
+    own = hdf5.read(run.path.with_name("features.h5"), "features").groups["features"]["fixed"]
+    n_realisation = len(own) // len(run.groups["constant_data"]["design"])
+    realisation = old["realisation"][kept]
+    known = old["summaries"][kept], own[old["cosmology"][kept] * n_realisation + realisation]
+    blocks = handmade.blocks(run.groups["constant_data"]["mask"], scales)
+    return likeness.p_values(blocks, known, realisation, (summaries, measured))
 
 
 def _measured(statistic, maps, frame, rows, threads, quiet):

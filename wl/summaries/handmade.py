@@ -1,7 +1,7 @@
 """Hand-made statistics of maps: power spectrum, moments, one-point PDF, peaks; and measuring them.
 
-A new statistic is a class with a width, and an entry in Features.statistics: called with maps (n,
-rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's numbers
+A new statistic is a class with a NAME and a width, and an entry in Features.statistics: called with
+maps (n, rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's numbers
 depend on that map alone. Dense networks on
 Features of 101 x 24 maps with two draws of noise reach a mean squared error of 0.101 in units of
 the labels' variance, on other realisations; without the smallest scale 0.105, on the spectrum alone
@@ -45,6 +45,8 @@ class Spectrum:
     the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
     Has edges (n_bin + 1,); count, modes per bin; used, bins with modes; width, numbers per map.
     """
+
+    NAME = "spectrum"
 
     def __init__(self, shape, n_observed, n_bin=N_BIN, ell_min=ELL_MIN, ell_max=ELL_MAX,
                  pixel_arcmin=PIXEL_ARCMIN):
@@ -172,6 +174,8 @@ class OnePoint:
     Moments: ln variance, skewness, kurtosis; PDF: root of the share of the pixels in each bin.
     """
 
+    NAME = "one_point"
+
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
         self.shapes = Shapes(mask, scales=scales, n_gal=n_gal)
         self.used = np.flatnonzero(self.shapes.valid.sum((1, 2)) >= MIN_PIXELS)
@@ -201,6 +205,19 @@ class Features:
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
         """(n, width) float64 of maps (n, rows, columns) float32, zero outside the mask."""
         return np.concatenate([statistic(kappa) for statistic in self.statistics], axis=1)
+
+
+def blocks(mask: np.ndarray, scales) -> dict[str, range]:
+    """Which of the Features each statistic makes, {name: columns}; small_scales are a half twice.
+
+    mask, scales: as for Shapes
+    """
+    found, start = {}, 0
+    for statistic in Features(Frame(mask, pack=False).observed, N_GAL, scales).statistics:
+        found[statistic.NAME] = range(start, start + statistic.width)
+        start += statistic.width
+    found["small_scales"] = found["spectrum"][len(found["spectrum"]) // 2:]
+    return found
 
 
 def gaussian(width: float) -> np.ndarray:

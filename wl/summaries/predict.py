@@ -96,7 +96,24 @@ def predict(work: Work) -> hdf5.File | None:
     if found is not None:
         return found
     predicted = spectra(work) if work.options.method == SPECTRUM else networks(work)
-    return write(work, name, work.split.rows(EMULATOR), predicted, settings)
+    p_values = _likeness(work, predicted.summaries)
+    return write(work, name, work.split.rows(EMULATOR), predicted, settings, p_values)
+
+
+def _likeness(work, summaries):
+    """p-values of hold-out and test maps by their hand-made statistics, {} without these."""
+    if not work.options.of_statistics():
+        return {}
+    from . import handmade, likeness
+    values = handmade.features_file(work.maps, work.split, work.options, work.folder).groups
+    values, emulator = values["features"], work.split.rows(EMULATOR)
+    new = [values["fixed"][work.split.rows(HOLDOUT)],
+           *([values["test"]] if work.split.n_test else [])]
+    n = len(emulator)
+    return likeness.p_values(
+        handmade.blocks(work.maps.mask, work.options.of_statistics()["scales"]),
+        (summaries[:n], values["fixed"][emulator]), emulator % work.maps.n_realisation,
+        (summaries[n:], np.concatenate(new)))
 
 
 def _only(work):
@@ -324,9 +341,12 @@ def networks_of(job: Work | Job) -> dict:
     return {path.name: digest_file(path) for path in models}
 
 
-def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
-          settings: dict) -> hdf5.File:
-    """Write a predictions file: of the emulator split the maps `rows`, and all others."""
+def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, settings: dict,
+          p_values: dict | None = None) -> hdf5.File:
+    """Write a predictions file: of the emulator split the maps `rows`, and all others.
+
+    p_values: {name: (n,)} of the others, or None
+    """
     maps, n_real, n_test = job.maps, job.maps.n_realisation, job.split.n_test
     every, test = np.concatenate([rows, job.split.rows(HOLDOUT)]), np.arange(n_test)
     code = np.repeat([EMULATOR, HOLDOUT, TEST], [len(rows), len(every) - len(rows), n_test])
@@ -346,6 +366,8 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted,
     if predicted.fold is not None:
         group["fold"] = Var(("map",), predicted.fold.astype(np.int32))
         constant["between"] = Var(("summary", "summary_2"), predicted.between)
+    for variable, values in (p_values or {}).items():
+        group[variable] = Var(("map",), np.concatenate([np.full(len(rows), np.nan), values]))
     if predicted.weights is not None:
         constant["stack"] = Var(("term", "summary"), predicted.weights)
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
