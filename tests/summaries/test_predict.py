@@ -144,7 +144,7 @@ def test_networks_made_one_by_one_give_the_same_file(data, four):
 def test_foreign_files_in_place_of_a_network_are_refused(data, name):
     index = name.split("_f")[1][0]
     work = start(data, "--folds", "2", "--only", index)
-    work.folder.out.mkdir()
+    work.folder.out.mkdir(exist_ok=True)
     (work.folder.out / name).write_bytes(b"not ours" * 100)
     with pytest.raises(InputError) as error:
         predict.predict(work)

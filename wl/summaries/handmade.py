@@ -1,12 +1,12 @@
 """Hand-made statistics of maps: power spectrum, moments, one-point PDF, peaks; and measuring them.
 
 A new statistic is a class with a NAME and a width, and an entry in Features.statistics: called with
-maps (n, rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's numbers
-depend on that map alone. Dense networks on
-Features of 101 x 24 maps with two draws of noise reach a mean squared error of 0.101 in units of
-the labels' variance, on other realisations; without the smallest scale 0.105, on the spectrum alone
-0.27; with eight scales and all bands between them 0.101. Peaks, minima, spectra of the amplitude in
-bands and skew-spectra beside them gained 0.001 to 0.002 at most and cost more than all else.
+maps (n, rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's
+numbers depend on that map alone. Dense networks on Features of 101 x 24 maps with two draws of
+noise reach a mean squared error of 0.101 in units of the labels' variance, on other realisations;
+without the smallest scale 0.105, on the spectrum alone 0.27; with eight scales and all bands
+between them 0.101. Peaks, minima, spectra of the amplitude in bands and skew-spectra beside them
+gained 0.001 to 0.002 at most and cost more than all else.
 """
 from concurrent.futures import ThreadPoolExecutor
 
