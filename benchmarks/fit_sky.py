@@ -3,7 +3,8 @@
     python benchmarks/fit_sky.py DIR
 
 DIR holds kit_spectra.npz (noisy spectra of maps with their labels, see validate/labelled.py),
-label.npy of the training set and the survey's mask. Source shift, stellar boost, tilt of the non-linear power
+label.npy of the training set and the survey's mask. Source shift, stellar boost, tilt of the non-
+linear power
 and the mean white scatter are fitted by least squares to half of the realisations, each predicted
 at its own nuisances through the mask's window without drawing a map, and to the in-mask standard
 deviation of the noiseless training maps, 0.01137. Ten realisations may have more or less power than

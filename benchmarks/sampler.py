@@ -5,9 +5,12 @@
   python benchmarks/sampler.py --threads 1
   python benchmarks/sampler.py --summaries 10 --sigma 0.02
 
-The reference advances all chains at once with LinearNDInterpolator for mean and covariance and NumPy for
-the Gaussian, as the challenge's kit does; its cost per step is constant, so it runs fewer of them. Figures
-are chain-steps per second, everything included (starts, diagnostics, quantiles); compilation is not.
+The reference advances all chains at once with LinearNDInterpolator for mean and covariance and
+NumPy for
+the Gaussian, as the challenge's kit does; its cost per step is constant, so it runs fewer of them.
+Figures
+are chain-steps per second, everything included (starts, diagnostics, quantiles); compilation is
+not.
 """
 import argparse
 import os
@@ -23,7 +26,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--maps", type=int, default=4000, help="maps, one chain each (default 4000)")
+    parser.add_argument("--maps", type=int, default=4000,
+                        help="maps, one chain each (default 4000)")
     parser.add_argument("--nstep", type=int, default=10000, help="steps of ours (default 10000)")
     parser.add_argument("--sigma", type=float, default=0.06, help="proposal width (default 0.06)")
     parser.add_argument("--summaries", type=int, default=2, metavar="D",
@@ -37,7 +41,8 @@ def arguments():
 
 
 def problem(np, n_map, d):
-    """A design of 101 cosmologies like the challenge's, an emulator of d summaries on it, and maps."""
+    """A design of 101 cosmologies like the challenge's, an emulator of d summaries on it, and
+    maps."""
     rng = np.random.default_rng(1)
     z = np.clip(rng.normal(size=(101, 2)), -2.2, 2.4)
     theta = np.stack([0.275 * np.exp(0.36 * z[:, 0]), 0.81 + 0.065 * z[:, 1]], axis=1)
@@ -51,7 +56,8 @@ def problem(np, n_map, d):
         root = rng.normal(size=(101, d, 3 * d)) * np.exp(0.2 * z[:, :1, None])
         covariance = root @ root.transpose(0, 2, 1) / (3 * d)
     which = rng.integers(101, size=n_map)
-    noise = np.einsum("nij,nj->ni", np.linalg.cholesky(covariance)[which], rng.normal(size=(n_map, d)))
+    noise = np.einsum("nij,nj->ni",
+                      np.linalg.cholesky(covariance)[which], rng.normal(size=(n_map, d)))
     return theta, mean, covariance, mean[which] + noise
 
 
@@ -70,7 +76,8 @@ def reference(np, theta, mean, covariance, summary, nstep, sigma, seed):
         out = np.full(len(x), -np.inf)
         delta = summary[inside] - mean_of(x[inside])
         c = covariance_of(x[inside])
-        out[inside] = (log_prior[inside] - 0.5 * np.einsum("ni,nij,nj->n", delta, np.linalg.inv(c), delta)
+        out[inside] = (log_prior[inside]
+                       - 0.5 * np.einsum("ni,nij,nj->n", delta, np.linalg.inv(c), delta)
                        - 0.5 * np.linalg.slogdet(c)[1])
         return out
 
@@ -89,11 +96,13 @@ def reference(np, theta, mean, covariance, summary, nstep, sigma, seed):
 
 
 def draws_alone(np):
-    """A kernel that draws what metropolis() draws for so many chains and steps, and nothing else."""
+    """A kernel that draws what metropolis() draws for so many chains and steps, and nothing
+    else."""
     import numba
     from wl.kernels import metropolis as kernels
     from wl.kernels.noise import seed_state
-    rows, lanes, ahead, a00, a11 = (kernels.ROWS, kernels.LANES, kernels.AHEAD, kernels.A00, kernels.A11)
+    rows, lanes, ahead, a00, a11 = (kernels.ROWS, kernels.LANES, kernels.AHEAD, kernels.A00,
+                                    kernels.A11)
     draw = kernels._draw
 
     @numba.njit(error_model="numpy", parallel=True)
@@ -137,8 +146,8 @@ def main():
     reference(np, theta, mean, covariance, summary, 2, args.sigma, 0)
     ours, theirs, random, exact = [], [], [], []
     for k in range(args.repeats):
-        seconds, states = timed(reference, np, theta, mean, covariance, summary, args.reference_steps,
-                                args.sigma, k)
+        seconds, states = timed(reference, np, theta, mean, covariance, summary,
+                                args.reference_steps, args.sigma, k)
         theirs.append(args.maps * args.reference_steps / seconds)
         seconds, chains = timed(metropolis, emulator, summary, Walk(args.nstep, args.sigma), seed=k)
         ours.append(args.maps * args.nstep / seconds)
@@ -147,9 +156,12 @@ def main():
         random.append(args.maps * args.nstep / seconds)
         seconds, truth = timed(quadrature, emulator, summary)
         exact.append(seconds)
-        print(f"run {k + 1}: ours {ours[-1] / 1e6:.1f} M chain-steps/s, reference {theirs[-1] / 1e6:.3f}, "
-              f"ratio {ours[-1] / theirs[-1]:.1f}, whole step / random numbers {random[-1] / ours[-1]:.2f}, "
-              f"exact {exact[-1]:.3f} s", flush=True)
+        print(
+            f"run {k + 1}: ours {ours[-1] / 1e6:.1f} M chain-steps/s, "
+            f"reference {theirs[-1] / 1e6:.3f}, "
+            f"ratio {ours[-1] / theirs[-1]:.1f}, "
+            f"whole step / random numbers {random[-1] / ours[-1]:.2f}, "
+            f"exact {exact[-1]:.3f} s", flush=True)
     some = summary[::max(args.maps // 200, 1)]
     order_8, order_12 = quadrature(emulator, some), quadrature(emulator, some, 12)
     off = max(np.abs(order_8.mean - order_12.mean).max(), np.abs(order_8.sd - order_12.sd).max())
@@ -161,13 +173,25 @@ def main():
     z = np.abs(chains.mean - truth.mean) / truth.sd
     share = statistics.median(o / r for o, r in zip(ours, random))
     ratio = statistics.median(o / r for o, r in zip(ours, theirs))
-    print(f"{args.maps} maps x {args.nstep} steps, sigma {args.sigma}, d = {args.summaries}, "
-          f"{args.threads} threads; first calls (compilation or its cache) {first:.2f} s and {exact_first:.2f} s")
-    print(f"acceptance ours {chains.acceptance.mean():.3f}, reference {moved:.3f}; mean within 0.15 sd of the "
-          f"exact for {100 * (z < 0.15).all(axis=1).mean():.1f} % of the maps")
-    print(f"exact: {statistics.median(exact):.3f} s for {args.maps} maps, moments within {off:.1e} of order 12; peak "
-          f"memory {peak[1] / 1024:.0f} MB, with 10 times the steps {(peak[2] - peak[1]) / 1024:+.1f} MB")
-    print(f"random numbers take {100 * share:.0f} % of our time: a whole step costs {1.0 / share:.1f} times as much")
+    print(
+        f"{args.maps} maps x {args.nstep} steps, sigma {args.sigma}, d = {args.summaries}, "
+        f"{args.threads} threads; first calls (compilation or its cache) "
+        f"{first:.2f} s and {exact_first:.2f} s"
+    )
+    print(
+        f"acceptance ours {chains.acceptance.mean():.3f}, reference {moved:.3f}; "
+        "mean within 0.15 sd of the "
+        f"exact for {100 * (z < 0.15).all(axis=1).mean():.1f} % of the maps")
+    print(
+        f"exact: {statistics.median(exact):.3f} s for {args.maps} maps, "
+        f"moments within {off:.1e} of order 12; peak "
+        f"memory {peak[1] / 1024:.0f} MB, "
+        f"with 10 times the steps {(peak[2] - peak[1]) / 1024:+.1f} MB"
+    )
+    print(
+        f"random numbers take {100 * share:.0f} % of our time: "
+        f"a whole step costs {1.0 / share:.1f} times as much"
+    )
     print(f"sampler ratio={ratio:.1f} ours={statistics.median(ours):.4g} "
           f"reference={statistics.median(theirs):.4g} n={args.repeats}")
 

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from wl.simulate.fields import UNTURNED
-from wl.simulate.halo_sky import PER_PIXEL, SHAPES, SIZES, profiles, shape_place, size_place
+from wl.simulate.halo_sky import PER_PIXEL, SHAPES, SIZES, place_among, profiles
 from wl.kernels import halos as kernels
 from wl.kernels.halos import Kinds, Table, Turn
 
@@ -25,8 +25,8 @@ def table():
 @pytest.fixture(scope="module")
 def kinds():
     return Kinds(np.array([1.0, 0.5, 4.0], np.float32), np.array([0.1, 0.0, 0.0], np.float32),
-                 size_place(np.array([0.5, 1.3, 6.0])).astype(np.float32),
-                 shape_place(np.array([8.0, 5.0, 3.0])).astype(np.float32), 2.0)
+                 place_among(SIZES, np.array([0.5, 1.3, 6.0])).astype(np.float32),
+                 place_among(SHAPES, np.array([8.0, 5.0, 3.0])).astype(np.float32), 2.0)
 
 
 def scattered(field, table, near=None, turn=UNTURNED, seed=1):
@@ -161,7 +161,7 @@ def test_a_stamp_against_numpy(y, x, size, shape):
     expected[r > table.reach[size]] = 0.0
     sky, stamp = np.zeros((rows, columns), np.float32), np.empty(200 * 200, np.float32)
     where = (y, x, table.reach[size], float(PER_PIXEL))
-    kernels.add_stamp(sky, stamp, row.astype(np.float32), where, 3.0)
+    kernels._add_stamp(sky, stamp, row.astype(np.float32), where, 3.0)
     expected *= 3.0 / expected.sum()
     assert sky == pytest.approx(expected, abs=1e-4 * expected.max())
 
@@ -171,8 +171,8 @@ def test_sizes_and_concentrations_are_the_asked_ones_on_average(table, kinds):
     t, p = table[1], profiles()
     size, c = 3.3, 6.0
     one = Kinds(np.ones(3, np.float32), np.zeros(3, np.float32),
-                np.full(3, size_place(size), np.float32),
-                np.full(3, shape_place(c), np.float32), 0.0)
+                np.full(3, place_among(SIZES, size), np.float32),
+                np.full(3, place_among(SHAPES, c), np.float32), 0.0)
     sky, n = np.zeros((60, 60), np.float32), 4000
     rng = np.random.default_rng(1)
     halos = np.column_stack([15.0 + 0.5 * rng.random((n, 2)), np.full(n, 1.0)])
@@ -186,8 +186,8 @@ def test_sizes_and_concentrations_are_the_asked_ones_on_average(table, kinds):
         r = np.arange(width) / PER_PIXEL
         return np.sum(row * r**3) / np.sum(row * r)
 
-    i, j = int(size_place(size)), int(shape_place(c))
-    u, v = size_place(size) - i, shape_place(c) - j
+    i, j = int(place_among(SIZES, size)), int(place_among(SHAPES, c))
+    u, v = place_among(SIZES, size) - i, place_among(SHAPES, c) - j
     mean = sum(a * b * second(i + m, j + k) for m, a in enumerate((1 - u, u))
                for k, b in enumerate((1 - v, v)))
     # positions are even over a pixel

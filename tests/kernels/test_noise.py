@@ -27,11 +27,14 @@ def sample():
 
 
 def test_published_vectors():
-    """xoshiro256++ from the state 1, 2, 3, 4 and splitmix64 from 1234567, as other libraries test them."""
+    """xoshiro256++ from the state 1, 2, 3, 4 and splitmix64 from 1234567, as other libraries test
+    them."""
     state = np.array([1, 2, 3, 4], np.uint64)
-    expected = [41943041, 58720359, 3588806011781223, 3591011842654386, 9228616714210784205,
-                9973669472204895162, 14011001112246962877, 12406186145184390807, 15849039046786891736,
-                10450023813501588000]
+    expected = [
+        41943041, 58720359, 3588806011781223, 3591011842654386, 9228616714210784205,
+        9973669472204895162, 14011001112246962877, 12406186145184390807, 15849039046786891736,
+        10450023813501588000
+    ]
     assert [int(g.next_uint64(state)) for _ in expected] == expected
     golden = 0x9E3779B97F4A7C15
     mixed = [int(g._mix(np.uint64((1234567 + k * golden) % 2**64))) for k in (1, 2, 3)]
@@ -59,7 +62,8 @@ def test_distribution(sample, row, law):
 
 
 def test_tails(sample):
-    """Beyond the last layer: as many as there should be, of both signs, distributed as the tail is."""
+    """Beyond the last layer: as many as there should be, of both signs, distributed as the tail
+    is."""
     x, r = sample[0], g._NORMAL_R
     for side in (x[x > r], -x[x < -r]):
         assert abs(side.size - x.size * stats.norm.sf(r)) < 4.0 * np.sqrt(x.size * stats.norm.sf(r))
@@ -75,7 +79,8 @@ def test_uniform_range():
 
 
 def test_streams_are_apart():
-    """Seeds, streams and indices give other states, uncorrelated between neighbours, and no order of
+    """Seeds, streams and indices give other states, uncorrelated between neighbours, and no order
+    of
     the three is mistaken for another."""
     states = set()
     for seed in range(8):
@@ -107,6 +112,7 @@ g.seed_state(state, 12, 3, 4)
 x = np.array([[g.normal(state), g.exponential(state), g.uniform(state)] for _ in range(3000)])
 print(hashlib.sha256(np.ascontiguousarray(x.T).tobytes()).hexdigest())
 """
-    run = python("import warnings; warnings.simplefilter('error')\n" + code, env={"NUMBA_DISABLE_JIT": "1"})
+    run = python("import warnings; warnings.simplefilter('error')\n" + code,
+                 env={"NUMBA_DISABLE_JIT": "1"})
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == hashlib.sha256(draws(3000, 12, 3, 4).tobytes()).hexdigest()

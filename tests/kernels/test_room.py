@@ -26,14 +26,17 @@ def test_kernels_import_nothing_but_numpy_and_numba(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_file_alone_keeps_its_code_in_the_room_s_folder(name, python, tmp_path):
-    """Every compiled function, own or imported; Numba's own setting stays as it was, other files stay out."""
-    code = ("import importlib, numba, sys; before = numba.config.CACHE_DIR; import wl.kernels\n"
-            f"module = importlib.import_module('wl.kernels.{name}')\n"
-            "assert numba.config.CACHE_DIR == before and wl.kernels.CACHE_FOLDER.startswith(sys.argv[1])\n"
-            "for key, value in vars(module).items():\n"
-            "    if isinstance(value, numba.core.dispatcher.Dispatcher):\n"
-            "        print(key, value._cache.cache_path.startswith(wl.kernels.CACHE_FOLDER))\n"
-            "print(len([m for m in sys.modules if m.startswith('wl.kernels.')]))")
+    """Every compiled function, own or imported; Numba's own setting stays as it was, other files
+    stay out."""
+    code = (
+        "import importlib, numba, sys; before = numba.config.CACHE_DIR; import wl.kernels\n"
+        f"module = importlib.import_module('wl.kernels.{name}')\n"
+        "assert numba.config.CACHE_DIR == before\n"
+        "assert wl.kernels.CACHE_FOLDER.startswith(sys.argv[1])\n"
+        "for key, value in vars(module).items():\n"
+        "    if isinstance(value, numba.core.dispatcher.Dispatcher):\n"
+        "        print(key, value._cache.cache_path.startswith(wl.kernels.CACHE_FOLDER))\n"
+        "print(len([m for m in sys.modules if m.startswith('wl.kernels.')]))")
     run = python(code, tmp_path, env={"NUMBA_CACHE_DIR": str(tmp_path)})
     assert run.returncode == 0, run.stderr
     *found, loaded = run.stdout.split("\n")[:-1]
@@ -44,7 +47,8 @@ def test_each_file_alone_keeps_its_code_in_the_room_s_folder(name, python, tmp_p
 def test_another_state_of_the_sources_has_another_folder(tmp_path, python):
     """A comment in one file is enough: a callee in another file may have changed."""
     shutil.copytree(FOLDER.parent, tmp_path / "wl", ignore=shutil.ignore_patterns("__pycache__"))
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import wl.kernels; print(wl.kernels.CACHE_FOLDER)"
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import wl.kernels; "
+            "print(wl.kernels.CACHE_FOLDER)")
     env = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = python(code, tmp_path, env=env).stdout
     with open(tmp_path / "wl" / "kernels" / "likelihood.py", "a") as file:

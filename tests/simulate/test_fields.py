@@ -1,4 +1,5 @@
-"""Drawn maps against the spectra and moments they are asked to have, and the grid against brute force."""
+"""Drawn maps against the spectra and moments they are asked to have, and the grid against brute
+force."""
 import numpy as np
 import pytest
 
@@ -34,18 +35,23 @@ def binned(grid, power, edges):
     ell = np.hypot.outer(grid.ell_y, grid.ell_x)
     times = np.outer(*(np.r_[1.0, np.full(n - 2, 2.0), 1.0] for n in grid.quarter))
     which = np.digitize(ell, edges)
-    return np.array([np.sum((power.reshape(grid.quarter) * times)[which == i]) / times[which == i].sum()
-                     for i in range(1, len(edges))])
+    return np.array([
+        np.sum((power.reshape(grid.quarter) * times)[which == i]) / times[which == i].sum()
+        for i in range(1, len(edges))
+    ])
 
 
-@pytest.mark.parametrize("field, share", [("gaussian", 0.0), ("lognormal", 0.0), ("lognormal", GAUSSIAN_SHARE)])
+@pytest.mark.parametrize("field, share", [("gaussian", 0.0), ("lognormal", 0.0),
+                                          ("lognormal", GAUSSIAN_SHARE)])
 def test_drawn_spectrum_is_the_theory_to_one_per_cent(full, field, share):
     grid, power, lam = full
     lam = None if field == "gaussian" else lam
     edges = np.geomspace(100.0, 6000.0, 6)
     n = 160
-    drawn = [binned(grid, measured(grid, grid.draw(power, lam, generator(5, r), share, full=True)), edges)
-             for r in range(n)]
+    drawn = [
+        binned(grid, measured(grid, grid.draw(power, lam, generator(5, r), share, full=True)),
+               edges) for r in range(n)
+    ]
     ratio = np.mean(drawn, axis=0) / binned(grid, power, edges)
     error = np.std(drawn, axis=0) / np.sqrt(n) / binned(grid, power, edges)
     assert np.all(error < 0.008) and np.all(error[1:] < 0.004)       # the first bin has few modes
@@ -53,18 +59,22 @@ def test_drawn_spectrum_is_the_theory_to_one_per_cent(full, field, share):
 
 
 def test_masked_spectrum_is_the_theory_to_one_per_cent(full):
-    """Maps as they are written, behind the mask: the mean of their pseudo-spectra is what the mask makes of C_ell."""
+    """Maps as they are written, behind the mask: the mean of their pseudo-spectra is what the mask
+    makes of C_ell."""
     grid, _, _ = full
     mask, n = procedural_mask(), 240
     spectrum = Spectrum(FRAME, N_OBSERVED, n_bin=5, ell_min=100.0, ell_max=6000.0)
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
-    for kappa in draw_maps(grid, labels, 11, [(1, 0, r) for r in range(n)], Field(pixel_scatter=0.0)):
+    for kappa in draw_maps(grid, labels, 11, [(1, 0, r) for r in range(n)],
+                           Field(pixel_scatter=0.0)):
         frame[0][mask] = kappa.astype(np.float16)
         found.append(10.0**spectrum(frame)[0])
-    expected = masked_window(grid, mask, spectrum) @ Theory(0.3, 0.8).c_ell(grid.ell, 0.0, 7.85, 0.01325)
+    expected = masked_window(grid, mask, spectrum) @ Theory(0.3, 0.8).c_ell(
+        grid.ell, 0.0, 7.85, 0.01325)
     ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(n) / expected
-    assert np.all(error < 0.011) and np.all(error[1:] < 0.006)       # skewed maps share their amplitude at all ell
+    # skewed maps share their amplitude at all ell
+    assert np.all(error < 0.011) and np.all(error[1:] < 0.006)
     assert np.all(np.abs(ratio - 1.0) < 0.01 + 2.0 * error * (error > 0.005)), ratio
 
 
@@ -78,7 +88,8 @@ def test_moments_at_the_pixel(full):
     assert kappa.min() > -lam
     skewness = np.mean((kappa - kappa.mean())**3) / kappa.std()**3
     assert 2.2 < skewness < 2.8
-    # of a shifted log-normal the skewness is known: (e^v + 2) sqrt(e^v - 1), v its Gaussian variance
+    # of a shifted log-normal the skewness is known: (e^v + 2) sqrt(e^v - 1), v its Gaussian
+    # variance
     growth = 1.0 + (sigma / lam)**2
     assert skewness == pytest.approx((growth + 2.0) * np.sqrt(growth - 1.0), rel=0.05)
 
@@ -94,10 +105,12 @@ def test_gaussian_maps_are_gaussian(full):
 def test_modes_are_complex_normal_numbers(full):
     from scipy import stats
     grid, _, _ = full
-    modes = grid._random_modes(np.full((grid.rows, grid.quarter[1]), -2.0, np.float32), generator(8, 1)).copy()
+    power = np.full(grid.quarter, 2.0 * grid.pixel**2 / (grid.rows * grid.columns), np.float32)
+    modes = grid.modes(power.ravel(), generator(8, 1))[:, 1:-1].copy()
     for part in (modes.real, modes.imag):
         assert stats.kstest(part.ravel(), "norm").pvalue > 1e-3
-    assert abs(np.mean(modes**2)) < 0.01 and np.mean(np.abs(modes)**4) == pytest.approx(8.0, rel=0.02)
+    assert abs(np.mean(modes**2)) < 0.01 and np.mean(np.abs(modes)**4) == pytest.approx(
+        8.0, rel=0.02)
 
 
 def test_pixel_window_and_aliases_by_averaging_a_finer_field():
@@ -106,7 +119,8 @@ def test_pixel_window_and_aliases_by_averaging_a_finer_field():
     fine, n = 8, 120
     shape = (grid.rows * fine, grid.columns * fine)
     step = grid.pixel / fine
-    ell = 2 * np.pi * np.hypot(np.fft.fftfreq(shape[0], step)[:, None], np.fft.rfftfreq(shape[1], step))
+    ell = 2 * np.pi * np.hypot(
+        np.fft.fftfreq(shape[0], step)[:, None], np.fft.rfftfreq(shape[1], step))
 
     def spectrum(l):
         return 1e-9 * (np.asarray(l) / 1000.0)**-1.2 / (1.0 + (np.asarray(l) / 9000.0)**2)
@@ -123,7 +137,8 @@ def test_pixel_window_and_aliases_by_averaging_a_finer_field():
     predicted = binned(grid, grid.pixel_power(spectrum(grid.ell))[0], edges)
     assert np.allclose(binned(grid, total / n, edges), predicted, rtol=0.03, atol=0.0)
     # without window and aliases it would be far off
-    plain = binned(grid, spectrum(np.maximum(np.hypot.outer(grid.ell_y, grid.ell_x), 1.0)).ravel(), edges)
+    plain = binned(grid,
+                   spectrum(np.maximum(np.hypot.outer(grid.ell_y, grid.ell_x), 1.0)).ravel(), edges)
     assert np.max(np.abs(plain / predicted - 1.0)) > 0.2
 
 
@@ -168,8 +183,9 @@ def test_pixels_come_in_the_order_of_the_mask(full):
 
 def test_opposite_edges_do_not_know_of_one_another(full):
     grid, power, lam = full
-    ends = np.array([(w[:4, :80].mean(), w[FRAME[0] - 4:FRAME[0], :80].mean(), w[4:8, :80].mean())
-                     for w in (grid.draw(power, lam, generator(4, r), full=True) for r in range(300))])
+    ends = np.array(
+        [(w[:4, :80].mean(), w[FRAME[0] - 4:FRAME[0], :80].mean(), w[4:8, :80].mean())
+         for w in (grid.draw(power, lam, generator(4, r), full=True) for r in range(300))])
     correlation = np.corrcoef(ends.T)
     assert abs(correlation[0, 1]) < 0.2 < correlation[0, 2]
 

@@ -8,8 +8,7 @@ from wl.simulate import halos as module
 from wl.simulate.fields import Grid
 from wl.simulate.halo_sky import CORNER, SHAPES, SIZES, profiles, projected_mass
 from wl.simulate.halos import HaloSpectrum, Halos, Slices, Windows, cell_window, concentration
-from wl.simulate.matter import growth
-from wl.simulate.theory import RHO_CRIT, Theory
+from wl.simulate.theory import RHO_CRIT, Theory, growth
 
 # From Colossus (Diemer 2018, ApJS 239, 35), tinker08, tinker10 and duffy08 at 200 x mean:
 # (Omega_m, S_8, z): halos per (Mpc/h)^3 above 10^12.7, 13.0, 13.9, 14.8; bias at 10^13, 14, 15
@@ -61,7 +60,7 @@ def test_lensing_weights_give_the_spectrum_of_the_theory(halos):
     for delta_z in (0.0, 0.04):
         q = halos.lensing(np.array([delta_z]))[0]
         k = (ell[:, None] + 0.5) / halos.chi
-        power = halos.theory.nonlinear_power(k, halos.z, halos.theory.sky.nonlinear_tilt)
+        power = halos.theory.nonlinear_power(k, halos.z)
         c = np.sum(halos.depth * (q / halos.chi)**2 * power, axis=1)
         assert c == pytest.approx(halos.theory.c_ell(ell, delta_z), rel=0.02)
 

@@ -22,22 +22,26 @@ def make_set(folder, seed=None, label=None):
     np.save(folder / KAPPA, np.zeros((*label.shape[:2], small_mask().sum()), np.float16))
     if seed is not None:
         inputs = {"mask": digest_array(small_mask()), "label": digest_array(label)}
-        (folder / "simulation.json").write_text(json.dumps({"settings": {"seed": seed}, "inputs": inputs}))
+        (folder / "simulation.json").write_text(
+            json.dumps({"settings": {"seed": seed}, "inputs": inputs}))
 
 
 @pytest.fixture()
 def find(tmp_path, monkeypatch):
-    """find(data, **options) locates a set from an empty working folder; find.calls are those of the simulator."""
+    """find(data, **options) locates a set from an empty working folder; find.calls are those of the
+    simulator."""
     monkeypatch.chdir(tmp_path)
     calls = []
 
     def stand_in(out, **options):
         calls.append((str(out), options))
-        make_set(out, options["seed"], None if options["design"] is None else np.load(options["design"]))
+        make_set(out, options["seed"],
+                 None if options["design"] is None else np.load(options["design"]))
     monkeypatch.setattr(simulate, "simulate", stand_in)
 
     def run(data="data", **options):
-        defaults = dict(data=data, release="auto", realisations=None, seed=1, threads=1, quiet=False, force=False)
+        defaults = dict(data=data, release="auto", realisations=None, seed=1, threads=1,
+                        quiet=False, force=False)
         return sets.locate(types.SimpleNamespace(**{**defaults, **options}))
     run.calls = calls
     return run
@@ -45,7 +49,8 @@ def find(tmp_path, monkeypatch):
 
 def test_an_empty_folder_is_simulated_into_and_found_again(find, capsys):
     assert str(find().folder) == str(find().folder) == "data/simulated"
-    assert [c[0] for c in find.calls] == ["data/simulated"] and "data/simulated" in capsys.readouterr().err
+    assert [c[0] for c in find.calls] == ["data/simulated"
+                                          ] and "data/simulated" in capsys.readouterr().err
 
 
 def test_of_several_sets_the_simulated_one_is_taken_and_named(find, tmp_path, capsys):
@@ -117,7 +122,8 @@ def test_maps_simulated_for_real_labels_keep_the_folders_name(find, tmp_path):
     (folder / KAPPA).unlink()
     np.save(folder / TEST, np.zeros((3, small_mask().sum()), np.float16))
     found = find("survey")
-    assert found.name == "survey" and found.n_test == 3 and found.folder.parent.name == "simulations"
+    assert found.name == "survey" and found.n_test == 3
+    assert found.folder.parent.name == "simulations"
     assert find("survey", seed=2).folder != found.folder
 
 

@@ -48,8 +48,8 @@ def test_mask_geometry():
 def test_mask_resembles_the_real_one(real):
     mask, true = procedural_mask(), np.load(real / "WIDE12H_bin2_2arcmin_mask.npy")
     assert (mask & true).sum() > 0.9 * N_OBSERVED
-    rows, columns = (np.abs(mask.sum(axis) - true.sum(axis).astype(float)).mean() / true.sum(axis).mean()
-                     for axis in (1, 0))
+    rows, columns = (np.abs(mask.sum(axis) - true.sum(axis).astype(float)).mean()
+                     / true.sum(axis).mean() for axis in (1, 0))
     assert rows < 0.10 and columns < 0.15
     edges = [1, 2, 4, 12, 40, 200]
     ours, theirs = (np.histogram(hole_sizes(m), edges)[0] for m in (mask, true))
@@ -86,7 +86,8 @@ def test_design_resembles_the_real_one(real):
         return np.sort(np.linalg.norm(x[:, None] - x, axis=2), axis=1)[:, 1]
 
     assert np.median(neighbours(theta)) == pytest.approx(np.median(neighbours(true)), rel=0.15)
-    assert np.percentile(neighbours(theta), 90) == pytest.approx(np.percentile(neighbours(true), 90), rel=0.3)
+    assert np.percentile(neighbours(theta), 90) == pytest.approx(
+        np.percentile(neighbours(true), 90), rel=0.3)
     assert ConvexHull(theta).volume == pytest.approx(ConvexHull(true).volume, rel=0.1)
     for column in (0, 1):
         assert ks_2samp(theta[:, column], true[:, column]).pvalue > 0.3

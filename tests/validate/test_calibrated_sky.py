@@ -48,7 +48,8 @@ def test_files_are_read_as_their_readme_says(kit, real):
 
 
 def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
-    """30 mean signals within 5 % plus their error; of ten realisations bin 10 may be off by more."""
+    """30 mean signals within 5 % plus their error; of ten realisations bin 10 may be off by
+    more."""
     spectra, survey, _ = kit
     expected = survey.expected(spectra.label, Field())
     part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])
@@ -63,7 +64,8 @@ def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
 
 
 def test_responses_of_realisations_that_were_not_fitted(kit, drawn):
-    """Within two errors in bins 4-8, with the right sign; the sign of Delta_z is no matter of chance."""
+    """Within two errors in bins 4-8, with the right sign; the sign of Delta_z is no matter of
+    chance."""
     spectra, survey, _ = kit
     expected = survey.expected(spectra.label, Field())
     part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])

@@ -160,7 +160,8 @@ def test_wrong_noise_is_not_mistaken_for_cosmology(small):
 
 
 def test_goodness_follows_its_distribution(rng):
-    """p-values of maps from the simulations' own distribution are uniform; low counts are joined."""
+    """p-values of maps from the simulations' own distribution are uniform; low counts are
+    joined."""
     mix = np.array([[1, 0.5, 0], [0, 1, 0.2], [0, 0, 1]])
     p_values = []
     for _ in range(300):
@@ -179,14 +180,17 @@ def test_goodness_follows_its_distribution(rng):
 def test_ranked_p_values_hold_for_heavy_tails(rng):
     """Numbers whose squares hardly have a mean: Hotelling's p-values fail, ranks are uniform."""
     drawn = np.exp(2.0 * rng.normal(size=(400, 41, 1))) * rng.normal(size=(400, 41, 2))
-    small = {ranked: np.mean([goodness(d[0], d[1:], ranked=ranked)["p_value"] < 0.05 for d in drawn])
-             for ranked in (False, True)}
+    small = {
+        ranked: np.mean([goodness(d[0], d[1:], ranked=ranked)["p_value"] < 0.05 for d in drawn])
+        for ranked in (False, True)
+    }
     assert small[False] > 0.08 and abs(small[True] - 2 / 41) < 0.033
     one = goodness(np.full(2, 1e3), rng.normal(size=(40, 2)), ranked=True)
     assert one["p_value"] == 1 / 41
 
 
-@pytest.mark.parametrize("mean, groups", [([9, 9, 9], [0, 1, 2]), ([1, 9, 9, 2, 2, 2], [0, 0, 1, 2, 2, 2]),
+@pytest.mark.parametrize("mean, groups", [([9, 9, 9], [0, 1, 2]),
+                                          ([1, 9, 9, 2, 2, 2], [0, 0, 1, 2, 2, 2]),
                                           ([0.5, 1, 30, 20, 2, 4, 0.2], [0, 0, 0, 1, 2, 3, 3]),
                                           ([30, 1, 1], [0, 0, 0]), ([0, 0, 6, 30], [0, 0, 0, 1])])
 def test_join(mean, groups):
@@ -222,31 +226,15 @@ def test_a_survey_too_small_is_one_line():
     one_line(error, "--mask", "10000")
 
 
-def test_command_and_picture(tmp_path, small, capsys):
+def test_command(tmp_path, small, capsys):
     np.save(tmp_path / "mask.npy", small.mask)
     np.save(tmp_path / "map.npy", np.array(list(small.simulate(LABEL, 0.0, 2, 1))))
     options = ["--map", str(tmp_path / "map.npy"), "--mask", str(tmp_path / "mask.npy"),
-               "--maps", "30", "--row", "all", "--quiet", "--figure"]
-    with pytest.raises(InputError) as error:
-        module.main([*options, str(tmp_path / "picture.txt")])
-    one_line(error, "--figure", ".png")
-    pytest.importorskip("matplotlib")
-    module.main([*options, str(tmp_path / "picture.png")])
+               "--maps", "30", "--row", "all", "--quiet"]
+    module.main(options)
     out = capsys.readouterr().out
     for word in ("row 1, best fit", *PARAMS, "spectrum, ell 100-4100", "one-point PDF at 2",
                  "peak counts at 2", "minima counts at 8", "Euler characteristic, 4", "8 arcmin",
                  "third moment, row 1", "fourth cumulant, all rows"):
         assert word in out, out
-    assert max(map(len, out.splitlines()[3:-1])) <= 110
-    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "picture.png").stat().st_size > 50_000
-
-
-def test_pictures_without_matplotlib_say_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError) as error:
-        module.check_figure(tmp_path / "a.png")
-    one_line(error, "matplotlib", "pip install")
-    with pytest.raises(InputError) as error:
-        module.check_figure(tmp_path / "absent" / "a.png")
-    one_line(error, "folder")
+    assert max(map(len, out.splitlines()[3:])) <= 110

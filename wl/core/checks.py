@@ -63,13 +63,13 @@ def positive(name: str, value, integer: bool = False) -> float | int:
     return int(value) if isinstance(value, (int, np.integer)) else int(number)
 
 
-def within(name: str, value, low: float, high: float) -> float:
-    """A number from low to high, as float. Raises InputError."""
-    number = _number(value)
-    if not low <= number <= high:                  # NaN fails every comparison
-        raise InputError(f"{name}: expected a number between {low} and {high}, got "
-                         f"{_shown(value)}; give another one")
-    return number
+def within(name: str, value, low: float, high: float, integer: bool = False) -> float | int:
+    """A number from low to high, as float or, if integer, as int. Raises InputError."""
+    number = value if type(value) is int else _number(value)     # 2^63 - 1 is no float
+    if not low <= number <= high or (integer and number != int(number)):   # NaN fails the first
+        raise InputError(f"{name}: expected a {'whole ' * integer}number between {low} and {high}, "
+                         f"got {_shown(value)}; give another one")
+    return int(number) if integer else float(number)
 
 
 def choice(name: str, value, options: Collection):

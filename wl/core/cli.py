@@ -72,7 +72,7 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
         if getattr(args, name, None) == "":
             raise InputError(f"--{name}: expected a folder, got nothing; is a variable of the "
                              "shell unset?")
-    args.threads = thread_count(args.threads)
+    args.threads = thread_count(getattr(args, "threads", None))
     return args
 
 

@@ -31,7 +31,8 @@ class Options:
                 value = positive(flag, value, integer=kind is int)
                 object.__setattr__(self, field.name, value)
             if "within" in more:
-                within(flag, value, *more["within"])
+                value = within(flag, value, *more["within"], integer=kind is int)
+                object.__setattr__(self, field.name, value)
 
     @classmethod
     def _fields(cls):

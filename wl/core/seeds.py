@@ -20,7 +20,7 @@ NETWORK = 104                                # the seed of one network of severa
 DENSE_WEIGHTS, DENSE_ORDER, NOISE_DRAW = 106, 107, 108
 DENSE_DROPOUT = 109
 COVARIANCE_FOLDS = 110                       # cross-validation of the smoothing
-CALIBRATION_DRAW, CALIBRATION_TIE = 111, 112
+CALIBRATION_DRAW = 111
 CHAIN_START, RMS_SAMPLE, BOOTSTRAP = 113, 114, 115
 
 # of the kernels' generators: a chain's stream is METROPOLIS + 256 chain

@@ -1,7 +1,8 @@
 """Halos: drawn from a slice's density field and painted into the map, one pass over its cells."""
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
+
 from . import njit
 from .noise import exponential, next_uint64, normal, seed_state
 
@@ -10,64 +11,35 @@ _U16, _U32 = np.uint64(16), np.uint64(32)
 _LOW_16, _LOW_32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
 _TO_UNIT_16, _TO_UNIT_32 = 2.0**-16, 2.0**-32
 
+Table = namedtuple("Table", "low step rate smooth mean chance other")
+Table.__doc__ = """What a slice's Gaussian field g makes of a cell, at levels of g.
 
-class Table(NamedTuple):
-    """What a slice's Gaussian field g makes of a cell, at levels of g.
+low, step: first level, and distance of levels.
+rate, smooth, mean: (levels,) float64, mean number of halos; convergence without them, and with all
+    of them even over the cell.
+chance, other: (levels, kinds) float32, int16, of alias(): they draw the kind of a halo.
+"""
 
-    low, step: first level, and distance of levels.
-    rate: (levels,) float64, mean number of halos.
-    smooth: (levels,) float64, convergence without them.
-    mean: (levels,) float64, convergence with all of them even over the cell.
-    chance: (levels, kinds) float32, of alias(): draws the kind of a halo.
-    other: (levels, kinds) int16, likewise.
-    """
-    low: float
-    step: float
-    rate: np.ndarray
-    smooth: np.ndarray
-    mean: np.ndarray
-    chance: np.ndarray
-    other: np.ndarray
+Kinds = namedtuple("Kinds", "mass point size shape scatter")
+Kinds.__doc__ = """The halos of a slice by kind, a distance and a mass: (kinds,) float32 each.
 
+mass, point: sums over the pixels of the convergence of the extended part and of a point.
+size, shape: places of radius and median concentration among those of Profiles.
+scatter: float, standard deviation of the latter.
+"""
 
-class Kinds(NamedTuple):
-    """The halos of a slice by kind: a distance and a mass.
+Profiles = namedtuple("Profiles", "first reach value shapes per_pixel")
+Profiles.__doc__ = """Pixel-averaged profiles of mass one by size, shape and distance from middle.
 
-    mass: (kinds,) float32, sum over the pixels of the extended part's convergence.
-    point: (kinds,) float32, of the part that is a point.
-    size: (kinds,) float32, place of the radius among the sizes of Profiles.
-    shape: (kinds,) float32, place of the median concentration among the shapes.
-    scatter: standard deviation of the latter.
-    """
-    mass: np.ndarray
-    point: np.ndarray
-    size: np.ndarray
-    shape: np.ndarray
-    scatter: float
+first: (sizes + 1,) int64, where the rows of a size begin, one row a shape.
+reach: (sizes,) float64, where the profile ends, pixels.
+value: (any,) float32, all rows.
+shapes: number of shapes.
+per_pixel: values of a row in a pixel.
+"""
 
-
-class Profiles(NamedTuple):
-    """Pixel-averaged profiles of mass one by size, shape and distance from their middle.
-
-    first: (sizes + 1,) int64, where the rows of a size begin, one row a shape.
-    reach: (sizes,) float64, where the profile ends, pixels.
-    value: (any,) float32, all rows.
-    shapes: number of shapes.
-    per_pixel: values of a row in a pixel.
-    """
-    first: np.ndarray
-    reach: np.ndarray
-    value: np.ndarray
-    shapes: int
-    per_pixel: float
-
-
-class Turn(NamedTuple):
-    """Where a slice's field lies in the map: flips of both axes, then periodic shifts in cells."""
-    flip_y: bool
-    flip_x: bool
-    shift_y: int
-    shift_x: int
+Turn = namedtuple("Turn", "flip_y flip_x shift_y shift_x")
+Turn.__doc__ = "Where a slice's field lies in the map: flips of both axes, periodic cell shifts."
 
 
 @njit(error_model="numpy", cache=True, nogil=True)
@@ -131,10 +103,9 @@ def paint(sky, halos, table, kinds, profiles, seed):
     """
     rows, columns = sky.shape
     chance, other = table.chance, table.other
-    mass, point, spread = kinds.mass, kinds.point, kinds.scatter
-    sizes, shapes = kinds.size, kinds.shape
-    first, reach, value = profiles.first, profiles.reach, profiles.value
-    n_shape, per_pixel, n_kind = profiles.shapes, profiles.per_pixel, chance.shape[1]
+    mass, point, sizes, shapes, spread = kinds
+    first, reach, value, n_shape, per_pixel = profiles
+    n_kind = chance.shape[1]
     state = np.empty(4, np.uint64)
     seed_state(state, seed, HALOS, 1)
     widest = int(2.0 * np.max(reach)) + 3
@@ -153,20 +124,15 @@ def paint(sky, halos, table, kinds, profiles, seed):
         width = (first[size + 1] - first[size]) // n_shape
         row = first[size] + shape * width
         y, x = 2.0 * halos[h, 0], 2.0 * halos[h, 1]
-        where = (y, x, reach[size], per_pixel)
-        add_stamp(sky, stamp, value[row:row + width], where, mass[kind])
+        _add_stamp(sky, stamp, value[row:row + width], (y, x, reach[size], per_pixel), mass[kind])
         sky[min(int(y), rows - 1), min(int(x), columns - 1)] += point[kind]
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
-def add_stamp(sky, stamp, profile, where, mass):
-    """Add a round profile about a point, scaled so that its pixels add up to its mass.
+def _add_stamp(sky, stamp, profile, where, mass):
+    """Add a round profile (n,) about a point, scaled so that its pixels add up to its mass.
 
-    sky: (rows, columns) float32, periodic, added to.
-    stamp: float32 work space.
-    profile: (n,) float32, by distance.
     where: y and x in pixels, pixel (0, 0) from 0 to 1; reach in pixels; values in a pixel.
-    mass: sum over the pixels.
     """
     rows, columns = sky.shape
     y0, x0 = np.float32(where[0] - 0.5), np.float32(where[1] - 0.5)
@@ -201,18 +167,17 @@ def alias(weight, chance, other):
     """Tables for drawing a kind in proportion to its weight with one comparison.
 
     weight: (levels, kinds) float64.
-    chance: (levels, kinds) float32, overwritten: of staying with a kind drawn evenly.
-    other: (levels, kinds) int16, overwritten: the kind to take instead.
+    chance, other: (levels, kinds) float32, int16, filled: chance of staying with a kind drawn
+        evenly, and the kind to take instead.
     Walker 1977, ACM Trans. Math. Softw. 3, 253; Vose 1991, IEEE Trans. Softw. Eng. 17, 972.
     """
     levels, kinds = weight.shape
     small, large = np.empty(kinds, np.int64), np.empty(kinds, np.int64)
     share = np.empty(kinds)
     for level in range(levels):
-        total = 0.0
+        total, n_small, n_large = 0.0, 0, 0
         for i in range(kinds):
             total += weight[level, i]
-        n_small, n_large = 0, 0
         for i in range(kinds):
             share[i] = weight[level, i] * kinds / total
             other[level, i] = i

@@ -9,8 +9,7 @@ Every triangle has one row of `coefficient` (t, 6 + 3 k) float64: corner 2 (x, y
 quantities their values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
 Quantities are the log-prior, the d means and the packed lower triangle of the covariance.
 
-error_model="numpy": Python's, which checks each division for zero, keeps loops from being
-vectorised.
+error_model="numpy": Python's checks each division for zero and keeps loops from being vectorised.
 """
 import math
 from collections import namedtuple
@@ -70,11 +69,11 @@ def locate(x: float, y: float, coefficient: np.ndarray, neighbours: np.ndarray, 
         if across < 0:
             return np.int64(-1)
         t = across
-    return search(x, y, coefficient)
+    return _search(x, y, coefficient)
 
 
 @njit(error_model="numpy", cache=True)
-def search(x: float, y: float, coefficient: np.ndarray) -> int:
+def _search(x: float, y: float, coefficient: np.ndarray) -> int:
     """The triangle that holds (x, y) by looking at all of them; -1 outside the hull."""
     best, best_low = np.int64(-1), -TOLERANCE
     for t in range(coefficient.shape[0]):
@@ -131,17 +130,15 @@ def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> n
 
     Triangles are convex, so four corners in one triangle put the whole cell there. A cell is
     outside for certain if all four corners lie beyond one and the same hull edge.
-    coefficient, neighbours, box: of the Triangulation that gets it. Returns (nx, ny) int32.
     """
     nx, ny = np.int64(box.last_x) + 1, np.int64(box.last_y) + 1
     corner = np.empty((nx + 1, ny + 1), np.int64)
     for i in range(nx + 1):
         t = np.int64(0)
         for j in range(ny + 1):
-            found = locate(box.low_x + i / box.per_x, box.low_y + j / box.per_y, coefficient,
-                           neighbours, t)
-            corner[i, j] = found
-            t = max(found, np.int64(0))
+            corner[i, j] = locate(box.low_x + i / box.per_x, box.low_y + j / box.per_y,
+                                  coefficient, neighbours, t)
+            t = max(corner[i, j], np.int64(0))
     grid = np.full((nx, ny), -1, np.int32)
     for i in range(1, nx - 1):
         for j in range(1, ny - 1):

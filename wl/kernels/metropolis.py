@@ -12,8 +12,7 @@ from collections import namedtuple
 import numpy as np
 
 from . import njit
-from .likelihood import (
-    Cells, Triangulation, cell, locate, log_densities, log_gaussian_2, weights)
+from .likelihood import Cells, Triangulation, cell, locate, log_densities, log_gaussian_2, weights
 from .noise import exponential, normal, seed_state
 
 LANES = 16             # chains that walk in step
@@ -34,7 +33,6 @@ V0 = 15                                # log-prior, mean, covariance at the prop
 COUNT = 21                             # accepted steps
 A00, A10, A11 = 22, 23, 24             # Cholesky factor of the proposal's covariance
 ROWS = 25
-
 
 Maps = namedtuple("Maps", "summary start index")
 Maps.__doc__ = """What is known of each map.

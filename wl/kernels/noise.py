@@ -60,8 +60,8 @@ def _mix(z):
 def seed_state(state: np.ndarray, seed: int, stream: int, index: int) -> None:
     """Fill a generator's state from three integers, by splitmix64.
 
-    state: (4,) uint64, overwritten; seed, stream, index: ints, taken modulo 2^64. Two indices of
-    one seed and stream never share a state, two other triples with a probability of 2^-64.
+    state: (4,) uint64, overwritten; seed, stream, index: ints, modulo 2^64. Two indices of one seed
+    and stream never share a state, two other triples with a probability of 2^-64.
     """
     z = _mix(np.uint64(seed) + _GOLDEN)
     z = _mix((z ^ np.uint64(stream)) + _GOLDEN)
@@ -92,10 +92,7 @@ def uniform(state: np.ndarray) -> float:
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def normal(state: np.ndarray) -> float:
-    """A standard normal float64 by the ziggurat (Marsaglia & Tsang 2000), with the exact tail.
-
-    state: (4,) uint64, advanced.
-    """
+    """A standard normal by the ziggurat (Marsaglia & Tsang 2000); state: (4,) uint64, advanced."""
     bits = next_uint64(state)
     layer = np.int64(bits & _LOW_8)
     j = np.int64(bits >> _U11) - _HALF
@@ -129,10 +126,7 @@ def _normal_rest(state, layer, j):
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def exponential(state: np.ndarray) -> float:
-    """A standard exponential float64 by the ziggurat: minus the logarithm of a uniform number.
-
-    state: (4,) uint64, advanced.
-    """
+    """A standard exponential float64 by the ziggurat; state: (4,) uint64, advanced."""
     shift = 0.0
     while True:
         bits = next_uint64(state)
@@ -161,9 +155,8 @@ copies: (n_symmetry, n_copy, 2) int32, (from, to) inside the frame, for pixels t
 Noise = namedtuple("Noise", "quantiles scale exact seed stream")
 Noise.__doc__ = """The noise of a batch; a map's follows from (seed, stream, its draw) alone.
 
-quantiles: (65536,) float32, standardised noise by 16-bit quantile, or empty for no noise. It is
-    capped at 4.3 sigma and takes four normals from 64 random bits, which halves the cost of a
-    map: for training.
+quantiles: (65536,) float32, standardised noise by 16-bit quantile, or empty for no noise; capped
+    at 4.3 sigma, it takes four normals from 64 random bits, at half the cost: for training.
 scale: float64, standard deviation of the standardised noise.
 exact: bool, draw from the ziggurat in place of the table.
 seed, stream: ints, of the generator, see core/seeds.py.

@@ -4,9 +4,9 @@
     power = grid.pixel_power(c_ell)                # (n, quarter) from spectra at grid.ell
     kappa = grid.draw(power[0], lam, rng)          # float32 (n_observed,), 3 ms
 
-Spectra are in steradian, ell in 1/radian. The sky is flat; the grid is periodic and larger than the
-frame, which is cut from it, so that opposite edges do not know of one another. Real fields that are
-even along both axes (spectra, correlation functions) are kept as one quarter: ell_y, ell_x >= 0.
+Spectra are in steradian, ell in 1/radian. The grid is periodic and larger than the frame, which is
+cut from it, so that opposite edges do not know of one another. Real fields that are even along both
+axes (spectra, correlation functions) are kept as one quarter: ell_y, ell_x >= 0.
 """
 import functools
 from collections import namedtuple
@@ -19,8 +19,7 @@ from ..core import seeds
 from ..core.checks import InputError
 from ..core.params import PIXEL_ARCMIN
 from ..kernels.halos import Turn
-from .matter import cubic_weights
-from .theory import PIXEL_SCATTER, Sky, log_ell_grid
+from .theory import PIXEL_SCATTER, Sky, cubic_weights, log_ell_grid
 
 ARCMIN = np.pi / 10800.0
 MARGIN = 80              # fewest pixels beyond the frame: 1440x192 is 15-18 % high below ell 20
@@ -46,16 +45,11 @@ Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor l
                    "pixel_scatter periodic sky boxes",
                    defaults=("lognormal", GAUSSIAN_SHARE, GAUSSIAN_BELOW, LAMBDA_FACTOR, 0.0,
                              PIXEL_SCATTER, False, Sky(), 0))
-Field.__doc__ = """What maps are made of; plan.SimulationOptions explains each.
-
-sky: theory.Sky of the spectrum"""
+Field.__doc__ = "What maps are made of; plan.SimulationOptions explains each, theory.Sky the sky."
 
 
 def log_normal_shift(omega_m, s_8) -> np.ndarray:
-    """lambda of the shifted log-normal: kappa > -lambda.
-
-    A fit (0.8 % rms over the design) to the skewness of hyper-extended perturbation theory.
-    """
+    """lambda of the shifted log-normal, from the skewness of hyper-extended perturbation theory."""
     return 0.0154 * (np.asarray(omega_m) / 0.3)**0.55 * (np.asarray(s_8) / 0.8)**0.37
 
 
@@ -64,8 +58,7 @@ def component_shift(lam: float, variance: float, share: float) -> float:
 
     lam, variance: of the single shifted log-normal it stands for
     share: 0 to 1, Gaussian
-    Skewness of a log-normal is x^3 + 3 x with x^2 = variance / lambda^2, and
-    x = 2 sinh(asinh(skewness / 2) / 3).
+    A log-normal's skewness is x^3 + 3 x with x^2 = variance / lambda^2; its inverse has a sinh.
     """
     if share == 0.0:
         return lam
@@ -77,17 +70,11 @@ def component_shift(lam: float, variance: float, share: float) -> float:
 
 def grid_size(n: int) -> int:
     """A length of at least n + MARGIN pixels: even, product of 2, 3 and 5, many factors 2."""
-    want = n + MARGIN
-    step = 2 ** max(1, int(np.log2(want)) - 3)
-    size = -(-want // step) * step
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
+    step = 2 ** max(1, int(np.log2(n + MARGIN)) - 3)
+    size = -(-(n + MARGIN) // step) * step
+    while scipy.fft.next_fast_len(size, real=True) != size:    # real: products of 2, 3 and 5
         size += step
+    return size
 
 
 def mirror_weights(n: int) -> np.ndarray:
@@ -111,6 +98,7 @@ class Grid:
     mask: bool (rows, columns), True = observed
     pixel_arcmin: side of a pixel
     periodic: the frame itself is the periodic grid, for what needs independent modes
+    Work space is kept: one Grid serves one thread.
     """
 
     def __init__(self, mask: np.ndarray, pixel_arcmin: float = PIXEL_ARCMIN,
@@ -118,8 +106,8 @@ class Grid:
         check_frame(mask.shape, periodic)
         self.rows, self.columns = mask.shape if periodic else (grid_size(n) for n in mask.shape)
         self.quarter = (self.rows // 2 + 1, self.columns // 2 + 1)
-        x, y = np.nonzero(mask)
-        self.observed = x * self.columns + y                 # places in the periodic map
+        # places in the periodic map
+        self.observed = np.ravel_multi_index(np.nonzero(mask), (self.rows, self.columns))
         self.pixel = pixel_arcmin * ARCMIN
         self.ell_y = 2.0 * np.pi * np.arange(self.quarter[0]) / (self.rows * self.pixel)
         self.ell_x = 2.0 * np.pi * np.arange(self.quarter[1]) / (self.columns * self.pixel)
@@ -138,14 +126,11 @@ class Grid:
         P(l) = sum_n C(|l + n l_s|) W^2(l + n l_s), W the sinc window of a square pixel, l_s the
         sampling frequency; C by cubic interpolation of ell^2 C in ln(ell + 1/2).
         """
-        n = len(self.ell)
-        low = np.log(self.ell[0] + 0.5)
+        n, low = len(self.ell), np.log(self.ell[0] + 0.5)
         step = np.log((self.ell[1] + 0.5) / (self.ell[0] + 0.5))
-        sampling = 2.0 * np.pi / self.pixel
-        out = np.zeros(self.quarter[0] * self.quarter[1] * n, np.float32)
+        sampling, scale = 2.0 * np.pi / self.pixel, self.ell**2
         row = np.arange(self.quarter[0] * self.quarter[1]) * n
-        scale = self.ell**2
-        images = range(-IMAGES, IMAGES + 1)
+        out, images = np.zeros(row.size * n, np.float32), range(-IMAGES, IMAGES + 1)
         window_y, window_x = ([np.sinc((ell / sampling + m))**2 for m in images]
                               for ell in (self.ell_y, self.ell_x))
         for m in images:
@@ -181,7 +166,7 @@ class Grid:
         # the fields are real and even on both axes, so a DCT-I of a quarter is the whole transform
         xi = scipy.fft.dctn(power.reshape(self.quarter), type=1, workers=1)
         xi *= np.float32(1.0 / (self.rows * self.columns * self.pixel**2 * lam * lam))
-        np.log1p(xi, out=xi)
+        np.log1p(np.maximum(xi, np.float32(-0.9), out=xi), out=xi)     # -0.04 at the default lambda
         out = scipy.fft.dctn(xi, type=1, workers=1, overwrite_x=True)
         out *= np.float32(self.pixel**2)
         return np.maximum(out, 0.0, out=out)
@@ -199,9 +184,8 @@ class Grid:
             whole (component_shift)
         full: return the whole periodic map instead, float32 (rows, columns)
         boxes: give the random numbers, or None
-        Work space is kept: one Grid serves one thread. With a share of 0.15 pixels below -0.02
-        exist, as in real maps, and at (0.3, 0.8) kurtosis/skewness^2 is 1.80 in place of 1.54, real
-        maps 2.0 (all clipped to -0.02 ... 0.07, as the real ones were seen).
+        With a share of 0.15 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8)
+        kurtosis/skewness^2 is 1.80 in place of 1.54, real maps 2.0 (clipped to -0.02 ... 0.07).
         """
         if lam is None:
             return self._gaussian(power, rng, full, boxes)
@@ -221,17 +205,13 @@ class Grid:
         return field
 
     def share(self, high: float, below: float) -> np.ndarray:
-        """Gaussian share of each mode, float32: high + (1 - high) / (1 + (ell / below)^2).
-
-        high: share at high multipoles
-        below: multipole under which modes are Gaussian, 0 for none
-        """
+        """Gaussian share of each mode, float32: high + (1 - high) / (1 + (ell / below)^2)."""
         ell2 = np.add.outer(self.ell_y**2, self.ell_x**2).ravel()
         share = high + (1.0 - high) * below**2 / np.maximum(below**2 + ell2, ell2[1])
         return share.astype(np.float32)
 
     def _gaussian(self, spectrum, rng, full, boxes=None, layer=0):
-        """A Gaussian field with the spectrum; arguments as draw(); layer: the first of boxes."""
+        """A Gaussian field with the spectrum; layer: the first of boxes."""
         def one(rng):
             return scipy.fft.irfft2(self.modes(spectrum, rng), s=(self.rows, self.columns),
                                     workers=1, overwrite_x=True)
@@ -246,14 +226,8 @@ class Grid:
         np.multiply(spectrum.reshape(self.quarter), per_cell, out=square[:self.quarter[0]])
         square[:self.quarter[0], [0, -1]] *= np.float32(2.0)
         square[self.quarter[0]:] = square[self.quarter[0] - 2:0:-1]
-        return self._random_modes(square, rng)
-
-    def _random_modes(self, minus_square, rng):
-        """Complex Gaussian modes F with <|F|^2> = -minus_square, complex64 of its shape.
-
-        Box & Muller 1958: |F|^2 is exponential, the phase uniform; from 32 bits each, so |F| ends
-        at 4.8 times its rms. In NumPy's vector units this takes a quarter of standard_normal's.
-        """
+        # Box & Muller 1958: |F|^2 is exponential, the phase uniform; from 32 bits each, so |F| ends
+        # at 4.8 times its rms. In NumPy's vector units this takes a quarter of standard_normal's
         radius, phase, work, modes = self._work
         bits = rng.bit_generator.random_raw(radius.size).view(np.uint32)
         radius[...] = bits[:radius.size].reshape(radius.shape)
@@ -261,7 +235,7 @@ class Grid:
         radius += np.float32(0.5)
         radius *= np.float32(2.0**-32)
         np.log(radius, out=radius)
-        radius *= minus_square
+        radius *= square
         np.sqrt(radius, out=radius)
         phase *= np.float32(2.0 * np.pi * 2.0**-32)
         np.cos(phase, out=work)
@@ -280,10 +254,9 @@ class Grid:
 class Boxes:
     """Large-scale structure that realisations share, as maps from few N-body boxes do.
 
-    A map is a stack of layers; each layer is one of a few boxes, flipped and shifted at random.
-    Every cosmology has boxes of its own. The challenge's real maps have one box for each cosmology
-    and range of redshifts, with 18 to 36 rotations and shifts. boxes(layer) gives a layer's random
-    numbers and its Turn.
+    A map is a stack of layers, each one of a few boxes, flipped and shifted at random; boxes(layer)
+    gives its random numbers and its Turn. The challenge's real maps have one box for each cosmology
+    and range of redshifts, with 18 to 36 rotations and shifts.
     count: boxes of each layer
     rng: of the realisation
     generator_of: (layer, box) -> a fresh Generator, the same for all realisations
@@ -297,11 +270,7 @@ class Boxes:
         return self.generator_of(layer, box), Turn(bool(flips & 1), bool(flips & 2), *shifts)
 
     def field(self, draw: Callable, first: int = 0) -> np.ndarray:
-        """A sum of LAYERS independent Gaussian fields, each turned, with the variance of one.
-
-        draw: Generator -> (rows, columns) float32, periodic
-        first: number of the first layer
-        """
+        """A sum of LAYERS fields of draw(Generator), each turned, with the variance of one."""
         total = np.float32(0.0)
         for layer in range(first, first + LAYERS):
             rng, turn = self(layer)

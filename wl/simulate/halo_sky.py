@@ -17,8 +17,8 @@ less skewed than halos are. Multiplied up instead, third moments at 0 and 2 arcm
 larger.
 """
 import functools
+from collections import namedtuple
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -44,13 +44,7 @@ _NODE, _WEIGHT = 0.5 * (_NODE + 1.0), 0.5 * _WEIGHT
 
 
 def projected_mass(x: np.ndarray, c: float) -> np.ndarray:
-    """Share of a halo's mass inside a cylinder of radius x R about its middle.
-
-    x: (n,) 0 to 1.
-    c: concentration.
-    The integral over shells of what a shell has inside; the projected density in closed form is in
-    Takada & Jain 2003, MNRAS 340, 580, eq. 27.
-    """
+    """Share of a halo's mass inside a cylinder of radius x R about its middle; x: (n,) 0 to 1."""
     # r^2 = x^2 + (1 - x^2) t^2 makes the integrand smooth, t = s^2 thickens the nodes in the core
     t, weight = _NODE**2, 2.0 * _NODE * _WEIGHT
     rest = (1.0 - x * x)[:, None]
@@ -60,14 +54,11 @@ def projected_mass(x: np.ndarray, c: float) -> np.ndarray:
 
 
 def pixel_share(r: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Share of a ring's mass in a pixel, the mean over the pixel's orientations.
+    """Share of a ring of radius y in a pixel r from its middle, in pixels, over orientations.
 
-    r: distance of the pixel's centre from the ring's, in pixels.
-    y: radius of the ring, in pixels; broadcasts against r.
     A circle of radius d about a pixel's centre is inside up to d = 1/2, then the part
     1 - 4/pi arccos(1/(2d)) of it, and nothing beyond the corners.
     """
-    r, y = np.broadcast_arrays(np.asarray(r, float), np.asarray(y, float))
     # the ring's points up to the angle at which it leaves the circle through the corners
     cosine = (r * r + y * y - CORNER**2) / np.maximum(2.0 * r * y, 1e-9)
     widest = np.arccos(np.clip(cosine, -1.0, 1.0))
@@ -81,7 +72,7 @@ def pixel_share(r: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def profiles() -> kernels.Profiles:
-    """The table of pixel-averaged profiles that painting reads: 0.05 s, once a process."""
+    """The table of pixel-averaged profiles that painting reads."""
     band = int(np.ceil(CORNER * PER_PIXEL)) + 1
     reach = SIZES + CORNER
     width = np.ceil(reach * PER_PIXEL).astype(np.int64) + 2
@@ -101,31 +92,22 @@ def profiles() -> kernels.Profiles:
     return kernels.Profiles(first, reach, value, len(SHAPES), float(PER_PIXEL))
 
 
-def size_place(radius: np.ndarray) -> np.ndarray:
-    """Place among the SIZES of a radius in pixels, a fraction of the way between two."""
-    return np.log(radius / SIZES[0]) / np.log(SIZES[1] / SIZES[0])
+def place_among(nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Place among SIZES or SHAPES, a fraction of the way between two."""
+    return np.log(value / nodes[0]) / np.log(nodes[1] / nodes[0])
 
 
-def shape_place(c: np.ndarray) -> np.ndarray:
-    """Place among the SHAPES of a concentration, a fraction of the way between two."""
-    return np.log(c / SHAPES[0]) / np.log(SHAPES[1] / SHAPES[0])
+Held = namedtuple("Held", "transfer rest")
+Held.__doc__ = """What holds n maps to their spectra: float32 (n, quarter cells) each.
 
-
-class Held(NamedTuple):
-    """What holds maps to their spectra.
-
-    transfer: float32 (n, quarter cells), factor of modes.
-    rest: float32 (n, quarter cells), spectrum of Gaussian modes to add before, steradian.
-    """
-    transfer: np.ndarray
-    rest: np.ndarray
+transfer: factor of modes.
+rest: spectrum of Gaussian modes to add before, steradian."""
 
 
 def stamp_window(grid: Grid) -> np.ndarray:
     """Power of painted profiles over that of true pixel averages, float32 (quarter cells).
 
-    Painting averages over orientations of the pixel. For a spectrum that falls as ell^-1.5, as
-    convergence does near the pixel's scale.
+    Painting averages over orientations of the pixel; for a spectrum that falls as ell^-1.5.
     """
     sampling = 2.0 * np.pi / grid.pixel
     ell = np.geomspace(1.0, 6.0 * sampling, 3000)
@@ -166,6 +148,11 @@ class HaloSky:
         near = maximum_filter(observed, 2 * BEYOND + 1, mode="wrap")
         self.near = near.reshape(cells[0], 2, cells[1], 2).any((1, 3))
         self.everywhere = np.ones(cells, bool)
+        # a cell's centre is half a pixel beyond the centre of its first pixel
+        y = np.arange(-(grid.rows // 4) + 1, grid.rows // 4) / grid.rows
+        x = np.arange(grid.columns // 4) / grid.columns
+        factor_y, factor_x = (np.exp(-1j * np.pi * k) * np.sinc(k) for k in (y, x))
+        self.shift = (4.0 * factor_y[:, None] * factor_x).astype(np.complex64)
         self.map = np.empty((grid.rows, grid.columns), np.float32)
         self.smooth = np.empty(cells, np.float32)
 
@@ -174,26 +161,15 @@ class HaloSky:
         return HaloMaps(self, theory)
 
     def add_smooth(self, modes: np.ndarray) -> None:
-        """Add the modes of the smooth part, averaged over pixels, to those of the map.
-
-        modes: complex64, as irfft2 takes them.
-        """
+        """Add the modes of the smooth part, averaged over pixels, to those of the map."""
         n, m = self.grid.rows // 4, self.grid.columns // 4
         cells = scipy.fft.rfft2(self.smooth, workers=1)
-        # a cell's centre is half a pixel beyond the centre of its first pixel
-        y, x = np.arange(-n + 1, n) / self.grid.rows, np.arange(m) / self.grid.columns
-        factor_y, factor_x = (np.exp(-1j * np.pi * k) * np.sinc(k) for k in (y, x))
-        factor = (4.0 * factor_y[:, None] * factor_x).astype(np.complex64)
-        modes[:n, :m] += cells[:n, :m] * factor[n - 1:]
-        modes[-n + 1:, :m] += cells[-n + 1:, :m] * factor[:n - 1]
+        modes[:n, :m] += cells[:n, :m] * self.shift[n - 1:]
+        modes[-n + 1:, :m] += cells[-n + 1:, :m] * self.shift[:n - 1]
 
 
 class HaloMaps:
-    """The maps of a cosmology: its halos, density fields, spectra and tables of the kernel.
-
-    sky, theory: see HaloSky.of().
-    count: halos painted into the last map.
-    """
+    """The maps of a cosmology; count: halos painted into the last one."""
 
     def __init__(self, sky: HaloSky, theory: Theory):
         self.sky, self.halos = sky, Halos(theory)
@@ -218,11 +194,7 @@ class HaloMaps:
         return g[0], g[1] - g[0], rate, number, smooth, chance, other
 
     def hold(self, nuisances: np.ndarray, power: np.ndarray) -> Held:
-        """What holds maps to the theory's spectra.
-
-        nuisances: (n, 3) log10 T_AGN, f_0, Delta_z.
-        power: float32 (n, quarter cells), of Grid.pixel_power().
-        """
+        """What holds maps to the theory's spectra, at nuisances (n, 3); power: pixel_power()'s."""
         spectra = self.spectrum(*np.asarray(nuisances).T)
         whole, light = (self.sky.grid.pixel_power(c) for c in spectra)
         have = np.maximum((whole - light) * self.sky.window, 1e-30) + light
@@ -236,14 +208,13 @@ class HaloMaps:
         everywhere: paint halos also where nothing is observed.
         """
         sky, h = self.sky, self.halos
-        log10_t_agn, f_0, delta_z = nuisance
-        extended, swell, stars = h.feedback(log10_t_agn, f_0)
-        q = h.lensing(np.array([delta_z]))[0][:, None]
+        extended, swell, stars = h.feedback(*nuisance[:2])
+        q = h.lensing(nuisance[2:])[0][:, None]
         extended, stars, area = (v[:, h.heavy] for v in (extended, stars, q * h.area))
         mass = area / sky.grid.pixel**2
         kinds = [v.astype(np.float32) for v in (
-            mass * extended, mass * stars, size_place(h.angle[:, h.heavy] / sky.grid.pixel),
-            shape_place((h.concentration * swell)[:, h.heavy]))]
+            mass * extended, mass * stars, place_among(SIZES, h.angle[:, h.heavy] / sky.grid.pixel),
+            place_among(SHAPES, (h.concentration * swell)[:, h.heavy]))]
         scatter = C_SCATTER / np.log(SHAPES[1] / SHAPES[0])
         lost = area * (1.0 - extended - stars)
         near = sky.everywhere if everywhere else sky.near
@@ -266,8 +237,7 @@ class HaloMaps:
              layers: Callable | None = None, full: bool = False) -> np.ndarray:
         """A map: float32 (n_observed,), the observed pixels in C order of the mask.
 
-        held, i: of hold(), and the map's place in it.
-        nuisance: (3,).
+        held, i: of hold(), and the map's place in it; nuisance: (3,).
         rng: Generator of the map, of which only raw bits are used.
         layers: Boxes that give the random numbers of the slices, or None for rng's.
         full: return the whole periodic map, (rows, columns), instead.

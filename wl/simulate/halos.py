@@ -18,8 +18,8 @@ from scipy.interpolate import CubicSpline
 
 from ..core.params import F_0_RANGE, T_AGN_RANGE
 from .fields import Grid, mirror_weights
-from .matter import HUBBLE_DISTANCE, OMEGA_B, chebyshev_nodes, growth, lagrange_weights
-from .theory import RHO_CRIT, Theory, feedback_parameters, nfw_window
+from .theory import (HUBBLE_DISTANCE, OMEGA_B, RHO_CRIT, Theory, chebyshev_nodes,
+                     feedback_parameters, growth, lagrange_weights, nfw_window)
 
 OVERDENSITY = 200.0      # times the mean density, as in all three fits below
 C_SCATTER = 0.15 * np.log(10.0)    # standard deviation of ln c: 0.15 dex, Duffy et al. 2008
@@ -40,11 +40,7 @@ N_T, N_F = 5, 3          # Chebyshev nodes in log10 T_AGN and f_0
 
 
 def mass_function(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """f(sigma) of dn/dlnM = f rho/M |dln sigma/dlnM|: Tinker et al. 2008, ApJ 688, 709, eq. 3-8.
-
-    sigma: rms of the linear density in spheres of mass M at redshift z.
-    z: redshift; broadcasts against sigma.
-    """
+    """f(sigma) of dn/dlnM = f rho/M |dln sigma/dlnM|: Tinker et al. 2008, ApJ 688, 709, eq. 3-8."""
     alpha = 10.0**-((0.75 / np.log10(OVERDENSITY / 75.0))**1.2)
     grow = 1.0 + z
     return (0.186 * grow**-0.14 * ((sigma * grow**alpha / 2.57)**(-1.47 * grow**-0.06) + 1.0)
@@ -52,12 +48,8 @@ def mass_function(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def bias(sigma: np.ndarray) -> np.ndarray:
-    """Linear bias of halos: Tinker et al. 2010, ApJ 724, 878, eq. 6 and table 2.
-
-    sigma: as in mass_function().
-    """
-    y = np.log10(OVERDENSITY)
-    nu = 1.686 / sigma
+    """Linear bias of halos: Tinker et al. 2010, ApJ 724, 878, eq. 6 and table 2."""
+    y, nu = np.log10(OVERDENSITY), 1.686 / sigma
     fall = np.exp(-(4.0 / y)**4)
     power = nu**(0.44 * y - 0.88)
     return (1.0 - (1.0 + 0.24 * y * fall) * power / (power + 1.686**(0.44 * y - 0.88))
@@ -65,11 +57,7 @@ def bias(sigma: np.ndarray) -> np.ndarray:
 
 
 def concentration(mass: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Median R/r_s without feedback: Duffy et al. 2008, MNRAS 390, L64, table 1, all halos.
-
-    mass: Msun/h.
-    z: redshift; broadcasts against mass.
-    """
+    """Median R/r_s without feedback: Duffy et al. 2008, MNRAS 390, L64, table 1, all halos."""
     return 10.14 * (mass / 2e12)**-0.081 * (1.0 + z)**-1.01
 
 
@@ -101,8 +89,7 @@ class Halos:
         lagrange = (3.0 * self.mass / (4.0 * np.pi * rho))**(1.0 / 3.0)
         ln_r = np.linspace(np.log(lagrange[0]) - 0.1, np.log(lagrange[-1]) + 0.1, 60)
         ln_sigma = CubicSpline(ln_r, np.log(theory.top_hat_sigma(np.exp(ln_r))))
-        slope = -ln_sigma(np.log(lagrange), 1) / 3.0                      # d ln sigma / d ln M
-        z = self.z[:, None]
+        slope, z = -ln_sigma(np.log(lagrange), 1) / 3.0, self.z[:, None]  # d ln sigma / d ln M
         sigma = np.exp(ln_sigma(np.log(lagrange))) * growth(z, om)
         density = mass_function(sigma, z) * rho / self.mass * slope * STEP * np.log(10.0)
         self.number = density * volume[:, None]
@@ -115,9 +102,7 @@ class Halos:
     def lensing(self, delta_z: np.ndarray) -> np.ndarray:
         """Convergence of a comoving Mpc/h of mean density, h/Mpc: float64 (n, distance).
 
-        delta_z: (n,) of the labels.
-        q = 3/2 Omega_m (H_0/c)^2 (1+z) chi (1 - chi <1/chi_s>): Bartelmann & Schneider 2001, Phys.
-        Rep. 340, eq. 6.19-6.21.
+        delta_z: (n,) of the labels. Bartelmann & Schneider 2001, Phys. Rep. 340, eq. 6.19-6.21.
         """
         weight = self.theory.lensing_weight(self.z, delta_z)              # (c/H) (q/chi)^2
         return self.chi * np.sqrt(weight * self.theory.hubble(self.z) / HUBBLE_DISTANCE)
@@ -125,12 +110,9 @@ class Halos:
     def feedback(self, log10_t_agn: float, f_0: float) -> tuple:
         """What feedback leaves of halos, as in the theory's spectrum (theory.response_grid).
 
-        log10_t_agn: log10 of the feedback temperature in kelvin.
-        f_0: stellar fraction today.
         Returns extended (distance, mass), the share of the mass in dark matter and gas; swell
-        (distance, 1), a factor of its concentration; stars (distance, mass), the share of a point
-        in the middle. The rest is gas that left the halo. Mead et al. 2021, MNRAS 502, 1401, eq.
-        24-25 and table 5; swell is B over its value without feedback, 4.
+        (distance, 1), a factor of its concentration, B over its value without feedback, 4; stars
+        (distance, mass), the share of a point in the middle. The rest is gas that left the halo.
         """
         b_0, b_z, log_mb, mb_z, f_z = feedback_parameters(log10_t_agn)
         sky, z = self.theory.sky, self.z[:, None]
@@ -143,28 +125,20 @@ class Halos:
 
 
 class Windows:
-    """Fourier transform of halos of mass one, and its square, averaged over their concentrations.
-
-    scatter: standard deviation of ln c.
-    """
+    """Fourier transform of halos of mass one, and its square, averaged over C_SCATTER."""
 
     LN_X = np.linspace(np.log(1e-3), np.log(300.0), 180)       # x = ell R/chi
     LN_C = np.linspace(np.log(0.4), np.log(60.0), 40)
 
-    def __init__(self, scatter: float):
+    def __init__(self, scatter: float = C_SCATTER):
         node, weight = np.polynomial.hermite_e.hermegauss(5)
         weight = weight / weight.sum()
-        x = np.exp(self.LN_X)[:, None, None]
         c = np.exp(self.LN_C[:, None] + scatter * node)
-        u = nfw_window(x / c, c)
+        u = nfw_window(np.exp(self.LN_X)[:, None, None] / c, c)
         self.table = np.stack([u @ weight, (u * u) @ weight], axis=-1)        # (x, c, 2)
 
     def __call__(self, x: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """Mean and mean square of the window, (..., 2), by bilinear interpolation.
-
-        x: ell R/chi.
-        c: median concentration; broadcasts against x.
-        """
+        """Mean and mean square, (..., 2), bilinear; x: ell R/chi; c: median concentration."""
         x, c = np.broadcast_arrays(np.log(x), np.log(c))
         (i, p), (j, q), t = self._cell(x, self.LN_X), self._cell(c, self.LN_C), self.table
         return ((1 - p) * ((1 - q) * t[i, j] + q * t[i, j + 1])
@@ -178,13 +152,8 @@ class Windows:
 
 
 def cell_window(ell: np.ndarray, side: float) -> np.ndarray:
-    """Fourier transform of a square cell of weight one, its mean over directions: (n,).
-
-    ell: (n,).
-    side: of the cell, radian.
-    """
-    angle = (np.arange(16) + 0.5) * np.pi / 32.0
-    x = np.asarray(ell)[:, None] * side / (2.0 * np.pi)
+    """Fourier transform (n,) of a square cell of weight one, its mean over directions; radian."""
+    angle, x = (np.arange(16) + 0.5) * np.pi / 32.0, ell[:, None] * side / (2.0 * np.pi)
     return np.mean(np.sinc(x * np.cos(angle)) * np.sinc(x * np.sin(angle)), axis=1)
 
 
@@ -207,8 +176,7 @@ class Slices:
     """
 
     def __init__(self, halos: Halos, coarse: Grid):
-        self.halos, self.coarse = halos, coarse
-        self.ell = coarse.ell_y[1:]
+        self.halos, self.coarse, self.ell = halos, coarse, coarse.ell_y[1:]
         self.power = self._linear()
         self.variance = np.array([coarse.variance(power) for power in self.power])
         self.powers = np.array([self._powers(power) for power in self.power])
@@ -238,9 +206,8 @@ class Slices:
     def _powers(self, power):
         """Spectra of xi_g^m, m = 1 to ORDERS, along one axis: (ORDERS, n)."""
         quarter, area = self.coarse.quarter, self.coarse.pixel**2
-        cells = self.coarse.rows * self.coarse.columns
         xi = scipy.fft.dctn(power.reshape(quarter).astype(float), type=1, workers=1)
-        xi /= cells * area
+        xi /= self.coarse.rows * self.coarse.columns * area
         all_columns = mirror_weights(quarter[1])       # ell_x = 0 is a sum over them
         out = [scipy.fft.dct(xi**m @ all_columns, type=1)[1:] * area for m in range(1, ORDERS + 1)]
         return np.maximum(out, 0.0)
@@ -267,8 +234,7 @@ class HaloSpectrum:
         shape = (N_T, N_F, SLICES * PARTS, len(self.sparse))
         self.heavy, self.light = np.empty(shape), np.empty(shape)
         self.two = np.empty((N_T, N_F, ORDERS, *shape[2:]))
-        windows, cell = Windows(C_SCATTER), cell_window(self.sparse, 2.0 * pixel)
-        halos = slices.halos
+        windows, cell, halos = Windows(), cell_window(self.sparse, 2.0 * pixel), slices.halos
         for t, log10_t_agn in enumerate(self.nodes[0]):
             c = halos.concentration * halos.feedback(log10_t_agn, 0.0)[1]
             u = windows(self.sparse * halos.angle[..., None], c[..., None])
@@ -302,10 +268,7 @@ class HaloSpectrum:
 
     def __call__(self, log10_t_agn: np.ndarray, f_0: np.ndarray,
                  delta_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Spectrum of the whole map, and of the light halos that are in it: (n, ell), steradian.
-
-        log10_t_agn, f_0, delta_z: (n,) nuisances.
-        """
+        """Spectrum of the whole map, and of the light halos that are in it: (n, ell), steradian."""
         weights = [lagrange_weights(nodes, x) for nodes, x in zip(self.nodes, (log10_t_agn, f_0))]
         both = np.einsum("na,nb->nab", *weights)
         q = self.slices.halos.lensing(delta_z)

@@ -1,6 +1,6 @@
 """The options of a simulated data set, and what they make of it, before the first map is drawn."""
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,72 +12,66 @@ from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import TEST_FILE, load_npy, read_label, read_mask
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, check_frame, generator
 from .halo_sky import check_cells
-from .matter import Matter
 from .sets import KAPPA_FILE
-from .survey import (FIXED_NUISANCES, WIDE_BOX, design, draw_nuisances, draw_unseen,
-                     procedural_mask, wide_design)
-from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky
+from .survey import FIXED_NUISANCES, design, draw_nuisances, draw_unseen, procedural_mask
+from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky, Theory
 
 FIELDS = ("lognormal", "halo", "gaussian")
 NUISANCE_WAYS = ("drawn", "fixed", "design")
 SKY = Sky()
+MAX_MAPS = 10**15
 
 
 @dataclasses.dataclass(frozen=True)
 class SimulationOptions(Options):
     """All that a data set consists of; stored with it. mask and design may be paths."""
     cosmologies: int | None = option(
-        None, "cosmologies (default: 101, or all of the --design file)", metavar="N", positive=True)
+        None, "cosmologies (default: 101, or all of the --design file)", metavar="N",
+        within=(1, MAX_MAPS))
     realisations: int | None = option(
         None, "noiseless maps of each cosmology (default: 32, or what the --design file has if "
-        "fewer)", metavar="N", positive=True)
+        "fewer)", metavar="N", within=(1, MAX_MAPS))
     test: int = option(512, "noisy test maps at cosmologies of the design, each as likely as the "
-                       "others", metavar="N")
+                       "others", metavar="N", within=(0, MAX_MAPS))
     unseen: int = option(0, "further noisy test maps at cosmologies off the design, drawn from its "
-                         "density", metavar="N")
-    seed: int = option(1)
+                         "density", metavar="N", within=(0, MAX_MAPS))
+    seed: int = option(1, within=(0, 2**63 - 1))
     design: str | None = option(
         None, ".npy labels (cosmology, realisation, 5), whose cosmologies and nuisances are used, "
         "or (cosmology, 2) Omega_m, S_8 (default: points spread like the challenge's)",
         metavar="FILE")
-    wide: bool = option(
-        False, "spread the cosmologies evenly over a box wider than the challenge's region, for "
-        f"pretraining: Omega_m {WIDE_BOX[0][0]} to {WIDE_BOX[1][0]}, S_8 {WIDE_BOX[0][1]} to "
-        f"{WIDE_BOX[1][1]}")
     nuisances: str | None = option(
         None, "log10 T_AGN, f_0 and Delta_z of each map: drawn from the published priors; fixed at "
-        "their centres; or those of the --design file (default: design if the file has them, else "
-        "drawn). Test maps take them from the priors unless they are fixed", choices=NUISANCE_WAYS)
+        "their centres; or the --design file's (default: design if the file has them, else drawn). "
+        "Test maps take them from the priors unless they are fixed", choices=NUISANCE_WAYS)
     shared_seeds: bool = option(
-        False, "give realisation i the same random field and nuisances in every cosmology: the "
-        "flaw of the first public release, for tests of what it does")
+        False, "give realisation i the same random field and nuisances in every cosmology, as the "
+        "first public release does")
     field: str = option(
         "lognormal", "shifted log-normal; halos in log-normal slices; or Gaussian; all with the "
         "same spectrum", choices=FIELDS)
     boxes: int = option(
-        0, "boxes of large-scale structure that the maps of a cosmology share, each of a map's "
-        "layers one of them, turned and shifted, as maps from few simulations do; 0: all maps are "
-        "independent", metavar="N")
+        0, "boxes of large-scale structure that the maps of a cosmology share, turned and shifted, "
+        "as maps from few simulations do; 0: all maps are independent", metavar="N",
+        within=(0, 10**6))
     gaussian_share: float = option(
         GAUSSIAN_SHARE, "part of a log-normal map's power that an independent Gaussian field "
-        "brings at high multipoles; the map keeps its third moment, its tails come nearer to real "
-        "ones. With --gaussian-below 0, 0: a pure shifted log-normal", metavar="X",
-        within=(0.0, 0.9))
+        "brings at high multipoles, at an unchanged third moment. With --gaussian-below 0, 0: a "
+        "pure shifted log-normal", metavar="X", within=(0.0, 0.9))
     gaussian_below: float = option(
-        GAUSSIAN_BELOW, "multipole under which all of the power is Gaussian, so that large scales "
-        "do not rule small ones too strongly; 0: the same share at every multipole", metavar="ELL",
-        within=(0.0, 1e4))
+        GAUSSIAN_BELOW, "multipole under which all of the power is Gaussian; 0: the same share at "
+        "every multipole", metavar="ELL", within=(0.0, 1e3))
     lambda_factor: float = option(
         LAMBDA_FACTOR, "multiply the shift lambda of every log-normal (kappa > -lambda): above 1 "
-        "less skewed", metavar="X", positive=True)
+        "less skewed", metavar="X", within=(0.3, 100.0))
     lambda_scatter: float = option(
         0.0, "scatter of ln lambda from map to map, so that skewness is no exact function of the "
-        "cosmology", metavar="X", within=(0.0, 1.0))
+        "cosmology", metavar="X", within=(0.0, 0.5))
     pixel_scatter: float = option(
         PIXEL_SCATTER, "white scatter on top of each map with a variance per pixel between 0 and "
-        "V, as real maps have it; twice the fitted mean", metavar="V", within=(0.0, 1.0))
+        "V, as real maps have it; twice the fitted mean", metavar="V", within=(0.0, 0.01))
     n_gal: float = option(N_GAL, "source galaxies per square arcminute, which set the noise of the "
-                          "test maps", metavar="X", positive=True)
+                          "test maps", metavar="X", within=(0.01, 1e6))
     mask: str | None = option(
         None, f".npy bool (rows, columns), True = observed; none: all of {FRAME[0]} x {FRAME[1]} "
         "pixels (default: a formula that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)",
@@ -102,14 +96,6 @@ class SimulationOptions(Options):
         SKY.nonlinear_tilt, "multiply non-linear minus linear power by (sigma_8 / 0.8)^X",
         metavar="X", within=(-1.0, 1.0))
 
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("test", "unseen", "seed", "boxes"):
-            whole(f"--{name}", getattr(self, name), 0)
-        if self.wide and self.design is not None:
-            raise InputError(f"--wide: expected no --design with it, got {self.design}; give one "
-                             "of the two")
-
     def drawing(self) -> Field:
         """What maps are made of."""
         sky = Sky(*(getattr(self, name) for name in Sky._fields))
@@ -120,12 +106,10 @@ class SimulationOptions(Options):
         """Add all options to a parser, in groups."""
         names, published = list(cls.__dataclass_fields__), " ".join(
             f"--{name.replace('_', '-')} {value:g}" for name, value in PUBLISHED._asdict().items())
-        at = [names.index(name) for name in ("design", "field", "delta_z_sign")]
-        for title, first, last in (
-                ("size", 0, at[0]), ("cosmologies and nuisances", at[0], at[1]),
-                ("sky", at[1], at[2]),
-                ("spectrum (fitted by benchmarks/fit_sky.py; as published: " + published + ")",
-                 at[2], None)):
+        at = [0, *(names.index(name) for name in ("design", "field", "delta_z_sign")), None]
+        for title, first, last in zip(
+                ("size", "cosmologies and nuisances", "sky", "spectrum (fitted by "
+                 f"benchmarks/fit_sky.py; as published: {published})"), at[:-1], at[1:]):
             cls.add_to(parser, title, only=names[first:last])
 
 
@@ -135,8 +119,7 @@ class Plan:
     options: of the set
     room: bytes that it may take, None for any
     settings, inputs (digests), origin: dicts
-    label: float64 (cosmology, realisation, 5)
-    label_test: float64 (test map, 5)
+    label: float64 (cosmology, realisation, 5); label_test: float64 (test map, 5)
     mask: bool (rows, columns)
     field: Field
     Raises InputError.
@@ -144,11 +127,8 @@ class Plan:
 
     def __init__(self, options: SimulationOptions, room: int | None = None):
         self.options, self.field = options, options.drawing()
-        if options.mask is None:
-            self.mask = procedural_mask()
-        else:
-            none = str(options.mask) == "none"
-            self.mask = np.ones(FRAME, bool) if none else read_mask(options.mask)
+        self.mask = (procedural_mask() if options.mask is None else np.ones(FRAME, bool)
+                     if str(options.mask) == "none" else read_mask(options.mask))
         check_frame(self.mask.shape, options.periodic)
         if options.field == "halo" and options.periodic:
             check_cells(*self.mask.shape)
@@ -156,16 +136,16 @@ class Plan:
         given = None if options.design is None else load_npy(options.design)
         self.nuisances = self._way(given)
         self._check_room(given, room)
-        self.label = self._labels(given, wide_design if options.wide else design)
+        self.label = self._labels(given)
         self.label_test = self._test_labels()
         self._check()
         self.settings = self._settings()
-        made = "wide" if options.wide else "procedural"
-        self.origin = {"mask": str(options.mask or "procedural"),
-                       "design": str(options.design or made)}
+        self.origin = {name: str(getattr(options, name) or "procedural")
+                       for name in ("mask", "design")}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
 
     def _settings(self):
+        """The options as they are stored."""
         stored = dataclasses.asdict(self.options)
         del stored["mask"], stored["design"]                  # their contents are inputs
         stored.update(cosmologies=self.label.shape[0], realisations=self.label.shape[1],
@@ -189,7 +169,7 @@ class Plan:
                              "room, or ask for fewer maps")
 
     def _way(self, given):
-        """How nuisances are settled; the design file's, if it has any, unless asked otherwise."""
+        """How nuisances are settled."""
         has, way = given is not None and given.ndim == 3, self.options.nuisances
         if way == "design" and not has:
             raise InputError("--nuisances design: expected a --design file with labels "
@@ -197,7 +177,8 @@ class Plan:
                              "drawn")
         return way or ("design" if has else "drawn")
 
-    def _labels(self, given, procedural: Callable):
+    def _labels(self, given):
+        """Labels of the training maps."""
         options = self.options
         path, cosmologies, realisations = options.design, options.cosmologies, options.realisations
         if given is not None and given.ndim == 3:
@@ -209,7 +190,7 @@ class Plan:
                 return np.ascontiguousarray(label[:, :n])
             theta = label[:, 0, :2]
         elif given is None:
-            theta = procedural(cosmologies or 101)
+            theta = design(cosmologies or 101)
         else:
             theta = array(path, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
                           "n_realisation, 5)").astype(float)
@@ -223,6 +204,7 @@ class Plan:
         return label
 
     def _nuisances(self, n, rng):
+        """Nuisances (n, 3) that no file gives."""
         fixed = self.nuisances == "fixed"
         return np.tile(FIXED_NUISANCES, (n, 1)) if fixed else draw_nuisances(n, rng)
 
@@ -243,7 +225,7 @@ class Plan:
 
     def _check(self):
         for omega_m, s_8 in self.label[:, 0, :2]:
-            Matter.check(omega_m, s_8)
+            Theory.check(omega_m, s_8)
         ranges = (T_AGN_RANGE, F_0_RANGE, (-DELTA_Z_MAX, DELTA_Z_MAX))
         for name, column, limits in zip(("log10 T_AGN", "f_0", "Delta_z"), (2, 3, 4), ranges):
             for value in (self.label[..., column].min(), self.label[..., column].max()):
@@ -264,13 +246,6 @@ class Plan:
         for row in range(test, test + self.options.unseen):
             keys = [(seeds.UNSEEN, row - test)]
             yield f"unseen {row}", TEST_FILE, [row], self.label_test[[row]], keys, sigma
-
-
-def whole(name: str, value, minimum: int) -> int:
-    """A whole number of at least a minimum. Raises InputError."""
-    if isinstance(value, bool) or int(value) != value or value < minimum:
-        raise InputError(f"{name}: expected a whole number of at least {minimum}, got {value}")
-    return int(value)
 
 
 def _at_most(name, value, most, source):

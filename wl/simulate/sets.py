@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.checks import InputError
-from ..core.files import LOCK_FILE, code_version, first_difference, to_json, versions
+from ..core.files import LOCK_FILE, atomic, code_version, first_difference, to_json, versions
 from ..core.progress import say, warn
 from ..maps import dataset
 from ..maps.dataset import MASK_FILE, RELEASES, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
@@ -121,30 +121,42 @@ def room(out: pathlib.Path) -> int:
 
 
 def is_complete(out: pathlib.Path, plan: "Plan", force: bool) -> bool:
-    """Whether the folder holds this very set; refuses another, removes a simulated one if forced.
-
-    Raises InputError.
-    """
+    """Whether the folder holds this very set; refuses another (InputError) unless forced."""
     proof, present = out / SIMULATION_FILE, [name for name in FILES if (out / name).exists()]
     if not proof.is_file():
         if present and not (out / UNFINISHED / SIMULATION_FILE).is_file():
             raise InputError(f"{out}: holds {present[0]} but no {SIMULATION_FILE}, so it was not "
                              "simulated and stays untouched; give another --out")
         return False
-    before = _read_json(proof)
-    same = _compare(out, before, plan, force)
-    needed = [name for name in FILES
-              if len(plan.label_test) or name not in (TEST_FILE, TRUTH_FILE)]
-    missing = [name for name in needed if not (out / name).is_file()]
-    if same and not missing:
+    same = _compare(out, _read_json(proof), plan, force)
+    damage = _damage(out, plan) if same else ""
+    if same and not damage:
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)      # of a run killed at its last step
         return True
     if same and not force:
-        raise InputError(f"{out}: {missing[0]} is gone from this simulated set; give --force to "
-                         "make it again")
+        raise InputError(f"{damage}; or give --force to simulate it again")
     for name in reversed(FILES):                 # the proof goes first
         (out / name).unlink(missing_ok=True)
     return False
+
+
+def _damage(out, plan):
+    """What is wrong with the files of a set that was complete once, or nothing."""
+    needed = [name for name in FILES
+              if len(plan.label_test) or name not in (TEST_FILE, TRUTH_FILE)]
+    missing = [name for name in needed if not (out / name).is_file()]
+    if missing:
+        return f"{out}: {missing[0]} is gone from this simulated set"
+    try:
+        found = dataset.open_set(out)
+        found.check_maps()
+    except InputError as error:
+        return str(error)
+    changed = found.changed()
+    if found.n_test != len(plan.label_test) or (
+            len(plan.label_test) and not np.array_equal(dataset.read_truth(out), plan.label_test)):
+        changed.append(TEST_FILE)
+    return f"{out / changed[0]}: is not what the simulator wrote" if changed else ""
 
 
 def _compare(folder, before, plan, force):
@@ -222,18 +234,13 @@ def finish(out: pathlib.Path, part: pathlib.Path, plan: "Plan") -> None:
 
 
 def _write_json(path, content):
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic(path) as part:
+        part.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
 
 
 def _read_json(path):
     try:
-        content = json.loads(path.read_text())
-        return {**content} if isinstance(content, dict) else {}
-    except ValueError:
+        return {**json.loads(path.read_text())}
+    except (ValueError, TypeError):
         raise InputError(f"{path}: expected JSON, could not read it; remove the folder or give "
                          "another --out") from None

@@ -21,13 +21,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..core import cli, seeds
-from ..core.checks import RunError
+from ..core.checks import RunError, within
 from ..core.files import lock
 from ..core.progress import Progress
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from .fields import Boxes, Field, Grid, generator, log_normal_shift
 from .halo_sky import HaloSky
-from .plan import Plan, SimulationOptions, whole
+from .plan import Plan, SimulationOptions
 from .sets import KAPPA_FILE, LABEL_FILE, finish, is_complete, prepare, room
 from .theory import Theory
 
@@ -47,8 +47,9 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
     Returns whether maps were made. Raises InputError, RunError.
     """
     out = pathlib.Path(out)
+    processes = cli.available_cpus() if processes is None else processes
+    processes = within("--processes", processes, 1, 1024, integer=True)
     plan = Plan(options or SimulationOptions(**settings), room(out))
-    processes = cli.available_cpus() if processes is None else whole("--processes", processes, 1)
     if is_complete(out, plan, force):
         return False
     part = out / UNFINISHED
@@ -140,29 +141,26 @@ def _end_with_parent():
 
 def write_maps(path: pathlib.Path, first_byte: int, places, labels: np.ndarray, keys: list,
                noise: float) -> int:
-    """Draw maps of one cosmology and write them; returns their number.
-
-    path: file to write into, as float16 (any, n_observed) from first_byte on
-    places: int (n,), rows in it
-    labels, keys, noise: of draw_maps()
-    """
+    """Draw maps of one cosmology and write them as float16 rows of a file; returns their number."""
     if "grid" not in _worker:            # not at the start: errors have to reach the parent
         _worker["grid"] = Grid(_worker["mask"], periodic=_worker["field"].periodic)
-    grid, seed = _worker["grid"], _worker["seed"]
-    size = 2 * len(grid.observed)
-    maps = draw_maps(grid, labels, seed, keys, _worker["field"], noise)
+    grid, size = _worker["grid"], 2 * len(_worker["grid"].observed)
+    maps = draw_maps(grid, labels, _worker["seed"], keys, _worker["field"], noise)
     with open(path, "r+b", buffering=0) as file:
         for place, kappa in zip(places, maps):
+            with np.errstate(over="ignore"):
+                row = kappa.astype("<f2")
+            if not np.isfinite(row).all() or (row.size > 1 and (row == row[0]).all()):
+                raise RunError(f"a map at Omega_m = {labels[0, 0]:g}, S_8 = {labels[0, 1]:g} has "
+                               "infinite, undefined or equal pixels; give options nearer to their "
+                               "defaults")
             file.seek(first_byte + int(place) * size)
-            file.write(kappa.astype("<f2").tobytes())
+            file.write(row.tobytes())
         os.fsync(file.fileno())              # the parent notes the task as done: it has to be
     return len(places)
 
 
-@functools.lru_cache(maxsize=2)
-def halo_sky(grid: Grid) -> HaloSky:
-    """The HaloSky of a grid, made once."""
-    return HaloSky(grid)
+halo_sky = functools.lru_cache(maxsize=2)(HaloSky)     # made once for a grid
 
 
 def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Field,
@@ -231,7 +229,7 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
 
 def main(argv: list | None = None) -> None:
     """The command line: python -m wl.simulate."""
-    args = parser().parse_args(argv)
+    args = cli.parse(parser(), argv)
     made = simulate(args.out, SimulationOptions.of(args), processes=args.processes,
                     quiet=args.quiet, force=args.force)
     print(f"{args.out}: {'complete' if made else 'complete already, nothing to do'}")

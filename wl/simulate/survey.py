@@ -6,6 +6,8 @@
 Both are formulas that imitate the challenge's files in what matters to an analysis (shape, holes,
 density) and copy none of their numbers.
 """
+import functools
+
 import numpy as np
 from scipy.spatial import Delaunay, QhullError
 
@@ -15,7 +17,6 @@ from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_OBSERVED, T_AGN_RAN
 OMEGA_M_RANGE, S_8_RANGE = (0.0913, 0.619), (0.680, 0.9552)   # of the challenge's design
 DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design, a metric
 DESIGN_CENTRE = np.array([0.28, 0.822])      # where the design is densest
-WIDE_BOX = ((0.08, 0.60), (0.70, 1.05))      # lowest and highest (Omega_m, S_8) of --wide
 FIXED_NUISANCES = (7.85, 0.01325, 0.0)       # the centres of the priors
 GOLDEN = 0.6180339887498949
 
@@ -29,20 +30,16 @@ def draw_nuisances(n: int, rng: np.random.Generator) -> np.ndarray:
                             rng.normal(0.0, DELTA_Z_SIGMA, n)])
 
 
-def _check_number(n):
-    if n < 3:
-        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a "
-                         "--design file for fewer")
-
-
 def design(n: int) -> np.ndarray:
     """n cosmologies spread like the challenge's: float64 (n, 2), Omega_m and S_8.
 
     A sunflower (angles by the golden section, so any n is evenly spread) inside the published
-    region, thinning outwards, and about sqrt(n) points on its boundary that span the hull. The same
-    n always gives the same design. Raises InputError below 3 points.
+    region, thinning outwards, and about sqrt(n) points on its boundary that span the hull. Raises
+    InputError below 3 points.
     """
-    _check_number(n)
+    if n < 3:
+        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a "
+                         "--design file for fewer")
     edge = (_region() - DESIGN_CENTRE) / DESIGN_SCALE
     angle = np.arctan2(edge[:, 1], edge[:, 0])
     first = angle[np.argmax(edge[:, 0])]          # a boundary point sits on the largest Omega_m
@@ -60,19 +57,6 @@ def design(n: int) -> np.ndarray:
     radius = np.concatenate([radius, np.ones(outer)]) * np.interp(at, grid, border)
     direction = np.column_stack([np.cos(at), np.sin(at)])
     return DESIGN_CENTRE + DESIGN_SCALE * radius[:, None] * direction
-
-
-def wide_design(n: int) -> np.ndarray:
-    """n cosmologies spread evenly over WIDE_BOX: float64 (n, 2), Omega_m and S_8.
-
-    The additive sequence of the plastic number (Roberts 2018): the first n points of it, whatever
-    n. Raises InputError below 3 points.
-    """
-    _check_number(n)
-    plastic = 1.32471795724474602596
-    place = (0.5 + np.arange(1, n + 1)[:, None] * np.array([1.0 / plastic, 1.0 / plastic**2])) % 1.0
-    low, high = np.array(WIDE_BOX)
-    return low + (high - low) * place
 
 
 def _region():
@@ -96,8 +80,7 @@ def draw_unseen(theta: np.ndarray, n: int, rng: np.random.Generator,
     """n cosmologies off the design, from its density, inside its hull: float64 (n, 2).
 
     theta: (m, 2), Omega_m and S_8 of the design
-    width: spread about a design point in units of its distance to the third neighbour (a kernel
-        estimate that adapts)
+    width: spread about a design point in units of its distance to the third neighbour
     Raises InputError when the design spans no area.
     """
     x = np.unique(np.asarray(theta, float), axis=0) / DESIGN_SCALE
@@ -125,9 +108,10 @@ def procedural_mask() -> np.ndarray:
     chance = _Chance(20056065)
     mask = _envelope(chance)
     taken = ~mask                    # holes keep a pixel's distance from one another
-    for shapes, number, near_edge in ((_disc(4.0), DISCS, 0.0), (_blob, BLOBS, 0.15),
-                                      (_streak, STREAKS, 0.6), (_specks(3), TRIPLES, 0.2),
-                                      (_specks(2), PAIRS, 0.2), (_specks(1), SINGLES, 0.2)):
+    for shapes, number, near_edge in ((_disc, DISCS, 0.0), (_blob, BLOBS, 0.15),
+                                      (_streak, STREAKS, 0.6),
+                                      *((functools.partial(_specks, number=i + 1), n, 0.2)
+                                        for i, n in ((2, TRIPLES), (1, PAIRS), (0, SINGLES)))):
         for _ in range(number):
             _place(mask, taken, shapes(chance), near_edge, chance)
     _trim(mask, N_OBSERVED, chance)
@@ -141,10 +125,10 @@ class _Chance:
         self.state = seed
 
     def uniform(self):
-        self.state = (self.state + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        z = self.state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        """A number from 0 to 1."""
+        self.state = z = (self.state + 0x9E3779B97F4A7C15) % 2**64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
         return ((z ^ (z >> 31)) >> 11) * 2.0**-53
 
     def whole(self, low, high):
@@ -165,6 +149,7 @@ def _scallops(n, chance):
 
 
 def _envelope(chance):
+    """The survey's outline: strip, deep block, notch."""
     rows, columns = FRAME
     x, y = np.arange(rows), np.arange(columns)
     top = 77.0 + _scallops(rows, chance) + 15.0 * np.clip((17.0 - x) / 8.0, 0.0, 1.0)
@@ -180,11 +165,10 @@ def _envelope(chance):
     return mask
 
 
-def _disc(radius):
-    reach = int(radius)
-    y, x = np.mgrid[-reach:reach + 1, -reach:reach + 1]
-    cells = np.argwhere(x * x + y * y <= radius * radius) - reach
-    return lambda chance: cells
+def _disc(chance):
+    """The cells within a bright star's radius of 4."""
+    y, x = np.mgrid[-4:5, -4:5]
+    return np.argwhere(x * x + y * y <= 16) - 4
 
 
 def _blob(chance):
@@ -203,15 +187,10 @@ def _streak(chance):
     return np.array(sorted(cells))
 
 
-def _specks(number):
+def _specks(chance, number):
     """1 to 3 pixels that touch: steps to the right or up or both."""
-    def shape(chance):
-        cells = [(0, 0)]
-        while len(cells) < number:
-            step = ((0, 1), (1, 0), (1, 1), (1, -1))[chance.whole(0, 4)]
-            cells.append((cells[-1][0] + step[0], cells[-1][1] + step[1]))
-        return np.array(cells)
-    return shape
+    steps = [((0, 1), (1, 0), (1, 1), (1, -1))[chance.whole(0, 4)] for _ in range(number - 1)]
+    return np.cumsum([(0, 0), *steps], axis=0)
 
 
 def _place(mask, taken, cells, near_edge, chance):

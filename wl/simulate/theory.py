@@ -1,37 +1,41 @@
-"""From (Omega_m, S_8, nuisances) to the angular power spectrum of the convergence.
+"""From (Omega_m, S_8, nuisances) to the angular power spectrum of the convergence, in flat LCDM.
 
     spectrum = Theory(0.3, 0.8).table(log_ell_grid())             # once per cosmology, 50 ms
     c_ell = spectrum(log10_t_agn=7.8, f_0=0.02, delta_z=0.0)      # steradian
     Theory(0.3, 0.8, PUBLISHED)                             # every formula as its paper has it
 
-Units as in matter.py; C_ell in steradian, without the pixel window (fields.py puts it in). Baryonic
-feedback is the response of HMcode-2020's halo model, R(k, z) = P_feedback / P_gravity, both from
-the same simple halo model (linear power + one-halo term), so that its errors cancel: Mead,
-Brieden, Troester & Heymans 2021, MNRAS 502, 1401, sections 4 and 6, table 5.
+No radiation, no neutrinos. Wavenumbers k in h/Mpc, distances in comoving Mpc/h, powers in
+(Mpc/h)^3; C_ell in steradian, without the pixel window (fields.py puts it in). Baryonic feedback is
+the response of HMcode-2020's halo model, R(k, z) = P_feedback / P_gravity, both from the same halo
+model (linear power + one-halo term), so that its errors cancel: Mead, Brieden, Troester & Heymans
+2021, MNRAS 502, 1401, sections 4 and 6, table 5.
 """
 from collections import namedtuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
-from scipy.special import erf, sici
+from scipy.special import erf, hyp2f1, sici
 
 from ..core.checks import InputError
-from ..core.params import F_0_RANGE, T_AGN_RANGE
-from .matter import (HUBBLE_DISTANCE, OMEGA_B, Z_MAX, Matter, chebyshev_nodes, cubic_weights,
-                     growth, interval_of, lagrange_weights)
+from ..core.params import F_0_RANGE, T_AGN_RANGE, sigma_8_of
 
+H, OMEGA_B, N_S, T_CMB = 0.7, 0.046, 0.97, 2.7255
+HUBBLE_DISTANCE = 2997.92458           # c / H_0, Mpc/h
+RHO_CRIT = 2.77536627e11               # Msun/h per (Mpc/h)^3
 Z_LOW, Z_HIGH, Z_SMEAR = 0.6, 0.9, 0.06   # source redshifts of bin 2: top-hat, its Gaussian error
-DELTA_Z_MAX = 0.15           # of the table, 6.8 sigma of the prior; Z_MAX = 0.9 + 5 x 0.06 + this
-RHO_CRIT = 2.77536627e11     # Msun/h per (Mpc/h)^3
+DELTA_Z_MAX = 0.15           # of the table, 6.8 sigma of the prior
+Z_MAX = 1.35                 # the background is tabulated up to here: 0.9 + 5 x 0.06 + DELTA_Z_MAX
+K_RANGE = (1e-5, 1e4)        # of the integrals over the linear power
 MASSES = np.exp(np.linspace(np.log(1e8), np.log(1e17), 60))    # sigma_8 is 1.5 at Omega_m 0.09
 LN_K = np.linspace(np.log(3e-3), np.log(300.0), 70)
 N_Z = 6                      # Chebyshev points in redshift
 
+_X48, _W48 = np.polynomial.legendre.leggauss(48)
 _X64, _W64 = np.polynomial.legendre.leggauss(64)
 
 Sky = namedtuple("Sky", "delta_z_sign source_shift f_b_max stellar_boost nonlinear_tilt",
                  defaults=(-1, -0.046, 1.0, 2.5, -0.40))
-Sky.__doc__ = """What the convergence spectrum is made of beyond cosmology and nuisances.
+Sky.__doc__ = """What the spectrum is made of beyond cosmology and nuisances.
 
 benchmarks/fit_sky.py fits the defaults, to half of 60 real spectra (3 cosmologies, 20 realisations,
 known nuisances) and the mean signal of the public training set, in-mask standard deviation 0.01137.
@@ -47,21 +51,65 @@ nonlinear_tilt: exponent t in P_nonlinear - P_linear, of halofit, times (sigma_8
 
 PUBLISHED = Sky(1, 0.0, 0.2, 1.0, 0.0)   # and sets made before there were such settings
 
-# Largest variance of the white scatter in a pixel, uniform between zero and this: twice the fitted
-# mean.
+# largest variance of the white scatter in a pixel, uniform from zero: twice the fitted mean
 PIXEL_SCATTER = 2.1e-5
 
 
 def of_set(settings: dict) -> tuple[Sky, float]:
     """The Sky and the pixel scatter of a data set.
 
-    settings: its simulator's, {} for maps that were not simulated. What a simulated set does not
-        name is as PUBLISHED, and no scatter: the set is older than the setting.
+    settings: its simulator's, {} for real maps; what it does not name is older: as PUBLISHED
     """
     if not settings:
         return Sky(), PIXEL_SCATTER
     return (Sky(*(settings.get(name, was) for name, was in PUBLISHED._asdict().items())),
             float(settings.get("pixel_scatter", 0.0)))
+
+
+def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndarray:
+    """Matter transfer function, k in h/Mpc: Eisenstein & Hu 1998, ApJ 496, 605, equations 2-24."""
+    k, theta = np.asarray(k, float) * H, T_CMB / 2.7               # 1/Mpc from here on
+    om, ob = omega_m * H * H, omega_b * H * H
+    fb, fc = omega_b / omega_m, 1.0 - omega_b / omega_m
+    z_eq = 2.50e4 * om * theta**-4
+    k_eq = 7.46e-2 * om * theta**-2
+    b1, b2 = 0.313 * om**-0.419 * (1.0 + 0.607 * om**0.674), 0.238 * om**0.223
+    z_d = 1291.0 * om**0.251 / (1.0 + 0.659 * om**0.828) * (1.0 + b1 * ob**b2)
+    r_d = 31.5 * ob * theta**-4 * (1000.0 / z_d)
+    r_eq = 31.5 * ob * theta**-4 * (1000.0 / z_eq)
+    s = (2.0 / (3.0 * k_eq) * np.sqrt(6.0 / r_eq)
+         * np.log((np.sqrt(1.0 + r_d) + np.sqrt(r_d + r_eq)) / (1.0 + np.sqrt(r_eq))))
+    k_silk = 1.6 * ob**0.52 * om**0.73 * (1.0 + (10.4 * om)**-0.95)
+    q = k / (13.41 * k_eq)
+    a1 = (46.9 * om)**0.670 * (1.0 + (32.1 * om)**-0.532)
+    a2 = (12.0 * om)**0.424 * (1.0 + (45.0 * om)**-0.582)
+    alpha_c = a1**-fb * a2**-fb**3
+    c1 = 0.944 / (1.0 + (458.0 * om)**-0.708)
+    c2 = (0.395 * om)**-0.0266
+    beta_c = 1.0 / (1.0 + c1 * (fc**c2 - 1.0))
+    log_term, plain = np.log(np.e + 1.8 * beta_c * q), np.log(np.e + 1.8 * q)
+    wide = 386.0 / (1.0 + 69.9 * q**1.08)
+    t_1 = log_term / (log_term + (14.2 + wide) * q * q)
+    t_alpha = log_term / (log_term + (14.2 / alpha_c + wide) * q * q)
+    ks, f = k * s, 1.0 / (1.0 + (k * s / 5.4)**4)
+    t_c = f * t_1 + (1.0 - f) * t_alpha
+    y, root = (1.0 + z_eq) / (1.0 + z_d), np.sqrt(1.0 + (1.0 + z_eq) / (1.0 + z_d))
+    g = y * (-6.0 * root + (2.0 + 3.0 * y) * np.log((root + 1.0) / (root - 1.0)))
+    alpha_b = 2.07 * k_eq * s * (1.0 + r_d)**-0.75 * g
+    beta_b = 0.5 + fb + (3.0 - 2.0 * fb) * np.sqrt((17.2 * om)**2 + 1.0)
+    beta_node = 8.41 * om**0.435
+    s_tilde = s / (1.0 + (beta_node / ks)**3)**(1.0 / 3.0)
+    t_0 = plain / (plain + (14.2 + wide) * q * q)
+    t_b = (t_0 / (1.0 + (ks / 5.2)**2) + alpha_b / (1.0 + (beta_b / ks)**3)
+           * np.exp(-(k / k_silk)**1.4)) * np.sinc(k * s_tilde / np.pi)
+    return fb * t_b + fc * t_c
+
+
+def growth(z: np.ndarray, omega_m: float) -> np.ndarray:
+    """Linear growth D(z)/D(0), shape of z: Silveira & Waga 1994, PRD 50, 4890."""
+    a = 1.0 / (1.0 + np.asarray(z, float))
+    x = (1.0 - omega_m) / omega_m
+    return a * hyp2f1(1 / 3, 1.0, 11 / 6, -x * a**3) / hyp2f1(1 / 3, 1.0, 11 / 6, -x)
 
 
 def feedback_parameters(log10_t_agn) -> tuple:
@@ -72,11 +120,9 @@ def feedback_parameters(log10_t_agn) -> tuple:
 
 
 def nfw_window(x: np.ndarray, c) -> np.ndarray:
-    """Fourier transform of an NFW halo cut at its virial radius, one for x -> 0.
+    """Fourier transform of an NFW halo cut at c r_s: Cooray & Sheth 2002, Phys. Rep. 372, eq. 81.
 
-    x: k r_s
-    c: concentration; broadcasts against x
-    Cooray & Sheth 2002, Phys. Rep. 372, eq. 81.
+    x: k r_s; c: concentration, broadcasts against x
     """
     s_in, c_in = sici(x)
     s_out, c_out = sici((1.0 + c) * x)
@@ -85,18 +131,10 @@ def nfw_window(x: np.ndarray, c) -> np.ndarray:
     return bracket / (np.log1p(c) - c / (1.0 + c))
 
 
-def response(matter: Matter, z: np.ndarray, ln_k: np.ndarray, log10_t_agn: np.ndarray,
-             f_0: np.ndarray, sky: Sky) -> np.ndarray:
-    """R(k, z) for every feedback temperature and stellar fraction.
-
-    z: (n_z,)
-    ln_k: (n, n_z), k in h/Mpc
-    log10_t_agn: (t,), kelvin
-    f_0: (f,), stellar fraction today
-    Returns float64 (t, f, n, n_z).
-    """
+def _response(theory, z, ln_k, log10_t_agn, f_0):
+    """R for all feedback temperatures and stellar fractions, (t, f, n, n_z); ln_k: (n, n_z)."""
     z_nodes = chebyshev_nodes(0.0, Z_MAX, N_Z)
-    nodes = response_grid(matter, z_nodes, log10_t_agn, f_0, sky)        # (t, f, n_z_nodes, n_k)
+    nodes = response_grid(theory, z_nodes, log10_t_agn, f_0)             # (t, f, n_z_nodes, n_k)
     at_z = np.einsum("za,tfak->tfkz", lagrange_weights(z_nodes, z), nodes, optimize=True)
     # cubic interpolation in ln k with constant ends: above 300 h/Mpc nothing reaches a map
     step = LN_K[1] - LN_K[0]
@@ -106,50 +144,46 @@ def response(matter: Matter, z: np.ndarray, ln_k: np.ndarray, log10_t_agn: np.nd
     return sum(w * at_z[:, :, first + i, column] for i, w in enumerate(weights))
 
 
-def response_grid(matter: Matter, z: np.ndarray, log10_t_agn: np.ndarray, f_0: np.ndarray,
-                  sky: Sky) -> np.ndarray:
-    """R on the wavenumbers exp(LN_K): float64 (t, f, n_z, n_k); arguments as response().
+def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
+                  f_0: np.ndarray) -> np.ndarray:
+    """R on the wavenumbers exp(LN_K): float64 (t, f, n_z, n_k).
 
+    z: (n_z,)
+    log10_t_agn: (t,), kelvin
+    f_0: (f,), stellar fraction today
     A halo's window is W = (f_c + f_g) u + f_* with f_g = (f_b - f_*) m^2/(1 + m^2), m = M/M_b (eq.
     24-25); it is linear in f_*, so three mass integrals serve every f_0. With sky.stellar_boost f_*
     stands for all mass that is concentrated like stars, dark matter too: it may exceed f_b.
     """
-    om = matter.omega_m
-    k = np.exp(LN_K)
+    om, sky, k = theory.omega_m, theory.sky, np.exp(LN_K)
     f_b = min(OMEGA_B / om, sky.f_b_max)
     radius = (3.0 * MASSES / (4.0 * np.pi * RHO_CRIT * om))**(1.0 / 3.0)
     # sigma of 0.01 M (for the collapse time) comes from the same table, two decades further down
     young = np.log(radius) - np.log(100.0) / 3.0
     ln_r = np.linspace(young[0] - 0.01, np.log(radius[-1]) + 0.01, 60)
-    sigma = CubicSpline(ln_r, np.log(matter.top_hat_sigma(np.exp(ln_r))))
-    ln_sigma = sigma(np.log(radius))
+    sigma = CubicSpline(ln_r, np.log(theory.top_hat_sigma(np.exp(ln_r))))
+    ln_sigma, sigma_young = sigma(np.log(radius)), np.exp(sigma(young))
     slope = sigma(np.log(radius), 1) / 3.0                               # d ln sigma / d ln M
-    sigma_young = np.exp(sigma(young))
     z_form = np.linspace(0.0, 60.0, 400)
     inverse_growth = CubicSpline(np.log(growth(z_form, om))[::-1], z_form[::-1])
-    linear = matter.linear_power(k)
-    ln_step = np.log(MASSES[1] / MASSES[0])
-
+    linear, ln_step = theory.linear_power(k), np.log(MASSES[1] / MASSES[0])
     b_0, b_z, log_mb, mb_z, f_z = feedback_parameters(log10_t_agn)
     out = np.empty((len(log10_t_agn), len(f_0), len(z), len(k)))
     for i, redshift in enumerate(z):
         d = float(growth(redshift, om))
-        omz = float(matter.omega_m_at(redshift))
-        delta_c = 1.686 * (1.0 + 0.0123 * np.log10(omz))                 # Nakamura & Suto 1997
-        x = omz - 1.0
+        omz = float(theory.omega_m_at(redshift))
+        x, delta_c = omz - 1.0, 1.686 * (1.0 + 0.0123 * np.log10(omz))   # Nakamura & Suto 1997
         overdensity = (18.0 * np.pi**2 + 82.0 * x - 39.0 * x * x) / omz  # Bryan & Norman 1998
         nu = delta_c / (np.exp(ln_sigma) * d)
         # Sheth & Tormen 1999; dnu = -nu dln(sigma)
-        count = (0.2162 * (1.0 + (0.707 * nu * nu)**-0.3) * np.exp(-0.3535 * nu * nu) * nu * -slope
-                 * ln_step)
-        weight = count * MASSES / (RHO_CRIT * om)                  # of W^2 in the one-halo term
+        count = 0.2162 * (1.0 + (0.707 * nu * nu)**-0.3) * np.exp(-0.3535 * nu * nu) * nu * -slope
+        weight = count * ln_step * MASSES / (RHO_CRIT * om)        # of W^2 in the one-halo term
         form = np.maximum(inverse_growth(np.log(np.minimum(delta_c / sigma_young, 1.0))), redshift)
         shape = (1.0 + form) / (1.0 + redshift)             # Bullock et al. 2001, times B
         virial = radius * overdensity**(-1.0 / 3.0)
-        k_star = 0.05618 * (matter.sigma_8 * d)**-1.013                  # eq. 17
+        k_star = 0.05618 * (theory.sigma_8 * d)**-1.013                  # eq. 17
         damp = (k / k_star)**4 / (1.0 + (k / k_star)**4)
         p_linear = linear * d * d
-
         u = nfw_window(k[:, None] * virial / (4.0 * shape), 4.0 * shape)
         gravity = p_linear + damp * ((u * u) @ weight)
         for j in range(len(log10_t_agn)):
@@ -166,12 +200,8 @@ def response_grid(matter: Matter, z: np.ndarray, log10_t_agn: np.ndarray, f_0: n
 
 
 def source_density(z: np.ndarray, delta_z: float = 0.0) -> np.ndarray:
-    """Source redshift distribution, integral one: a top-hat (0.6, 0.9) behind a Gaussian of 0.06.
-
-    delta_z: shift of all sources to higher redshift
-    """
-    t = np.asarray(z, float) - delta_z
-    scale = np.sqrt(2.0) * Z_SMEAR
+    """Source redshift distribution, integral one; delta_z: shift of all to higher redshift."""
+    t, scale = z - delta_z, np.sqrt(2.0) * Z_SMEAR
     return (erf((t - Z_LOW) / scale) - erf((t - Z_HIGH) / scale)) / (2.0 * (Z_HIGH - Z_LOW))
 
 
@@ -181,12 +211,96 @@ def log_ell_grid(low: float = 4.0, high: float = 9.0e4, step: float = 0.1) -> np
     return (low + 0.5) * np.exp(step * np.arange(n)) - 0.5
 
 
-class Theory(Matter):
-    """The convergence spectrum of one cosmology under a Sky. Raises InputError, as Matter does."""
+class Theory:
+    """Background, growth, powers and convergence spectrum of one cosmology under a Sky.
+
+    omega_m: matter density today, 0.051 to 1
+    s_8: sigma_8 sqrt(omega_m / 0.3)
+    Raises InputError.
+    """
 
     def __init__(self, omega_m: float, s_8: float, sky: Sky = Sky()):
-        super().__init__(omega_m, s_8)
-        self.sky = sky
+        self.check(omega_m, s_8)
+        self.omega_m, self.s_8, self.sky = float(omega_m), float(s_8), sky
+        self.sigma_8 = float(sigma_8_of(omega_m, s_8))
+        # 1100 points hold sigma_8 to 1e-7 (the oscillations need about 20 points a period)
+        ln_k = np.linspace(*np.log(K_RANGE), 1100)
+        self._k, self._step = np.exp(ln_k), ln_k[1] - ln_k[0]
+        self._delta2 = self._k**(3.0 + N_S) * transfer(self._k, self.omega_m)**2
+        self._norm = (self.sigma_8 / self.top_hat_sigma(np.array([8.0]))[0])**2
+        self._delta2 *= self._norm
+        z = np.linspace(0.0, Z_MAX, 181)
+        t = 0.5 * z[:, None] * (_X48 + 1.0)
+        chi = 0.5 * HUBBLE_DISTANCE * z * np.sum(_W48 / self.hubble(t), axis=-1)
+        self._chi = CubicSpline(z, chi)
+
+    @staticmethod
+    def check(omega_m: float, s_8: float) -> None:
+        """Refuse a cosmology for which the formulas have no meaning. Raises InputError."""
+        if not (1.1 * OMEGA_B < omega_m <= 1.0 and 0.1 <= s_8 <= 3.0):
+            raise InputError(f"cosmology: expected {1.1 * OMEGA_B:.4f} < Omega_m <= 1 and "
+                             f"0.1 <= S_8 <= 3, got Omega_m = {omega_m:g}, S_8 = {s_8:g}; "
+                             "check the design")
+
+    def hubble(self, z: np.ndarray) -> np.ndarray:
+        """H(z)/H_0."""
+        return np.sqrt(self.omega_m * (1.0 + z)**3 + 1.0 - self.omega_m)
+
+    def omega_m_at(self, z: np.ndarray) -> np.ndarray:
+        """Matter density parameter at redshift z."""
+        return self.omega_m * (1.0 + z)**3 / self.hubble(z)**2
+
+    def distance(self, z: np.ndarray) -> np.ndarray:
+        """Comoving distance, Mpc/h, for z from 0 to Z_MAX (spline through exact values, 1e-9)."""
+        return self._chi(z)
+
+    def linear_power(self, k: np.ndarray) -> np.ndarray:
+        """Linear P(k) today, (Mpc/h)^3; k in h/Mpc."""
+        return 2.0 * np.pi**2 * self._norm * k**N_S * transfer(k, self.omega_m)**2
+
+    def top_hat_sigma(self, radius: np.ndarray) -> np.ndarray:
+        """Rms of the linear density today in spheres of the radii (n,), Mpc/h."""
+        x = self._k * radius[:, None]
+        w = np.where(x < 0.05, 1.0 - x * x / 10.0, 3.0 * (np.sin(x) - x * np.cos(x)) / x**3)
+        return np.sqrt(self._step * np.sum(w * w * self._delta2, axis=1))
+
+    def _halofit_scale(self, z):
+        """k_sigma (h/Mpc), n_eff and curvature at z, from the Gaussian-smoothed variance."""
+        ln_r = np.linspace(np.log(0.005), np.log(30.0), 160)
+        x2 = (self._k * np.exp(ln_r)[:, None])**2
+        weight = self._step * self._delta2 * np.exp(-x2)
+        s0 = weight.sum(1)
+        s1 = -2.0 * (x2 * weight).sum(1)                # d sigma^2 / d ln R
+        s2 = (-4.0 * x2 * weight + 4.0 * x2 * x2 * weight).sum(1)
+        ln_sigma = 0.5 * np.log(s0)
+        at = CubicSpline(-ln_sigma, ln_r)(np.log(growth(z, self.omega_m)))   # sigma(R) D = 1
+        slope = CubicSpline(ln_r, s1 / s0)(at)
+        curve = CubicSpline(ln_r, s2 / s0 - (s1 / s0)**2)(at)
+        return np.exp(-at), -3.0 - slope, -curve
+
+    def nonlinear_power(self, k: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Matter power without feedback, shape of k: Takahashi et al. 2012, ApJ 761, 152, appendix.
+
+        k: h/Mpc, last axis along z (n_z,)
+        """
+        ks, n, c = self._halofit_scale(z)
+        om = self.omega_m_at(z)
+        a_n = 10.0**(1.5222 + n * (2.8553 + n * (2.3706 + n * (0.9903 + n * 0.2250))) - 0.6038 * c)
+        b_n = 10.0**(-0.5642 + n * (0.5864 + n * 0.5716) - 1.5474 * c)
+        c_n = 10.0**(0.3698 + n * (2.0404 + n * 0.8161) + 0.5869 * c)
+        gamma = 0.1971 - 0.0843 * n + 0.8460 * c
+        alpha = np.abs(6.0835 + n * (1.3373 - n * 0.1959) - 5.5274 * c)
+        beta = 2.0379 + n * (-0.7354 + n * (0.3157 + n * (1.2490 + n * 0.3980))) - 0.1682 * c
+        nu = 10.0**(5.2105 + 3.6902 * n)
+        f1, f2, f3 = om**-0.0307, om**-0.0585, om**0.0743
+        volume = k**3 / (2.0 * np.pi**2)
+        linear = volume * self.linear_power(k) * growth(z, self.omega_m)**2
+        y = k / ks
+        two = linear * (1.0 + linear)**beta / (1.0 + alpha * linear) * np.exp(-y / 4 - y * y / 8)
+        one = a_n * y**(3.0 * f1) / (1.0 + b_n * y**f2 + (c_n * f3 * y)**(3.0 - gamma))
+        whole = two + one / (1.0 + nu / (y * y))
+        tilt = (self.sigma_8 / 0.8)**self.sky.nonlinear_tilt
+        return (linear + (whole - linear) * tilt) / volume
 
     def lensing_weight(self, z: np.ndarray, delta_z: np.ndarray) -> np.ndarray:
         """Weight w(z) of C_ell = integral dz w(z) P((ell + 1/2)/chi, z): float64 (m, n_z).
@@ -196,9 +310,8 @@ class Theory(Matter):
         w = (c/H) q^2 / chi^2 with q = 3/2 Omega_m (H_0/c)^2 (1+z) chi (1 - chi <1/chi_s>): Limber
         with the flat-sky prefactor, Kilbinger et al. 2017, MNRAS 472, 2126.
         """
-        z, delta_z = np.asarray(z, float), np.atleast_1d(np.asarray(delta_z, float))
         chi = self.distance(z)
-        shift = self.sky.source_shift + self.sky.delta_z_sign * delta_z
+        shift = self.sky.source_shift + self.sky.delta_z_sign * np.atleast_1d(delta_z)
         half = 0.5 * (Z_MAX - z)
         zs = z[:, None] + half[:, None] * (_X64 + 1.0)               # sources behind each lens
         gain = half[:, None] * _W64 * (1.0 - chi[:, None] / self.distance(zs))
@@ -210,58 +323,78 @@ class Theory(Matter):
         """Convergence spectrum in steradian, without pixel window.
 
         ell: (n,), evenly spaced in ln(ell + 1/2) as log_ell_grid() gives them
-        delta_z: of the label
-        log10_t_agn: of the feedback temperature in kelvin, or None for dark matter only
-        f_0: stellar fraction today
+        delta_z, log10_t_agn, f_0: of the label, log10_t_agn None for dark matter alone
         Returns float64 (n,), or (n_delta_z, n_log10_t_agn, n_f_0, n) for arrays. Limber at
         ell + 1/2 (LoVerde & Afshordi 2008, PRD 78, 123506).
         """
-        scalar = np.ndim(delta_z) == 0
-        ell = np.asarray(ell, float)
         # dz = 2 t dt thickens the nodes near z = 0, where k = ell/chi runs away
         t = np.sqrt(Z_MAX) * 0.5 * (_X64 + 1.0)
-        z = t * t
-        dz = np.sqrt(Z_MAX) * _W64 * t
+        z, dz = t * t, np.sqrt(Z_MAX) * _W64 * t
         ln_k = np.log(ell + 0.5)[:, None] - np.log(self.distance(z))
-        power = self.nonlinear_power(np.exp(ln_k), z, self.sky.nonlinear_tilt)       # (n, n_z)
+        power = self.nonlinear_power(np.exp(ln_k), z)                # (n, n_z)
         weight = dz * self.lensing_weight(z, delta_z)                # (m, n_z)
         if log10_t_agn is None:
             c = weight @ power.T
-            return c[0] if scalar else c
-        parts = response(self, z, ln_k, np.atleast_1d(np.asarray(log10_t_agn, float)),
-                                 np.atleast_1d(np.asarray(f_0, float)), self.sky)   # (T, f, n, n_z)
-        c = np.einsum("mz,tfnz->mtfn", weight, parts * power, optimize=True)
-        return c[0, 0, 0] if scalar else c
+        else:
+            parts = _response(self, z, ln_k, np.atleast_1d(log10_t_agn), np.atleast_1d(f_0))
+            c = np.einsum("mz,tfnz->mtfn", weight, parts * power, optimize=True)
+        return c if np.ndim(delta_z) else c.reshape(-1)
 
     def table(self, ell: np.ndarray) -> "Spectrum":
         """C_ell for all nuisances at once, through Chebyshev nodes; ell as in c_ell()."""
         # 7, 8, 3 nodes: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial
         nodes = (chebyshev_nodes(-DELTA_Z_MAX, DELTA_Z_MAX, 7), chebyshev_nodes(*T_AGN_RANGE, 8),
                  chebyshev_nodes(*F_0_RANGE, 3))
-        return Spectrum(ell, nodes, self.c_ell(ell, *nodes))
+        return Spectrum(nodes, self.c_ell(ell, *nodes))
 
 
 class Spectrum:
     """C_ell of one cosmology as a polynomial in Delta_z, log10 T_AGN and f_0.
 
-    ell: (n,)
     nodes: three arrays
     values: (n_z, n_t, n_f, n), steradian
     """
 
-    def __init__(self, ell: np.ndarray, nodes: tuple, values: np.ndarray):
-        self.ell, self.nodes, self.values = ell, nodes, values
+    def __init__(self, nodes: tuple, values: np.ndarray):
+        self.nodes, self.values = nodes, values
 
     def __call__(self, log10_t_agn, f_0, delta_z) -> np.ndarray:
         """C_ell in steradian, float64 (m, n) for nuisances of shape (m,), (n,) for scalars."""
         args = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
         for name, value, node in zip(("Delta_z", "log10 T_AGN", "f_0"), args, self.nodes):
-            low, high = interval_of(node)
-            slack = 1e-9 * (high - low)
-            if value.min() < low - slack or value.max() > high + slack or np.isnan(value).any():
-                bad = value[~((value >= low - slack) & (value <= high + slack))][0]
-                raise InputError(f"{name}: expected {low:g} to {high:g}, got {bad}; check the "
-                                 "labels")
+            half = 0.5 * (node[-1] - node[0]) / np.cos(0.5 * np.pi / len(node))
+            middle = 0.5 * (node[-1] + node[0])
+            inside = np.abs(value - middle) <= (1.0 + 2e-9) * half
+            if not inside.all():
+                raise InputError(f"{name}: expected {middle - half:g} to {middle + half:g}, got "
+                                 f"{value[~inside][0]}; check the labels")
         weights = [lagrange_weights(node, value) for node, value in zip(self.nodes, args)]
         c = np.einsum("ma,mb,mc,abcn->mn", *weights, self.values, optimize=True)
         return c[0] if np.ndim(delta_z) == 0 else c
+
+
+def chebyshev_nodes(low: float, high: float, n: int) -> np.ndarray:
+    """n Chebyshev points of the first kind between low and high, ascending."""
+    return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(np.pi * (np.arange(n) + 0.5) / n)
+
+
+def lagrange_weights(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Weights w (m, n) with f(x) = w @ f(nodes) for x (m,), nodes (n,), exact for polynomials."""
+    weight = np.ones((len(x), len(nodes)))
+    for i, node in enumerate(nodes):
+        for j, other in enumerate(nodes):
+            if i != j:
+                weight[:, i] *= (x - other) / (node - other)
+    return weight
+
+
+def cubic_weights(place: np.ndarray, n: int) -> tuple[np.ndarray, tuple]:
+    """Four-point Lagrange weights on an even grid.
+
+    place: in steps from the first of n points
+    Returns the first of the four points, and four arrays of the shape of place.
+    """
+    first = np.clip(place.astype(np.int64) - 1, 0, n - 4)
+    u = place - first
+    return first, (-(u - 1) * (u - 2) * (u - 3) / 6, u * (u - 2) * (u - 3) / 2,
+                   -u * (u - 1) * (u - 3) / 2, u * (u - 1) * (u - 2) / 6)

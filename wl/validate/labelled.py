@@ -8,9 +8,8 @@
 
 Nothing is drawn for expected spectra: they are linear maps of C_ell. Spectra are as the starting
 kit has them: |F|^2 of the zero-filled frame, mean over the modes of a bin, times pixel area over
-the number of pixels of the frame. Three things are compared: the mean
-signal of each cosmology, the responses d ln P / d nuisance by regression on the realisations, and
-the scatter of log10 P between realisations.
+the number of pixels of the frame. Compared are the mean signal of each cosmology, the responses
+d ln P / d nuisance by regression on the realisations, and the scatter of log10 P between them.
 """
 import zipfile
 from collections import namedtuple
@@ -25,10 +24,9 @@ from ..core.checks import InputError, array
 from ..core.params import N_GAL, NUISANCES, noise_sigma
 from ..core.progress import Progress
 from ..simulate.fields import Field, Grid, mirror_weights
-from ..simulate.matter import chebyshev_nodes, lagrange_weights
 from ..simulate.simulate import draw_maps
 from ..simulate.survey import FIXED_NUISANCES
-from ..simulate.theory import Theory
+from ..simulate.theory import Theory, chebyshev_nodes, lagrange_weights
 from ..summaries.handmade import Spectrum
 
 NODES = (7, 6)      # Chebyshev points in ln Omega_m (on either side of BREAK) and in S_8
@@ -51,20 +49,17 @@ power: (n_cosmology, n_realisation, n_bin) steradian; label: (n_cosmology, n_rea
 def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarray:
     """What Spectrum measures of a masked map on average: (bins used, n), times C_ell at grid.ell.
 
-    grid: of the mask
-    mask: bool (rows, columns)
-    spectrum: of its frame
+    mask: bool (rows, columns), that of the grid and of the spectrum's frame
     The mean of |F(l)|^2 is a sum over separations of correlation function times the mask's own
     correlation (Hivon et al. 2002, ApJ 567, 2, in flat sky and without an average over angles):
     exact for maps of this grid, pixel window and aliases included.
     """
     rows, columns = mask.shape
-    double = (2 * rows, 2 * columns)
-    pairs = scipy.fft.irfft2(np.abs(scipy.fft.rfft2(mask.astype(float), s=double))**2, s=double)
+    size = (2 * rows, 2 * columns)
+    pairs = scipy.fft.irfft2(np.abs(scipy.fft.rfft2(mask.astype(float), s=size))**2, s=size)
     # separation of each cell: 0 ... n - 1, then -n ... -1; modulo frame and grid
     lag_y, lag_x = (np.r_[0:n, -n:0] for n in (rows, columns))
     place = np.add.outer((lag_y % grid.rows) * grid.columns, lag_x % grid.columns).ravel()
-    half = (grid.rows, grid.columns // 2 + 1)
     scale = grid.pixel**2 / mask.sum() / (grid.rows * grid.columns * grid.pixel**2)
     kernel = np.empty((len(spectrum.used), grid.quarter[0] * grid.quarter[1]))
     for i, b in enumerate(spectrum.used):
@@ -72,7 +67,7 @@ def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarra
         waves = scipy.fft.irfft2(chosen.astype(float), s=(rows, columns)) * rows * columns
         at = (pairs * waves[np.ix_(lag_y % rows, lag_x % columns)]).ravel()
         at = np.bincount(place, at, grid.rows * grid.columns).reshape(grid.rows, grid.columns)
-        modes = scipy.fft.rfft2(at).real.reshape(half)
+        modes = scipy.fft.rfft2(at).real
         modes[1:] = 0.5 * (modes[1:] + modes[:0:-1])               # fold the two halves of the rows
         folded = modes[:grid.quarter[0]] * np.outer(*map(mirror_weights, grid.quarter))
         kernel[i] = folded.ravel() * scale / spectrum.count[b]
@@ -123,10 +118,9 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
         with np.load(path) as file:
             found = {name: file[name] for name in ("power", "ell_edges", "label") if name in file}
     except (OSError, ValueError, zipfile.BadZipFile):
-        raise InputError(f"{path}: expected an .npz file of spectra, could not read it; "
-                         "check --spectra") from None
+        found = {}
     if not {"power", "ell_edges"} <= set(found):
-        raise InputError(f"{path}: expected arrays power and ell_edges, got "
+        raise InputError(f"{path}: expected an .npz file with arrays power and ell_edges, got "
                          f"{', '.join(found) or 'none'}; check --spectra")
     power = array(f"{path}: power", found["power"], (None, None, None), "f").astype(float)
     edges = array(f"{path}: ell_edges", found["ell_edges"], (power.shape[2] + 1,), "f")
@@ -147,8 +141,7 @@ class Survey:
     mask: bool (rows, columns)
     edges: (n_bin + 1,) multipoles, evenly spaced in their logarithm
     n_gal: galaxies per square arcminute
-    norm: what turns Spectrum's values into the kit's
-    noise: mean noise power
+    norm: what turns Spectrum's values into the kit's; noise: mean noise power
     """
 
     def __init__(self, mask: np.ndarray, edges: np.ndarray, n_gal: float = N_GAL):
@@ -188,8 +181,7 @@ def simulate(survey: Survey, label: np.ndarray, field: Field, repeats: int = 4, 
              progress: Progress | None = None) -> np.ndarray:
     """Noisy spectra of drawn maps: (repeats, n_cosmology, n_realisation, n_bin).
 
-    label: (n_cosmology, n_realisation, 5)
-    repeats: maps of each label
+    label: (n_cosmology, n_realisation, 5); repeats: maps of each
     """
     out = np.empty((repeats, *label.shape[:2], survey.spectrum.width))
     frame = np.zeros((1, *survey.mask.shape), np.float32)
@@ -208,9 +200,8 @@ def simulate(survey: Survey, label: np.ndarray, field: Field, repeats: int = 4, 
 def regress(signal: np.ndarray, label: np.ndarray, minimum: float) -> tuple:
     """d ln P / d nuisance in UNITS, by least squares over the realisations.
 
-    signal: (n_cosmology, n_realisation, n_bin)
+    signal: (n_cosmology, n_realisation, n_bin); minimum: of it that counts
     label: (n_cosmology, n_realisation, 5)
-    minimum: signal that counts
     Returns slope, error: (n_cosmology, 3, n_bin); residuals of ln P, of signal's shape.
     """
     slope, error, rest = [], [], []
@@ -235,10 +226,9 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
 
     expected: mean signals, of real.power's shape, as Survey.expected() gives them
     simulated: noisy spectra (repeats, *real.power.shape)
-    Signals and responses are those of `expected`, the scatter that of `simulated`. Returns ratio,
-    ratio_error, ratio_p (n_cosmology, n_bin), simulated over real signals and the probability that
-    they agree to TOLERANCE; slope, slope_real, slope_error, slope_p (n_cosmology, 3, n_bin); drawn,
-    drawn_error (n_cosmology, n_bin), mean signal of the simulated spectra over the expected one;
+    Returns ratio, ratio_error, ratio_p (n_cosmology, n_bin), expected over real signals and the
+    probability that they agree to TOLERANCE; slope, slope_real, slope_error, slope_p (n_cosmology,
+    3, n_bin); drawn, drawn_error (n_cosmology, n_bin), mean of `simulated` over the expected one;
     scatter, scatter_error, scatter_p (n_bin), standard deviations of log10 P, squares averaged over
     the cosmologies, simulated over real; means, responses, signs, scatters: whether all bins meet
     what the module's constants ask for. Errors of the scatter take cosmologies as independent; real
@@ -310,8 +300,7 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: b
              ranked: bool = False) -> dict:
     """chi2 of a real map's numbers against n simulated ones, as of one more map about their mean.
 
-    real: (bins,)
-    drawn: (n, bins)
+    real: (bins,); drawn: (n, bins)
     counts: bins with fewer than MIN_COUNT expected join their neighbour nearer to the fullest
     total: they add up to a constant, so that the last bin says nothing new
     ranked: p_value is the share of all n + 1 maps that lie as far from the mean of all as the real
@@ -359,11 +348,7 @@ def join(mean: np.ndarray) -> np.ndarray:
 
 def report(real: Spectra, survey: Survey, label: np.ndarray | None, field: Field, maps: int = 240,
            seed: int = 1, quiet: bool = False) -> str:
-    """The whole comparison as text.
-
-    label: of the whole set, or None
-    maps: to draw, rounded up to whole repeats
-    """
+    """The whole comparison as text; label: of the whole set, or None; maps: to draw at least."""
     n_cosmology, n_realisation = real.power.shape[:2]
     repeats = -(-maps // (n_cosmology * n_realisation))
     progress = Progress(repeats * n_cosmology * n_realisation, "realism", quiet)

@@ -46,8 +46,7 @@ def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise
     """Bins of |ell| of the whole periodic grid, each mode divided by its fiducial power.
 
     edges: (n_bin + 1,) of |ell|
-    c_fiducial: (n,) steradian at grid.ell
-    noise: white power in steradian
+    c_fiducial: (n,) steradian at grid.ell; noise: white power in steradian
     window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin, one where c is the
     fiducial spectrum: bins need not be narrow for shapes that differ little from it. Returns window
     (n_bin, n), white (n_bin,), count (n_bin,), the number of modes in the whole plane (conjugates
@@ -75,10 +74,8 @@ def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise
 class BandPowers:
     """Expected power in bins of |ell|, in units of a fiducial one, for cosmologies near a design.
 
-    theta: (n, 2) design
-    n_gal: galaxies per square arcminute
-    count: modes per bin in the whole plane
-    white: the noise's part, of periodic_window()
+    theta: (n, 2) design; n_gal: galaxies per square arcminute
+    count: modes per bin in the whole plane; white: the noise's part, of periodic_window()
     """
 
     def __init__(self, grid: Grid, theta: np.ndarray, n_gal: float, n_bin: int = N_BIN,
@@ -134,10 +131,8 @@ def log_likelihoods(powers: BandPowers, theta: np.ndarray, white: np.ndarray, me
                     count: np.ndarray, minimum: np.ndarray | None = None) -> np.ndarray:
     """ln L averaged over the nuisances of powers.tabulate(), up to a constant of each map: (k, n).
 
-    theta: (n, 2)
-    white: (m, n_bin) noise for each nuisance
-    measured: (k, n_bin)
-    count: (n_bin,) modes
+    theta: (n, 2); white: (m, n_bin) noise for each nuisance
+    measured: (k, n_bin); count: (n_bin,) modes
     minimum: (k,), below which the largest term stands for the average, which is less
     """
     expected = (powers.signals(theta) + white).reshape(-1, len(count))
@@ -160,10 +155,8 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
     """Exact posteriors of (Omega_m, S_8) from measured band powers, nuisances averaged over.
 
     nuisances: (m, 4) equally likely ones
-    design: (n, 2), whose hull and triangles the priors live on
-    priors: {name: log densities (n,)}
-    measured: (k, n_bin)
-    count: (n_bin,) effective modes
+    design: (n, 2), whose hull and triangles the priors live on; priors: {name: log densities (n,)}
+    measured: (k, n_bin); count: (n_bin,) effective modes
     order: quadrature points per side of a small triangle
     Returns {name: (mean (k, 2), sd (k, 2), correlation (k,))}.
     """
@@ -285,24 +278,15 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
 def _measured(powers, data):
     """Test maps' split, cosmology, realisation (n,); their band powers; modes of the bins."""
     where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
-    name = data.files["noisy_test"]
-    measured = [powers.measure(array(f"{name}, map {i}", kappa.astype(np.float32))
-                               .reshape(data.mask.shape))
-                for i, kappa in enumerate(data.noisy_test)]
-    return where, np.stack(measured), powers.count
+    maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
+            for i, kappa in enumerate(data.noisy_test))
+    return where, np.stack([powers.measure(k.reshape(data.mask.shape)) for k in maps]), powers.count
 
 
 def _forecast_of(powers, data, scatter, seed):
-    """As _measured(), of spectra drawn at true parameters with the modes of the observed part."""
-    *where, label = _truths(data, seed)
-    modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
-    return where, _forecast(powers, label, modes, scatter, seed), modes
+    """As _measured(), of spectra drawn at true parameters with the modes of the observed part.
 
-
-def _truths(data, seed):
-    """Whose spectra a forecast draws: split, cosmology, realisation (n,) and labels (n, 5).
-
-    The test maps whose truth is known, and FORECAST of the others, which a pipeline may hold out.
+    Of the test maps whose truth is known, and of FORECAST others, which a pipeline may hold out.
     """
     rng = generator(seed, seeds.FORECAST)
     row = np.sort(rng.permutation(data.n_cosmology * data.n_realisation)[:FORECAST])
@@ -312,8 +296,10 @@ def _truths(data, seed):
     if data.has_truth and data.n_test:
         tests = dataset.read_truth(data.folder)
         n, label = len(tests), np.concatenate([tests, label])
-    return (np.repeat([TEST, HOLDOUT], [n, len(row)]), np.concatenate([np.full(n, -1), cosmology]),
-            np.concatenate([np.arange(n), realisation]), label)
+    modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
+    where = (np.repeat([TEST, HOLDOUT], [n, len(row)]), np.concatenate([np.full(n, -1), cosmology]),
+             np.concatenate([np.arange(n), realisation]))
+    return where, _forecast(powers, label, modes, scatter, seed), modes
 
 
 def _forecast(powers, label, modes, scatter, seed):
@@ -361,7 +347,7 @@ for a Gaussian sky; of a log-normal one a method can learn more.""")
 
 def main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate limit."""
-    args = parser().parse_args(argv)
+    args = cli.parse(parser(), argv)
     paths = limit(args.data, LimitOptions.of(args), out=args.out, seed=args.seed, quiet=args.quiet)
     results = [report.score_posterior(path, seed=args.seed) for path in paths]
     for result in results:

@@ -17,17 +17,14 @@ from scipy.optimize import minimize
 
 from ..core import cli, seeds
 from ..core.checks import InputError, array, positive, within
-from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, PARAMS, PIXEL_ARCMIN
-from ..core.params import T_AGN_RANGE, noise_sigma
+from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
 from ..maps import dataset
-from ..scoring import figures
 from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, Grid
-from ..simulate.matter import lagrange_weights
 from ..simulate.plan import FIELDS
 from ..simulate.simulate import draw_maps
 from ..simulate.survey import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
-from ..simulate.theory import Theory
+from ..simulate.theory import Theory, lagrange_weights
 from ..summaries.handmade import Shapes, Spectrum
 from . import labelled
 from .labelled import CosmologyTable, goodness, masked_window
@@ -44,14 +41,12 @@ TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
           "pdf": "one-point PDF at {} arcmin", "peaks": "peak counts at {} arcmin",
           "minima": "minima counts at {} arcmin", "area": "area above thresholds, {} arcmin",
           "length": "length of contours, {} arcmin", "euler": "Euler characteristic, {} arcmin"}
-REAL, SIMULATED = "#c1272d", "#0b4f8a"
 
 
 def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Minkowski functionals of the pixels above thresholds: float64 (3, thresholds).
 
-    field: (rows, columns)
-    valid: bool (rows, columns), the others count as below
+    field: (rows, columns); valid: bool (rows, columns), the others count as below
     thresholds: ascending
     Returns the area in pixels, the length of the border in sides of pixels, and the Euler
     characteristic (parts less holes) where pixels touch by their sides. Mantz, Jacobs & Mecke 2008,
@@ -72,8 +67,7 @@ def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> n
 class Comparison:
     """The statistics of a survey's maps and what the theory expects of them.
 
-    mask: bool (rows, columns)
-    n_gal: source galaxies per square arcminute
+    mask: bool (rows, columns); n_gal: source galaxies per square arcminute
     field: of the simulated maps. Raises InputError.
     """
 
@@ -123,10 +117,7 @@ class Comparison:
         return out
 
     def expected(self, labels: np.ndarray) -> np.ndarray:
-        """Binned spectra of noiseless maps, self.spectrum's bins then self.beyond's: (n, bins).
-
-        labels: (n, 5)
-        """
+        """Binned spectra of noiseless maps at labels (n, 5), spectrum's and beyond's: (n, bins)."""
         values = self.table(labels[:, :2]).reshape(len(labels), *map(len, self.nodes), -1)
         weights = [lagrange_weights(nodes, labels[:, i]) for nodes, i in zip(self.nodes, (4, 2, 3))]
         return np.einsum("na,nb,nc,nabck->nk", *weights, values, optimize=True)
@@ -187,8 +178,8 @@ class Comparison:
         """Compare a real noisy map with n simulated ones at its best-fitting cosmology.
 
         kappa: (n_observed,)
-        Returns a dict: label (5,), scatter, n; example, a simulated map (n_observed,); tests, for
-        each of statistics() what goodness() gives.
+        Returns a dict: label (5,), scatter, n; tests, for each of statistics() what goodness()
+        gives.
         """
         found = self.statistics(kappa)
         label, scatter, _ = self.fit(found)
@@ -196,12 +187,11 @@ class Comparison:
                  for k in self.simulate(label, scatter, N_FIRST, seed + 1)]
         label, scatter, _ = self.fit(found, np.cov(np.array(first).T))
         parts = [self.statistics(k) for k in self.simulate(label, scatter, n, seed, progress)]
-        example = next(self.simulate(label, scatter, 1, seed))
         tests = {name: goodness(real, np.array([part[name] for part in parts]),
                                 counts=name.split()[0] in ("pdf", "peaks", "minima"),
                                 total=name.startswith("pdf"), ranked=name in ("third", "fourth"))
                  for name, real in found.items()}
-        return {"label": label, "scatter": scatter, "n": n, "example": example, "tests": tests}
+        return {"label": label, "scatter": scatter, "n": n, "tests": tests}
 
 
 def table(results: dict[int, dict]) -> str:
@@ -228,57 +218,6 @@ def table(results: dict[int, dict]) -> str:
             f"{f'{m / r:.2f} +- {abs(s / r):.2f}':>16s}" for m, s, r in zip(*values))
             for row, *values in rows]
     return "\n".join(lines)
-
-
-def check_figure(path: str) -> None:
-    """Raise InputError, before the work, for a picture that cannot be drawn."""
-    if not pathlib.Path(path).parent.is_dir():
-        raise InputError(f"--figure: no such folder {pathlib.Path(path).parent}; make it first")
-    figures.check(path)
-
-
-def figure(path: str, comparison: Comparison, kappa: np.ndarray, result: dict) -> None:
-    """Draw a real map and a simulated one in the same colours, and four statistics of them.
-
-    kappa: (n_observed,), the real map
-    result: of comparison.compare()
-    Raises InputError without matplotlib.
-    """
-    check_figure(path)
-    shapes, scale = comparison.shapes, SCALES[1]
-    whole = figures.blank(13, 8.6)
-    grid = whole.add_gridspec(3, 4, height_ratios=(1.0, 1.0, 2.3))
-    parts = [np.where(shapes.valid[1], shapes.smooth(comparison.frame(one))[1], np.nan)
-             for one in (kappa, result["example"])]
-    low, high = np.nanpercentile(np.stack(parts), (0.5, 99.7))
-    rows, columns = (n * PIXEL_ARCMIN / 60.0 for n in comparison.mask.shape)
-    theta = ", ".join(f"{name} = {value:.3f}" for name, value in zip(PARAMS, result["label"]))
-    for row, (part, title) in enumerate(zip(parts, ("real, noisy", f"simulated at {theta}"))):
-        axes = whole.add_subplot(grid[row, :])
-        image = axes.imshow(part.T, origin="lower", cmap="magma", vmin=low, vmax=high,
-                            interpolation="nearest", extent=(0, rows, 0, columns))
-        axes.set_title(f"{title}, smoothed with {scale:g} arcmin", fontsize=10, loc="left")
-        axes.set_ylabel("degrees")
-        whole.colorbar(image, ax=axes, label=r"$\kappa$", pad=0.01)
-    edges = comparison.spectrum.edges
-    places = {"spectrum": np.sqrt(edges[:-1] * edges[1:])[comparison.spectrum.used]}
-    for name, (low, width, n) in zip(("pdf", "peaks", "minima"), np.array(shapes.bins)[[0, 1, 1]]):
-        places[f"{name} {scale:g}"] = shapes.unit[1] * (low + width * (np.arange(n) + 0.5))
-    for column, (name, place) in enumerate(places.items()):
-        test, axes = result["tests"][name], whole.add_subplot(grid[2, column])
-        mean, sd, real = (np.where(test["mean"] > 0.0, test[part], np.nan)
-                          for part in ("mean", "sd", "real"))
-        axes.fill_between(place, np.maximum(mean - sd, 1e-3 * mean), mean + sd, color=SIMULATED,
-                          alpha=0.25, lw=0)
-        axes.plot(place, mean, color=SIMULATED, label="simulated")
-        axes.plot(place, np.where(real > 0, real, np.nan), "s", ms=4, color=REAL, label="real")
-        title = TITLES[name.split()[0]].format(f"{scale:g}")
-        axes.set_title(f"{title}\nchi2 {test['chi2']:.1f} of {test['bins']} bins, p = "
-                       f"{test['p_value']:.2f}", fontsize=10)
-        axes.set(xlabel=r"$\ell$" if column == 0 else r"$\kappa$", yscale="log",
-                 ylim=(0.4 * np.nanmin(mean), 2.0 * np.nanmax(mean)))
-    whole.axes[-1].legend(frameon=False)
-    whole.savefig(path, dpi=140)
 
 
 def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]:
@@ -319,13 +258,12 @@ def parser() -> cli.Parser:
                                 ("--lambda-factor", LAMBDA_FACTOR, "as in wl.simulate"),
                                 ("--n-gal", N_GAL, "source galaxies per square arcminute")):
         add(flag, type=float, default=default, metavar="X", help=text)
-    add("--figure", metavar="FILE", help="picture (.png, .pdf) of a real and a simulated map")
     return cli.add_common(parser, threads=False)
 
 
 def main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate realism."""
-    args = parser().parse_args(argv)
+    args = cli.parse(parser(), argv)
     field = Field(args.field, within("--gaussian-share", args.gaussian_share, 0.0, 0.9),
                   lambda_factor=positive("--lambda-factor", args.lambda_factor))
     n, n_gal = positive("--maps", args.maps, integer=True), positive("--n-gal", args.n_gal)
@@ -338,15 +276,9 @@ def main(argv: list | None = None) -> None:
               + labelled.report(real, survey, label, field, n, args.seed, args.quiet))
         return
     maps, mask = read_maps(args.map, args.row, args.mask)
-    if args.figure:
-        check_figure(args.figure)
     comparison = Comparison(mask, n_gal, field)
     progress = Progress(n * len(maps), "realism", args.quiet)
     results = {row: comparison.compare(kappa, n, args.seed, progress)
                for row, kappa in maps.items()}
     progress.close()
     print(f"{args.map}, {args.field} maps\n{table(results)}")
-    if args.figure:
-        row = min(maps)
-        figure(args.figure, comparison, maps[row], results[row])
-        print(f"picture: {args.figure}")
