@@ -9,6 +9,7 @@ from test_fields import binned, measured
 from wl.validate.labelled import masked_window
 from wl.simulate.fields import UNTURNED, Boxes, Field, Grid, generator
 from wl.simulate.halo_sky import HaloSky
+from wl.simulate.halos import Halos
 from wl.maps.dataset import TEST_FILE
 from wl.simulate.plan import Plan, SimulationOptions
 from wl.simulate.sets import KAPPA_FILE
@@ -65,6 +66,34 @@ def test_halos_alone_have_the_spectrum_computed_for_them(full):
     assert np.all(np.abs(ratio - 1.0) < 0.015 + 2.5 * error), (ratio, error)
     theory = np.mean(found, axis=0) / binned(grid, power[0], EDGES)
     assert theory.min() < 0.9
+
+
+@pytest.mark.parametrize("crowd, edges, n", [(40.0, (700.0, 1000.0, 1500.0, 2000.0), 8),
+                                             (1.0, (4000.0, 5000.0, 6000.0, 7000.0), 40)])
+def test_windows_of_cells_and_of_stamps(monkeypatch, crowd, edges, n):
+    """Cells blur the clustering of halos, seen in a crowd of light ones; stamps blur profiles.
+
+    Without the cells' window the first spectrum would be 5, 9 and 18 % off, without the stamps' the
+    second 2, 4 and 10 %.
+    """
+    class Crowd(Halos):
+        def __init__(self, theory):
+            super().__init__(theory)
+            self.number *= crowd
+            self.area /= crowd
+    monkeypatch.setattr("wl.simulate.halo_sky.Halos", Crowd)
+    grid = Grid(np.ones((300, 200), bool))
+    maps = HaloSky(grid).of(Theory(0.3, 0.8))
+    whole, light = (grid.pixel_power(c)[0] for c in maps.spectrum(*NUISANCE[:, None]))
+    found = []
+    for r in range(n):
+        maps.paint(NUISANCE, lambda s: (generator(3, r, s), UNTURNED), everywhere=True)
+        modes = np.fft.rfft2(maps.sky.map).astype(np.complex64)
+        maps.sky.add_smooth(modes)
+        found.append(binned(grid, measured(grid, np.fft.irfft2(modes)), edges))
+    expected = binned(grid, (whole - light) * maps.sky.window, edges)
+    ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(n) / expected
+    assert np.all(error < 0.02) and np.all(np.abs(ratio - 1.0) < 0.02 + error), (ratio, error)
 
 
 def test_too_much_power_is_damped(full):

@@ -79,8 +79,7 @@ class CosmologyTable:
     """Positive numbers as a function of the cosmology, their logarithm by Chebyshev interpolation.
 
     low, high: (2,) Omega_m and S_8 of the box
-    function: (omega_m, s_8) -> (k,) numbers, called 84 times at most
-    Spectra of the challenge's region come out to 2e-4.
+    function: (omega_m, s_8) -> (k,) numbers; spectra of the challenge's region come out to 2e-4
     """
 
     def __init__(self, low: np.ndarray, high: np.ndarray, function: Callable):
@@ -111,7 +110,6 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
 
     mask: bool (rows, columns) behind which they were measured
     label: (any, any, 5), of which the first cosmologies and realisations are the spectra's
-    n_gal: galaxies per square arcminute
     Raises InputError.
     """
     try:
@@ -200,8 +198,7 @@ def simulate(survey: Survey, label: np.ndarray, field: Field, repeats: int = 4, 
 def regress(signal: np.ndarray, label: np.ndarray, minimum: float) -> tuple:
     """d ln P / d nuisance in UNITS, by least squares over the realisations.
 
-    signal: (n_cosmology, n_realisation, n_bin); minimum: of it that counts
-    label: (n_cosmology, n_realisation, 5)
+    signal, label: (n_cosmology, n_realisation, ...); minimum: of the signal that counts
     Returns slope, error: (n_cosmology, 3, n_bin); residuals of ln P, of signal's shape.
     """
     slope, error, rest = [], [], []
@@ -228,11 +225,10 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     simulated: noisy spectra (repeats, *real.power.shape)
     Returns ratio, ratio_error, ratio_p (n_cosmology, n_bin), expected over real signals and the
     probability that they agree to TOLERANCE; slope, slope_real, slope_error, slope_p (n_cosmology,
-    3, n_bin); drawn, drawn_error (n_cosmology, n_bin), mean of `simulated` over the expected one;
-    scatter, scatter_error, scatter_p (n_bin), standard deviations of log10 P, squares averaged over
-    the cosmologies, simulated over real; means, responses, signs, scatters: whether all bins meet
-    what the module's constants ask for. Errors of the scatter take cosmologies as independent; real
-    ones share seeds, which makes their error up to 1.7 times larger.
+    3, n_bin); drawn, drawn_error (n_cosmology, n_bin), mean of `simulated` over expected; scatter,
+    scatter_error, scatter_p (n_bin), of log10 P, simulated over real; means, responses, signs,
+    scatters: whether all bins meet what the module's constants ask for. Errors of the scatter take
+    cosmologies as independent; real ones share seeds: up to 1.7 times larger.
     """
     minimum, dof = SIGNAL_FLOOR * real.noise, real.power.shape[1] - 1 - len(UNITS)
     signal, drawn = real.power - real.noise, simulated - real.noise
@@ -247,8 +243,7 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     pull = (out["slope"] - out["slope_real"]) / error
     out["slope_p"] = 2.0 * stats.t.sf(np.abs(pull), dof)
     out["responses"] = bool(np.all(np.abs(pull[:, :, RESPONSE_BINS]) <= 2.0))
-    # the sign is a matter of the mean over cosmologies and bins: single real ones are known to two
-    # errors at times
+    # of the mean over cosmologies and bins: single real ones are known to two errors at times
     along = [v[:, :, RESPONSE_BINS].mean(axis=(0, 2)) for v in (out["slope"], out["slope_real"])]
     out["signs"] = bool(np.all(np.sign(along[0]) == np.sign(along[1])))
 

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.fft
 from scipy.spatial import Delaunay
 from scipy.special import logsumexp, ndtri
+from scipy.stats import qmc
 
 from ..core import cli, hdf5, seeds
 from ..core.checks import InputError, array, triangulate
@@ -48,10 +49,9 @@ def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise
     edges: (n_bin + 1,) of |ell|
     c_fiducial: (n,) steradian at grid.ell; noise: white power in steradian
     window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin, one where c is the
-    fiducial spectrum: bins need not be narrow for shapes that differ little from it. Returns window
-    (n_bin, n), white (n_bin,), count (n_bin,), the number of modes in the whole plane (conjugates
-    both counted), which (quarter) int, a cell's bin or -1, and weight (quarter), times in the plane
-    / fiducial power; the mean mode is in no bin.
+    fiducial spectrum: bins need not be narrow. Returns window (n_bin, n), white (n_bin,), count
+    (n_bin,) of modes in the whole plane (conjugates both counted), which (quarter) int, a cell's
+    bin or -1, and weight (quarter), times in the plane / fiducial power.
     """
     images = grid.image_matrix()
     ell = np.hypot.outer(grid.ell_y, grid.ell_x)
@@ -120,7 +120,6 @@ class BandPowers:
 
 def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
     """n points of the priors (n, 4): log10 T_AGN, f_0, Delta_z, variance of white scatter."""
-    from scipy.stats import qmc
     u = qmc.Sobol(4, scramble=False).random(n) + 0.5 / n            # the middle of each cell
     flat = [low + (high - low) * u[:, i]
             for i, (low, high) in enumerate((T_AGN_RANGE, F_0_RANGE))]
@@ -335,9 +334,9 @@ Writes {' and '.join(PRIORS.values())} ({' and '.join(PRIORS)} prior) into DIR, 
 other, and prints their scores. From then on run_score.py shows the limit beside every score of the
 same maps.
 
-With a mask, or a field that is not Gaussian, modes are counted: spectra are drawn at the maps' true
-parameters with as many independent modes as the observed part of the grid has. That forecast holds
-for a Gaussian sky; of a log-normal one a method can learn more.""")
+With a mask, or a field that is not Gaussian, spectra are drawn at the maps' true parameters with as
+many independent modes as the observed part of the grid has: of such skies a method can learn more.
+""")
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder of the data set")
     add("--out", metavar="DIR", help="folder of the results (default: that of the set)")
