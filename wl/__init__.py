@@ -9,5 +9,16 @@ Data flows one way through eight rooms; a room imports only from those above it.
     posterior        numbers -> posterior.h5
     scoring          posterior -> score; reads the truth
     validate         checks of the whole chain
+
+From Python, `api` joins them: open_set, simulate_set, predict, infer, score and apply are functions
+of wl itself, in notebooks too.
 """
 __version__ = "0.2.0"
+__all__ = ["apply", "infer", "open_set", "predict", "score", "simulate_set"]
+
+
+def __getattr__(name):
+    if name not in __all__:
+        raise AttributeError(f"module 'wl' has no attribute {name!r}")
+    from . import api
+    return getattr(api, name)

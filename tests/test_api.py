@@ -1,0 +1,82 @@
+"""The functions of wl itself: every example of their docstrings runs, and mistakes are refused."""
+import inspect
+import os
+import textwrap
+
+import numpy as np
+import pytest
+from conftest import one_line
+
+import wl
+from wl import api
+from wl.core.checks import InputError
+from wl.maps import dataset
+
+
+def examples():
+    """The indented lines of the module's and the functions' docstrings, in order of use."""
+    names = ["simulate_set", "open_set", "predict", "infer", "score", "apply"]
+    docs = [api.__doc__, *(inspect.getdoc(getattr(api, name)) for name in names)]
+    return ["\n".join(line[4:] for line in textwrap.dedent(doc).splitlines()
+                      if line.startswith("    ")) for doc in docs]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder whose data/ holds a small mask, so that examples are quick."""
+    folder = tmp_path_factory.mktemp("api")
+    np.save(folder / "mask.npy", np.ones((64, 48), bool))
+    return folder
+
+
+def run(folder, code, names):
+    """Run an example, on small maps and networks."""
+    code = code.replace("test=20)", "test=20, mask='mask.npy')")
+    code = code.replace('model="statistics"', 'model="statistics", '
+                        'model_options={"networks": 2, "layers": (8, 8)}, emulator_fraction=0.4')
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        exec(code, names)
+    finally:
+        os.chdir(before)
+
+
+def test_every_example_runs(folder, capsys):
+    names = {"wl": wl}
+    module, *functions = examples()
+    assert len(functions) == len(wl.__all__) and all(f"wl.{n}(" in "".join(functions)
+                                                     for n in wl.__all__)
+    run(folder, module, names)
+    assert np.isfinite(float(capsys.readouterr().out))
+    test = np.load(folder / "data" / "small" / dataset.TEST_FILE)
+    np.save(folder / "new.npy", test)
+    posterior, process = names["posterior"], os.getpid()
+    for code in functions:
+        run(folder, code.replace(', folds=2', ''), names)
+    assert os.getpid() == process
+    run(folder, 'new = wl.infer(wl.apply("data/runs/small", "new.npy"), "x", sampler="exact")', names)
+    for name in ("mean", "sd", "p_value"):
+        assert np.array_equal(names["new"].groups["summary"][name],
+                              posterior.groups["summary"][name])
+
+
+@pytest.mark.parametrize("code, words", [
+    ('wl.predict(maps, "x", modle="statistics")', ("modle", "did you mean model?")),
+    ('wl.infer("missing.h5", "x")', ("missing.h5",)),
+    ('wl.simulate_set("y", cosmologies=-1)', ("--cosmologies", "-1")),
+    ('wl.open_set("missing")', ("missing", "no such folder")),
+    ('wl.predict(maps, "x", model="nothing")', ("--model", "nothing")),
+    ('wl.apply("data/runs/none", "new.npy")', ("data/runs/none",))])
+def test_mistakes_are_one_line(folder, code, words):
+    names = {"wl": wl}
+    run(folder, 'maps = wl.simulate_set("data/small", cosmologies=8, realisations=10, test=20)',
+        names)
+    with pytest.raises(InputError) as error:
+        run(folder, code, names)
+    one_line(error, *words)
+
+
+def test_other_names_are_no_attributes():
+    with pytest.raises(AttributeError, match="nothing"):
+        wl.nothing
