@@ -70,6 +70,26 @@ def test_what_lies_beyond_the_bins_goes_to_the_ends():
         assert histogram.tolist() == [peaks.LANES * (b == home) for b in range(4)]
 
 
+def test_a_band_is_the_difference_of_two_scales(rng):
+    """Against NumPy on the smoothed maps; noise and unit against measured standard deviations."""
+    mask = ragged_mask((200, 90), rng)
+    kappa = np.where(mask, rng.normal(0, noise_sigma(), mask.shape), 0.0).astype(np.float32)
+    shapes = Shapes(mask, scales=(0.6, 2.0, 5.0), bands=[(0, 1), (0, 2), (1, 2)])
+    moments, histogram = shapes.distributions(kappa[None])
+    smooth = shapes.smooth(kappa)
+    assert moments.shape == (1, 6, 3) and shapes.width == 3 * (3 + 16 + 12)
+    for k, (fine, coarse) in enumerate(shapes.bands, 3):
+        both = shapes.valid[fine] & shapes.valid[coarse]
+        values = (smooth[fine] - smooth[coarse])[both].astype(float)
+        d = values - values.mean()
+        assert np.allclose(moments[0, k], [np.mean(d**n) for n in (2, 3, 4)], rtol=1e-6, atol=1e-13)
+        bins = shapes.bins[0] * (shapes.unit[k], shapes.unit[k], 1.0)
+        assert np.abs(histogram[0, k] - binned(values, bins)).max() <= 2       # a rounded edge
+        assert shapes.count[k] == both.sum() == histogram[0, k].sum()
+        assert shapes.noise[k] == pytest.approx(values.std(), rel=0.15)
+        assert shapes.noise[k] < shapes.unit[k] < 2.0 * shapes.noise[k]
+
+
 PLAIN = """
 import hashlib, numpy as np
 from wl.kernels import summaries as peaks
@@ -78,8 +98,8 @@ rng = np.random.default_rng(5)
 mask = rng.random((20, 35)) < 0.9
 mask[8:, 30:] = False
 kappa = np.where(mask, rng.normal(0, 0.02, (2, 20, 35)), 0.0).astype(np.float32)
-shapes = Shapes(mask, scales=(0.6, 3.0))
-found = [*shapes.describe(kappa), shapes.smooth(kappa[0]), Spectrum(mask.shape, mask.sum())(kappa)]
+shapes = Shapes(mask, scales=(0.6, 3.0), bands=[(0, 1)])
+found = [*shapes.distributions(kappa), *shapes.describe(kappa), shapes.smooth(kappa[0]), Spectrum(mask.shape, mask.sum())(kappa)]
 print([hashlib.sha256(f.tobytes()).hexdigest() for f in found])
 """
 

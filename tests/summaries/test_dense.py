@@ -34,10 +34,15 @@ def test_features_against_numpy_and_scipy():
     kappa, found = some_maps(3), handmade.Features(MASK, 30.0, SCALES)
     out = found(kappa)
     n = found.spectrum.width
-    assert out.shape == (3, found.width) and found.width == n + 3 * 19 and np.isfinite(out).all()
+    scales = len(SCALES)
+    assert found.width == n + (2 * scales - 1) * 19
+    assert out.shape == (3, found.width) and np.isfinite(out).all()
     assert np.array_equal(out[:, :n], found.spectrum(kappa))
-    smooth = found.statistics[1].shapes.smooth(kappa[1])
-    for k, (field, valid, unit) in enumerate(zip(smooth, found.statistics[1].shapes.valid, found.statistics[1].shapes.unit)):
+    shapes = found.statistics[1].shapes
+    smooth, valid = shapes.smooth(kappa[1]), shapes.valid
+    smooth = [*smooth, *(smooth[:-1] - smooth[1:])]           # the scales, then the bands between them
+    valid = [*valid, *(valid[:-1] & valid[1:])]
+    for k, (field, valid, unit) in enumerate(zip(smooth, valid, shapes.unit, strict=True)):
         values, part = field[valid].astype(float), out[1, n + 19 * k:n + 19 * (k + 1)]
         bins = np.array(handmade.PDF_BINS) * (unit, unit, 1.0)
         assert part[:3] == pytest.approx([np.log(values.var()), stats.skew(values),

@@ -139,6 +139,21 @@ def _add_trails(block, first, step, smoothing, out):
 
 
 @njit(cache=True, nogil=True)
+def subtract(field, weight, coarse, coarse_weight, along, out):
+    """What lies between two scales: the difference of two smoothed maps times their weights.
+
+    field, weight, coarse, coarse_weight: (column blocks, rows x LANES) float32, as distribution()
+    takes them; along: see Smoothing; out: the same shape, written inside along, zero where either
+    weight is.
+    """
+    for c in range(along.shape[0]):
+        for p in range(along[c, 0] * LANES, along[c, 1] * LANES):
+            w, v = weight[c, p], coarse_weight[c, p]
+            both = w != 0.0 and v != 0.0
+            out[c, p] = field[c, p] * w - coarse[c, p] * v if both else np.float32(0.0)
+
+
+@njit(cache=True, nogil=True)
 def distribution(field, weight, along, bins):
     """Central moments and histogram of a smoothed map's pixels times their weights.
 

@@ -81,46 +81,60 @@ class Shapes:
     """Moments, one-point PDF and peak counts of maps smoothed by a Gaussian, at several scales.
 
     mask, scales: (rows, columns) bool; standard deviations of the Gaussians in arcminutes
+    bands: pairs of indices of scales, fine and coarse, whose difference has moments and PDF too
     pdf, peak: (lowest edge, width, number) of the bins, the first and last of which take what lies
         beyond, in units of a typical noisy map's standard deviation at that scale
     n_gal, pixel_arcmin: float, galaxies per square arcminute; side of a pixel
 
     The smoothed map is divided by the smoothed mask; a pixel counts where it is observed and at
     least COVERAGE of its Gaussian is.
-    Has noise and unit (n_scale,), standard deviations of smoothed noise and of a typical noisy map;
-    valid (n_scale, rows, columns), the pixels that count; width, numbers per map.
+    Has noise and unit (n_scale + n_band,), standard deviations of smoothed noise and of a typical
+    noisy map; valid (n_scale, rows, columns), the pixels that count; count (n_scale + n_band,), how
+    many; width, numbers per map without bands.
     """
 
     COVERAGE = 0.6
 
-    def __init__(self, mask, scales=(2.0, 4.0, 8.0), pdf=PDF_BINS, peak=PEAK_BINS, n_gal=N_GAL,
-                 pixel_arcmin=PIXEL_ARCMIN):
-        self.scales = tuple(map(float, scales))
+    def __init__(self, mask, scales=(2.0, 4.0, 8.0), bands=(), pdf=PDF_BINS, peak=PEAK_BINS,
+                 n_gal=N_GAL, pixel_arcmin=PIXEL_ARCMIN):
+        self.scales, self.bands = tuple(map(float, scales)), tuple(bands)
         self.bins = np.array(pdf, float), np.array(peak, float)
         self.width = len(scales) * int(3 + pdf[2] + peak[2])
         self.frame, width = mask.shape, np.array(self.scales) / pixel_arcmin
         self.smoothings = smoothings(mask, width)
-        white = np.array([np.sum(gaussian(w)**2) for w in width])
-        self.noise = noise_sigma(n_gal, pixel_arcmin) * white
-        self.unit = np.hypot(self.noise, SIGNAL / np.sqrt(1.0 + np.array(self.scales) / 2.0))
-        cover = [self._plain(block) for block in self._blocks(mask[None].astype(np.float32))]
+        kernel = np.stack([gaussian(w) for w in width])
+        common = kernel @ kernel.T             # of white noise smoothed along a row, per variance
+        signal = SIGNAL**2 / (1.0 + np.array(self.scales) / 2.0)
+        fine, coarse = (np.array([band[k] for band in self.bands], int) for k in (0, 1))
+        white = common**2
+        white, signal = (
+            np.concatenate([value, value[fine] + value[coarse] - twice]) for value, twice in (
+                (white.diagonal(), 2.0 * white[fine, coarse]), (signal, 2.0 * signal[coarse])))
+        self.noise = noise_sigma(n_gal, pixel_arcmin) * np.sqrt(white)
+        self.unit = np.sqrt(self.noise**2 + signal)
+        blocks = next(self._blocks(mask[None].astype(np.float32)))
+        cover = [self._plain(block) for block in blocks]
         self.valid = np.stack([mask & (c >= self.COVERAGE) for c in cover])
         self.weight = [np.where(v, 1.0 / np.maximum(c, 0.5), 0.0).astype(np.float32)
                        for v, c in zip(self.valid, cover)]
         self.block_weight = [in_blocks(w) for w in self.weight]
+        both = [in_blocks((self.valid[i] & self.valid[j]).astype(np.float32)) for i, j in self.bands]
+        self.field_weight = [*self.block_weight, *both]
+        self.count = np.array([np.count_nonzero(w) for w in self.field_weight])
 
     def _blocks(self, kappa):
-        """Map by map, scale by scale, the smoothed map in blocks; the next overwrites it."""
+        """Map by map, the maps smoothed at all scales, in blocks; the next overwrites them."""
         lanes, pad = kernels.LANES, self.smoothings[0].pad
         down, right = (-(-n // lanes) for n in self.frame)
-        turned, between, out = (
+        turned, between, *out = (
             aligned_zeros(n, (m * lanes + 2 * more) * lanes)
-            for n, m, more in ((down, right, pad), (right, down, pad), (right, down, 0)))
+            for n, m, more in ((down, right, pad), (right, down, pad),
+                               *[(right, down, 0)] * len(self.smoothings)))
         for one in kappa:
             kernels.turn(one, pad, turned)
-            for smoothing in self.smoothings:
-                kernels.smooth(turned, smoothing, between, out)
-                yield out
+            for smoothing, block in zip(self.smoothings, out):
+                kernels.smooth(turned, smoothing, between, block)
+            yield out
 
     def _plain(self, block):
         """A map in blocks as (rows, columns)."""
@@ -130,22 +144,27 @@ class Shapes:
 
     def smooth(self, kappa: np.ndarray) -> np.ndarray:
         """(n_scale, rows, columns) float32 of a map, zero where no pixel counts."""
-        blocks = self._blocks(kappa[None])
+        blocks = next(self._blocks(kappa[None]))
         return np.stack([weight * self._plain(block) for weight, block in zip(self.weight, blocks)])
 
     def distributions(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Moments and histograms of maps (n, rows, columns), without the peaks, which cost more.
 
-        Returns float64 moments (n, n_scale, 3), the variance, third and fourth central moment, and
-        histogram (n, n_scale, n_bin), numbers of pixels.
+        Returns float64 moments (n, n_scale + n_band, 3), the variance, third and fourth central
+        moment, and histogram (n, n_scale + n_band, n_bin), numbers of pixels.
         """
-        n, bins = (len(kappa), len(self.scales)), self.bins[0]
+        n, bins, scales = (len(kappa), len(self.count)), self.bins[0], len(self.scales)
         moments, histogram = np.empty((*n, 3)), np.empty((*n, int(bins[2])))
-        edges = [np.array([bins[0] * unit, bins[1] * unit, bins[2]]) for unit in self.unit]
-        for k, block in enumerate(self._blocks(kappa)):
-            i, j = divmod(k, len(self.scales))
-            moments[i, j], histogram[i, j] = kernels.distribution(
-                block, self.block_weight[j], self.smoothings[j].along, edges[j])
+        between, along = np.zeros_like(self.field_weight[0]), self.smoothings[0].along
+        for i, blocks in enumerate(self._blocks(kappa)):
+            for j, (unit, weight) in enumerate(zip(self.unit, self.field_weight)):
+                field = blocks[j] if j < scales else between
+                if j >= scales:
+                    fine, coarse = self.bands[j - scales]
+                    kernels.subtract(blocks[fine], self.block_weight[fine], blocks[coarse],
+                                     self.block_weight[coarse], along, between)
+                moments[i, j], histogram[i, j] = kernels.distribution(
+                    field, weight, along, bins * (unit, unit, 1.0))
         return moments, histogram
 
     def describe(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,7 +178,7 @@ class Shapes:
             for j, field in enumerate(self.smooth(one)):
                 bins = peak * (self.unit[j], self.unit[j], 1.0)
                 row[j] = kernels.peak_counts(field, self.valid[j], bins)
-        return moments, histogram / self.valid.sum((1, 2))[:, None], peaks
+        return moments, histogram / self.count[:, None], peaks
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
         """(n, width) float64, all numbers of describe() in a row."""
@@ -169,7 +188,7 @@ class Shapes:
 class OnePoint:
     """Moments and PDF of smoothed maps, each made nearly Gaussian.
 
-    mask, n_gal, scales: as for Shapes
+    mask, n_gal, scales: as for Shapes; bands between neighbouring scales are taken too
 
     Moments: ln variance, skewness, kurtosis; PDF: root of the share of the pixels in each bin.
     """
@@ -177,8 +196,9 @@ class OnePoint:
     NAME = "one_point"
 
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
-        self.shapes = Shapes(mask, scales=scales, n_gal=n_gal)
-        self.used = np.flatnonzero(self.shapes.valid.sum((1, 2)) >= MIN_PIXELS)
+        bands = [(k, k + 1) for k in range(len(scales) - 1)]
+        self.shapes = Shapes(mask, scales=scales, bands=bands, n_gal=n_gal)
+        self.used = np.flatnonzero(self.shapes.count >= MIN_PIXELS)
         self.width = len(self.used) * (3 + PDF_BINS[2])
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
