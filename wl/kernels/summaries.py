@@ -143,14 +143,15 @@ def subtract(field, weight, coarse, coarse_weight, along, out):
     """What lies between two scales: the difference of two smoothed maps times their weights.
 
     field, weight, coarse, coarse_weight: (column blocks, rows x LANES) float32, as distribution()
-    takes them; along: see Smoothing; out: the same shape, written inside along, zero where either
-    weight is.
+    takes them; along: see Smoothing; out: the same shape, written inside along; it means something
+    where neither weight is zero.
     """
     for c in range(along.shape[0]):
-        for p in range(along[c, 0] * LANES, along[c, 1] * LANES):
-            w, v = weight[c, p], coarse_weight[c, p]
-            both = w != 0.0 and v != 0.0
-            out[c, p] = field[c, p] * w - coarse[c, p] * v if both else np.float32(0.0)
+        part = slice(along[c, 0] * LANES, along[c, 1] * LANES)
+        f, w, g, v, result = (field[c, part], weight[c, part], coarse[c, part],
+                              coarse_weight[c, part], out[c, part])
+        for p in range(result.size):
+            result[p] = f[p] * w[p] - g[p] * v[p]
 
 
 @njit(cache=True, nogil=True)

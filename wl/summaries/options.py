@@ -23,7 +23,7 @@ MODELS = {
                        "hidden": (128, 64), "dropout": (0.2, 0.1)},
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
-    "statistics": {"scales": (0.6, 1.5, 3.0, 6.0), "draws": 0, "networks": 5, "layers": (128, 128)},
+    "statistics": {"scales": (0.6, 1.2, 2.2, 4.0, 7.0, 12.0), "draws": 0, "networks": 5, "layers": (128, 128)},
 }
 DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 SPECTRUM = "spectrum"                          # in place of a model: the binned power spectrum
