@@ -36,6 +36,7 @@ def parser() -> cli.Parser:
     from wl.posterior import options as posterior
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
+    parser.add_presets(summaries.PRESETS)
     maps.add_options(parser)
     add = parser.add_argument
     add("--method", default="network", choices=("network", "spectrum"),
@@ -49,7 +50,7 @@ def parser() -> cli.Parser:
     add("--maps", default=None, metavar="FILE",
         help="with --apply: .npy of noisy maps, (n, pixels inside the run's mask) or frames "
              "(n, rows, columns), where pixels outside the mask may be NaN")
-    summaries.add_options(parser, loss="mse")
+    summaries.add_options(parser, loss="mse", folds=2)
     posterior.add_options(parser)
     posterior.add_output_options(parser)
     return cli.add_common(parser)

@@ -38,6 +38,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         kwargs = {"formatter_class": HelpFormatter, "epilog": EPILOG, **kwargs}
         super().__init__(allow_abbrev=False, **kwargs)
+        self.presets = {}
+
+    def add_presets(self, presets: dict) -> None:
+        """Add --preset: {name: {option: default}}, the first of which is taken without it."""
+        self.presets = presets
+        listed = ("; ".join(f"{name}: {_as_options(of) or 'the defaults of all options'}"
+                            for name, of in presets.items()))
+        self.add_argument("--preset", default=next(iter(presets)), choices=tuple(presets),
+                          help="defaults for many options at once, of which any that is given "
+                               f"beside it wins. {listed}")
 
     def error(self, message: str):
         """Say a mistake and end the process."""
@@ -68,12 +78,25 @@ def add_common(parser: Parser, *, threads: bool = True) -> Parser:
 def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse.Namespace:
     """The values of a command line, with a checked number of threads. Raises InputError."""
     args = parser.parse_args(argv)
+    if getattr(parser, "presets", {}):
+        parser.set_defaults(**parser.presets[args.preset])
+        args = parser.parse_args(argv)
     for name in ("data", "out"):
         if getattr(args, name, None) == "":
             raise InputError(f"--{name}: expected a folder, got nothing; is a variable of the "
                              "shell unset?")
     args.threads = thread_count(getattr(args, "threads", None))
     return args
+
+
+def _as_options(values):
+    """Values by name as they would stand on a command line."""
+    words = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        words += [f"--no-{flag}" if value is False else f"--{flag} {one}"
+                  for one in (value if isinstance(value, list) else [value])]
+    return " ".join(words)
 
 
 def folder(args: argparse.Namespace, name: str):

@@ -127,13 +127,14 @@ def _averaged(net, x):
 
 def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
         validation_label: np.ndarray, recipe: Recipe,
-        progress: Callable[[str], None] | None = None) -> Dense:
+        progress: Callable[[str], None] | None = None, start: Dense | None = None) -> Dense:
     """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
     statistics: (draws, n, c_all) float32, of the training maps with several draws of noise
     validation: (k, c_all) float32, of the maps that choose
     label, validation_label: (n, 2) and (k, 2) float64, their parameters
     progress: function of one string, or None
+    start: Dense whose weights are the first ones, or None
     Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
     ends in a finite loss, InputError as Loss.begin.
     """
@@ -148,7 +149,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     with one_thread():                        # sums of several threads depend on their number
         for passes in PASSES:
             began = time.monotonic()
-            net, value = _train(x, y, passes, loss, recipe)
+            net, value = _train(x, y, passes, loss, recipe, start)
             valid = loss(_averaged(net, x_valid), y_valid).item()
             dense.history.append({"passes": passes, "loss": value, "validation": valid})
             dense.seconds.append(time.monotonic() - began)
@@ -164,9 +165,11 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     return dense
 
 
-def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe):
+def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe, start):
     """One schedule. Returns the module and the mean training loss of its last pass."""
     net = first_networks(x.shape[1], passes, recipe)
+    if start is not None:
+        recipe.begin_from(net, start)
     groups = [{"params": [p for name, p in net.named_parameters() if name.endswith(kind)],
                "weight_decay": decay} for kind, decay in (("weight", DECAY), ("bias", 0.0))]
     optimiser = torch.optim.AdamW(groups, lr=PEAK, fused=True)

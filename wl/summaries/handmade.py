@@ -340,7 +340,7 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     own, seed = options.of_statistics(), folder.seed
     rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
     draws = own["draws"] or min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
-    settings = {"scales": list(own["scales"]), "draws": draws, "rows": hdf5.digest_array(rows),
+    settings = {"scales": list(own["scales"]), "bands": "neighbours", "draws": draws, "rows": hdf5.digest_array(rows),
                 "n_gal": maps.n_gal, "test_maps": split.n_test}
     digests = folder.digests(maps.files)
     found = folder.reuse("features.h5", "features", settings, digests)

@@ -40,6 +40,7 @@ class Task:
     split: list[int]                        # code of each realisation, as in splits.Split
     label_mean: list[float]                 # of the 2 parameters, in their units: what labels are
     label_sd: list[float]                   # standardised by
+    start: str = ""                         # digest of the network that training starts from
 
     def __post_init__(self):
         for name, value in json.loads(to_json(vars(self))).items():    # tuples, arrays as in files
@@ -69,6 +70,31 @@ class Task:
         """Labels (n, 2) in their units, as the targets of the loss, (n, 2) float32."""
         scaled = (label - np.array(self.label_mean)) / np.array(self.label_sd)
         return torch.from_numpy(scaled.astype(np.float32))
+
+    def begin_from(self, net: torch.nn.Module, other) -> None:
+        """Give a network the weights of another one, whose answers take the units of these labels.
+
+        net: of this recipe
+        other: Network or Dense
+        Raises InputError where it is built otherwise.
+        """
+        try:
+            net.load_state_dict(other.net.state_dict())
+        except RuntimeError as error:
+            raise InputError(f"--init: expected networks built as {self.model} is here, with the "
+                             f"same --model-option and statistics, got others "
+                             f"({_first_line(error)}); give a run of this model") from None
+        sd, new = np.array(other.recipe.label_sd), np.array(self.label_sd)
+        ratio, n = sd / new, len(sd)
+        shift = (np.array(other.recipe.label_mean) - np.array(self.label_mean)) / new
+        *_, weight, bias = net.parameters()
+        with torch.no_grad():
+            ratio, shift, log = map(torch.as_tensor, (ratio, shift, np.log(ratio)))
+            rows = weight[:n].T if weight.ndim == 2 else weight[..., :n]     # of nn.Linear, of Side
+            rows *= ratio
+            bias[..., :n] = bias[..., :n] * ratio + shift
+            if bias.shape[-1] > n:
+                bias[..., n:] += log
 
     def in_units(self, mean: np.ndarray) -> np.ndarray:
         """Outputs (n, 2) float64 of a network, as means in the units of the labels."""

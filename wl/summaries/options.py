@@ -33,6 +33,17 @@ LOSSES = {"mse": {}, "kl": {"start": None}, "score": {"start": None}}
 METHODS = ("network", SPECTRUM, "direct")
 NOISES, PACKS, VIEWS = ("fresh", "fixed"), ("auto", "yes", "no"), (1, 2, 4)
 
+# run_mcmc.py --preset: defaults of many options
+PRESETS = {
+    "quick": {},
+    "best": {"folds": 4, "members": 2, "model": "inception+statistics", "model_option":
+             ["networks=10", "draws=4"], "nstep": 20000, "chains": 2},
+    "published": {"model": "simple_cnn", "epochs": 15, "batch_size": 64, "lanes": 1,
+                  "learning_rate": 2e-4, "noise": "fixed", "patience": 0, "folds": 1, "views": 1,
+                  "smooth": "none", "prior": "flat", "recalibrate": "none", "nstep": 10000,
+                  "sigma": 0.06, "adapt": False},
+}
+
 MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 12, 60, 36_000      # maps that a network wants to see
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100),
@@ -62,7 +73,7 @@ class NetworkOptions(Options):
     loss_options: dict = dataclasses.field(default_factory=dict)
     epochs: int | None = option(
         None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
-        f"{PRESENTATIONS} maps, at most {MAX_EPOCHS})", metavar="N", positive=True)
+        f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", positive=True)
     batch_size: int = option(32, "maps per step", metavar="N", positive=True)
     lanes: int = option(
         4, "parts of a batch trained side by side, one thread each; they set the result, the "
@@ -91,9 +102,13 @@ class NetworkOptions(Options):
         None, "train and predict with the I-th of the K x M networks (of each part of the model, "
         "one part after the other) alone, from 0, and end; a run without it goes on from what "
         "such jobs left", metavar="I")
+    init: str | None = option(
+        None, "folder of a finished run of the same model: training starts from its networks, "
+        "whose answers take the units of these labels", metavar="RUN")
     views: int = option(
         4, "symmetries of the frame that a prediction is averaged over", choices=VIEWS)
     threads: int = option(1, positive=True)
+    start: str = ""                # digest of the networks of init
 
     def __post_init__(self):
         super().__post_init__()
@@ -166,7 +181,8 @@ class NetworkOptions(Options):
         """
         if self.method == SPECTRUM:
             return self
-        epochs = self.epochs or min(max(MIN_EPOCHS, -(-PRESENTATIONS // n_train)), MAX_EPOCHS)
+        wanted = -(-PRESENTATIONS // (n_train * self.folds))
+        epochs = self.epochs or min(max(MIN_EPOCHS, wanted), MAX_EPOCHS)
         auto = found if found in PRECISIONS else pick_precision()
         precision = auto if self.precision == "auto" else self.precision
         return dataclasses.replace(self, epochs=epochs, precision=precision)
@@ -182,13 +198,14 @@ class NetworkOptions(Options):
         if self.method == SPECTRUM:
             return {"method": self.method, "model": self.model}
         stored = dataclasses.asdict(self)
-        del stored["only"], stored["threads"]
+        for name in ("only", "threads", "init"):
+            del stored[name]
         return stored
 
 
-def add_options(parser: argparse.ArgumentParser, loss: str) -> None:
-    """Add the options of NetworkOptions to a parser. loss: str, its default."""
-    add = NetworkOptions.add_to(parser, "network", loss=loss)
+def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
+    """Add the options of NetworkOptions to a parser. defaults: others than the dataclass's."""
+    add = NetworkOptions.add_to(parser, "network", **defaults)
     add("--model-option", action="append", metavar="NAME=VALUE",
         help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a "
              "wrong name lists those there are")

@@ -12,13 +12,16 @@ A model of several parts, compact+statistics say, has such networks for each. Th
 combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
 of that split by weights that have not seen its realisation, so that it scatters as a new map does.
 """
+import dataclasses
+import hashlib
+import pathlib
 from collections import namedtuple
 
 import numpy as np
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, triangulate
-from ..core.files import digest_file, refuse_difference
+from ..core.files import digest_file, refuse_difference, to_json
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
@@ -51,6 +54,9 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     """
     triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
+    if options.init is not None:
+        made = to_json(networks_in(pathlib.Path(options.init)))
+        options = dataclasses.replace(options, start=hashlib.sha256(made.encode()).hexdigest())
     asked = options.method != SPECTRUM and options.precision == "auto" and not folder.force
     found = _precision_of(folder) if asked else None
     return Work(maps, split, options.decided(split.n_train, found), folder)
@@ -259,7 +265,8 @@ class Job:
     def _task(self):
         """What a network learns, whatever it learns from; maps to learn from, maps to choose by."""
         code, theta = self.codes(), self.maps.theta
-        task = dict(seed=self.seed, split=code, label_mean=theta.mean(0), label_sd=theta.std(0))
+        task = dict(seed=self.seed, split=code, label_mean=theta.mean(0), label_sd=theta.std(0),
+                    start=self.options.start)
         return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
 
     def _from_maps(self, rows):
@@ -281,8 +288,8 @@ class Job:
                                 f"training {self.part}{self.name}", folder.quiet)
             training.drop_useless_checkpoint(self.checkpoint, recipe, folder.force)
             network = training.train(source, maps.flat_theta, train, validation, recipe,
-                                     checkpoint=self.checkpoint, threads=options.threads,
-                                     progress=progress)
+                                     start=self._start(Network), checkpoint=self.checkpoint,
+                                     threads=options.threads, progress=progress)
             progress.close()
             network.save(self.model)
             self.checkpoint.unlink(missing_ok=True)
@@ -312,10 +319,27 @@ class Job:
                 draws.append(values["fresh"][:, np.searchsorted(values["rows"], train)])
             network = dense.fit(
                 np.concatenate(draws), theta[train], values["fixed"][validation],
-                theta[validation], recipe, lambda text: say(text, self.folder.quiet))
+                theta[validation], recipe, lambda text: say(text, self.folder.quiet),
+                self._start(dense.Dense))
             network.save(self.model)
         parts = [values["fixed"][rows], *([values["test"]] if self.split.n_test else [])]
         return Predicted(*network.predict(np.concatenate(parts)))
+
+    def _start(self, kind):
+        """The network of --init that this one starts from, or None; in turn where there are fewer.
+
+        Raises InputError.
+        """
+        if self.options.init is None:
+            return None
+        from .network import load_torch
+        run = pathlib.Path(self.options.init)
+        paths = [path for path in (run / name for name in sorted(networks_in(run)))
+                 if load_torch(path)["settings"]["model"] == self.part]
+        if not paths:
+            raise InputError(f"--init {run}: holds no network {self.part}; give a run of this "
+                             "model, or leave it out")
+        return kind.load(paths[(self.fold * self.options.members + self.member) % len(paths)])
 
     def _stored(self, kind, recipe):
         """The network of an earlier run, or None. Raises InputError for one of another recipe."""
@@ -331,6 +355,12 @@ class Job:
         if not self.folder.force:
             refuse_difference(f"{self.model}: was made with", before, now)
         return network if before == now else None
+
+
+def networks_in(run: pathlib.Path) -> dict:
+    """{name: sha256} of the networks of a finished run, as they were then. Raises InputError."""
+    from .apply import open_run
+    return open_run(run).origin["networks"]
 
 
 def networks_of(job: Work | Job) -> dict:

@@ -30,13 +30,15 @@ KEPT = ("step", "total", "history", "seconds", "best", "best_weights")      # in
 
 
 def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.ndarray,
-          recipe: Recipe, *, checkpoint: str | os.PathLike | None = None, threads: int = 1,
+          recipe: Recipe, *, start: Network | None = None,
+          checkpoint: str | os.PathLike | None = None, threads: int = 1,
           progress=None) -> Network:
     """Train one network.
 
     batches, label: Batches, of noiseless maps; (n_map, 2) float64, the parameters of each
     rows, validation: (n,) int, indices of the maps to learn from, and of those to choose the epoch
         by, which keep the same noise
+    start: Network whose weights are the first ones, or None
     checkpoint: path, written after each epoch and each minute, and resumed from
     threads: int; the result does not depend on it
     progress: with begin_at(step), update() and note, or None
@@ -44,7 +46,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
     with one_thread(), process.saving():
-        net = first_network(recipe, len(rows))
+        net = first_network(recipe, len(rows), start)
         with Lanes(net, recipe.lanes, threads, recipe.precision) as lanes:
             training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
             training.resume()
@@ -59,7 +61,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     return Network(net, recipe, training.history, training.seconds)
 
 
-def first_network(recipe: Recipe, n_map: int) -> torch.nn.Module:
+def first_network(recipe: Recipe, n_map: int, start: Network | None = None) -> torch.nn.Module:
     """The network before its first step. n_map: training maps. Raises InputError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.number(recipe.seed, seeds.WEIGHTS))
@@ -72,6 +74,8 @@ def first_network(recipe: Recipe, n_map: int) -> torch.nn.Module:
                          f"one value otherwise, got {a_batch} a batch; give fewer --lanes or a "
                          "larger --batch-size")
     recipe.loss_function().begin(net)
+    if start is not None:
+        recipe.begin_from(net, start)
     return as_computed(net, recipe.precision)
 
 
