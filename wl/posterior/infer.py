@@ -13,7 +13,7 @@ from ..core.progress import Progress, say, warn
 from . import covariance
 from .options import PRIORS, PosteriorOptions, Wanted
 
-MAX_RECALIBRATED = 2000        # emulator maps whose posteriors recalibrate the error bars
+MAX_RECALIBRATED = 10_000       # emulator maps whose posteriors recalibrate the error bars
 RECALIBRATION_FOLDS = 4
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 
