@@ -50,7 +50,7 @@ def parser() -> cli.Parser:
     add("--maps", default=None, metavar="FILE",
         help="with --apply: .npy of noisy maps, (n, pixels inside the run's mask) or frames "
              "(n, rows, columns), where pixels outside the mask may be NaN")
-    summaries.add_options(parser, loss="mse", folds=2)
+    summaries.add_options(parser, loss="mse")
     posterior.add_options(parser)
     posterior.add_output_options(parser)
     return cli.add_common(parser)

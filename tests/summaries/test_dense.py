@@ -201,7 +201,7 @@ def test_side_by_side_layers_are_linear_layers():
 
 # ---------------------------------------------------------------- stacking
 def statistics_alone(data, *options, out="alone"):  # noqa: F811
-    return start(data, *options, out=out, quick=["--quiet", "--threads", "2", "--model", "statistics"])
+    return start(data, *options, out=out, quick=["--quiet", "--threads", "2", "--model", "statistics", "--folds", "1"])
 
 
 def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():

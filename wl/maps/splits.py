@@ -16,6 +16,7 @@ from .dataset import RELEASES
 DEFAULT_DATA = "data"
 DEFAULT_REALISATIONS = 32
 DEFAULT_HOLDOUT = 0.15
+DEFAULT_EMULATOR = 0.25
 TARGETS = ("test", "holdout", "both")
 
 
@@ -34,9 +35,10 @@ class MapOptions(Options):
         None, "realisations per cosmology of a set that has to be simulated (default: "
         f"{DEFAULT_REALISATIONS}); one that is there with another number is refused",
         metavar="N", positive=True)
-    emulator_fraction: float = option(
-        0.25, "share of the realisations kept from training, for the mean and covariance of the "
-        "summaries", metavar="F", within=(0.0, 1.0))
+    emulator_fraction: float | None = option(
+        None, "share of the realisations kept from training, for the mean and covariance of the "
+        f"summaries (default: {DEFAULT_EMULATOR} without --folds)", metavar="F",
+        within=(0.0, 1.0))
     holdout_fraction: float | None = option(
         None, "share of the realisations kept from both, for a score (default: 0 where the test "
         f"maps have a truth and only they are asked for, else {DEFAULT_HOLDOUT})", metavar="F",
@@ -48,10 +50,14 @@ class MapOptions(Options):
         super().__post_init__()
         if self.target in ("holdout", "both") and self.holdout_fraction == 0.0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got 0")
-        _check_fractions(self.emulator_fraction, self.holdout_fraction or 0.0)
+        _check_fractions(self._emulator, self.holdout_fraction or 0.0)
+
+    @property
+    def _emulator(self):
+        return DEFAULT_EMULATOR if self.emulator_fraction is None else self.emulator_fraction
 
     def for_set(self, maps) -> "MapOptions":
-        """The same with release, target and holdout_fraction decided for a data set.
+        """The same with what is left open decided for a data set.
 
         maps: dataset.MapSet
         Raises InputError for a target that the set does not have.
@@ -64,7 +70,7 @@ class MapOptions(Options):
         if holdout is None:
             holdout = 0.0 if target == "test" else DEFAULT_HOLDOUT
         return dataclasses.replace(self, release=maps.release, target=target,
-                                   holdout_fraction=holdout)
+                                   holdout_fraction=holdout, emulator_fraction=self._emulator)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,22 @@ def open_run(folder) -> hdf5.File:
     return file
 
 
+def first_of(job: Job, kind: type):
+    """The network of --init that a job begins with: in turn, where the run there has fewer.
+
+    kind: Network or Dense
+    Raises InputError where there is none.
+    """
+    from .network import load_torch
+    run, o = pathlib.Path(job.options.init), job.options
+    names = [name for name in sorted(open_run(run).origin["networks"])
+             if load_torch(run / name)["settings"]["model"] == job.part]
+    if not names:
+        raise InputError(f"--init {run}: expected a run with a network {job.part}, got none; give "
+                         "a run of this --model")
+    return kind.load(run / names[(job.fold * o.members + job.member) % len(names)])
+
+
 def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     """Summaries of new maps by a run's networks, beside its summaries of the emulator split.
 

@@ -118,7 +118,7 @@ class Shapes:
         self.weight = [np.where(v, 1.0 / np.maximum(c, 0.5), 0.0).astype(np.float32)
                        for v, c in zip(self.valid, cover)]
         self.block_weight = [in_blocks(w) for w in self.weight]
-        both = [in_blocks((self.valid[i] & self.valid[j]).astype(np.float32)) for i, j in self.bands]
+        both = [in_blocks(np.float32(self.valid[i] & self.valid[j])) for i, j in self.bands]
         self.field_weight = [*self.block_weight, *both]
         self.count = np.array([np.count_nonzero(w) for w in self.field_weight])
 
@@ -340,8 +340,8 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     own, seed = options.of_statistics(), folder.seed
     rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
     draws = own["draws"] or min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
-    settings = {"scales": list(own["scales"]), "bands": "neighbours", "draws": draws, "rows": hdf5.digest_array(rows),
-                "n_gal": maps.n_gal, "test_maps": split.n_test}
+    settings = {"scales": list(own["scales"]), "bands": "neighbours", "draws": draws,
+                "rows": hdf5.digest_array(rows), "n_gal": maps.n_gal, "test_maps": split.n_test}
     digests = folder.digests(maps.files)
     found = folder.reuse("features.h5", "features", settings, digests)
     if found is not None:

@@ -23,9 +23,11 @@ MODELS = {
                        "hidden": (128, 64), "dropout": (0.2, 0.1)},
     "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
-    "statistics": {"scales": (0.6, 1.2, 2.2, 4.0, 7.0, 12.0), "draws": 0, "networks": 5, "layers": (128, 128)},
+    "statistics": {"scales": (0.6, 1.2, 2.2, 4.0, 7.0, 12.0), "draws": 0, "networks": 5,
+                   "layers": (128, 128)},
 }
 DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
+DEFAULT_FOLDS = 2
 SPECTRUM = "spectrum"                          # in place of a model: the binned power spectrum
 
 # loss: its options, see layers.Loss
@@ -94,7 +96,8 @@ class NetworkOptions(Options):
         "flat)", choices=PACKS)
     folds: int = option(
         1, "train K networks, each without its fold of the realisations, so that all of them feed "
-        "the emulator; test maps get the mean over the networks", metavar="K", positive=True)
+        f"the emulator; test maps get the mean over the networks (default: {DEFAULT_FOLDS} in "
+        "run_mcmc.py, 1 with --emulator-fraction and in run_direct.py)", metavar="K", positive=True)
     members: int = option(
         1, "networks per fold that differ in their seed; their predictions are averaged",
         metavar="M", positive=True)
@@ -141,8 +144,10 @@ class NetworkOptions(Options):
         """From the command line's values; texts become complete dicts. Raises InputError."""
         if method == SPECTRUM:
             return cls(method=method, model=SPECTRUM, threads=args.threads)
+        alone = method == "direct" or args.emulator_fraction is not None
+        folds = (1 if alone else DEFAULT_FOLDS) if args.folds is None else args.folds
         of_loss = options("--loss-option", args.loss_option, LOSSES[args.loss])
-        return super().of(args, method=method, loss_options=of_loss,
+        return super().of(args, method=method, loss_options=of_loss, folds=folds,
                           model_options=model_options(args.model, args.model_option))
 
     @property
@@ -205,7 +210,7 @@ class NetworkOptions(Options):
 
 def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
     """Add the options of NetworkOptions to a parser. defaults: others than the dataclass's."""
-    add = NetworkOptions.add_to(parser, "network", **defaults)
+    add = NetworkOptions.add_to(parser, "network", folds=None, **defaults)
     add("--model-option", action="append", metavar="NAME=VALUE",
         help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a "
              "wrong name lists those there are")

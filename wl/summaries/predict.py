@@ -14,7 +14,6 @@ of that split by weights that have not seen its realisation, so that it scatters
 """
 import dataclasses
 import hashlib
-import pathlib
 from collections import namedtuple
 
 import numpy as np
@@ -55,7 +54,8 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
     if options.init is not None:
-        made = to_json(networks_in(pathlib.Path(options.init)))
+        from .apply import open_run
+        made = to_json(open_run(options.init).origin["networks"])
         options = dataclasses.replace(options, start=hashlib.sha256(made.encode()).hexdigest())
     asked = options.method != SPECTRUM and options.precision == "auto" and not folder.force
     found = _precision_of(folder) if asked else None
@@ -198,6 +198,12 @@ def _parts_as_one(work, found):
     group = np.unique(rows % n, return_inverse=True)[1] % STACK_FOLDS
     summaries, weights = stack(found.summaries, work.maps.theta[rows // n], group)
     between = found.between
+    if between is not None and found.sd is None:             # what scores a part alone
+        for k, part in enumerate(parts):
+            own, alone = slice(2 * k, 2 * k + 2), work.options.of_part(part)
+            write(work, f"predictions_{part}.h5", rows, Predicted(
+                found.summaries[:, own], fold=found.fold, between=between[own, own]),
+                settings_of(work._replace(options=alone)))
     if between is not None:
         between = weights[:-1].T @ between @ weights[:-1]
     say("parts combined: " + "; ".join(
@@ -272,6 +278,7 @@ class Job:
     def _from_maps(self, rows):
         from ..maps import batches
         from . import training
+        from .apply import first_of
         from .network import Network, Recipe
         maps, folder, options = self.maps, self.folder, self.options.of_part(self.part)
         maps.check_maps(folder.quiet)
@@ -287,9 +294,12 @@ class Job:
             progress = Progress(recipe.epochs * recipe.batches_of(len(train)),
                                 f"training {self.part}{self.name}", folder.quiet)
             training.drop_useless_checkpoint(self.checkpoint, recipe, folder.force)
+            if options.init is not None and not self.checkpoint.exists():
+                training.begin(source, maps.flat_theta, train, recipe, first_of(self, Network),
+                               self.checkpoint)
             network = training.train(source, maps.flat_theta, train, validation, recipe,
-                                     start=self._start(Network), checkpoint=self.checkpoint,
-                                     threads=options.threads, progress=progress)
+                                     checkpoint=self.checkpoint, threads=options.threads,
+                                     progress=progress)
             progress.close()
             network.save(self.model)
             self.checkpoint.unlink(missing_ok=True)
@@ -305,6 +315,7 @@ class Job:
 
     def _from_statistics(self, rows):
         from . import dense, handmade
+        from .apply import first_of
         options, theta = self.options.of_part(self.part), self.maps.flat_theta
         file = handmade.features_file(self.maps, self.split, self.options, self.folder)
         values, own = file.groups["features"], options.model_options
@@ -320,26 +331,10 @@ class Job:
             network = dense.fit(
                 np.concatenate(draws), theta[train], values["fixed"][validation],
                 theta[validation], recipe, lambda text: say(text, self.folder.quiet),
-                self._start(dense.Dense))
+                None if options.init is None else first_of(self, dense.Dense))
             network.save(self.model)
         parts = [values["fixed"][rows], *([values["test"]] if self.split.n_test else [])]
         return Predicted(*network.predict(np.concatenate(parts)))
-
-    def _start(self, kind):
-        """The network of --init that this one starts from, or None; in turn where there are fewer.
-
-        Raises InputError.
-        """
-        if self.options.init is None:
-            return None
-        from .network import load_torch
-        run = pathlib.Path(self.options.init)
-        paths = [path for path in (run / name for name in sorted(networks_in(run)))
-                 if load_torch(path)["settings"]["model"] == self.part]
-        if not paths:
-            raise InputError(f"--init {run}: holds no network {self.part}; give a run of this "
-                             "model, or leave it out")
-        return kind.load(paths[(self.fold * self.options.members + self.member) % len(paths)])
 
     def _stored(self, kind, recipe):
         """The network of an earlier run, or None. Raises InputError for one of another recipe."""
@@ -355,12 +350,6 @@ class Job:
         if not self.folder.force:
             refuse_difference(f"{self.model}: was made with", before, now)
         return network if before == now else None
-
-
-def networks_in(run: pathlib.Path) -> dict:
-    """{name: sha256} of the networks of a finished run, as they were then. Raises InputError."""
-    from .apply import open_run
-    return open_run(run).origin["networks"]
 
 
 def networks_of(job: Work | Job) -> dict:

@@ -30,15 +30,13 @@ KEPT = ("step", "total", "history", "seconds", "best", "best_weights")      # in
 
 
 def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.ndarray,
-          recipe: Recipe, *, start: Network | None = None,
-          checkpoint: str | os.PathLike | None = None, threads: int = 1,
+          recipe: Recipe, *, checkpoint: str | os.PathLike | None = None, threads: int = 1,
           progress=None) -> Network:
     """Train one network.
 
     batches, label: Batches, of noiseless maps; (n_map, 2) float64, the parameters of each
     rows, validation: (n,) int, indices of the maps to learn from, and of those to choose the epoch
         by, which keep the same noise
-    start: Network whose weights are the first ones, or None
     checkpoint: path, written after each epoch and each minute, and resumed from
     threads: int; the result does not depend on it
     progress: with begin_at(step), update() and note, or None
@@ -46,7 +44,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
     with one_thread(), process.saving():
-        net = first_network(recipe, len(rows), start)
+        net = first_network(recipe, len(rows))
         with Lanes(net, recipe.lanes, threads, recipe.precision) as lanes:
             training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
             training.resume()
@@ -61,7 +59,22 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     return Network(net, recipe, training.history, training.seconds)
 
 
-def first_network(recipe: Recipe, n_map: int, start: Network | None = None) -> torch.nn.Module:
+def begin(batches: Batches, label: np.ndarray, rows: np.ndarray, recipe: Recipe, start: Network,
+          checkpoint: str | os.PathLike) -> None:
+    """Write the checkpoint of a training before its first step, with the weights of a network.
+
+    batches, label, rows, recipe, checkpoint: as for train(), which goes on from there
+    start: the network
+    Raises InputError for one that is built otherwise.
+    """
+    with one_thread():
+        net = first_network(recipe, len(rows))
+        recipe.begin_from(net, start)
+        with Lanes(net, recipe.lanes, 1, recipe.precision) as lanes:
+            Training(lanes, batches, label, (rows, rows[:0]), recipe, checkpoint).save()
+
+
+def first_network(recipe: Recipe, n_map: int) -> torch.nn.Module:
     """The network before its first step. n_map: training maps. Raises InputError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.number(recipe.seed, seeds.WEIGHTS))
@@ -74,8 +87,6 @@ def first_network(recipe: Recipe, n_map: int, start: Network | None = None) -> t
                          f"one value otherwise, got {a_batch} a batch; give fewer --lanes or a "
                          "larger --batch-size")
     recipe.loss_function().begin(net)
-    if start is not None:
-        recipe.begin_from(net, start)
     return as_computed(net, recipe.precision)
 
 
