@@ -24,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 
 from wl.simulate.fields import Field, Grid  # noqa: E402
+from wl.simulate.halo_sky import HaloMaps  # noqa: E402
 from wl.simulate.halos import PARTS, SLICES  # noqa: E402
 from wl.simulate.simulate import draw_maps, halo_sky  # noqa: E402
 from wl.simulate.survey import FIXED_NUISANCES, procedural_mask  # noqa: E402
@@ -118,7 +119,7 @@ def main():
     keys = [(1, 0, r) for r in range(options.maps)]
     field = Field(field="halo", pixel_scatter=0.0)
     power = grid.pixel_power(theory.table(grid.ell)(*np.array(FIXED_NUISANCES)[:, None]))
-    plain = Plain(halo_sky(grid).of(theory), mask, power)
+    plain = Plain(HaloMaps(halo_sky(grid), theory), mask, power)
     rng, few = np.random.default_rng(1), max(2, options.maps // 4)
     best, sigma = {}, {}
     for _ in range(options.rounds):

@@ -8,7 +8,7 @@ from test_fields import binned, measured
 
 from wl.validate.labelled import masked_window
 from wl.simulate.fields import UNTURNED, Boxes, Field, Grid, generator
-from wl.simulate.halo_sky import HaloSky
+from wl.simulate.halo_sky import HaloMaps, HaloSky
 from wl.simulate.halos import Halos
 from wl.maps.dataset import TEST_FILE
 from wl.simulate.plan import Plan, SimulationOptions
@@ -31,7 +31,7 @@ def full():
     grid = Grid(procedural_mask())
     theory = Theory(0.3, 0.8)
     power = grid.pixel_power(theory.table(grid.ell)(*NUISANCE[:, None]))
-    maps = HaloSky(grid).of(theory)
+    maps = HaloMaps(HaloSky(grid), theory)
     return grid, maps, power, maps.hold(NUISANCE[None], power)
 
 
@@ -83,7 +83,7 @@ def test_windows_of_cells_and_of_stamps(monkeypatch, crowd, edges, n):
             self.area /= crowd
     monkeypatch.setattr("wl.simulate.halo_sky.Halos", Crowd)
     grid = Grid(np.ones((300, 200), bool))
-    maps = HaloSky(grid).of(Theory(0.3, 0.8))
+    maps = HaloMaps(HaloSky(grid), Theory(0.3, 0.8))
     whole, light = (grid.pixel_power(c)[0] for c in maps.spectrum(*NUISANCE[:, None]))
     found = []
     for r in range(n):
@@ -123,7 +123,7 @@ def test_smooth_part_lies_where_its_cells_are(full):
 
 def test_masked_spectrum_is_the_theory():
     """Maps as they are written, with halos painted near observed pixels alone."""
-    mask, n = procedural_mask(), 112
+    mask, n = procedural_mask(), 72
     grid, spectrum = Grid(mask), Spectrum(FRAME, N_OBSERVED, n_bin=5, ell_min=100.0, ell_max=6000.0)
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
@@ -134,7 +134,7 @@ def test_masked_spectrum_is_the_theory():
     c_ell = Theory(0.3, 0.8).c_ell(grid.ell, 0.0, 7.85, 0.01325)
     expected = masked_window(grid, mask, spectrum) @ c_ell
     ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(n) / expected
-    assert np.all(error < 0.018)
+    assert np.all(error < 0.022)
     assert np.all(np.abs(ratio - 1.0) < 0.01 + 2.0 * error), (ratio, error)
 
 

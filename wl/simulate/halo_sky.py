@@ -1,7 +1,6 @@
 """Maps with halos: log-normal slices, halos drawn from them, held to the spectrum of the theory.
 
-    sky = HaloSky(grid)                                    # once per process, 0.3 s
-    maps = sky.of(theory)                                  # once per cosmology, 0.1 s
+    maps = HaloMaps(HaloSky(grid), theory)                 # once per cosmology, 0.1 s
     held = maps.hold(nuisances, power)                     # for a few maps at a time
     kappa = maps.draw(held, i, nuisances[i], rng)          # float32 (n_observed,), 35 ms
 
@@ -156,10 +155,6 @@ class HaloSky:
         self.shift = (4.0 * factor_y[:, None] * factor_x).astype(np.complex64)
         self.map = np.empty((grid.rows, grid.columns), np.float32)
         self.smooth = np.empty(cells, np.float32)
-
-    def of(self, theory: Theory) -> "HaloMaps":
-        """The maps of a cosmology."""
-        return HaloMaps(self, theory)
 
     def add_smooth(self, modes: np.ndarray) -> None:
         """Add the modes of the smooth part, averaged over pixels, to those of the map."""

@@ -26,7 +26,7 @@ from ..core.files import lock
 from ..core.progress import Progress
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from .fields import Boxes, Field, Grid, generator, log_normal_shift
-from .halo_sky import HaloSky
+from .halo_sky import HaloMaps, HaloSky
 from .plan import Plan, SimulationOptions
 from .sets import KAPPA_FILE, LABEL_FILE, finish, is_complete, prepare, room
 from .theory import Theory
@@ -174,7 +174,7 @@ def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Fiel
     omega_m, s_8 = labels[0, :2]
     theory = Theory(omega_m, s_8, field.sky)
     spectrum = theory.table(grid.ell)
-    halos = halo_sky(grid).of(theory) if field.field == "halo" else None
+    halos = HaloMaps(halo_sky(grid), theory) if field.field == "halo" else None
     # boxes belong to a cosmology, whatever its index: test maps share those of the others
     bits = np.array([omega_m, s_8]).view(np.uint64).tolist()
     of_box = functools.partial(generator, seed, seeds.BOX, *bits)
