@@ -41,7 +41,7 @@ class Plain:
         grid, coarse, h = maps.sky.grid, maps.sky.coarse, maps.halos
         self.maps, self.mask, self.grid, self.coarse = maps, mask, grid, coarse
         held = maps.hold(np.array([FIXED_NUISANCES]), power)
-        self.transfer, self.rest = (self.whole(a, grid) for a in (held.transfer[0], held.rest[0]))
+        self.transfer, self.rest, self.lift = (self.whole(a[0], grid) for a in held)
         self.amplitude = [np.sqrt(self.whole(p, coarse)) for p in maps.slices.power]
         q = h.lensing(np.zeros(1))[0][:, None]
         extended, swell, stars = h.feedback(*FIXED_NUISANCES[:2])
@@ -102,7 +102,7 @@ class Plain:
         modes = self.gaussian(np.sqrt(self.rest), grid, rng)
         for one, window in zip(sky, self.window):
             modes += np.fft.rfft2(one.reshape(grid.rows, grid.columns)) * window
-        modes += np.fft.rfft2(np.kron(smooth, np.ones((2, 2))))
+        modes += self.lift * np.fft.rfft2(np.kron(smooth, np.ones((2, 2))))
         kappa = np.fft.irfft2(modes * self.transfer, s=(grid.rows, grid.columns))
         return kappa[:self.mask.shape[0], :self.mask.shape[1]][self.mask].astype(np.float16)
 

@@ -51,17 +51,24 @@ def test_spectrum_is_the_theory(full, drawn):
     assert np.all(np.abs(ratio - 1.0) < 0.015 + 2.0 * error), (ratio, error)
 
 
+def computed(grid, maps):
+    """Pixel spectrum of painted halos and the smooth part, before anything holds them."""
+    painted, cross, smooth, _ = (grid.pixel_power(c)[0]
+                                 for c in maps.spectrum(*NUISANCE[:, None]))
+    return painted * maps.sky.window + 2.0 * cross + smooth
+
+
 def test_halos_alone_have_the_spectrum_computed_for_them(full):
     """Before anything holds them to the theory: the two spectra are not the same."""
     grid, maps, power, _ = full
-    whole, light = (grid.pixel_power(c)[0] for c in maps.spectrum(*NUISANCE[:, None]))
+    expected = computed(grid, maps)
     found = []
     for r in range(30):
         maps.paint(NUISANCE, lambda s: (generator(6, r, s), UNTURNED), everywhere=True)
         modes = np.fft.rfft2(maps.sky.map).astype(np.complex64)
-        maps.sky.add_smooth(modes)
+        maps.sky.add_smooth(modes, np.ones(grid.quarter))
         found.append(binned(grid, measured(grid, np.fft.irfft2(modes)), EDGES))
-    expected = binned(grid, (whole - light) * maps.sky.window, EDGES)
+    expected = binned(grid, expected, EDGES)
     ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(30) / expected
     assert np.all(np.abs(ratio - 1.0) < 0.015 + 2.5 * error), (ratio, error)
     theory = np.mean(found, axis=0) / binned(grid, power[0], EDGES)
@@ -84,14 +91,14 @@ def test_windows_of_cells_and_of_stamps(monkeypatch, crowd, edges, n):
     monkeypatch.setattr("wl.simulate.halo_sky.Halos", Crowd)
     grid = Grid(np.ones((300, 200), bool))
     maps = HaloMaps(HaloSky(grid), Theory(0.3, 0.8))
-    whole, light = (grid.pixel_power(c)[0] for c in maps.spectrum(*NUISANCE[:, None]))
+    expected = computed(grid, maps)
     found = []
     for r in range(n):
         maps.paint(NUISANCE, lambda s: (generator(3, r, s), UNTURNED), everywhere=True)
         modes = np.fft.rfft2(maps.sky.map).astype(np.complex64)
-        maps.sky.add_smooth(modes)
+        maps.sky.add_smooth(modes, np.ones(grid.quarter))
         found.append(binned(grid, measured(grid, np.fft.irfft2(modes)), edges))
-    expected = binned(grid, (whole - light) * maps.sky.window, edges)
+    expected = binned(grid, expected, edges)
     ratio, error = np.mean(found, axis=0) / expected, np.std(found, axis=0) / np.sqrt(n) / expected
     assert np.all(error < 0.02) and np.all(np.abs(ratio - 1.0) < 0.02 + error), (ratio, error)
 
@@ -115,7 +122,7 @@ def test_smooth_part_lies_where_its_cells_are(full):
         return np.cos(2.0 * np.pi * (130.0 * y[:, None] / rows + 17.0 * x / columns) + 0.3)
     maps.sky.smooth[...] = wave(np.arange(rows) + 0.5, np.arange(columns) + 0.5)
     modes = np.zeros((grid.rows, grid.quarter[1]), np.complex64)
-    maps.sky.add_smooth(modes)
+    maps.sky.add_smooth(modes, np.ones(grid.quarter))
     expected = wave(0.5 * np.arange(grid.rows) + 0.25, 0.5 * np.arange(grid.columns) + 0.25)
     expected *= np.sinc(130.0 / grid.rows) * np.sinc(17.0 / grid.columns)
     assert np.fft.irfft2(modes) == pytest.approx(expected, abs=2e-5)

@@ -76,11 +76,12 @@ def test_all_matter_is_there_and_follows_matter(slices):
 def test_feedback_moves_matter_and_loses_none(slices):
     """At low multipoles a slice has all of its matter, whatever the nuisances."""
     spectrum = HaloSpectrum(slices, np.geomspace(2.0, 2e4, 60), 5.8e-4)
-    first = spectrum.two[:, :, 0, :, 0]
+    first = spectrum.two[:, :, 0, :, 0] + spectrum.even[:, :, 0]
     assert first == pytest.approx(np.broadcast_to(slices.halos.depth, first.shape), rel=0.01)
     ell = spectrum.sparse
     t_agn, f_0 = np.array([7.3, 8.4, 7.8, 7.8]), np.array([0.01, 0.01, 0.0, 0.02])
-    whole = spectrum(t_agn, f_0, np.zeros(4))[0]
+    painted, cross, smooth, light = spectrum(t_agn, f_0, np.zeros(4))
+    whole = painted + 2.0 * cross + smooth + light
     at = np.searchsorted(spectrum.ell, 3000.0)
     assert whole[1, at] < 0.9 * whole[0, at] and whole[3, at] > 1.1 * whole[2, at]
     assert whole[:, 0] == pytest.approx(np.full(4, whole[0, 0]), rel=0.02) and ell[0] == 2.0

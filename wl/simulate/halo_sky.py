@@ -11,7 +11,8 @@ with the bias that is left for it (log-normal fields: Coles & Jones 1991, MNRAS 
 Then the map is held to the theory's spectrum, by the spectrum that such maps have on average
 (halos.HaloSpectrum) and not by its own, which would take its sample variance away. Where the halos
 have too much power, modes are damped. They lack 10 to 15 % at ell 500 to 2000, matter between halos
-in filaments: modes multiplied up bring the share FILAMENTS of it, Gaussian ones the rest.
+in filaments: the smooth part's modes are multiplied for the share FILAMENTS of it, Gaussian ones
+bring the rest. All modes multiplied, the tails of the one-point PDF are too heavy.
 """
 import functools
 from collections import namedtuple
@@ -30,9 +31,7 @@ from .theory import Theory
 
 LEVELS = 97              # of the density field of a slice
 WIDEST = 5.5             # standard deviations: one cell in 3 x 10^7 is beyond
-# Less skewed than halos and more than a Gaussian field. Fitted with halos.MAX_CLUSTERING to third
-# moments of three real maps; with 0 they are 5, 4, 3 and 2 % smaller at 0, 2, 4 and 8 arcmin.
-FILAMENTS = 0.3
+FILAMENTS, MAX_LIFT = 1.0, 1.6       # see above, and the largest factor of a mode
 BEYOND = 12              # pixels from observed ones up to which halos are painted: half the time
 PER_PIXEL = 16           # radial steps of the profiles in a pixel
 SIZES = np.geomspace(0.12, 48.0, 33)       # radii R in pixels; a smaller halo is a point
@@ -97,11 +96,12 @@ def place_among(nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.log(value / nodes[0]) / np.log(nodes[1] / nodes[0])
 
 
-Held = namedtuple("Held", "transfer rest")
+Held = namedtuple("Held", "transfer rest lift")
 Held.__doc__ = """What holds n maps to their spectra: float32 (n, quarter cells) each.
 
 transfer: factor of modes.
-rest: spectrum of Gaussian modes to add before, steradian."""
+rest: spectrum of Gaussian modes to add before, steradian.
+lift: factor of the smooth part's modes."""
 
 
 def stamp_window(grid: Grid) -> np.ndarray:
@@ -156,12 +156,12 @@ class HaloSky:
         self.map = np.empty((grid.rows, grid.columns), np.float32)
         self.smooth = np.empty(cells, np.float32)
 
-    def add_smooth(self, modes: np.ndarray) -> None:
-        """Add the modes of the smooth part, averaged over pixels, to those of the map."""
+    def add_smooth(self, modes: np.ndarray, lift: np.ndarray) -> None:
+        """Add the modes of the smooth part, averaged over pixels and lifted, to those of the map."""
         n, m = self.grid.rows // 4, self.grid.columns // 4
-        cells = scipy.fft.rfft2(self.smooth, workers=1)
-        modes[:n, :m] += cells[:n, :m] * self.shift[n - 1:]
-        modes[-n + 1:, :m] += cells[-n + 1:, :m] * self.shift[:n - 1]
+        cells, lift = scipy.fft.rfft2(self.smooth, workers=1), lift.reshape(self.grid.quarter)
+        modes[:n, :m] += cells[:n, :m] * self.shift[n - 1:] * lift[:n, :m]
+        modes[-n + 1:, :m] += cells[-n + 1:, :m] * self.shift[:n - 1] * lift[n - 1:0:-1, :m]
 
 
 class HaloMaps:
@@ -191,12 +191,18 @@ class HaloMaps:
 
     def hold(self, nuisances: np.ndarray, power: np.ndarray) -> Held:
         """What holds maps to the theory's spectra, at nuisances (n, 3); power: pixel_power()'s."""
-        spectra = self.spectrum(*np.asarray(nuisances).T)
-        whole, light = (self.sky.grid.pixel_power(c) for c in spectra)
-        have = np.maximum((whole - light) * self.sky.window, 1e-30) + light
-        target = have + np.float32(FILAMENTS) * np.maximum(power - have, 0.0)
-        rest = np.maximum(power - target, 0.0) * have / target
-        return Held(np.sqrt(np.minimum(power, target) / have), light + rest)
+        painted, cross, smooth, light = map(self.sky.grid.pixel_power,
+                                            self.spectrum(*np.asarray(nuisances).T))
+        painted = np.maximum(painted * self.sky.window, 1e-30) + light
+        have = painted + 2.0 * cross + smooth
+        # smooth x^2 + 2 cross x is to be so much more than with x = 1
+        more = np.float32(FILAMENTS) * np.maximum(power - have, 0.0)
+        root = np.sqrt(np.maximum(cross**2 + smooth * (smooth + 2.0 * cross + more), 0.0))
+        lift = np.divide(root - cross, smooth, out=np.ones_like(root), where=smooth > 1e-30)
+        lift = np.minimum(lift, np.float32(MAX_LIFT))
+        have = painted + 2.0 * lift * cross + lift**2 * smooth
+        return Held(np.sqrt(np.minimum(power / have, 1.0)), light + np.maximum(power - have, 0.0),
+                    lift)
 
     def paint(self, nuisance: np.ndarray, layers: Callable, everywhere: bool = False) -> None:
         """Fill sky.map with halos and sky.smooth with the rest.
@@ -244,7 +250,7 @@ class HaloMaps:
         # a box must hold the same halos wherever it lies in the map: all of them, then
         self.paint(nuisance, layers or (lambda s: (rng, UNTURNED)), full or layers is not None)
         modes = scipy.fft.rfft2(self.sky.map, workers=1)
-        self.sky.add_smooth(modes)
+        self.sky.add_smooth(modes, held.lift[i])
         modes += grid.modes(held.rest[i], rng)
         transfer, n = held.transfer[i].reshape(grid.quarter), grid.quarter[0]
         modes[:n] *= transfer

@@ -34,7 +34,7 @@ N_HEAVY, N_LIGHT = 44, 30    # bins up to 10^16 and down to 10^10.45: below are 
 SLICES, PARTS = 8, 3     # slices with a density field of their own; distances in each
 Z_FAR = 1.0              # end of the last slice; behind it is less than 10^-8 of C_1000
 ORDERS = 5               # of xi_g in the log-normal correlations exp(b_1 b_2 xi_g) - 1
-MAX_CLUSTERING = 1.4     # largest b sigma_g of halos in a cell: see Slices
+MAX_CLUSTERING = 1.3     # largest b sigma_g of halos in a cell: see Slices
 LONGEST = ((0.42, 320.0), (np.inf, 704.0))   # up to a redshift, longest wave of the fields, Mpc/h
 N_T, N_F = 5, 3          # Chebyshev nodes in log10 T_AGN and f_0
 
@@ -172,8 +172,8 @@ class Slices:
     with them the scatter of log10 P between maps is up to a tenth larger from ell 400 to 1600. The
     bias is cut at MAX_CLUSTERING / sigma_g: exp(b g) would pile rare halos up in a cell, where they
     exclude one another. That number is fitted, to third moments of three real maps: simulated over
-    real, at 0, 2, 4, 8 arcmin, 0.85 1.07 1.00 0.84, where three maps scatter by 0.08 0.17 0.24 0.29
-    (with 1.2: 0.77 0.98 0.91 0.75).
+    real, at 0, 2, 4, 8 arcmin, 0.84 1.07 1.00 0.82, where three maps scatter by 0.07 0.13 0.17 0.22
+    (with 1.2 and Gaussian filaments, halo_sky.FILAMENTS 0, 0.77 0.98 0.91 0.75).
     """
 
     def __init__(self, halos: Halos, coarse: Grid):
@@ -235,6 +235,7 @@ class HaloSpectrum:
         shape = (N_T, N_F, SLICES * PARTS, len(self.sparse))
         self.heavy, self.light = np.empty(shape), np.empty(shape)
         self.two = np.empty((N_T, N_F, ORDERS, *shape[2:]))
+        self.even = np.empty(self.two.shape[:-1])
         windows, cell, halos = Windows(), cell_window(self.sparse, 2.0 * pixel), slices.halos
         for t, log10_t_agn in enumerate(self.nodes[0]):
             c = halos.concentration * halos.feedback(log10_t_agn, 0.0)[1]
@@ -267,12 +268,14 @@ class HaloSpectrum:
         painted += (weight * stars[:, h]).sum(-1)[..., None]
         lost = (weight * (1.0 - extended - stars)[:, h]).sum(-1)
         smooth = halos.depth * slices.smooth * slices.smooth_bias**order
-        self.two[at] = cell * painted + np.multiply.outer(lost + smooth,
-                                                          self.sparse <= slices.ell[-1])
+        self.two[at], self.even[at] = cell * painted, lost + smooth
 
     def __call__(self, log10_t_agn: np.ndarray, f_0: np.ndarray,
-                 delta_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Spectrum of the whole map, and of the light halos that are in it: (n, ell), steradian."""
+                 delta_z: np.ndarray) -> list[np.ndarray]:
+        """Spectra of painted halos, of them with the smooth part, of it, and of light halos.
+
+        Each (n, ell), steradian; the whole is the first, twice the second, and the others.
+        """
         weights = [lagrange_weights(nodes, x) for nodes, x in zip(self.nodes, (log10_t_agn, f_0))]
         both = np.einsum("na,nb->nab", *weights)
         q = self.slices.halos.lensing(delta_z)
@@ -280,9 +283,17 @@ class HaloSpectrum:
                         for one in (self.light, self.heavy))
         two = np.einsum("nab,abokl,nk->nokl", both, self.two, q, optimize=True)
         two = two.reshape(len(q), ORDERS, SLICES, PARTS, -1).sum(3)
-        whole = heavy + light + np.einsum("nosl,sol->nl", two**2, self.correlations)
-        return self._spread(whole), self._spread(light)
+        even = np.einsum("nab,abok,nk->nok", both, self.even, q, optimize=True)
+        even = even.reshape(len(q), ORDERS, SLICES, PARTS, 1).sum(3)
+        terms = (np.einsum("nosl,nosl,sol->nl", a, np.broadcast_to(b, two.shape), self.correlations)
+                 for a, b in ((two, two), (two, even), (np.broadcast_to(even, two.shape), even)))
+        painted, cross, smooth = terms
+        spread = [self._spread(c) for c in (heavy + painted, cross, smooth, light)]
+        for c in spread[1:3]:
+            c[:, self.ell > self.slices.ell[-1]] = 0.0      # of waves that cells do not hold
+        return spread
 
     def _spread(self, c):
         """From the sparse multipoles to all."""
-        return np.exp(CubicSpline(np.log(self.sparse), np.log(c), axis=1)(np.log(self.ell)))
+        return np.exp(CubicSpline(np.log(self.sparse), np.log(np.maximum(c, 1e-30)),
+                                  axis=1)(np.log(self.ell)))

@@ -33,7 +33,7 @@ ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
 SCALES = (0.0, 2.0, 4.0, 8.0)                # arcmin; single pixels have moments alone
 MIN_PIXELS = 10_000                          # whose histograms have a covariance
-N_FIRST = 100                                # maps that give the fit its covariance
+N_FIRST = 200                                # maps that give the fit its covariance
 THRESHOLDS = np.linspace(-2.0, 3.5, 12)      # of Minkowski functionals, in units of Shapes.unit
 TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
           "beyond": "spectrum, ell {0[0]:g}-{0[1]:g}".format(WHITE_RANGE),
@@ -126,30 +126,31 @@ class Comparison:
         """Cosmology, nuisances and white scatter that fit a map's spectrum best.
 
         found: statistics()
-        covariance: of the spectrum, or None for that of a Gaussian sky with as many modes as the
+        covariance: of both spectra, or None for that of a Gaussian sky with as many modes as the
             observed part of the frame has
         The priors of the nuisances count, and as the spectrum alone leaves Omega_m open by 0.1, so
         do mean and covariance of the design. Returns label (5,), scatter (variance per pixel, 0 or
         more), chi2 with the priors'.
         """
+        real, n = np.concatenate([found["spectrum"], found["beyond"]]), self.spectrum.width
         white = noise_sigma(self.n_gal)**2 * self.area
-        modes = [s.count[s.used] * self.mask.mean() for s in (self.spectrum, self.beyond)]
+        modes = np.concatenate([s.count[s.used] for s in (self.spectrum, self.beyond)])
+        modes = modes * self.mask.mean()
 
         def levels(labels):
-            both = self.expected(labels) + white
-            low, high = both[:, :self.spectrum.width], both[:, self.spectrum.width:]
-            weight = modes[1] / high**2
-            excess = np.sum(weight * (found["beyond"] - high), axis=1, keepdims=True)
+            level = self.expected(labels) + white
+            weight = modes[n:] / level[:, n:]**2
+            excess = np.sum(weight * (real[n:] - level[:, n:]), axis=1, keepdims=True)
             scatter = np.maximum(0.0, excess / weight.sum(axis=1, keepdims=True) / self.area)
-            return low + self.area * scatter, scatter
+            return level + self.area * scatter, scatter
 
         def chi2(labels):
             level, _ = levels(labels)
-            rest, off = found["spectrum"] - level, labels[:, :2] - self.centre
+            rest, off = real - level, labels[:, :2] - self.centre
             prior = np.einsum("nd,nd->n", off, np.linalg.solve(self.spread, off.T).T)
             prior += (labels[:, 4] / DELTA_Z_SIGMA)**2
             if covariance is None:
-                return prior + np.sum(0.5 * modes[0] * (rest / level)**2, axis=1)
+                return prior + np.sum(0.5 * modes * (rest / level)**2, axis=1)
             return prior + np.einsum("nd,nd->n", rest, np.linalg.solve(covariance, rest.T).T)
 
         low, high = np.array([OMEGA_M_RANGE, S_8_RANGE, T_AGN_RANGE, F_0_RANGE, (-0.1, 0.1)]).T
@@ -183,7 +184,8 @@ class Comparison:
         """
         found = self.statistics(kappa)
         label, scatter, _ = self.fit(found)
-        first = [10.0**self.spectrum(self.frame(k)[None])[0]
+        first = [np.concatenate([10.0**spectrum(self.frame(k)[None])[0]
+                                 for spectrum in (self.spectrum, self.beyond)])
                  for k in self.simulate(label, scatter, N_FIRST, seed + 1)]
         label, scatter, _ = self.fit(found, np.cov(np.array(first).T))
         parts = [self.statistics(k) for k in self.simulate(label, scatter, n, seed, progress)]
