@@ -40,7 +40,8 @@ def find(tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "simulate", stand_in)
 
     def run(data="data", **options):
-        defaults = dict(data=data, release="auto", test_maps=None, realisations=None, seed=1, threads=1,
+        defaults = dict(data=data, release="auto", test_maps=None, realisations=None, seed=1,
+                        threads=1,
                         quiet=False, force=False)
         return sets.locate(types.SimpleNamespace(**{**defaults, **options}))
     run.calls = calls

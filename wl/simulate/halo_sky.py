@@ -157,7 +157,7 @@ class HaloSky:
         self.smooth = np.empty(cells, np.float32)
 
     def add_smooth(self, modes: np.ndarray, lift: np.ndarray) -> None:
-        """Add the modes of the smooth part, averaged over pixels and lifted, to those of the map."""
+        """Add the modes of the smooth part, pixel averages and lifted, to those of the map."""
         n, m = self.grid.rows // 4, self.grid.columns // 4
         cells, lift = scipy.fft.rfft2(self.smooth, workers=1), lift.reshape(self.grid.quarter)
         modes[:n, :m] += cells[:n, :m] * self.shift[n - 1:] * lift[:n, :m]
