@@ -91,6 +91,7 @@ def predicted(args, posterior, shard=None) -> tuple:
     Returns hdf5.File, Folder and Wanted; None for the first after one network of several (--only).
     Raises InputError before any work if the inference cannot end well.
     """
+    from wl.core.progress import say
     from wl.maps.splits import MapOptions
     from wl.posterior import infer
     from wl.posterior.options import Wanted
@@ -105,6 +106,7 @@ def predicted(args, posterior, shard=None) -> tuple:
     wanted = Wanted(work.split.options.target, shard)
     infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,
                        folder, wanted)
+    say(maps.told(), args.quiet)
     return predict.predict(work), folder, wanted
 
 

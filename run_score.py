@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from wl.core import cli
-from wl.core.checks import InputError, positive
+from wl.core.checks import InputError, within
 from wl.core.progress import fail, say, warn
 from wl.posterior.options import merge
 from wl.scoring import export, figures, report, table
@@ -65,8 +65,8 @@ def parser() -> cli.Parser:
 
 def main(argv: list | None = None) -> None:
     """Parse, merge, submit, score, print. argv: list of str, None for the command line."""
-    options = parser().parse_args(argv)
-    positive("--bootstrap", options.bootstrap, integer=True)
+    options = cli.parse(parser(), argv)
+    within("--bootstrap", options.bootstrap, 1, 10**6)
     if options.merge is not None:
         merge(options.posterior, options.merge)
         say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)

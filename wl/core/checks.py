@@ -1,4 +1,5 @@
 """Checks at the border: each returns the clean value or raises InputError in one line."""
+import difflib
 import math
 from collections.abc import Collection
 
@@ -75,7 +76,9 @@ def within(name: str, value, low: float, high: float, integer: bool = False) -> 
 def choice(name: str, value, options: Collection):
     """One of several words or numbers. Raises InputError that lists them."""
     if value not in options:
-        raise InputError(f"{name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+        near = difflib.get_close_matches(str(value), map(str, options), 1)
+        raise InputError(f"{name}: expected one of {', '.join(map(str, options))}, got {value!r}"
+                         + (f"; did you mean {near[0]}?" if near else ""))
     return value
 
 

@@ -1,8 +1,12 @@
 """What the scripts share: options, exit codes, progress, threads and allocator."""
 import argparse
 import contextlib
+import difflib
+import json
+import math
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -17,6 +21,10 @@ from .process import EXIT_STOPPED, end_of, prepared  # noqa: E402
 from .progress import fail  # noqa: E402
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+MAX_WHOLE = 10**12             # of any whole number but a seed
+# settings of results that no option sets
+NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", "orders", "shard",
+              "method", "scales", "draws", "rows", "test_maps")
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
 
@@ -33,12 +41,17 @@ one line; with {TRACEBACK}=1 in the environment it is shown in full."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults and exit codes in --help, and mistakes in one line (exit 2)."""
+    """argparse with defaults and exit codes in --help, and mistakes in one line (exit 2).
+
+    Whole numbers may be written 1e4; no option takes an empty text, NaN or inf.
+    """
 
     def __init__(self, **kwargs):
         kwargs = {"formatter_class": HelpFormatter, "epilog": EPILOG, **kwargs}
         super().__init__(allow_abbrev=False, **kwargs)
         self.presets = {}
+        for kind, read in ((int, _whole), (float, _finite), (str, _text), (None, _text)):
+            self.register("type", kind, read)
 
     def add_presets(self, presets: dict) -> None:
         """Add --preset: {name: {option: default}}, the first of which is taken without it."""
@@ -50,8 +63,53 @@ class Parser(argparse.ArgumentParser):
                                f"beside it wins. {listed}")
 
     def error(self, message: str):
-        """Say a mistake and end the process."""
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        """Say a mistake, and what was perhaps meant, and end the process."""
+        word, known = re.search(r"unrecognized arguments: ([^\s=]+)", message), []
+        if word:
+            known = list(self._option_string_actions)
+        elif word := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+            known = word[2].replace("'", "").split(", ")
+        meant = difflib.get_close_matches(word[1], known, 1) if word else []
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {' '.join(message.split())}; "
+                  + "".join(f"did you mean {one}? " for one in meant) + f"see {self.prog} --help\n")
+
+
+def _text(text):
+    if text == "":
+        raise argparse.ArgumentTypeError("expected a value, got nothing; is a variable of the "
+                                         "shell unset?")
+    return text
+
+
+def _finite(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def _whole(text, low=-MAX_WHOLE, high=MAX_WHOLE):
+    with contextlib.suppress(ValueError, OverflowError):
+        try:
+            value = int(text)
+        except ValueError:
+            value = int(float(text)) if float(text) == int(float(text)) else high + 1
+        if low <= value <= high:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a whole number {'' if low < 0 else f'from {low} '}"
+                                     f"to {high}, got {text[:80]!r}")
+
+
+class _Version(argparse.Action):
+    """Says versions and digest of the code; the digest reads all sources, so it is made late."""
+
+    def __call__(self, parser, *_):
+        from .files import code_version
+        print(f"wl {__version__}, code {code_version()}")
+        parser.exit()
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -66,25 +124,32 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def add_common(parser: Parser, *, threads: bool = True) -> Parser:
     """Add the options that mean the same in every script. threads: bool, --threads too."""
     add = parser.add_argument
-    add("--seed", type=_seed, default=1, help="seed of everything random")
+    add("--seed", type=lambda text: _whole(text, 0, (1 << 63) - 1), default=1, metavar="N",
+        help="seed of everything random")
     if threads:
         add("--threads", type=int, default=None, metavar="N",
             help="CPU threads (default: all that this process may use)")
     add("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
-    add("--version", action="version", version=f"wl {__version__}")
+    add("--config", metavar="FILE",
+        help="a result (.h5) or JSON with the settings of a run: it is repeated; options beside "
+             "this one win")
+    add("--version", action=_Version, nargs=0, help="show versions and digest of the code")
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse.Namespace:
     """The values of a command line, with a checked number of threads. Raises InputError."""
+    argv = [*map(str, sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(argv)
+    more = {}
+    if getattr(args, "config", None) is not None:
+        words, more = _configured(parser, argv, args.config)
+        argv = words + argv
     if getattr(parser, "presets", {}):
         parser.set_defaults(**parser.presets[args.preset])
-        args = parser.parse_args(argv)
-    for name in ("data", "out"):
-        if getattr(args, name, None) == "":
-            raise InputError(f"--{name}: expected a folder, got nothing; is a variable of the "
-                             "shell unset?")
+    args = parser.parse_args(argv)
+    for name, value in more.items():
+        setattr(args, name, value)
     args.threads = thread_count(getattr(args, "threads", None))
     return args
 
@@ -97,6 +162,44 @@ def _as_options(values):
         words += [f"--no-{flag}" if value is False else f"--{flag} {one}"
                   for one in (value if isinstance(value, list) else [value])]
     return " ".join(words)
+
+
+def _configured(parser, argv, path):
+    """The settings of a file as words of a command line, and those that are options of a model."""
+    settings = _settings_of(path)
+    known = {action.dest: action for action in parser._actions}
+    meant, words = {}, []
+    for name, value in settings.items():
+        if isinstance(value, dict):                  # options of a model: taken as they are
+            if not any(word.startswith(("--model", f"--{name[:4]}")) for word in argv):
+                meant[name] = value
+        elif name in known and value is not None:
+            flag, *other = known[name].option_strings
+            words += ([flag] if value is True else other[:1] if value is False
+                      else [f"{flag}={value}"])
+        elif name not in known and name not in NO_OPTIONS:
+            near = difflib.get_close_matches(name, known, 1)
+            raise InputError(f"{path}: {name} is no option here"
+                             + (f"; did you mean {near[0]}?" if near else ""))
+    return words, meant
+
+
+def _settings_of(path):
+    """Settings and seed of a result, or of a JSON file that holds them."""
+    if str(path).endswith(".h5"):
+        from . import hdf5
+        file = hdf5.read(path, groups=())
+        return {**file.settings, "seed": file.seed, "data": file.origin.get("data")}
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+        settings = dict(content.get("settings", content))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "no JSON object"
+        raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings, "
+                         f"cannot read it ({reason})") from None
+    seed = content.get("posterior_seed", content.get("seed", settings.get("seed", 1)))
+    more = {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
+    return {**settings, **more, "seed": seed}
 
 
 def folder(args: argparse.Namespace, name: str):
@@ -113,18 +216,6 @@ def folder(args: argparse.Namespace, name: str):
     if getattr(args, "shard", None) is not None or getattr(args, "only", None) is not None:
         job = {k: v for k, v in vars(args).items() if k not in OF_ONE_JOB}
     return Folder(out, home, args.seed, args.force, args.quiet, lock(out, job))
-
-
-def _seed(text):
-    """A seed that NumPy, torch and the kernels all take."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError("expected a whole number from 0 to 2^63 - 1, got "
-                                         f"{text!r}")
-    return value
 
 
 def run(main) -> None:

@@ -11,8 +11,8 @@ def option(default, help: str | None = None, **more):
 
     default: its value where nothing is given
     help: str, what --help says; None for a field that is no option of the command line
-    more: metavar and choices as argparse has them; positive=True or within=(low, high), what a
-        value other than a default of None must be
+    more: metavar and choices as argparse has them; positive=True, or the highest value, or
+        within=(low, high): what a value other than a default of None must be
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
@@ -29,6 +29,8 @@ class Options:
                 choice(flag, value, more["choices"])
             if "positive" in more:                    # 1e4 for a whole number becomes one
                 value = positive(flag, value, integer=kind is int)
+                if more["positive"] is not True:
+                    within(flag, value, 1, more["positive"])
                 object.__setattr__(self, field.name, value)
             if "within" in more:
                 value = within(flag, value, *more["within"], integer=kind is int)

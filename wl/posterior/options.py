@@ -92,7 +92,7 @@ class PosteriorOptions(Walk):
     sampler: str = option("metropolis", "chains, or quadrature over the triangles of the design",
                           choices=SAMPLERS)
     draws: int = option(0, "maps, from the first, whose thinned chains are kept in the file",
-                        metavar="N")
+                        metavar="N", within=(0, 10**9))
     recalibrate: str = option(
         "isotonic", "fit what is scored on the emulator split: the error bars by one factor per "
         "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as it "
@@ -100,8 +100,6 @@ class PosteriorOptions(Walk):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.draws < 0:
-            raise InputError(f"--draws: expected 0 or more maps, got {self.draws}")
         if self.sampler == "exact" and (self.draws or self.adapt):
             raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes "
                              "no chains; leave it out, or give --sampler metropolis")

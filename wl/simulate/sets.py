@@ -76,7 +76,6 @@ def _checked(args, found):
         raise InputError(f"--realisations {args.realisations}: {found.folder} is there already, "
                          f"with {found.n_realisation}; leave the option out, or simulate another "
                          "set by python -m wl.simulate and give its --data")
-    say(found.told(), args.quiet)
     for name in found.changed():
         warn(f"{found.folder / name} is not what the simulator wrote: it was changed after "
              f"{SIMULATION_FILE}")

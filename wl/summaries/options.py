@@ -75,11 +75,11 @@ class NetworkOptions(Options):
     loss_options: dict = dataclasses.field(default_factory=dict)
     epochs: int | None = option(
         None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
-        f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", positive=True)
-    batch_size: int = option(32, "maps per step", metavar="N", positive=True)
+        f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", positive=10**6)
+    batch_size: int = option(32, "maps per step", metavar="N", positive=10**6)
     lanes: int = option(
         4, "parts of a batch trained side by side, one thread each; they set the result, the "
-        "number of threads does not", metavar="N", positive=True)
+        "number of threads does not", metavar="N", positive=1024)
     learning_rate: float = option(
         4e-3, "peak of the one-cycle schedule", metavar="X", positive=True)
     weight_decay: float = option(1e-4, "of AdamW", metavar="X", within=(0.0, 1e6))
@@ -97,10 +97,10 @@ class NetworkOptions(Options):
     folds: int = option(
         1, "train K networks, each without its fold of the realisations, so that all of them feed "
         f"the emulator; test maps get the mean over the networks (default: {DEFAULT_FOLDS} in "
-        "run_mcmc.py, 1 with --emulator-fraction and in run_direct.py)", metavar="K", positive=True)
+        "run_mcmc.py, 1 with --emulator-fraction and in run_direct.py)", metavar="K", positive=1000)
     members: int = option(
         1, "networks per fold that differ in their seed; their predictions are averaged",
-        metavar="M", positive=True)
+        metavar="M", positive=1000)
     only: int | None = option(
         None, "train and predict with the I-th of the K x M networks (of each part of the model, "
         "one part after the other) alone, from 0, and end; a run without it goes on from what "
@@ -124,9 +124,6 @@ class NetworkOptions(Options):
         if self.lanes > self.batch_size:
             raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, "
                              f"got {self.lanes}")
-        if max(self.folds, self.members) > 1000:
-            raise InputError(f"--folds, --members: expected at most 1000, got {self.folds} "
-                             f"and {self.members}")
         if self.method == "direct" and self.loss == "mse":
             raise InputError("--loss mse: has no error bars; expected kl or score here, or give "
                              "run_mcmc.py the means")
@@ -146,9 +143,12 @@ class NetworkOptions(Options):
             return cls(method=method, model=SPECTRUM, threads=args.threads)
         alone = method == "direct" or args.emulator_fraction is not None
         folds = (1 if alone else DEFAULT_FOLDS) if args.folds is None else args.folds
-        of_loss = options("--loss-option", args.loss_option, LOSSES[args.loss])
-        return super().of(args, method=method, loss_options=of_loss, folds=folds,
-                          model_options=model_options(args.model, args.model_option))
+        more = {name: getattr(args, name) for name in ("model_options", "loss_options")
+                if name in args}                                    # of --config, complete
+        more.setdefault("loss_options", options("--loss-option", args.loss_option,
+                                                LOSSES[args.loss]))
+        more.setdefault("model_options", model_options(args.model, args.model_option))
+        return super().of(args, **{**more, "method": method, "folds": folds})
 
     @property
     def parts(self) -> list:

@@ -202,9 +202,9 @@ class LimitOptions(Options):
         "auto", "exact: the modes measured in each noisy test map; modes: a forecast by counting; "
         "auto: exact where it holds", choices=("auto", "exact", "modes"))
     sobol: int = option(256, "points that average over the nuisances, a power of two", metavar="N",
-                        positive=True)
+                        positive=1 << 16)
     order: int = option(6, "quadrature points per side of a small triangle of the design, more in "
-                        "larger ones", metavar="N", positive=True)
+                        "larger ones", metavar="N", positive=64)
     nuisances: str | None = option(
         None, "fixed: as if they were known to be at their centres (default: as the set was made)",
         choices=("drawn", "fixed"))

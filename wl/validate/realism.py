@@ -268,7 +268,7 @@ def main(argv: list | None = None) -> None:
     args = cli.parse(parser(), argv)
     field = Field(args.field, within("--gaussian-share", args.gaussian_share, 0.0, 0.9),
                   lambda_factor=positive("--lambda-factor", args.lambda_factor))
-    n, n_gal = positive("--maps", args.maps, integer=True), positive("--n-gal", args.n_gal)
+    n, n_gal = int(within("--maps", args.maps, 1, 10**6)), positive("--n-gal", args.n_gal)
     if args.spectra:
         mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
         label = None if args.label is None else dataset.read_label(args.label)
