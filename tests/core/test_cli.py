@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, one_line
 
 from wl import __version__
-from wl.core import cli
+from wl.core import cli, files, hdf5
 from wl.core.checks import InputError, RunError
 from wl.core.progress import Progress, _duration, say, warn
 
@@ -38,7 +38,7 @@ def test_help_teaches(capsys):
     assert not re.search(r"default: (None|False)", text)
     with pytest.raises(SystemExit):
         parser().parse_args(["--version"])
-    assert capsys.readouterr().out == f"wl {__version__}\n"
+    assert capsys.readouterr().out == f"wl {__version__}, code {files.code_version()}\n"
 
 
 @pytest.mark.parametrize("arguments", [
@@ -50,6 +50,49 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments, capsys):
     out, error = capsys.readouterr()
     assert end.value.code == 2 and out == "" and error.endswith("see run_x.py --help\n")
     one_line(error.strip(), "run_x.py: error: ")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--nstpe", "5"], "did you mean --nstep?"), (["--thread=3"], "did you mean --threads?"),
+    (["--sampler", "exat"], "did you mean exact?"), (["--nstep", ""], "got ''"),
+    (["--name", ""], "got nothing"), (["--sigma", "nan"], "finite"), (["--sigma", "1e999"], "finite"),
+    (["--nstep", "1e3.5"], "whole number"), (["--nstep", "1e-3"], "whole number"),
+    (["--nstep", str(10**30)], "whole number"), (["--nstep", "9" * 5000], "whole number")])
+def test_mistakes_are_named_and_what_was_meant(arguments, words, capsys):
+    made = parser()
+    made.add_argument("--sampler", choices=("metropolis", "exact"))
+    made.add_argument("--name")
+    made.add_argument("--sigma", type=float)
+    with pytest.raises(SystemExit):
+        made.parse_args(arguments)
+    one_line(capsys.readouterr().err.strip(), words)
+
+
+@pytest.mark.parametrize("text, value", [("1e4", 10000), ("2.5e3", 2500), ("-1e1", -10), ("7", 7)])
+def test_whole_numbers(text, value):
+    found = parser().parse_args(["--nstep", text]).nstep
+    assert found == value and isinstance(found, int)
+
+
+def test_settings_of_a_file_repeat_a_run_and_options_beside_it_win(tmp_path):
+    made = parser()
+    made.add_argument("--sigma", type=float, default=0.06)
+    made.add_argument("--adapt", action="store_true")
+    settings = {"nstep": 500, "sigma": 1e-5, "adapt": True, "n_gal": 30.0, "model_options": {"a": 1}}
+    hdf5.write(tmp_path / "x.h5", "statistics", {}, settings=settings, seed=7)
+    (tmp_path / "x.json").write_text(files.to_json({"settings": settings, "seed": 7}))
+    for name in ("x.h5", "x.json"):
+        args = cli.parse(made, ["--config", str(tmp_path / name)])
+        assert (args.nstep, args.sigma, args.adapt, args.seed) == (500, 1e-5, True, 7)
+        assert args.model_options == {"a": 1}
+        args = cli.parse(made, ["--nstep", "9", "--config", str(tmp_path / name), "--seed", "1"])
+        assert (args.nstep, args.sigma, args.seed) == (9, 1e-5, 1)
+    for content, words in (('{"settings": {"nsetp": 3}}', "did you mean nstep?"), ("[1]", "JSON"),
+                           ("{", "JSON"), ('{"settings": {"n": 3}}', "n is no option here")):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(InputError) as error:
+            cli.parse(made, ["--config", str(tmp_path / "x.json")])
+        one_line(error, "x.json", words)
 
 
 def test_largest_seed():

@@ -1,148 +1,193 @@
-"""The Slurm scripts with stand-ins for sbatch and python3 that write down how they were called."""
+"""The jobs of a cluster: the graph that is submitted, and the same on a real Slurm of one node."""
 import os
 import pathlib
-import re
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
-from runs import data  # noqa: F401
+from runs import make_set
 
 from wl import kernels
 from wl.core import hdf5
+from wl.summaries.network import load_torch
+
+SUBMIT, RUN = ROOT / "jobs" / "submit.sh", ROOT / "jobs" / "run.sh"
+SLURM = ROOT.parent / "shared" / "slurm"
+NEEDED = ("sbatch", "slurmctld", "munged")
+TINY = ("--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32", "--views",
+        "1", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--quiet",
+        "--emulator-fraction", "0.5", "--allow-unconverged", "--nstep", "500")
 
 
 @pytest.fixture()
 def call(tmp_path):
-    """call(words...) runs a command in an empty folder; returns what it printed and the calls of the stand-ins."""
-    stand_ins = tmp_path / "bin"
-    stand_ins.mkdir()
-    for name, answer in (("sbatch", 'n=$(wc -l < "$LOG"); echo "$((100 + n))${CLUSTER:-}"'), ("python3", ":")):
-        (stand_ins / name).write_text(f'#!/bin/bash\necho "{name} $*" >> "$LOG"\n{answer}\n')
-        (stand_ins / name).chmod(0o755)
+    """call(words...) runs a command in an empty folder; gives it and the calls of a stand-in."""
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text('#!/bin/bash\nprintf "%s\\n" "$*" >> "$LOG"\n'
+                      'n=$(wc -l < "$LOG"); echo "$((100 + n))${CLUSTER:-}"\n')
+    sbatch.chmod(0o755)
 
     def run(*words, **variables):
         log = tmp_path / "log"
         log.write_text("")
-        env = {"PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}", "LOG": str(log), **variables}
-        done = subprocess.run(["bash", *map(str, words)], cwd=tmp_path, env=env, capture_output=True, text=True,
-                              timeout=60)
+        env = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+               "LOG": str(log), "WL_PYTHON": sys.executable, **variables}
+        done = subprocess.run(["bash", *map(str, words)], cwd=tmp_path, env=env, text=True,
+                              capture_output=True, timeout=60)
         return done, log.read_text().splitlines()
     return run
 
 
-ARRAY = ROOT / "jobs" / "array.sh"
-
-
 @pytest.mark.parametrize("cluster", ["", ";west"])
-def test_array_waits_for_the_first_and_the_merge_for_all(call, cluster):
-    done, calls = call(ARRAY, "data/runs/x", 3, "--data", "data/public", CLUSTER=cluster)
-    assert done.returncode == 0 and done.stdout.strip() == "103" + cluster, done.stderr
-    first, rest, merge = calls
-    assert "--array=1 " in first and "afterok" not in first and first.endswith("--data data/public --out data/runs/x")
-    assert "--array=2-3 " in rest and "afterok:101 " in rest
-    assert all("--export=ALL,WL_SHARDS=3 " in c for c in (first, rest))
-    assert "afterok:102 " in merge and merge.endswith("posterior.shard-*-of-3.h5 --merge data/runs/x/posterior.h5")
-    assert all("--kill-on-invalid-dep=yes" in c for c in (rest, merge))
-    assert len(call(ARRAY, "data/runs/x", 1)[1]) == 2
-    merge = call(ARRAY, "my run's", 2, "--allow-unconverged")[1][-1]
-    assert merge.endswith(r"my\ run\'s/posterior.shard-*-of-2.h5 --merge my\ run\'s/posterior.h5 --allow-unconverged")
-
-
-def test_array_refuses_before_it_submits(call):
-    for words in ((), ("out",), ("out", "four"), ("out", "0"), ("out", "-2"), ("out", "--data"), ("", "4")):
-        done, calls = call(ARRAY, *words)
-        assert done.returncode == 2 and not calls, words
-        assert "usage" in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-def test_a_job_of_the_array_takes_its_shard(call):
-    for variables, end in (({}, "--data d"), ({"WL_SHARDS": "4", "SLURM_ARRAY_TASK_ID": "3"}, "--data d --shard 3/4")):
-        done, calls = call(ROOT / "jobs" / "mcmc.sbatch", "--data", "d", **variables)
-        assert done.returncode == 0 and len(calls) == 1 and calls[0].endswith(end), (done.stderr, calls)
-        assert "run_mcmc.py --nstep 10000 --sigma 0.06 --threads" in calls[0]
-
-
-def test_a_network_of_the_array(call, tmp_path):
-    done, calls = call(ROOT / "jobs" / "networks.sbatch", "--data", "d", "--folds", "5", SLURM_ARRAY_TASK_ID="3",
-                       SLURM_CPUS_PER_TASK="2")
-    assert done.returncode == 0 and len(calls) == 1, (done.stderr, calls)
-    assert calls[0].endswith("run_mcmc.py --threads 2 --data d --folds 5 --only 3"), calls
-    done, calls = call(ROOT / "jobs" / "networks.sbatch", "--data", "d")
-    assert done.returncode != 0 and not calls and "submit it as an array" in done.stderr
-    text = (ROOT / "jobs" / "networks.sbatch").read_text()
-    first, second = re.findall(r"^#   .*?(jobs/.*?\.sbatch.*)$", text, re.M)
-    assert first.split("--data")[1].rstrip(")") == second.split("--data")[1]       # the same options in both
-
-
-def test_a_network_of_the_array_is_really_trained(data, tmp_path):  # noqa: F811
-    """The job script on tiny maps, with the interpreter of the tests: one network and no other, and a wrong task."""
-    python = tmp_path / "bin" / "python3"
-    python.parent.mkdir()
-    python.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "NUMBA_DISABLE_JIT": "1",
-           "SLURM_CPUS_PER_TASK": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
-    for name in ("run_mcmc.py", "wl"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    out = tmp_path / "out"
-
-    def task(index):
-        command = ["bash", ROOT / "jobs" / "networks.sbatch", "--data", data, "--out", out, "--folds", "2",
-                   "--epochs", "1", "--model", "compact", "--model-option", "widths=3,4,4,5", "--views", "1",
-                   "--batch-size", "8", "--quiet"]
-        return subprocess.run([str(c) for c in command], env={**env, "SLURM_ARRAY_TASK_ID": str(index)}, cwd="/",
-                              capture_output=True, text=True, timeout=600)
-    wrong = task(2)
-    assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1 and "--only" in wrong.stderr
-    done = task(1)
+def test_the_graph(call, cluster, tmp_path):
+    """One network first, which measures; then the others, the shards, and what joins them."""
+    done, calls = call(SUBMIT, "my runs/x", 3, "--partition=cpu", "--time=1:00:00", "--",
+                       "--data", "a b", "--folds", 2, "--allow-unconverged", CLUSTER=cluster)
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in out.iterdir()} == {"model_f1_m0.pt", "predictions_f1_m0.h5", "inputs.json"}
+    assert done.stdout.split("\n")[:-1] == ["101 measure", "102 network", "103 infer", "104 score"]
+    measure, network, infer, score = calls
+    assert "--only 2 " in measure and "afterok" not in measure and "--array" not in measure
+    assert "--array=0-1,3 " in network and "--only @task " in network
+    assert "--array=1-3 " in infer and "--shard @task/3 " in infer
+    assert r"--merge my\ runs/x/posterior.h5 --allow-unconverged" in score
+    assert all(rf"my\ runs/x/posterior.shard-{i}-of-3.h5" in score for i in (1, 2, 3))
+    for i, words in enumerate(calls):
+        assert (f"--dependency=afterok:{100 + i} --kill-on-invalid-dep=yes" in words) == (i > 0)
+        for option in ("--requeue", "--open-mode=append", "--signal=B:TERM@120",
+                       f"--chdir={tmp_path}", "--output=my runs/x/logs/"):
+            assert option in words, (option, words)
+        assert words.index("--partition=cpu") > words.index("--time=04:00:00")  # the last one wins
+        assert words.index("--time=1:00:00") > words.index("--time=04:00:00")
+    assert (tmp_path / "my runs" / "x" / "logs").is_dir()
 
 
-def test_array_really_joins_what_its_jobs_make(data, tmp_path):  # noqa: F811
-    """All jobs of the array, one after the other by a stand-in for sbatch, make the whole run, bit for bit."""
-    for name in ("run_mcmc.py", "run_score.py", "wl"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    stand_ins = tmp_path / "bin"
-    stand_ins.mkdir()
-    (stand_ins / "python3").write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
-    (stand_ins / "sbatch").write_text(SBATCH)
-    for name in ("python3", "sbatch"):
-        (stand_ins / name).chmod(0o755)
-    (tmp_path / "wl-numba-u").symlink_to(pathlib.Path(kernels.CACHE_FOLDER).parent)    # what is compiled already
-    env = {**os.environ, "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1",
-           "TMPDIR": str(tmp_path), "USER": "u"}
-    options = ("--data", str(data), "--method", "spectrum", "--sampler", "exact", "--quiet")
-
-    def run(*command):
-        done = subprocess.run([*map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-    run("bash", ARRAY, "out put", "2", *options)
-    run(sys.executable, "run_mcmc.py", "--nstep", "10000", "--sigma", "0.06", *options, "--out", "whole")
-    joined, whole = (hdf5.read(tmp_path / folder / "posterior.h5") for folder in ("out put", "whole"))
-    assert joined.digest == whole.digest and len(whole.groups["summary"]["mean"]) > 3
-    assert (tmp_path / "out put" / "score.json").is_file()
+@pytest.mark.parametrize("options, names", [
+    (("--method", "spectrum"), ["infer-first", "infer", "score"]),
+    (("--model", "compact"), ["infer-first", "infer", "score"]),
+    (("--model", "compact", "--members", "3"), ["measure", "network", "infer", "score"])])
+def test_graphs_of_other_models(call, options, names):
+    done, calls = call(SUBMIT, "out", 2, "--", *options)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == names, done.stderr
+    assert ("--array=1-2 " in calls[1]) == (names[1] == "network")
+    assert len(call(SUBMIT, "out", 1, "--", "--method", "spectrum")[1]) == 2
 
 
-# runs what is submitted at once, every task of an array, and prints a job's number
-SBATCH = r"""#!/bin/bash
-wrap= array=1
-while [ "${1#-}" != "$1" ]; do
-    case "$1" in
-        --wrap=*) wrap=${1#*=} ;;
-        --array=*) array=${1#*=} ;;
-        --export=ALL,*) export "${1#*ALL,}" ;;
-    esac
-    shift
-done
-if [ -n "$wrap" ]; then
-    sh -c "$wrap" >&2 || exit 1
-else
-    for task in $(seq "${array%-*}" "${array#*-}"); do
-        SLURM_ARRAY_TASK_ID=$task bash "$@" >&2 || exit 1
-    done
-fi
-echo 7
-"""
+def test_wrong_usage_is_refused_before_anything_is_submitted(call, tmp_path):
+    for words in ((), ("out",), ("out", "four"), ("out", "0"), ("out", "-2"), ("out", "--data"),
+                  ("", "4"), ("out", "4", "--", "--epochs", "many"), ("out", "4", "--", "--nope"),
+                  ("out", "4", "--", "--model", "x"), ("out", "4", "--", "--sigma", "-1")):
+        done, calls = call(SUBMIT, *words)
+        assert done.returncode == 2 and not calls, words
+        assert len(done.stderr.splitlines()) == 1 and "error: " in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_has_the_threads_and_folders_of_its_node(call, tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\necho "$* $TMPDIR $NUMBA_CACHE_DIR"\n')
+    python.chmod(0o755)
+    variables = {"WL_PYTHON": str(python), "SLURM_CPUS_PER_TASK": "7", "SLURM_TMPDIR": "/scratch/1",
+                 "SLURM_ARRAY_TASK_ID": "5", "NUMBA_CACHE_DIR": ""}
+    if (ROOT / ".venv" / "bin" / "python").exists():
+        pytest.skip("the clone has an interpreter of its own")
+    done, _ = call(RUN, "run_mcmc.py", "--shard", "@task/9", **variables)
+    assert done.stdout == (f"{ROOT}/run_mcmc.py --threads 7 --shard 5/9 /scratch/1 /scratch/1/"
+                           f"wl-numba-{os.getuid()}\n"), done.stderr
+    done, _ = call(RUN, "run_score.py", "x.h5", **variables)
+    assert done.stdout.startswith(f"{ROOT}/run_score.py x.h5 /scratch/1 ")
+
+
+# ---------------------------------------------------------------- a real Slurm
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The environment of a Slurm of one node, which is started for this file."""
+    if not all(shutil.which(name) for name in NEEDED) or os.getuid() != 0:
+        pytest.skip("no Slurm: apt-get install slurm-wlm munge, as root")
+    if not (SLURM / "start_slurm.sh").is_file():
+        pytest.skip("no ../shared/slurm/start_slurm.sh beside the clone")
+    state = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run(["bash", SLURM / "start_slurm.sh", state], capture_output=True,
+                             text=True, timeout=60)
+    if started.returncode:
+        pytest.skip(f"Slurm does not start here: {started.stderr[-200:]}")
+    cache = pathlib.Path(kernels.CACHE_FOLDER or state).parent
+    yield {**os.environ, "SLURM_CONF": str(state / "slurm.conf"), "WL_PYTHON": sys.executable,
+           "NUMBA_CACHE_DIR": str(cache)}
+    subprocess.run(["bash", SLURM / "stop_slurm.sh", state], capture_output=True, timeout=60)
+
+
+def slurm(cluster, *words, cwd=None):
+    done = subprocess.run([*map(str, words)], env=cluster, cwd=cwd, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_for(cluster, seconds, is_done):
+    """Wait until is_done(), which gets the ids and states of all jobs."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        jobs = dict(line.split()[:2] for line in slurm(cluster, "squeue", "-h", "-o", "%i %T")
+                    .splitlines())
+        if is_done(jobs):
+            return
+        time.sleep(0.3)
+    pytest.fail(f"still {jobs} after {seconds} s")
+
+
+def test_the_graph_on_a_real_slurm_makes_the_bits_of_one_process(cluster, tmp_path):
+    data = make_set(tmp_path / "set")
+    options = ("--data", data, "--model", "compact", "--members", "2", *TINY)
+    printed = slurm(cluster, SUBMIT, "out", 2, "--cpus-per-task=1", "--mem=100M", "--", *options,
+                    cwd=tmp_path)
+    assert [line.split()[1] for line in printed.splitlines()] == [
+        "measure", "network", "infer", "score"]
+    whole = subprocess.run([sys.executable, ROOT / "run_mcmc.py", *map(str, options), "--out",
+                            "whole"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert whole.returncode == 0, whole.stderr
+    wait_for(cluster, 600, lambda jobs: not jobs)
+    logs = {p.name: p.read_text() for p in sorted((tmp_path / "out" / "logs").iterdir())}
+    assert len(logs) == 5 and (tmp_path / "out" / "score.json").is_file(), logs
+    joined, one = (hdf5.read(tmp_path / name / "posterior.h5") for name in ("out", "whole"))
+    assert joined.digest == one.digest and len(one.groups["summary"]["mean"]) > 3
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_preempted_training_goes_on_and_a_cancelled_one_does_not(cluster, tmp_path):
+    data = make_set(tmp_path / "set")
+    options = ["--data", data, "--model", "compact", *TINY[2:], "--epochs", "60", "--patience", "0",
+               "--sampler", "exact"]
+    options = [o for o in map(str, options) if o not in ("--quiet", "--nstep", "500")]
+
+    def start(out):
+        command = " ".join(["exec", "bash", str(RUN), "run_mcmc.py", *options, "--out", out])
+        return slurm(cluster, "sbatch", "--parsable", "--requeue", "--open-mode=append", "-n1",
+                     "--cpus-per-task=2", f"--output={out}.log", f"--wrap={command}",
+                     cwd=tmp_path).strip()
+
+    def trains(out):
+        return lambda _: (tmp_path / out / "checkpoint.pt").exists()
+    job = start("out")
+    wait_for(cluster, 300, trains("out"))
+    slurm(cluster, "sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null",
+          "--wrap=true")
+    wait_for(cluster, 60, lambda jobs: jobs == {job: "PENDING"})
+    assert "stopped by SIGTERM" in (tmp_path / "out.log").read_text()
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=cluster, check=True)
+    cancelled = start("cancelled")
+    wait_for(cluster, 600, lambda jobs: job not in jobs)
+    text = (tmp_path / "out.log").read_text()
+    assert text.count("training compact") >= 1 and "Score" in text, text
+    wait_for(cluster, 300, trains("cancelled"))
+    slurm(cluster, "scancel", cancelled)
+    wait_for(cluster, 60, lambda jobs: not jobs)
+    assert not (tmp_path / "cancelled" / "posterior.h5").exists()
+    whole = subprocess.run([sys.executable, ROOT / "run_mcmc.py", *options, "--out", "whole"],
+                           cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert whole.returncode == 0, whole.stderr
+    one, other = (load_torch(tmp_path / out / "model.pt")["weights"] for out in ("out", "whole"))
+    assert all((one[name] == other[name]).all() for name in one)

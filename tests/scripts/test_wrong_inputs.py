@@ -125,6 +125,7 @@ def main(folder):
     from wl.summaries import apply, dense, handmade, training  # noqa: F401
     before = {str(p): p.stat().st_mtime_ns for p in pathlib.Path(".").rglob("*")}
     counted = 0
+    gc.freeze()                                          # else each collection costs 0.3 s
     for case in CASES:
         words = words_of(case)
         if "nothing" in words[:3]:

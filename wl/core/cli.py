@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
         self.presets = {}
         for kind, read in ((int, _whole), (float, _finite), (str, _text), (None, _text)):
             self.register("type", kind, read)
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.I)
 
     def add_presets(self, presets: dict) -> None:
         """Add --preset: {name: {option: default}}, the first of which is taken without it."""
