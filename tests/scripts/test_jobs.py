@@ -67,8 +67,9 @@ def test_the_graph(call, cluster, tmp_path):
 
 @pytest.mark.parametrize("options, names", [
     (("--method", "spectrum"), ["infer-first", "infer", "score"]),
-    (("--model", "compact"), ["infer-first", "infer", "score"]),
-    (("--model", "compact", "--members", "3"), ["measure", "network", "infer", "score"])])
+    (("--model", "compact", "--folds", "1"), ["infer-first", "infer", "score"]),
+    (("--model", "compact", "--folds", "1", "--members", "3"),
+     ["measure", "network", "infer", "score"])])
 def test_graphs_of_other_models(call, options, names):
     done, calls = call(SUBMIT, "out", 2, "--", *options)
     assert [line.split()[1] for line in done.stdout.splitlines()] == names, done.stderr

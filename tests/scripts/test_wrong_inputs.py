@@ -46,7 +46,7 @@ CASES = [
         "--prior set/label.npy", "--prior mask.npy", "--smooth none --emulator-fraction 0.1",
         "--emulator-fraction 0.1", "--emulator-fraction 0.99", "--holdout-fraction 0.99",
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
-        "--only 0 --model compact", "--lanes 64", "--batch-size 2 --lanes 4", "--folds 17",
+        "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4", "--folds 17",
         "--sampler exact --draws 3", "--nstep 3 --thin 9", "--burn-in 1", "--predictions nowhere.h5",
         "--predictions set/label.npy", "--config nowhere.json", "--config mask.npy", "--views 3",
         "--config set/wrong.json", "--out mask.npy", "--out mask.npy/x", "--out set/label.npy",

@@ -24,7 +24,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 MAX_WHOLE = 10**12             # of any whole number but a seed
 # settings of results that no option sets
 NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", "orders", "shard",
-              "method", "scales", "draws", "rows", "test_maps")
+              "method", "scales", "rows", "data")
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
 
