@@ -168,8 +168,8 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate calibration."""
     args = cli.parse(parser(), argv)
-    n = positive("--maps", within("--maps", args.maps, MIN_MAPS, MAX_MAPS), integer=True)
-    nstep = positive("--nstep", within("--nstep", args.nstep, 2 * DRAWS, 10**8), integer=True)
+    n = within("--maps", args.maps, MIN_MAPS, MAX_MAPS, integer=True)
+    nstep = within("--nstep", args.nstep, 2 * DRAWS, 10**8, integer=True)
     scale, sigma = positive("--scale", args.scale), positive("--sigma", args.sigma)
     cli.prepare_process(args.threads)
     emulator = load(args.run)

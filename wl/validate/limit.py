@@ -202,16 +202,16 @@ class LimitOptions(Options):
         "auto", "exact: the modes measured in each noisy test map; modes: a forecast by counting; "
         "auto: exact where it holds", choices=("auto", "exact", "modes"))
     sobol: int = option(256, "points that average over the nuisances, a power of two", metavar="N",
-                        positive=1 << 16)
+                        within=(1, 2**16))
     order: int = option(6, "quadrature points per side of a small triangle of the design, more in "
-                        "larger ones", metavar="N", positive=64)
+                        "larger ones", metavar="N", within=(1, MAX_SIDE))
     nuisances: str | None = option(
         None, "fixed: as if they were known to be at their centres (default: as the set was made)",
         choices=("drawn", "fixed"))
     n_gal: float | None = option(
         None, "noise level to assume (default: the set's). Another one than the set's, or other "
         "nuisances, are a negative control, written to control_limit.h5", metavar="X",
-        positive=True)
+        within=(0.01, 1e6))
 
     def __post_init__(self):
         super().__post_init__()

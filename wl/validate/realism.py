@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from ..core import cli, seeds
-from ..core.checks import InputError, array, positive, within
+from ..core.checks import InputError, array, within
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
 from ..maps import dataset
@@ -267,8 +267,9 @@ def main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate realism."""
     args = cli.parse(parser(), argv)
     field = Field(args.field, within("--gaussian-share", args.gaussian_share, 0.0, 0.9),
-                  lambda_factor=positive("--lambda-factor", args.lambda_factor))
-    n, n_gal = int(within("--maps", args.maps, 1, 10**6)), positive("--n-gal", args.n_gal)
+                  lambda_factor=within("--lambda-factor", args.lambda_factor, 0.3, 100.0))
+    n = within("--maps", args.maps, 1, 10**6, integer=True)
+    n_gal = within("--n-gal", args.n_gal, 0.01, 1e6)
     if args.spectra:
         mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
         label = None if args.label is None else dataset.read_label(args.label)
