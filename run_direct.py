@@ -45,7 +45,8 @@ def main(argv: list | None = None) -> None:
     options = PosteriorOptions.of(args)
     predictions, folder, wanted = predicted(args, options)
     if predictions is not None:                           # else --only: one network of several
-        report_on(infer(predictions, options, folder, wanted), args.seed)
+        report_on(infer(predictions, options, folder, wanted), args.seed, details=args.details,
+                  with_figures=args.figures)
 
 
 if __name__ == "__main__":

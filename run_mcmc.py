@@ -33,7 +33,7 @@ examples:
 def parser() -> cli.Parser:
     """The options of this script."""
     from wl.maps import splits as maps
-    from wl.posterior import options as posterior
+    from wl.posterior import foreign, options as posterior
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
     parser.add_presets(summaries.PRESETS)
@@ -43,7 +43,7 @@ def parser() -> cli.Parser:
         help="what summarises a map: a network, or its power spectrum in 10 bins")
     add("--predictions", default=None, metavar="FILE",
         help="a predictions.h5 to infer from: nothing is trained, and the options of maps and "
-             "network are those it was made with")
+             "network are those it was made with; or predictions of others, see below")
     add("--apply", default=None, metavar="RUN",
         help="folder of a finished run, whose networks and emulator infer the maps of --maps; "
              "nothing is trained, and only those maps are measured")
@@ -53,6 +53,7 @@ def parser() -> cli.Parser:
     summaries.add_options(parser, loss="mse")
     posterior.add_options(parser)
     posterior.add_output_options(parser)
+    parser.epilog = f"{foreign.HELP}\n\n{parser.epilog}"
     return cli.add_common(parser)
 
 
@@ -78,7 +79,8 @@ def main(argv: list | None = None) -> None:
     if args.apply is not None:
         report.report_new(path)
     else:
-        report.report_on(path, args.seed, args.data if is_elsewhere(args) else None)
+        report.report_on(path, args.seed, args.data if is_elsewhere(args) else None,
+                         details=args.details, with_figures=args.figures)
     report.check_convergence(path, args.allow_unconverged)
 
 
@@ -116,10 +118,16 @@ def given(args, posterior, shard) -> tuple:
     from wl.core.checks import InputError
     from wl.core.files import refuse_difference
     from wl.maps.dataset import open_set
-    from wl.posterior import infer
+    from wl.posterior import foreign, infer
     from wl.posterior.options import Wanted
     cli.prepare_process(args.threads)
-    predictions = hdf5.read(args.predictions, "predictions")
+    if foreign.is_foreign(args.predictions):
+        if is_elsewhere(args):
+            raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps "
+                             "itself; leave the option out")
+        predictions = foreign.read(args.predictions, args.seed)
+    else:
+        predictions = hdf5.read(args.predictions, "predictions")
     made, design = predictions.settings, predictions.groups["constant_data"]["design"]
     target = args.target or made["target"]
     if made["target"] not in (target, "both"):

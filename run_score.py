@@ -5,10 +5,10 @@ import pathlib
 import sys
 
 from wl.core import cli
-from wl.core.checks import InputError, within
-from wl.core.progress import fail, say, warn
+from wl.core.checks import InputError, choice, within
+from wl.core.progress import fail, say
 from wl.posterior.options import merge
-from wl.scoring import export, figures, report, table
+from wl.scoring import export, report, table, truth
 from wl.scoring.score import SCORE_FLOOR
 
 DESCRIPTION = """\
@@ -16,14 +16,15 @@ Score one or more posterior.h5 files, whichever method made them.
 
 The truth of the test maps is label_test.npy of the data set, that of the hold-out maps label.npy.
 The public test set has no truth: its hold-out maps are scored instead. Printed are, best first, the
-challenge's score with its bootstrap error, the mean squared error in units of the labels' variance,
-R2, the share of truths within one and two error bars (68.3 and 95.4 % if the bars are right) and
-the mean error bars; then all figures of each posterior, cosmologies on and off the design apart.
-score.json is written beside each posterior.
+challenge's score with its bootstrap error, the mean squared error in units of the labels' variance
+and the share of truths in the 68 and 95 % intervals; of one posterior a verdict in words, with
+--details all figures, cosmologies on and off the design apart. Written beside it are score.json,
+report.html (one page with all) and, with matplotlib, figures/; several give comparison.html in the
+folder that holds them.
 
 examples:
   python run_score.py data/runs/*/posterior.h5
-      one line a run, best score first, then the details of each
+      one line a run, best score first
   python run_score.py data/runs/main/posterior.shard-*-of-4.h5 --merge data/runs/main/posterior.h5
       join the shards of one run, then score it
   python run_score.py data/runs/main/posterior.h5 --ood data/runs/other/posterior.h5
@@ -31,7 +32,10 @@ examples:
       rates 0.001-0.05
   python run_score.py data/runs/main/posterior.h5 --data data/public --submission data/main.zip
       score with the labels in another folder and write the challenge's zip
+  python run_score.py data/runs/main/posterior.h5 --export csv main.csv
+      a table for other programs; getdist PREFIX and arviz FILE likewise
 """
+MAX_BOOTSTRAP = 100_000
 
 
 def parser() -> cli.Parser:
@@ -43,6 +47,10 @@ def parser() -> cli.Parser:
         help="folder with the label files (default: the one that each posterior was made from)")
     add("--submission", metavar="FILE.zip",
         help="write the challenge's zip from the test maps of the one posterior given")
+    add("--force", action="store_true", help="replace a --submission that has other contents")
+    add("--export", nargs=2, metavar=("FORMAT", "FILE"),
+        help="write the one posterior given, with the truth where it is known, for another tool: "
+             "csv FILE, arviz FILE (netCDF), getdist PREFIX (chains of the maps that kept draws)")
     add("--merge", metavar="FILE",
         help="join the shards given (of run_mcmc.py --shard) into FILE first, bit for bit what a "
              "run without shards writes, and score that")
@@ -51,9 +59,7 @@ def parser() -> cli.Parser:
     add("--ood", metavar="FILE",
         help="out-of-distribution maps: a posterior.h5 of such, or .npy with a bool per test map "
              "of the one posterior given")
-    add("--figure", metavar="FILE",
-        help="draw truth against estimate and the coverage of the one posterior given (.png, .pdf "
-             "or .svg; needs matplotlib)")
+    cli.add_shown(parser)
     add("--json", action="store_true",
         help="print the content of score.json as a list instead of the table")
     add("--bootstrap", type=int, default=1000, metavar="N",
@@ -66,51 +72,52 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, merge, submit, score, print. argv: list of str, None for the command line."""
     options = cli.parse(parser(), argv)
-    within("--bootstrap", options.bootstrap, 1, 10**6)
+    within("--bootstrap", options.bootstrap, 1, MAX_BOOTSTRAP)
+    if options.export is not None:
+        choice("--export", options.export[0], export.FORMATS)
     if options.merge is not None:
         merge(options.posterior, options.merge)
         say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
         options.posterior = [options.merge]
-    for name in ("ood", "submission", "figure"):
+    for name in ("ood", "submission", "export"):
         if getattr(options, name) is not None and len(options.posterior) != 1:
             raise InputError(f"--{name}: expected one posterior, got {len(options.posterior)}; "
                              "name one")
-    if options.figure is not None:
-        figures.check(options.figure)
     if options.submission is not None:
         if pathlib.Path(options.submission).suffix != ".zip":
             raise InputError("--submission: expected a name that ends in .zip, got "
                              f"{options.submission}")
-        count = export.submit(options.posterior[0], options.submission)
+        count = export.submit(options.posterior[0], options.submission, options.force)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
     results, failures = [], []
     for path in dict.fromkeys(options.posterior):
         try:
-            result = report.score_posterior(
-                path, options.data, bootstrap=options.bootstrap, seed=options.seed,
-                floor=SCORE_FLOOR if options.floor else None)
+            maps = truth.open_maps(path, options.data)
+            result = report.score_maps(maps, bootstrap=options.bootstrap, seed=options.seed,
+                                       floor=SCORE_FLOOR if options.floor else None)
         except InputError as error:            # the others are still scored
             failures.append(error)
             continue
         if options.ood is not None:
             result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
         results.append(result)
-        if options.figure is not None:
-            title = f"score {result['score']:.2f}" if result["score"] is not None else ""
-            figures.draw(options.figure, *report.scored_maps(path, options.data), title)
-            say(f"{options.figure}: picture", options.quiet)
-        try:
-            report.save(result)
-        except InputError as error:            # a colleague's folder: the table is still wanted
-            warn(f"no score.json, {error}")
+        one = len(options.posterior) == 1
+        written = report.publish(maps, result, options.figures, pictures=one)
+        if options.export is not None:
+            for name in export.export(maps, *options.export):
+                say(f"{name}: written", options.quiet)
     if options.json:
         print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
     elif results:
         if len(results) == 1:
-            print(table.verdict(results[0]), end="\n\n")
-        print(table.overview(results))
-        for result in results:
+            print(table.verdict(results[0], written))
+        else:
+            print(table.overview(results))
+            report.publish_comparison(results, options.figures)
+        for result in results if options.details else ():
             print("\n" + table.details(result))
+        for result in results:
+            print(table.last_line(result))
     for error in failures[:-1]:
         fail(error, cli.EXIT_USAGE)
     if failures:

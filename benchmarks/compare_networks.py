@@ -106,16 +106,14 @@ def read_row(name, seed, folder):
     """A Row from its files, None where it is not finished. Raises InputError."""
     if not (folder / "score.json").exists():
         return None
-    from wl.core import hdf5, params
+    from wl.core import params
     from wl.maps.dataset import read_truth
-    from wl.scoring import report, score
+    from wl.scoring import score, truth as truths
     from wl.summaries import architectures, dense, network
-    file = hdf5.read(folder / "posterior.h5", "posterior",
-                     groups=("summary", "observed_data", "constant_data"))
-    split, _, number, summary = report.maps_of(file)
-    test = np.flatnonzero(split == params.TEST)
-    truth = read_truth(file.origin["data"])[number[test], :2]
-    answers = (summary[key][test] for key in ("mean", report.bars(summary)))
+    maps = truths.read_maps(folder / "posterior.h5")
+    file, test = maps.file, np.flatnonzero(maps.split == params.TEST)
+    truth = read_truth(file.origin["data"])[maps.realisation[test], :2]
+    answers = (maps.summary[key][test] for key in ("mean", maps.bars))
     alone = file.settings["model"] == "statistics"
     nets = [(dense.Dense if alone or "statistics" in path.stem else network.Network).load(path)
             for path in sorted(folder.glob("model*.pt"))]   # model_compact before model_statistics

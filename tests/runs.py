@@ -15,7 +15,7 @@ from wl.summaries.options import NetworkOptions
 
 QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32",
          "--quiet", "--nstep", "500", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1",
-         "--threads", "2", "--folds", "1"]
+         "--threads", "2", "--folds", "1", "--no-figures"]
 N_TEST = 5
 
 

@@ -40,9 +40,10 @@ def emulator(n=60, d=2, prior="design", seed=5):
     return build(theta, *statistics(theta, d), prior=prior)
 
 
-def chains(emulator, summary, *, nstep, sigma, burn_in=0.2, chains=1, thin=None, adapt=False, **options):
-    """metropolis() with the fields of its Walk by name."""
-    return metropolis(emulator, summary, Walk(nstep, sigma, burn_in, chains, thin, adapt), **options)
+def chains(emulator, summary, *, nstep, sigma, burn_in=0.2, chains=1, thin=None, adapt=False, draws=0, **options):
+    """metropolis() with the fields of its Walk by name, and the draws of the first maps."""
+    walk = Walk(nstep, sigma, burn_in, chains, thin, adapt)
+    return metropolis(emulator, summary, walk, keep=np.arange(min(draws, len(summary))), **options)
 
 
 def draw(emulator, n, seed=1):

@@ -127,8 +127,8 @@ def test_a_script_called_from_a_notebook_neither_restarts_nor_exits(finished, py
             "sys.modules['IPython'] = types.ModuleType('IPython')\n"
             "before = os.getpid(); import run_mcmc\n"
             "for _ in range(2):\n"
-            "    run_mcmc.main(['--method', 'spectrum', '--sampler', 'exact', '--quiet', '--out', "
-            "'data/runs/b'])\n"
+            "    run_mcmc.main(['--method', 'spectrum', '--sampler', 'exact', '--quiet', '--no-figures', "
+            "'--out', 'data/runs/b'])\n"
             "assert os.getpid() == before; print('still here')")
     run = python(code, env={"WHERE": str(finished)})
     assert run.returncode == 0 and run.stdout.rstrip().endswith("still here"), run.stderr

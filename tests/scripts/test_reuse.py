@@ -115,19 +115,10 @@ def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_pa
     assert not (run.folder.out / "posterior.h5").exists()
 
 
-def test_stuck_counts_maps():
-    """Several chains that stand still have a spread and no acceptance; quadrature gives none."""
-    sd = np.array([[0.1, 0.1], [0.0, 0.1], [0.1, np.nan], [0.1, 0.1]])
-    acceptance = np.array([0.3, 0.3, 0.3, 0.0])
-    assert posterior.stuck({"sd": sd, "acceptance": acceptance}) == 3
-    assert posterior.stuck({"sd": sd[:1], "acceptance": np.array([np.nan])}) == 0
-
-
 @pytest.mark.parametrize("options, words", [
     (("--nstep", 2**31), ("--nstep", 2**31)), (("--chains", 5 * 10**6), ("--chains", "5000000")),
     (("--nstep", 10**11), ("--nstep", 10**11)), (("--thin", 10**11), ("--thin", "at most 100")),
     (("--thin", 101), ("--thin", "at most 100")),
-    (("--adapt", "--nstep", 20), ("--adapt", "got 4")),
     (("--sampler", "exact", "--nstep", 2**31), ("--nstep",))])
 def test_settings_that_the_sampler_would_refuse_are_refused_first(options, words):
     with pytest.raises(InputError) as error:

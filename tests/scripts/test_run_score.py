@@ -1,6 +1,10 @@
 """run_score.py as a user meets it: a synthetic data set and posteriors, in a process of its own."""
+import base64
+import csv
+import html.parser
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -8,9 +12,9 @@ import pytest
 
 from conftest import one_line
 from wl.core import hdf5
-from wl.core.checks import InputError
+from wl.core.checks import InputError, RunError
 from wl.core.hdf5 import Var
-from wl.core.params import HOLDOUT, TEST
+from wl.core.params import HOLDOUT, SPLITS, TEST
 from wl.scoring import export, report, score, table
 
 N_COSMOLOGY, N_REALISATION, N_TEST = 12, 20, 60
@@ -103,16 +107,28 @@ def failed(done, *parts, code=2):
     return one_line(lines[0], "run_score.py", *parts)
 
 
+def at_hull(label, truth):
+    """How many true cosmologies are corners of the design's hull."""
+    from scipy.spatial import ConvexHull
+    theta = label[:, 0, :2]
+    corner = theta[ConvexHull(theta).vertices]
+    return int((np.abs(truth[:, None] - corner).max(axis=2).min(axis=1) < 1e-9).sum())
+
+
 # ---------------------------------------------------------------- the script
 def test_table_details_and_json(case, script, tmp_path):
-    _, path, (mean, sd, truth, split, _) = case
-    text = ok(script("run_score.py", path, cwd=tmp_path))
+    folder, path, (mean, sd, truth, split, _) = case
+    label = np.load(folder / "label.npy")
+    text = ok(script("run_score.py", path, "--details", "--no-figures", cwd=tmp_path))
     test = split == TEST
     want = score.challenge_score(truth[test], mean[test], sd[test]).mean()
     verdict, text = text.split("\n\n", 1)
     assert verdict.startswith(f"Score {want:.2f} +- ") and f"on {N_TEST} test maps" in verdict
-    first = text.splitlines()[1].split()
-    assert first[:5] == [str(path.parent), "mcmc", "test", str(N_TEST), f"{want:.2f}"]
+    assert max(map(len, verdict.replace(str(path), "").replace(str(path.parent), "").split("\n"))) <= 80
+    assert len(verdict.splitlines()) <= 8 and "design alone" in verdict
+    last = dict(word.split("=") for word in text.splitlines()[-1].split()[1:])
+    assert text.splitlines()[-1].startswith("wl-result ") and last["file"] == str(path)
+    assert float(last["score"]) == pytest.approx(want, abs=1e-4) and last["maps"] == str(N_TEST)
     for part in ("test, on design", "test, off design", "holdout", "Omega_m: R2",
                  "S_8: truth within 1 sd", "acceptance 0.31",
                  "1 map flagged (1 acceptance outside 0.2 to 0.5)", "knows only the design"):
@@ -120,33 +136,153 @@ def test_table_details_and_json(case, script, tmp_path):
     content = json.loads((path.parent / "score.json").read_text())
     assert content["score"] == pytest.approx(want) and content["scored"] == "test"
     assert {k: v["n"] for k, v in content["subsets"].items()} == {
-        "test": N_TEST, "test_on_design": N_TEST - 15, "test_off_design": 15, "holdout": 36}
+        "test": N_TEST, "test_on_design": N_TEST - 15, "test_off_design": 15, "holdout": 36,
+        "test_at_hull": at_hull(label, truth[test])}
     assert content["settings"]["nstep"] == 10000 and content["digest"] == hdf5.read(path).digest
     assert set(content["truth"]) == {"label", "label_test"} and "path" not in content
     for name in ("coverage_68_mean", "coverage_95_mean"):
         assert abs(content["subsets"]["test"][name] - score.LEVELS[name[9:11]][0]) < 0.12
     before = (path.parent / "score.json").read_bytes()
-    assert ok(script("run_score.py", path, cwd=tmp_path)) == f"{verdict}\n\n{text}"
+    again = ok(script("run_score.py", path, "--details", "--no-figures", cwd=tmp_path))
+    assert again == f"{verdict}\n\n{text}"
     assert (path.parent / "score.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("width, words", [(1.0, "The error bars hold"), (0.4, "too narrow"),
+@pytest.mark.parametrize("width, words", [(1.0, "hold: yes"), (0.4, "too narrow"),
                                           (2.5, "too wide")])
 def test_the_verdict_judges_the_error_bars(case, width, words):
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     make_posterior(path, folder, label, label_test, width=width)
     text = table.verdict(report.score_posterior(path, bootstrap=100))
-    assert words in text and ("--folds" in text) == (width != 1.0)
+    assert words in " ".join(text.split()) and ("--folds" in text) == (width != 1.0)
     assert words not in table.verdict(report.score_posterior(path, bootstrap=1))     # no errors
 
 
-def test_a_picture(case, script, tmp_path):
-    _, path, _ = case
-    failed(script("run_score.py", path, "--figure", "x.txt"), "--figure", ".png")
+class Page(html.parser.HTMLParser):
+    """Tags of a page, those that stay open, and its pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.pictures, self.links = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.pictures.append(attrs["src"])
+        self.links += [v for k, v in attrs.items() if k in ("src", "href")]
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_pictures_and_a_page_of_its_own(case, script, tmp_path):
+    """Each picture as PNG and PDF, all of them inside one page that needs no other file."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
-    ok(script("run_score.py", path, "--figure", "x.png", cwd=tmp_path))
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    _, path, _ = case
+    text = ok(script("run_score.py", path, cwd=tmp_path))
+    drawn = sorted(p.name for p in (path.parent / "figures").iterdir())
+    assert drawn == sorted(f"{name}.{end}" for name in ("truth", "calibration", "residuals", "design", "contours")
+                           for end in ("png", "pdf"))
+    assert (path.parent / "figures" / "truth.pdf").read_bytes().startswith(b"%PDF")
+    page = Page((path.parent / "report.html").read_text())
+    assert page.open == [] and len(page.pictures) == 5 and "report.html" in text
+    assert all(link.startswith("data:") for link in page.links)
+    assert base64.b64decode(page.pictures[0].split(",")[1]).startswith(b"\x89PNG")
+    shutil.rmtree(path.parent / "figures")
+    (path.parent / "report.html").unlink()
+    ok(script("run_score.py", path, "--no-figures", cwd=tmp_path))
+    assert sorted(p.name for p in path.parent.iterdir()) == ["posterior.h5", "score.json"]
+
+
+def test_a_comparison_of_runs(case, script, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    other = path.parent.parent / "narrow" / "posterior.h5"
+    make_posterior(other, folder, label, label_test, width=0.5)
+    text = ok(script("run_score.py", path, other, "--bootstrap", 50))
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("wl-result"))
+    page = Page((path.parent.parent / "comparison.html").read_text())
+    assert len(page.pictures) == 1 and (path.parent.parent / "comparison.pdf").is_file()
+
+
+def test_the_spectrum_of_the_same_maps_stands_beside(case):
+    """A run of the power spectrum in the next folder, of the same truth; none of another."""
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    other = path.parent.parent / "spectrum" / "posterior.h5"
+    make_posterior(other, folder, label, label_test, width=1.5, method="spectrum")
+    result = report.score_posterior(other, bootstrap=20)
+    report.save(result)
+    beside = report.score_posterior(path, bootstrap=20)
+    assert beside["spectrum"]["score"] == result["score"] and "power spectrum" in table.verdict(beside)
+    report.save(result | {"truth": {"label": "ab"}})
+    assert report.score_posterior(path, bootstrap=20)["spectrum"] is None
+
+
+def test_exports(case, script, tmp_path):
+    """A table, and the file with its truth; chains only where draws were kept."""
+    folder, path, (mean, _, truth, split, realisation) = case
+    ok(script("run_score.py", path, "--no-figures", "--export", "csv", "t.csv", cwd=tmp_path))
+    with open(tmp_path / "t.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["mean_S_8"]) for row in rows] == mean[:, 1].tolist()
+    assert [float(row["true_Omega_m"]) for row in rows] == pytest.approx(truth[:, 0].tolist())
+    assert [row["kind"] for row in rows] == [SPLITS[code] for code in split]
+    ok(script("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
+    assert np.allclose(hdf5.read(tmp_path / "a.nc").groups["constant_data"]["truth"], truth)
+    failed(script("run_score.py", path, "--no-figures", "--export", "getdist", "g"), "--draws")
+    failed(script("run_score.py", path, "--export", "word", "g"), "--export", "getdist")
+    draws = np.random.default_rng(1).normal([0.3, 0.8], 0.02, size=(2, 50, 1, 2))
+    rewrite(path, lambda groups: groups.update(posterior={
+        p: Var(("chain", "draw", "map"), draws[..., k]) for k, p in enumerate(("Omega_m", "S_8"))}))
+    ok(script("run_score.py", path, "--no-figures", "--export", "getdist", "g", cwd=tmp_path))
+    table_ = np.loadtxt(tmp_path / "g_map0_2.txt")
+    assert np.allclose(table_[:, 2:], draws[1, :, 0]) and (table_[:, 0] == 1.0).all()
+    assert (tmp_path / "g_map0.paramnames").read_text().split() == ["Omega_m", r"\Omega_\mathrm{m}", "S_8", "S_8"]
+    getdist = pytest.importorskip("getdist", reason="GetDist is not installed")
+    found = getdist.loadMCSamples(str(tmp_path / "g_map0"))
+    assert np.allclose(found.getMeans()[:2], draws.mean(axis=(0, 1, 2)), atol=1e-6)
+
+
+def test_a_score_is_not_replaced_by_none(case, script, tmp_path):
+    """Labels without the truth of the test maps give no score: the one that stands stays."""
+    folder, path, _ = case
+    label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
+    make_posterior(path, folder, label, label_test, maps="test")
+    ok(script("run_score.py", path, "--no-figures"))
+    before = (path.parent / "score.json").read_bytes()
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    done = script("run_score.py", path, "--data", bare, "--no-figures")
+    assert "warning" in done.stderr and "score.json" in done.stderr
+    assert (path.parent / "score.json").read_bytes() == before
+    failed(script("run_score.py", path, "--data", "", "--no-figures"), "--data", "unset")
+
+
+def test_a_map_without_posterior_is_left_out(case):
+    """Its chain never moved: NaN and a flag; the others are scored, and it is named."""
+    _, path, (mean, sd, truth, split, _) = case
+    row = int(np.flatnonzero(split == TEST)[4])
+
+    def change(groups):
+        groups["summary"]["flag"].values[row] = 32
+        for name in ("mean", "sd", "q16", "q84", "correlation"):
+            groups["summary"][name].values[row] = np.nan
+    rewrite(path, change)
+    result = report.score_posterior(path, bootstrap=10)
+    rest = (split == TEST) & (np.arange(len(split)) != row)
+    assert result["score"] == pytest.approx(score.challenge_score(truth[rest], mean[rest], sd[rest]).mean())
+    assert any(f"map {row}" in note and "never moved" in note for note in result["notes"])
+    with pytest.raises(RunError) as error:
+        report.check_convergence(path, False)
+    one_line(error, "1 never moved")
+    with pytest.raises(InputError):
+        export.submit(path, path.with_name("x.zip"))
 
 
 def test_several_posteriors_best_first(case, script, tmp_path):
@@ -155,20 +291,20 @@ def test_several_posteriors_best_first(case, script, tmp_path):
     names = [tmp_path / "runs" / n / "posterior.h5" for n in ("narrow", "main", "holdout")]
     make_posterior(names[0], folder, label, label_test, width=0.3)
     make_posterior(names[2], folder, label, label_test, width=1.3, maps="holdout")
-    text = ok(script("run_score.py", *names, "--bootstrap", 50))
+    text = ok(script("run_score.py", *names, "--no-figures", "--bootstrap", 50))
     rows = [line.split() for line in text.splitlines()[1:4]]
-    scores = [float(row[4]) for row in rows]
+    scores = [float(row[3]) for row in rows]
     assert scores == sorted(scores, reverse=True) and rows[-1][0].endswith("narrow")
-    listed = json.loads(ok(script("run_score.py", *names, "--json", "--bootstrap", 50)))
+    listed = json.loads(ok(script("run_score.py", *names, "--json", "--no-figures", "--bootstrap", 50)))
     assert [r["path"] for r in listed] == [str(n) for n in names]
 
 
 def test_one_bad_file_of_several(case, script, tmp_path):
     _, path, _ = case
     (tmp_path / "bad.h5").write_bytes(b"no")
-    done = script("run_score.py", tmp_path / "bad.h5", path)
+    done = script("run_score.py", tmp_path / "bad.h5", path, "--no-figures")
     failed(done, tmp_path / "bad.h5")
-    assert str(path.parent) in done.stdout and (path.parent / "score.json").exists()
+    assert path.parent.name in done.stdout and (path.parent / "score.json").exists()
 
 
 def test_a_set_without_truth(tmp_path, script):
@@ -177,8 +313,8 @@ def test_a_set_without_truth(tmp_path, script):
     both, only = tmp_path / "a" / "posterior.h5", tmp_path / "b" / "posterior.h5"
     make_posterior(both, folder, label, label_test)
     make_posterior(only, folder, label, label_test, maps="test")
-    text = ok(script("run_score.py", both, only))
-    assert text.splitlines()[1].split()[2] == "holdout" and "no truth" in text.splitlines()[2]
+    text = ok(script("run_score.py", both, only, "--details", "--no-figures"))
+    assert text.splitlines()[1].split()[1] == "holdout" and "no truth" in text.splitlines()[2]
     assert text.count(f"no truth for {N_TEST} test maps") == 2
     assert json.loads((only.parent / "score.json").read_text())["score"] is None
 
@@ -196,7 +332,7 @@ def test_one_real_map(tmp_path, script):
               "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
     hdf5.write(path, "posterior", groups, origin={"data": str(tmp_path / "set")})
     assert ("test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25"
-            in ok(script("run_score.py", path)))
+            in ok(script("run_score.py", path, "--details")))
 
 
 def test_relative_data_folder_and_data_option(case, script, tmp_path):
@@ -210,13 +346,20 @@ def test_relative_data_folder_and_data_option(case, script, tmp_path):
     assert ok(script("run_score.py", path, "--data", folder, cwd=elsewhere)) == text
 
 
-def test_changed_truth_is_said(case):
+@pytest.mark.parametrize("name", ["label", "label_test"])
+def test_another_truth_is_refused(case, script, name):
+    """By its digest, whatever folder it lies in."""
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
-    inputs = {"label": hdf5.digest_file(folder / "label.npy"), "label_test": "ab" * 32}
-    make_posterior(path, folder, label, label_test, inputs=inputs)
-    notes = report.score_posterior(path, bootstrap=10)["notes"]
-    assert len(notes) == 1 and "label_test.npy is not the file" in notes[0]
+    now = {n: hdf5.digest_file(folder / f"{n}.npy") for n in ("label", "label_test")}
+    make_posterior(path, folder, label, label_test, inputs=now)
+    ok(script("run_score.py", path, "--no-figures"))
+    before = (path.parent / "score.json").read_bytes()
+    other = np.load(folder / f"{name}.npy")
+    other[..., 3] += 0.1                                  # a nuisance: the cosmologies are the same
+    np.save(folder / f"{name}.npy", other)
+    failed(script("run_score.py", path, "--no-figures"), f"{name}.npy", now[name][:12], "--data")
+    assert (path.parent / "score.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("simulation", [False, True])
@@ -315,13 +458,14 @@ def test_data_folder_without_labels_or_gone(case, script, tmp_path):
 
 @pytest.mark.parametrize("arguments, part", [
     ((), "POSTERIOR"), (("none.h5",), "none.h5"), (("{path}", "--bootstrap", "0"), "--bootstrap"),
-    (("{path}", "--bootstrap", "x"), "--bootstrap"), (("{path}", "--seed", "-1"), "--seed"),
+    (("{path}", "--bootstrap", "x"), "--bootstrap"), (("{path}", "--bootstrap", 2**63), "--bootstrap"),
+    (("{path}", "--data", ""), "--data"), (("{path}", "--seed", "-1"), "--seed"),
     (("{path}", "--colour"), "--colour"), (("{path}", "--submission", "x.txt"), ".zip"),
     (("{path}", "{path}", "--submission", "x.zip"), "one posterior"),
     (("{path}", "--data", "nowhere"), "nowhere")])
 def test_wrong_usage(case, script, tmp_path, arguments, part):
     _, path, _ = case
-    failed(script("run_score.py", *(a.format(path=path) for a in arguments), cwd=tmp_path), part)
+    failed(script("run_score.py", *(str(a).format(path=path) for a in arguments), cwd=tmp_path), part)
     assert not (path.parent / "score.json").exists() and not list(tmp_path.glob("x.*"))
 
 
@@ -353,7 +497,12 @@ def test_submission(case, script, tmp_path):
         assert result["means"][test_map] == mean[at[test_map]].tolist()
         assert result["errorbars"][test_map] == sd[at[test_map]].tolist()
     before = out.read_bytes()
-    assert ok(script("run_score.py", path, "--submission", out, "--quiet"))
+    assert ok(script("run_score.py", path, "--submission", out, "--quiet", "--no-figures"))
+    assert out.read_bytes() == before
+    out.write_bytes(b"somebody's")
+    failed(script("run_score.py", path, "--submission", out, "--no-figures"), out, "--force")
+    assert out.read_bytes() == b"somebody's"
+    ok(script("run_score.py", path, "--submission", out, "--force", "--no-figures"))
     assert out.read_bytes() == before
 
 
@@ -376,7 +525,7 @@ def test_no_submission(case, tmp_path, why):
 # ---------------------------------------------------------------- how it behaves
 def test_help_teaches(script):
     text = ok(script("run_score.py", "--help"))
-    assert text.count("  python run_score.py ") == 4
+    assert text.count("  python run_score.py ") == 5
     for word in ("--data", "--submission", "--json", "--bootstrap", "--seed", "default: 1000",
                  "label_test"):
         assert word in text
@@ -384,7 +533,7 @@ def test_help_teaches(script):
 
 def test_no_torch_and_no_numba(case, python):
     _, path, _ = case
-    done = python("import sys, run_score; sys.argv[1:] = sys.argv[1:]; run_score.main(); "
+    done = python("import sys, run_score; run_score.main([*sys.argv[1:], '--no-figures']); "
                   "print('heavy', {'torch', 'numba', 'scipy.stats', 'matplotlib'} & "
                   "set(sys.modules))", path)
     assert done.stdout.strip().endswith("heavy set()"), done.stdout + done.stderr
@@ -393,5 +542,5 @@ def test_no_torch_and_no_numba(case, python):
 def test_a_folder_that_cannot_be_written(case, script):
     _, path, _ = case
     (path.parent / "score.json").mkdir()                  # root may write anywhere else
-    done = script("run_score.py", path)
-    assert "run " in ok(done) and "warning" in done.stderr and "score.json" in done.stderr
+    done = script("run_score.py", path, "--no-figures")
+    assert "Score " in ok(done) and "warning" in done.stderr and "score.json" in done.stderr

@@ -138,6 +138,13 @@ def add_common(parser: Parser, *, threads: bool = True) -> Parser:
     return parser
 
 
+def add_shown(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is shown of a score."""
+    parser.add_argument("--details", action="store_true", help="print all figures of the score")
+    parser.add_argument("--figures", action=argparse.BooleanOptionalAction, default=True,
+                        help="report.html and, with matplotlib, pictures beside the posterior")
+
+
 def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse.Namespace:
     """The values of a command line, with a checked number of threads. Raises InputError."""
     argv = [*map(str, sys.argv[1:] if argv is None else argv)]

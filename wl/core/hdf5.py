@@ -264,6 +264,21 @@ def _values(dataset):
     return array.astype(bool) if dataset.attrs.get("dtype") == "bool" else array
 
 
+def arrays_of(path) -> dict | None:
+    """{name: array} at the root of another program's HDF5 file; None for any other file.
+
+    path: str or Path
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if {"schema_version", "kind"} <= set(file.attrs):
+                return None
+            return {name: node[...] for name, node in file.items()
+                    if isinstance(node, h5py.Dataset)}
+    except Exception:                       # h5py raises anything from OSError to RuntimeError
+        return None
+
+
 def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File | None:
     """The verified file that was made with these settings and inputs, None if there is none.
 

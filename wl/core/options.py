@@ -66,6 +66,9 @@ class Options:
             if left_out or field.metadata.get("help") is None:
                 continue
             shown = {k: v for k, v in field.metadata.items() if k in ("help", "metavar", "choices")}
-            how = {"action": "store_true"} if kind is bool else {"type": kind}
+            how = {"type": kind}
+            if kind is bool:
+                on = argparse.BooleanOptionalAction            # --name, --no-name
+                how = {"action": on if field.default else "store_true"}
             add(flag, default=defaults.get(field.name, field.default), **shown, **how)
         return add

@@ -22,8 +22,8 @@ TRAIN, EMULATOR, HOLDOUT, TEST = range(4)
 
 
 FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100",
-         4: "R_hat_above_1.05", 8: "hull_edge_cuts_the_one_sigma_region",
-         16: "p_value_below_0.001"}
+         4: "R_hat_above_1.05", 16: "p_value_below_0.001", 32: "chain_never_moved"}
+LATEX = {"Omega_m": r"\Omega_\mathrm{m}", "S_8": "S_8"}
 
 # quantiles of a posterior, the central intervals that they bound, and highest-density regions
 LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
@@ -69,11 +69,18 @@ VARIABLES = {
                               "posterior sd"),
     "temperature": ("1", "factor between sd and errorbar"),
     "recalibration": ("1", "isotonic map of probabilities at the knots of the normal score"),
+    "widening": ("1", "factor of the quantiles about the median for a posterior at the hull"),
+    "kind": ("1", "what the map is used for: test, holdout, emulator or train"),
     "fixed": ("1", "hand-made statistics of every map of the set, in its order"),
     "fresh": ("1", "the same with further draws of noise, of the maps that train"),
     "rows": ("1", "maps that train, by their place in the set"),
     "test": ("1", "hand-made statistics of the test maps"),
     "flag": ("1", "sum of the bits of what is wrong with the posterior, 0 if nothing is"),
+    "map": ("1", "index of the map in its set, the same in all runs: test maps first"),
+    "param": ("1", "cosmological parameter"), "summary": ("1", "summary of a map"),
+    "summary_2": ("1", "summary of a map"), "chain": ("1", "chain of the map"),
+    "knot": ("1", "knot of the normal score"), "order": ("1", "order of the quadrature"),
+    "draw": ("steps", "step of the chain that a draw is of; for independent draws their number"),
     "split": ("1", "what the realisation is used for"),
 }
 for _name, _level in LEVELS.items():
@@ -106,6 +113,8 @@ def attributes(name: str, dtype) -> dict:
         return {}
     units, description = VARIABLES[name]
     found = {"units": units, "long_name": description}
+    if name in LATEX:
+        found["latex"] = LATEX[name]
     if name == "flag":
         found |= {"flag_masks": np.array(list(FLAGS), dtype),
                   "flag_meanings": " ".join(FLAGS.values())}

@@ -22,6 +22,7 @@ DENSE_DROPOUT = 109
 COVARIANCE_FOLDS = 110                       # cross-validation of the smoothing
 CALIBRATION_DRAW = 111
 CHAIN_START, RMS_SAMPLE, BOOTSTRAP = 113, 114, 115
+EXACT_DRAW = 116                             # independent draws of a map's posterior
 
 # of the kernels' generators: a chain's stream is METROPOLIS + 256 chain
 TRAINING_NOISE, FIXED_NOISE, METROPOLIS = 1, 2, 3

@@ -1,14 +1,14 @@
 """From predictions.h5 to posterior.h5: covariance, emulator, sampler; or a network's own bars."""
 import dataclasses
 import pathlib
-from collections import namedtuple
 
 import numpy as np
 
 from ..core import hdf5
 from ..core.checks import InputError, RunError, triangulate
+from ..core.files import refuse_difference
 from ..core.hdf5 import Folder, Var
-from ..core.params import EMULATOR, LEVELS, PARAMS
+from ..core.params import EMULATOR, PARAMS, SPLITS
 from ..core.progress import Progress, say, warn
 from . import covariance
 from .options import PRIORS, PosteriorOptions, Wanted
@@ -16,9 +16,8 @@ from .options import PRIORS, PosteriorOptions, Wanted
 MAX_RECALIBRATED = 10_000       # emulator maps whose posteriors recalibrate the error bars
 RECALIBRATION_FOLDS = 4
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
-
-Known = namedtuple("Known", "truth mean sd pit")
-Known.__doc__ = """Maps of known cosmology and their posteriors, (n, 2) each."""
+MAX_NAMED = 5                  # maps that a warning names
+IS_COORDINATE = {"coordinates": "kind"}        # of xarray, beside the dimensions
 
 
 def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
@@ -30,7 +29,8 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
     folder: Folder, where it goes
     wanted: Wanted, which maps
     Returns the path. Raises InputError where files with other settings stand in the way, RunError
-    where a chain never moved.
+    where no chain ever moved. A map whose chain alone never moved is named and left without
+    numbers.
     """
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
@@ -42,18 +42,21 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         return path
     chosen = wanted.rows(predictions.groups["predictions"]["split"])
     if direct:
-        chains, constant = None, {}
+        steps, chains, constant = None, None, {}
         summary, known = _from_network(predictions, options, chosen)
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
         summary, chains, more = _sample(predictions, options, folder, emulator, wanted)
         constant |= more
-        _refuse_stuck(summary, options, path)
+        _warn(summary, predictions.coords["predictions"]["map"][chosen], options, path)
         known = held_out(emulator, per, options, folder.seed)
+        steps = options.draw_steps if options.sampler == "metropolis" else None
     if known is not None:
-        summary, more = _recalibrated(summary, known, options, folder.quiet)
+        summary, more = _recalibrated(summary, known, options, predictions, folder.quiet)
         constant |= more
-    groups, coords = _groups(predictions, chosen, summary, chains, constant)
+    groups, coords = _groups(predictions, chosen, summary, constant)
+    if chains is not None and chains.draws is not None and chains.draws.size:
+        _add_draws(groups, coords, chains, options, steps)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)
     return path
@@ -77,7 +80,8 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
             from .emulator import read_prior
             read_prior(options.prior, theta)
         if options.smooth == "none":
-            covariance.check_count(n_emulator, settings.get("n_bin", len(PARAMS)))
+            d = settings.get("n_summary") or settings.get("n_bin", len(PARAMS))
+            covariance.check_count(n_emulator, d)
         if options.recalibrate != "none" and n_emulator < 3:
             raise InputError(f"--recalibrate {options.recalibrate}: expected at least 3 "
                              "realisations of the emulator split, to leave some out in turn, got "
@@ -103,7 +107,8 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
     return per, rows
 
 
-def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) -> Known | None:
+def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
+             seed: int) -> tuple[np.ndarray, dict] | None:
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
     Error bars are fitted on these. Each fold of realisations gets mean and covariance of the
@@ -112,14 +117,15 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
     options: PosteriorOptions
     seed: int
-    Returns None where nothing is recalibrated.
+    Returns the maps' cosmologies (n, 2) and their posteriors, a dict as of posterior.summarise();
+    None where nothing is recalibrated.
     """
     if options.recalibrate == "none":
         return None
     from . import emulator as emulators, quadrature
     from .posterior import join
-    from .posterior import pit_quantiles
-    theta, n, truth, parts = emulator.theta, per.shape[1], [], []
+    theta, n, truth, parts = emulator.theta[:len(per)], per.shape[1], [], []
+    prior = "design" if options.prior == "design" else emulator.vertex_log_prior
     max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
     for k in range(min(RECALIBRATION_FOLDS, n)):
         fold = np.arange(k, n, RECALIBRATION_FOLDS)
@@ -127,15 +133,39 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions, seed: int) ->
         enough = len(rest) > per.shape[2] + 2              # the rest is smaller than the split
         mean, spread, *_ = covariance.smoothed(theta, per[:, rest],
                                                options.smooth if enough else "always", seed)
-        some = fold[:max_maps]
-        truth.append(np.repeat(theta, len(some), axis=0))
-        other = emulators.build(theta, mean, spread, prior=emulator.vertex_log_prior)
-        summaries = np.ascontiguousarray(per[:, some].reshape(-1, per.shape[2]))
+        # other realisations at each cosmology: they may share seeds
+        some = np.arange(min(max_maps, len(fold)))
+        some = fold[(some + len(some) * np.arange(len(theta))[:, None]) % len(fold)]
+        truth.append(np.repeat(theta, some.shape[1], axis=0))
+        other = emulators.build(theta, mean, spread, prior=prior)
+        summaries = np.ascontiguousarray(
+            np.take_along_axis(per, some[..., None], axis=1).reshape(-1, per.shape[2]))
         parts.append(quadrature.exact(other, summaries))
-    truth, chains = np.concatenate(truth), join(parts)
-    quantiles = [getattr(chains, name) for name in LEVELS]
-    return Known(truth, chains.mean, chains.sd,
-                 pit_quantiles(truth, list(LEVELS.values()), quantiles))
+    return np.concatenate(truth), vars(join(parts))
+
+
+def load_emulator(folder):
+    """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5.
+
+    folder: str or Path
+    Raises InputError, also where the two are of different runs, one of which was stopped.
+    """
+    from . import emulator
+    folder = pathlib.Path(folder)
+    file = hdf5.read(folder / "statistics.h5", "statistics")
+    stat = file.groups["statistics"]
+    made = hdf5.read(folder / "posterior.h5", "posterior", groups=("constant_data",))
+    constant = made.groups["constant_data"]
+    if "vertex_log_prior" not in constant:
+        raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give "
+                         "another")
+    before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None}
+                   for f in (file, made))
+    refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force",
+                      "posterior.h5 beside it")
+    prior = made.settings["prior"]
+    return emulator.build(stat["theta"], stat["mean"], stat["covariance"],
+                          prior if prior in PRIORS else constant["vertex_log_prior"])
 
 
 def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
@@ -180,24 +210,29 @@ def _emulator(predictions, options, folder, settings, inputs):
                  coords={"param": np.array(PARAMS)}, settings={**settings, "orders": orders},
                  inputs=inputs, origin=predictions.origin)
     made = emulators.build(theta, mean, spread, prior=prior_of(options.prior, theta))
-    return made, per, {"vertex_log_prior": Var(("cosmology",), made.vertex_log_prior)}
+    prior = made.vertex_log_prior[:len(theta)]
+    return made, per, {"vertex_log_prior": Var(("cosmology",), prior)}
 
 
 def _sample(predictions, options, folder, emulator, wanted):
     """The summary of each chosen map's posterior, its chains, and more for /constant_data."""
     from . import metropolis, posterior, quadrature
-    data, ids = predictions.groups["predictions"], predictions.coords["predictions"]["map"]
+    data = predictions.groups["predictions"]
     chosen = wanted.rows(data["split"])
-    summaries, more = np.ascontiguousarray(data["summaries"][chosen]), {}
+    ids = predictions.coords["predictions"]["map"][chosen].astype(np.int64)
+    summaries, more, keep = np.ascontiguousarray(data["summaries"][chosen]), {}, options.drawn(ids)
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
     if options.sampler == "exact":
         chains = quadrature.exact(emulator, summaries)
+        if keep.size:
+            chains.draws = quadrature.draw(emulator, summaries[keep], options.draws,
+                                           seed=folder.seed, map_index=ids[keep])
     else:
         # a network's summaries are guesses of the parameters
         guess = summaries if predictions.settings["method"] == "network" else None
         chains = metropolis.metropolis(emulator, summaries, options, seed=folder.seed,
-                                       map_index=ids[chosen].astype(np.int64), guess=guess,
-                                       draws=wanted.position(options.draws), progress=progress)
+                                       map_index=ids, guess=guess, keep=keep,
+                                       progress=progress)
     progress.close()
     if options.sampler == "exact":
         every = dataclasses.replace(wanted, shard=None).rows(data["split"])    # of all shards
@@ -210,7 +245,7 @@ def _sample(predictions, options, folder, emulator, wanted):
 
 
 def _from_network(predictions, options, chosen):
-    """A network's own means and error bars as posteriors, and those of emulator maps, Known."""
+    """A network's own means and error bars as posteriors, and of emulator maps as held_out()."""
     from . import posterior
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
@@ -218,50 +253,70 @@ def _from_network(predictions, options, chosen):
         return summary, None
     per, rows = emulator_maps(predictions)
     truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
-    mean, sd = per.reshape(-1, per.shape[2]), data["sd"][rows]
-    return summary, Known(truth, mean, sd, posterior.pit(truth, mean, sd))
+    return summary, (truth, posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows]))
 
 
-def _recalibrated(summary, known, options, quiet):
+def _recalibrated(summary, known, options, predictions, quiet):
     """A summary with recalibrated error bars and quantiles, and the curves for /constant_data."""
     from . import posterior
-    more, learnt = posterior.recalibrate(options.recalibrate, summary, *known)
-    say("error bars times " + ", ".join(
-        f"{f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)), quiet)
-    dims = {"temperature": ("param",), "recalibration": ("knot", "param")}
+    more, learnt = posterior.recalibrate(options.recalibrate, summary, *known,
+                                         predictions.groups["constant_data"]["design"])
+    said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
+    if "widening" in learnt:
+        said.append(f"quantiles at the hull {learnt['widening']:.2f} times wider")
+    say(", ".join(said), quiet)
+    dims = {"temperature": ("param",), "recalibration": ("knot", "param"), "widening": ()}
     return summary | more, {name: Var(dims[name], value) for name, value in learnt.items()}
 
 
-def _refuse_stuck(summary, options, path):
-    """Raise RunError where a chain never moved: it says nothing of its map."""
+def _warn(summary, ids, options, path):
+    """Say what is wrong with chains; RunError where none moved: they say nothing of their maps."""
     from . import posterior
-    stuck = posterior.stuck(summary)
-    if stuck:
-        raise RunError(f"{path}: not written: {stuck} of {len(summary['mean'])} chains never moved "
-                       f"in the {options.kept} steps they keep; raise --nstep, or set --sigma for "
-                       "an acceptance of 0.2 to 0.5")
+    stuck = ids[(summary["flag"] & posterior.STUCK) > 0]
+    if len(stuck) == len(ids):
+        raise RunError(f"{path}: not written: the chains never moved in the {options.kept} steps "
+                       "they keep; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
+    if len(stuck):
+        named = ", ".join(map(str, stuck[:MAX_NAMED])) + ", ..." * (len(stuck) > MAX_NAMED)
+        warn(f"{path}: the posterior of {len(stuck)} of {len(ids)} maps is NaN (map {named}): "
+             "their chains never moved, their summaries lie far from all of the emulator's")
     for warning in posterior.warnings(summary):
         warn(warning)
 
 
-def _groups(predictions, chosen, summary, chains, constant):
+def _groups(predictions, chosen, summary, constant):
     """The groups and coordinates of posterior.h5, the same whatever the method."""
     data, named = predictions.groups["predictions"], predictions.coords["predictions"]
-    groups = {"summary": {name: Var(("map", "param")[:np.ndim(value)], value)
-                          for name, value in summary.items()}}
+    kind = Var(("map",), np.array(SPLITS)[data["split"][chosen]])
+    groups = {"summary": {name: Var(("map", "param")[:np.ndim(value)], value, IS_COORDINATE)
+                          for name, value in summary.items()} | {"kind": kind}}
     groups["summary"] |= {name: Var(("map",), values[chosen]) for name, values in data.items()
                           if name.startswith("p_value_")}
-    ids = named["map"][chosen]
-    coords = {"map": ids, "param": np.array(PARAMS), "summary": named["summary"]}
-    if chains is not None and chains.draws.size:
-        draws = np.moveaxis(chains.draws, 0, 2)                     # (chain, draw, map, param)
-        dims = ("chain", "draw", "map")
-        groups["posterior"] = {p: Var(dims, draws[..., i]) for i, p in enumerate(PARAMS)}
-        groups["sample_stats"] = {"lp": Var(dims, np.moveaxis(chains.lp, 0, 2))}
-        coords["posterior", "map"] = coords["sample_stats", "map"] = ids[:len(chains.draws)]
+    coords = {"map": named["map"][chosen], "param": np.array(PARAMS), "summary": named["summary"]}
     groups["observed_data"] = {
-        "summaries": Var(("map", "summary"), data["summaries"][chosen]),
-        **{n: Var(("map",), data[n][chosen]) for n in ("split", "cosmology", "realisation")}}
+        "summaries": Var(("map", "summary"), data["summaries"][chosen], IS_COORDINATE),
+        **{n: Var(("map",), data[n][chosen]) for n in ("split", "cosmology", "realisation")},
+        "kind": kind}
     design = predictions.groups["constant_data"]["design"]
     groups["constant_data"] = {"design": Var(("cosmology", "param"), design), **constant}
     return groups, coords
+
+
+def _add_draws(groups, coords, chains, options, steps):
+    """The draws in /posterior and their densities in /sample_stats. steps: of the draws, or None.
+
+    float32 holds a draw to 3e-8 and halves the file.
+    """
+    dims, keep = ("chain", "draw", "map"), options.drawn(coords["map"])
+    kind = Var(("map",), groups["summary"]["kind"].values[keep])
+    draws = np.moveaxis(chains.draws.astype(np.float32), 0, 2)      # (chain, draw, map, param)
+    parts = {"posterior": {p: Var(dims, draws[..., i], IS_COORDINATE)
+                           for i, p in enumerate(PARAMS)}}
+    if chains.lp is not None:
+        lp = np.moveaxis(chains.lp.astype(np.float32), 0, 2)
+        parts["sample_stats"] = {"lp": Var(dims, lp, IS_COORDINATE)}
+    for group, named in parts.items():
+        groups[group] = named | {"kind": kind}
+        coords[group, "map"] = coords["map"][keep]
+        if steps is not None:
+            coords[group, "draw"] = (options.burn + steps).astype(np.int32)

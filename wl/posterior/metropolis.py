@@ -22,15 +22,15 @@ DISPERSION = 0.5       # how far towards another cosmology of the design further
 
 
 def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int = 0,
-               map_index: np.ndarray | None = None, draws: int = 0, guess: np.ndarray | None = None,
-               progress=None) -> Chains:
+               map_index: np.ndarray | None = None, keep: np.ndarray = (),
+               guess: np.ndarray | None = None, progress=None) -> Chains:
     """Random-walk Metropolis for every map (Metropolis et al. 1953), all maps in one kernel.
 
     Memory does not grow with the steps: a map's draws are reduced as soon as its chains end.
     summary: (n, d) float64.
     map_index: (n,) int, global index of each map, which with the seed alone decides its random
         numbers; None: 0 ... n - 1.
-    draws: int, how many maps, from the first, return their draws.
+    keep: (k,) int, sorted rows of the maps that return their draws, those of walk.draw_steps.
     guess: (n, 2) float64, first points of the maps' first chains where they lie in the hull, or
         None.
     progress: an object with update(maps), or None.
@@ -41,13 +41,13 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     index, edges = _map_index(map_index, n), walk.edges
     best, edge, _ = survey(emulator, summary)
     begin = starts(emulator, best, walk.chains, seed, index, guess)
-    schedule = kernels.Schedule(walk.sigma, bool(walk.adapt), edges, walk.stride, np.uint64(seed),
+    schedule = kernels.Schedule(walk.sigma, walk.adapts, edges, walk.stride, np.uint64(seed),
                                 seeds.METROPOLIS)
     chains, size, levels = walk.chains, walk.kept // walk.stride, np.array(list(LEVELS.values()))
-    stored = min(max(int(draws), 0), n)
+    keep, chosen = np.asarray(keep, np.int64), walk.draw_steps // walk.stride - 1
     batches = np.empty((n, chains, len(edges) - 1, kernels.SUMS))
-    accepted, lp = np.empty((n, chains), np.int64), np.empty((stored, chains, size))
-    kept, ess, rhat = np.empty((stored, chains, size, 2)), np.empty((n, 2)), np.empty((n, 2))
+    accepted, lp = np.empty((n, chains), np.int64), np.empty((len(keep), chains, len(chosen)))
+    kept, ess, rhat = np.empty((*lp.shape, 2)), np.empty((n, 2)), np.empty((n, 2))
     quantiles = np.empty((n, 2, len(levels)))
     block, limits = block_size(walk, threads()), emulator.limits
     for first in range(0, n, block):
@@ -55,7 +55,8 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
         maps = kernels.Maps(summary[part], begin[part], index[part])
         out = kernels.Output(batches[part], accepted[part],
                              np.zeros((len(maps.index), 2, kernels.BINS), np.int32),
-                             np.empty((len(maps.index), 2, chains, size)), lp[part])
+                             np.empty((len(maps.index), 2, chains, size)),
+                             np.empty((len(maps.index), chains, size)))
         on_threads(lambda rows: kernels.metropolis(
             emulator.triangulation, kernels.Maps(*(array[rows] for array in maps)), schedule,
             limits, kernels.Output(*(array[rows] for array in out)),
@@ -64,21 +65,23 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
         for k in range(2):
             quantiles[part, k] = histogram_quantiles(out.histogram[:, k], limits[:, k], levels)
             rhat[part, k], ess[part, k] = rank_diagnostics(out.draws[:, k])
-        kept[part] = np.moveaxis(out.draws[:len(lp[part])], 1, 3)
+        some = slice(*np.searchsorted(keep, [part.start, part.stop]))
+        rows = keep[some] - part.start
+        kept[some] = np.moveaxis(out.draws[rows], 1, 3)[:, :, chosen]
+        lp[some] = out.lp[rows][:, :, chosen]
         if progress is not None:
             progress.update(len(maps.index))
     mean, covariance = _moments(batches, walk.kept, begin)
     tau = autocorrelation_time(batches, np.diff(edges), begin)
-    nan = np.full((n, 2), np.nan)
     return Chains(mean, *spread(covariance), *np.moveaxis(quantiles, 2, 0),
-                  accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, nan, nan, nan[:, 0],
-                  kept, lp)
+                  accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, None, None, None, kept,
+                  lp)
 
 
 def block_size(walk: Walk, threads: int) -> int:
     """Maps between two reports of progress, within MAX_BYTES of draws; no result depends on it."""
     by_time = int(WORK * threads / (walk.nstep * walk.chains))
-    by_memory = MAX_BYTES // (16 * walk.chains * (walk.kept // walk.stride) + 8 * kernels.BINS)
+    by_memory = MAX_BYTES // (24 * walk.chains * (walk.kept // walk.stride) + 8 * kernels.BINS)
     return max(min(max(4 * threads * kernels.LANES, by_time), by_memory), 1)
 
 

@@ -6,10 +6,12 @@ share one, and merge() joins them.
 import argparse
 import dataclasses
 import os
+import re
 
 import numpy as np
 
 from ..core.checks import InputError
+from ..core.cli import add_shown
 from ..core.files import refuse_difference
 from ..core.hdf5 import Var, read, write
 from ..core.options import Options, option
@@ -20,7 +22,8 @@ RECALIBRATIONS = ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS = 4                  # of a chain, for an R-hat
-MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 4 times 32 in the kernel
+MAX_DRAWS = 10**6              # of a map
+MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
 BATCHES = 32                   # of a chain, for its autocorrelation time
 STORED = 500                   # draws of a chain: R-hat and ESS cost a tenth of the walk
 ONE_RUN = "merge shards of one run"
@@ -39,7 +42,11 @@ class Walk(Options):
         None, "steps between the draws that R-hat and effective sample size are made of, and that "
         f"are kept (default: {STORED} draws a chain or a few more)", metavar="N", positive=True)
     adapt: bool = option(
-        False, "learn each chain's proposal in its burn-in, beginning with --sigma")
+        True, "learn each chain's proposal in its burn-in, beginning with --sigma (of at least "
+        f"{MIN_ADAPT_STEPS} steps); --no-adapt keeps --sigma, as published")
+    draws: int = option(
+        0, "thinned draws of each map that the file keeps, over all its chains; --sampler exact "
+        "makes independent ones", metavar="N", within=(0, MAX_DRAWS))
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,14 +60,16 @@ class Walk(Options):
             raise InputError(f"--thin: expected at most {max(self.kept // MIN_DRAWS, 1)}, so that "
                              f"each chain keeps {MIN_DRAWS} draws of its {self.kept} steps, got "
                              f"{self.thin}")
-        if self.adapt and self.burn < MIN_ADAPT_STEPS:
-            raise InputError(f"--adapt: expected at least {MIN_ADAPT_STEPS} steps of burn-in to "
-                             f"learn a proposal from, got {self.burn}; raise --nstep or --burn-in")
 
     @property
     def burn(self) -> int:
         """Steps that are dropped."""
         return int(self.burn_in * self.nstep)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether proposals are learnt, which takes some burn-in."""
+        return bool(self.adapt) and self.burn >= MIN_ADAPT_STEPS
 
     @property
     def kept(self) -> int:
@@ -69,8 +78,16 @@ class Walk(Options):
 
     @property
     def stride(self) -> int:
-        """Steps between two kept draws."""
-        return max(self.kept // STORED, 1) if self.thin is None else self.thin
+        """Steps between two draws of a chain."""
+        wanted = max(STORED, -(-self.draws // self.chains))
+        return max(self.kept // wanted, 1) if self.thin is None else self.thin
+
+    @property
+    def draw_steps(self) -> np.ndarray:
+        """Steps behind the burn-in whose draws are returned: --draws of them, all for 0."""
+        size = self.kept // self.stride
+        count = min(-(-self.draws // self.chains) or size, size)
+        return (np.arange(1, count + 1) * size // max(count, 1)) * self.stride
 
     @property
     def edges(self) -> np.ndarray:
@@ -91,8 +108,9 @@ class PosteriorOptions(Walk):
         metavar="design|flat|FILE")
     sampler: str = option("metropolis", "chains, or quadrature over the triangles of the design",
                           choices=SAMPLERS)
-    draws: int = option(0, "maps, from the first, whose thinned chains are kept in the file",
-                        metavar="N", within=(0, 10**9))
+    draw_maps: str = option(
+        "all", "which maps keep their --draws: all, or numbers and ranges such as 0-9,25",
+        metavar="MAPS")
     recalibrate: str = option(
         "isotonic", "fit what is scored on the emulator split: the error bars by one factor per "
         "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as it "
@@ -100,9 +118,10 @@ class PosteriorOptions(Walk):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sampler == "exact" and (self.draws or self.adapt):
-            raise InputError(f"{'--draws' if self.draws else '--adapt'}: the exact sampler makes "
-                             "no chains; leave it out, or give --sampler metropolis")
+        if self.draws > self.kept * self.chains and self.sampler == "metropolis":
+            raise InputError(f"--draws: expected at most the {self.kept} steps of each chain that "
+                             f"are kept, got {self.draws} of {self.chains} chains; raise --nstep")
+        self.drawn(np.arange(0))
 
     def stored(self, direct: bool = False) -> dict:
         """What a posterior depends on beyond the summaries. direct: bool, no emulator, no chain."""
@@ -110,9 +129,26 @@ class PosteriorOptions(Walk):
             return {"recalibrate": self.recalibrate}
         stored = dataclasses.asdict(self)
         if self.sampler == "exact":
-            for name in ("draws", *(field.name for field in dataclasses.fields(Walk))):
-                del stored[name]
+            for field in dataclasses.fields(Walk):
+                if field.name != "draws":
+                    del stored[field.name]
         return stored
+
+    def drawn(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of the maps that keep draws. ids: (n,) int, the maps' numbers. Raises InputError."""
+        if not self.draws:
+            return np.arange(0)
+        if self.draw_maps == "all":
+            return np.arange(len(ids))
+        chosen = np.zeros(len(ids), bool)
+        for part in self.draw_maps.split(","):
+            found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
+            low, high = (int(end or found[1]) for end in found.groups()) if found else (1, 0)
+            if low > high:
+                raise InputError("--draw-maps: expected all, or numbers and ranges such as "
+                                 f"0-9,25, got {self.draw_maps!r}")
+            chosen |= (ids >= low) & (ids <= high)
+        return np.flatnonzero(chosen)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +168,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     add("--force", action="store_true",
         help="replace results that were made with other settings or inputs")
+    add_shown(parser)
 
 
 # ---------------------------------------------------------------- shards
@@ -158,10 +195,6 @@ class Wanted:
         test, holdout = self.target != "holdout", self.target != "test"
         chosen = ((code == TEST) & test) | ((code == HOLDOUT) & holdout)
         return np.flatnonzero(chosen)[self._every]
-
-    def position(self, count: int) -> int:
-        """How many of the first so many maps of all jobs are this one's."""
-        return len(range(count)[self._every])
 
     @property
     def file_name(self) -> str:

@@ -4,7 +4,9 @@ Error bars are the sd times one factor per parameter, a temperature. Quantiles a
 isotonically: the probabilities below the truth (PIT) of maps whose cosmology is known have an
 empirical distribution R; a calibrated posterior has R(p) = p. Replacing the posterior's
 distribution function F by R(F) makes it so (Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263). R is
-monotone, so quantiles stay in order. The score reads this file and needs no SciPy: imports inside.
+monotone, so quantiles stay in order. Before, those of posteriors at the design's hull are widened
+about the median, so that they hold for its cosmologies too. The score reads this file and needs no
+SciPy: imports inside.
 """
 import dataclasses
 
@@ -16,17 +18,20 @@ from ..core.params import LEVELS, PARAMS, REGIONS
 ACCEPTANCE = (0.2, 0.5)        # range in which a random walk in two dimensions mixes well
 MIN_ESS, MAX_RHAT, MIN_P_VALUE = 100.0, 1.05, 1e-3
 MAX_UNCONVERGED = 0.01         # share of a run's maps that may miss one of the two by chance
-EDGE = -0.5                    # ln density, relative to the highest, where one sd ends
+HULL_SD = 2.0                  # a posterior whose mean is so many sd inside the hull is not at it
+FULL_SD = 0.5                  # and from here on it wholly is
+MAX_WIDENING, MIN_WIDENED = 2.0, 20      # factor, and values that it can be fitted on
 KNOTS = 41                     # of R, at equal distances of the normal score
 MAX_SCORE = 4.0                # normal score of the outermost knots
 PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R rises strictly
+STUCK = 32                     # of params.FLAGS
 
 
 Chains = dataclasses.make_dataclass(
     "Chains", "mean sd correlation q2_5 q16 q50 q84 q97_5 acceptance ess rhat "
     "tau edge contour area log_evidence draws lp".split())
 Chains.__module__ = __name__
-Chains.__doc__ = """Posteriors of n maps in numbers; NaN where a quantity has no meaning.
+Chains.__doc__ = """Posteriors of n maps in numbers; None where a method has no such thing.
 
 mean, sd, q2_5, q16, q50, q84, q97_5: (n, 2) float64, Omega_m and S_8, with the quantiles.
 correlation, log_evidence, acceptance: (n,) float64, the last the share of the kept steps.
@@ -36,15 +41,15 @@ tau: (n, 2) float64, autocorrelation time in steps, by batch means of all steps.
 edge: (n,) float64, ln of the highest density on the hull's edge relative to the highest one.
 contour, area: (n, 2) float64, ln of the posterior density at the edge of the smallest regions
     that hold 68.3 and 95.4 %, and their areas.
-draws, lp: (k, chains, m, 2) and (k, chains, m) float64, of the first k maps, and their
-    log-posteriors.
+draws, lp: (k, chains, m, 2) and (k, chains, m) float64, of the maps that keep draws, and their
+    log-posteriors, or None.
 """
 
 
 def join(parts: list[Chains]) -> Chains:
-    """Chains of several groups of maps as one; those that keep draws have to come first."""
-    return Chains(*(np.concatenate([getattr(part, field.name) for part in parts])
-                    for field in dataclasses.fields(Chains)))
+    """Chains of several groups of maps as one."""
+    columns = zip(*(vars(part).values() for part in parts))
+    return Chains(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
 
 def spread(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,33 +68,34 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
     p_value its probability with d degrees of freedom (conservative: the parameters were fitted).
     summary, mean: (n, d), covariance: (n, d, d) float64, the last two of the emulator at the
         posterior's mean.
-    Returns {name: array}: mean, sd, q2_5, q16, q50, q84, q97_5, ess, rhat, tau (n, 2) and
-    correlation, acceptance, edge, contour_68, contour_95, area_68, area_95, log_evidence, chi2,
-    p_value (n,) float64, flag (n,) int16, a sum of the keys of params.FLAGS.
+    Returns {name: array}: mean, sd, q2_5, q16, q50, q84, q97_5 (n, 2), correlation, edge, chi2,
+    p_value (n,) float64, of chains also ess, rhat, tau (n, 2), acceptance (n,), of quadrature
+    contour_68, contour_95, area_68, area_95, log_evidence (n,), and flag (n,) int16, a sum of the
+    keys of params.FLAGS. A map whose chains have no spread, or not one accepted step, has STUCK for
+    its flag and NaN for all that would tell of a posterior.
     """
     from scipy.special import chdtrc
     residual = summary - mean
     chi2 = np.einsum("nd,nd->n", residual,
                      np.linalg.solve(covariance, residual[..., None])[..., 0])
-    p_value = chdtrc(summary.shape[1], chi2)
     names = "mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau", "edge"
     result = {name: getattr(chains, name) for name in (*names, "log_evidence")}
-    for k, region in enumerate(REGIONS):
-        result |= {f"contour_{region}": chains.contour[:, k], f"area_{region}": chains.area[:, k]}
-    result |= {"chi2": chi2, "p_value": p_value}
-    low, high = ACCEPTANCE
-    with np.errstate(invalid="ignore"):            # NaN: the method has no such thing, no flag
-        raised = {1: (chains.acceptance < low) | (chains.acceptance > high),
-                  2: (chains.ess < MIN_ESS).any(1), 4: (chains.rhat > MAX_RHAT).any(1),
-                  8: chains.edge > EDGE, 16: p_value < MIN_P_VALUE}
-    result["flag"] = sum(bit * found for bit, found in raised.items()).astype(np.int16)
-    return result
-
-
-def stuck(result: dict[str, np.ndarray]) -> int:
-    """How many maps have chains without any spread, or without one accepted step: no posterior."""
-    still = (~(np.asarray(result["sd"]) > 0.0)).any(1)
-    return int((still | (np.asarray(result["acceptance"]) == 0.0)).sum())
+    for name in ("contour", "area"):
+        value = getattr(chains, name)
+        if value is not None:
+            result |= {f"{name}_{region}": value[:, k] for k, region in enumerate(REGIONS)}
+    result = {name: np.array(value) for name, value in result.items() if value is not None}
+    result |= {"chi2": chi2, "p_value": chdtrc(summary.shape[1], chi2)}
+    raised, still = {16: result["p_value"] < MIN_P_VALUE}, ~(chains.sd > 0.0).all(1)
+    if chains.acceptance is not None:
+        still |= chains.acceptance == 0.0
+        raised |= {1: np.abs(chains.acceptance - np.mean(ACCEPTANCE)) > np.ptp(ACCEPTANCE) / 2,
+                   2: (chains.ess < MIN_ESS).any(1), 4: (chains.rhat > MAX_RHAT).any(1)}
+    flag = sum(bit * found for bit, found in raised.items())
+    for name in result:
+        if name not in ("acceptance", "ess", "edge"):
+            result[name][still] = np.nan
+    return result | {"flag": np.where(still, STUCK, flag).astype(np.int16)}
 
 
 def unconverged(result: dict[str, np.ndarray]) -> str | None:
@@ -100,9 +106,7 @@ def unconverged(result: dict[str, np.ndarray]) -> str | None:
     result: of summarise() or gaussian().
     """
     n, flag = len(result["flag"]), np.asarray(result["flag"])
-    few, wide, bad = (int(((flag & bits) > 0).sum()) for bits in (2, 4, 6))
-    with np.errstate(invalid="ignore"):
-        still = int(((flag & 6) > 0)[(np.asarray(result["ess"]) <= 0.0).any(1)].sum())
+    few, wide, still, bad = (int(((flag & bits) > 0).sum()) for bits in (2, 4, STUCK, 6 + STUCK))
     if bad <= int(MAX_UNCONVERGED * n) and not still:
         return None
     return (f"not converged: of {n} maps {few} have an effective sample size below {MIN_ESS:.0f}, "
@@ -111,9 +115,10 @@ def unconverged(result: dict[str, np.ndarray]) -> str | None:
 
 
 def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
-    """The result of a network's own means and error bars; NaN where it has no such thing.
+    """The result of a network's own means and error bars.
 
-    mean, sd: (n, 2) float64, Omega_m and S_8. Returns the same names as summarise().
+    mean, sd: (n, 2) float64, Omega_m and S_8. Returns mean, sd, correlation, quantiles and flag as
+    summarise() does.
     Raises InputError for means that are not finite and error bars that are not positive.
     """
     from scipy.special import ndtri
@@ -124,14 +129,8 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
         raise InputError("posterior: expected finite means and error bars above zero, got "
                          f"{mean[bad[0]]} and {sd[bad[0]]} for map {bad[0]} ({bad.size} such "
                          "maps); look at the training")
-    result = {"mean": mean, "sd": sd, "correlation": np.zeros(n)}
-    result |= {name: mean + sd * ndtri(level) for name, level in LEVELS.items()}
-    result |= {name: np.full((n, 2), np.nan) for name in ("ess", "rhat", "tau")}
-    regions = [f"{name}_{region}" for name in ("contour", "area") for region in REGIONS]
-    result |= {name: np.full(n, np.nan) for name in (
-        "acceptance", "edge", "chi2", "p_value", "log_evidence", *regions)}
-    result["flag"] = np.zeros(n, np.int16)
-    return result
+    return {"mean": mean, "sd": sd, "correlation": np.zeros(n), "flag": np.zeros(n, np.int16),
+            **{name: mean + sd * ndtri(level) for name, level in LEVELS.items()}}
 
 
 def warnings(result: dict[str, np.ndarray]) -> list[str]:
@@ -189,17 +188,27 @@ def coverage_curve(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return np.stack([(half <= level).mean(axis=0) for level in levels])
 
 
-def uniform_p_value(values: np.ndarray) -> float:
+def uniform_p_value(values: np.ndarray, cluster: np.ndarray | None = None) -> float:
     """p-value of the Kolmogorov-Smirnov test that values (n,) float64 are uniform in (0, 1).
 
     The limiting distribution with Stephens' (1970, JRSS B 32, 115) correction for the sample size:
     within 0.025 of the exact one from n = 5 on, without the second that importing scipy.stats
     takes.
+    cluster: (n,) int, maps of equal number depend on each other, as those of one cosmology do, or
+        None. n is then divided by the design effect, the factor by which the variance of the share
+        below 0.1, 0.2 ... 0.9 exceeds that of independent maps.
     """
     from scipy.special import kolmogorov
-    values, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
+    order = np.argsort(values)
+    values, n = np.asarray(values, dtype=np.float64)[order], len(values)
     step = np.arange(n) / n
     distance = max((values - step).max(), (step + 1.0 / n - values).max())
+    if cluster is not None:
+        level = np.arange(1, 10) / 10
+        _, which = np.unique(np.asarray(cluster)[order], return_inverse=True)
+        excess = np.zeros((which.max() + 1, len(level)))
+        np.add.at(excess, which, (values[:, None] <= level) - level)
+        n = n / max(((excess**2).sum(0) / (n * level * (1.0 - level))).mean(), 1.0)
     return float(kolmogorov(distance * (np.sqrt(n) + 0.12 + 0.11 / np.sqrt(n))))
 
 
@@ -226,14 +235,16 @@ def checked(truth: np.ndarray, mean: np.ndarray,
 def temperature(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """What error bars have to be multiplied by to match the errors of maps of known cosmology.
 
-    The factor is that of the greatest Gaussian likelihood, rms(error / sd) of each parameter (Guo
-    et al. 2017, arXiv:1706.04599, for two numbers instead of classes). What it absorbs: cosmologies
-    on the edge of the design, 12 % of the challenge's, lie where the posterior is cut off by the
-    hull (their squared pulls are 2 instead of 1).
+    The factor of the greatest Gaussian likelihood, which the score wants, is rms(error / sd) of
+    each parameter (Guo et al. 2017, arXiv:1706.04599, for two numbers instead of classes); that
+    which makes one error bar hold 68.3 % of the truths is a quantile of |error / sd|. Posteriors
+    are no Gaussians: the first is the larger by 5 %. This is the mean of both in the logarithm,
+    which costs 0.003 of score.
     truth, mean, sd: (n, 2) float64 of the emulator split, never of maps to be scored.
     Returns (2,) float64.
     """
-    return np.sqrt((((truth - mean) / sd)**2).mean(0))
+    pull = np.abs(truth - mean) / sd
+    return np.sqrt(np.sqrt((pull**2).mean(0)) * np.quantile(pull, REGIONS["68"], axis=0))
 
 
 def isotonic(values: np.ndarray) -> np.ndarray:
@@ -244,38 +255,74 @@ def isotonic(values: np.ndarray) -> np.ndarray:
     return (share + PRIOR_COUNT * p[:, None]) / (len(values) + PRIOR_COUNT)
 
 
-def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray, mean: np.ndarray,
-                sd: np.ndarray, values: np.ndarray) -> tuple[dict, dict]:
-    """What a recalibration adds to a posterior's result, and the curves that it learnt.
+def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
+                known: dict[str, np.ndarray], design: np.ndarray) -> tuple[dict, dict]:
+    """What a recalibration adds to a posterior's result, and what it learnt.
 
-    Temperature gives "errorbar" alone, isotonic the quantiles "recalibrated_q2_5", ... too: they
-    say where the truth lies in cosmologies on the hull's edge as well, where no factor of a width
-    can.
+    Temperature gives "errorbar" alone, isotonic the quantiles "recalibrated_q2_5", ... too. Those
+    are first widened about the median by 1 + (h - 1) x, x in 0 ... 1 being how much the posterior
+    is at the hull; h makes them hold 68 % of the truths of the cosmologies on the hull.
     kind: "temperature" or "isotonic".
-    result: of summarise() or gaussian(); "mean", "sd" and the quantiles LEVELS are read.
-    truth, mean, sd, values: (k, 2) float64 of maps of the emulator split, and their PIT.
+    result, known: of summarise() or gaussian(), known of maps of the emulator split.
+    truth: (k, 2) float64, of those maps; design: (n_cosmology, 2) float64.
     Returns two dicts: for the result, (n, 2) float64 each; "temperature" (2,) and, if isotonic,
-    "recalibration" (KNOTS, 2).
+    "widening" h, a float, and "recalibration" (KNOTS, 2).
     """
-    factor = temperature(truth, mean, sd)
+    from scipy.spatial import ConvexHull
+    factor = temperature(truth, known["mean"], known["sd"])
     found, learnt = {"errorbar": result["sd"] * factor}, {"temperature": factor}
     if kind == "isotonic":
+        hull = ConvexHull(design)
+        near, levels = _nearness(hull.equations, known), list(LEVELS.values())
+        on_hull = (truth[:, None] == design[hull.vertices]).all(2).any(1)
+        learnt["widening"] = h = _widening(truth[on_hull], near[on_hull],
+                                           {name: known[name][on_hull] for name in LEVELS})
+        wide = _widened(known, 1.0 + (h - 1.0) * near)
+        values = pit_quantiles(truth, levels, [wide[name] for name in LEVELS])
         learnt["recalibration"] = isotonic(values)
-        found |= quantiles(result, learnt["recalibration"])
+        wide = _widened(result, 1.0 + (h - 1.0) * _nearness(hull.equations, result))
+        found |= quantiles(wide, learnt["recalibration"])
     return found, learnt
+
+
+def _nearness(equations, result):
+    """How much each posterior is at the hull, (n, 1) float64: 0 far inside, 1 with its mean there.
+
+    By the distance of the mean to the nearest edge in units of the sd across that edge.
+    """
+    normal, offset = equations[:, :2], equations[:, 2]
+    a, b = (normal[:, k] * result["sd"][:, k:k + 1] for k in range(2))
+    width = np.sqrt(a * a + b * b + 2.0 * result["correlation"][:, None] * a * b)
+    distance = (-(result["mean"] @ normal.T + offset) / width).min(axis=1, keepdims=True)
+    return np.clip((HULL_SD - distance) / (HULL_SD - FULL_SD), 0.0, 1.0)
+
+
+def _widening(truth, near, known):
+    """The h of recalibrate() from maps of the cosmologies on the hull."""
+    if truth.size < MIN_WIDENED:
+        return 1.0
+    half = np.where(truth > known["q50"], known["q84"] - known["q50"], known["q50"] - known["q16"])
+    needed = 1.0 + (np.abs(truth - known["q50"]) / half - 1.0) / np.maximum(near, 0.05)
+    return float(np.clip(np.quantile(needed, LEVELS["q84"] - LEVELS["q16"]), 1.0, MAX_WIDENING))
+
+
+def _widened(result, factor):
+    """Quantiles with their distances from the median multiplied by factor (n, 1)."""
+    middle = result["q50"]
+    return {name: middle + factor * (result[name] - middle) for name in LEVELS}
 
 
 def quantiles(result: dict[str, np.ndarray], curve: np.ndarray) -> dict[str, np.ndarray]:
     """Recalibrated quantiles; between and beyond the known ones the normal score is linear.
 
-    result: as in recalibrate(); curve: (KNOTS, 2) float64, of isotonic().
+    result: {name of LEVELS: (n, 2) float64}; curve: (KNOTS, 2) float64, of isotonic().
     Returns {"recalibrated_q2_5": (n, 2) float64, ...}.
     """
     from scipy.special import ndtri
     known = np.stack([result[name] for name in LEVELS])
     scores = ndtri(np.array(list(LEVELS.values())))
     knots = np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)
-    out = {f"recalibrated_{name}": np.empty_like(result["mean"]) for name in LEVELS}
+    out = {f"recalibrated_{name}": np.empty_like(result["q50"]) for name in LEVELS}
     for k in range(2):
         back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
         right = np.clip(np.searchsorted(scores, back), 1, len(scores) - 1)

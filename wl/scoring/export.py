@@ -1,5 +1,7 @@
-"""Posteriors in the form that others read: the challenge's zip."""
+"""Posteriors in the forms that others read: the challenge's zip, GetDist, a table, ArviZ."""
+import csv
 import json
+import pathlib
 import zipfile
 
 import numpy as np
@@ -7,41 +9,122 @@ import numpy as np
 from ..core import hdf5
 from ..core.checks import InputError, array
 from ..core.files import atomic
-from ..core.params import TEST
-from .report import bars, maps_of
+from ..core.hdf5 import Var
+from ..core.params import LATEX, PARAMS, SPLITS, TEST
+from .truth import Maps, read_maps
+
+FORMATS = ("getdist", "csv", "arviz")
 
 
-def submit(path, out) -> int:
+def submit(path, out, force: bool = False) -> int:
     """Write the challenge's zip; equal posteriors give equal bytes.
 
     path: str or Path, posterior.h5
     out: str or Path, the zip with result.json = {"means": [[Omega_m, S_8], ...], "errorbars":
         [[...], ...]} in the order of the test maps
+    force: bool, whether another zip there is replaced
     Returns the number of maps. Raises InputError without test maps, if one is missing or twice
-    there, or if the file is a shard.
+    there, if the file is a shard, or if a zip with other contents stands in the way.
     """
-    file = hdf5.read(path, "posterior", groups=("summary", "observed_data"))
-    split, _, realisation, summary = maps_of(file)
-    shard = file.settings.get("shard")
+    maps = read_maps(path)
+    shard = maps.file.settings.get("shard")
     if shard is not None and list(shard)[-1] != 1:
         raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test "
                          "maps; merge the shards first")
-    test = np.flatnonzero(split == TEST)
+    test = np.flatnonzero(maps.split == TEST)
     if not test.size:
         raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target "
                          "test")
-    test = test[np.argsort(realisation[test], kind="stable")]
-    if not np.array_equal(realisation[test], np.arange(len(test))):
-        raise InputError(f"{path}: expected test maps 0 to {realisation[test].max()} once each, "
+    number = maps.realisation
+    test = test[np.argsort(number[test], kind="stable")]
+    if not np.array_equal(number[test], np.arange(len(test))):
+        raise InputError(f"{path}: expected test maps 0 to {number[test].max()} once each, "
                          f"got {len(test)}; run with --target test on the whole set")
     failed = "the sampler failed for this map"
-    mean, sd = (array(f"{path}: summary/{name} of the test maps", summary[name][test], (None, 2),
-                      advice=failed) for name in ("mean", bars(summary)))
+    mean, sd = (array(f"{path}: summary/{name} of the test maps", maps.summary[name][test],
+                      (None, 2), advice=failed) for name in ("mean", maps.bars))
     if (sd <= 0).any():
         raise InputError(f"{path}: expected error bars above 0, got {sd.min()}; {failed}")
+    content = json.dumps({"means": mean.tolist(), "errorbars": sd.tolist()})
+    if pathlib.Path(out).is_file() and not force and not _holds(out, content):
+        raise InputError(f"--submission {out}: is there with other contents; give another name, or "
+                         "--force to replace it")
     with atomic(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
         info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-        content = {"means": mean.tolist(), "errorbars": sd.tolist()}
-        archive.writestr(info, json.dumps(content))
+        archive.writestr(info, content)
     return len(test)
+
+
+def _holds(path, content):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("result.json").decode() == content
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
+    """Write a posterior for another tool, with the truth where it is known.
+
+    maps: truth.Maps
+    form: str, of FORMATS
+    out: str or Path: "csv" a table with a row for each map; "arviz" the posterior file with the
+        truth in /constant_data; "getdist" a prefix, to whose name each map with draws adds its
+        number: PREFIX_map12_1.txt for each chain, and PREFIX_map12.paramnames
+    Returns the paths. Raises InputError, where draws are needed and there are none too.
+    """
+    out = pathlib.Path(out)
+    if form == "csv":
+        return [_csv(maps, out)]
+    file = hdf5.read(maps.path, "posterior")
+    if form == "arviz":
+        if out.resolve() == maps.path.resolve():
+            raise InputError(f"--export arviz {out}: is the posterior itself; give another name")
+        groups = {g: {n: Var(file.dims[g][n], v, file.attrs[g][n]) for n, v in named.items()}
+                  for g, named in file.groups.items()}
+        groups["constant_data"]["truth"] = Var(("map", "param"), maps.truth)
+        coords = {(g, dim): v for g, named in file.coords.items() for dim, v in named.items()}
+        coords["constant_data", "map"] = maps.ids
+        coords["constant_data", "param"] = np.array(PARAMS)
+        hdf5.write(out, "posterior", groups, coords=coords, settings=file.settings, seed=file.seed,
+                   inputs=file.inputs, origin=file.origin)
+        return [out]
+    if "posterior" not in file.groups:
+        raise InputError(f"{maps.path}: keeps no draws, which GetDist needs; repeat the run with "
+                         "--draws 500")
+    return list(_getdist(file, out))
+
+
+def _getdist(file, prefix):
+    """Weight, -ln posterior (0 where unknown) and parameters of each draw, a file a chain."""
+    draws = np.stack([file.groups["posterior"][p] for p in PARAMS], axis=-1)
+    lp = file.groups.get("sample_stats", {}).get("lp", np.zeros(draws.shape[:-1]))
+    for k, number in enumerate(file.coords["posterior"]["map"]):
+        root = f"{prefix.name}_map{number}"
+        for chain in range(len(draws)):
+            table = np.column_stack([np.ones(draws.shape[1]), -lp[chain, :, k], draws[chain, :, k]])
+            with atomic(prefix.with_name(f"{root}_{chain + 1}.txt")) as part:
+                np.savetxt(part, table, fmt="%.9g")
+            yield prefix.with_name(f"{root}_{chain + 1}.txt")
+        with atomic(prefix.with_name(f"{root}.paramnames")) as part:
+            part.write_text("".join(f"{name} {LATEX[name]}\n" for name in PARAMS))
+        yield prefix.with_name(f"{root}.paramnames")
+
+
+def _csv(maps, out):
+    """A row for each map: which it is, its truth if known, and all of its posterior's numbers."""
+    columns = {"map": maps.ids, "kind": np.array(SPLITS)[maps.split],
+               "cosmology": maps.cosmology, "realisation": maps.realisation}
+    columns |= {f"true_{p}": maps.truth[:, k] for k, p in enumerate(PARAMS)}
+    for name, values in maps.summary.items():
+        if values.ndim == 2:
+            columns |= {f"{name}_{p}": values[:, k] for k, p in enumerate(PARAMS)}
+        elif name != "kind":
+            columns[name] = values
+    with atomic(out) as part, open(part, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*(["" if v != v else v for v in values.tolist()]
+                               for values in columns.values())))
+    return out

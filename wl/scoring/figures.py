@@ -1,61 +1,283 @@
-"""Pictures of a posterior file; matplotlib is loaded when one is asked for."""
+"""Pictures of scored posteriors, as PNG and PDF; matplotlib is loaded when they are asked for.
+
+Colours are those of Okabe & Ito and of viridis, which colour-blind eyes tell apart; lines differ in
+their dashes too, for print.
+"""
 import pathlib
 
 import numpy as np
 
+from ..core import hdf5
 from ..core.checks import InputError
 from ..core.files import atomic
-from ..core.params import PARAMS
+from ..core.params import LATEX, PARAMS, REGIONS, TEST
+from ..maps import dataset
+from . import score
 
-LABELS = {"Omega_m": r"$\Omega_\mathrm{m}$", "S_8": r"$S_8$"}
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"      # Okabe & Ito: safe for colour-blind eyes
+LABELS = [f"${LATEX[name]}$" for name in PARAMS]
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 MAX_BARS = 300             # maps whose error bars are drawn; more would hide each other
-SUFFIXES = (".png", ".pdf", ".svg")
+CHOSEN = 4                 # maps whose contours are drawn
+GRID = 160                 # points of a contour along each parameter
+PIT_BINS = 20
+SUFFIXES = (".png", ".pdf")
 
 
-def check(path) -> None:
-    """Raise InputError if no picture can be made with this name, or without matplotlib."""
-    if pathlib.Path(path).suffix.lower() not in SUFFIXES:
-        raise InputError(f"--figure {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError(f"--figure {path}: matplotlib is not installed; pip install matplotlib, "
-                         "or leave the option out") from None
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    import importlib.util
+    return importlib.util.find_spec("matplotlib") is not None
 
 
-def blank(width: float, height: float):
-    """An empty matplotlib Figure. width, height: float, inches"""
+class Scored:
+    """The maps whose score is the headline, as the pictures take them.
+
+    maps, result: truth.Maps with a truth, and report.score_maps() of it
+    """
+
+    def __init__(self, maps, result: dict):
+        pick = maps.subsets()[result["scored"]]
+        self._maps, self._rows, self._emulator = maps, np.flatnonzero(pick), None
+        self.numbers, self.truth = maps.numbers(pick), maps.truth[pick]
+        self.mean, self.bars = self.numbers.mean, self.numbers.sd
+        self.sd, self.ids = maps.summary["sd"][pick], maps.ids[pick]
+        self.split, self.realisation = maps.split[pick], maps.realisation[pick]
+        self.design, self.folder = maps.design, maps.folder
+        self.pit = score.probabilities(self.truth, self.numbers)
+        self.each = score.challenge_score(self.truth, self.mean, self.bars)
+        file = hdf5.read(maps.path, "posterior", groups=("posterior",))
+        self._draws = file.groups.get("posterior")
+        self._kept = file.coords.get("posterior", {}).get("map", np.arange(0))
+        self.has_draws = np.flatnonzero(np.isin(self.ids, self._kept))
+
+    def draws(self, i: int) -> np.ndarray | None:
+        """Draws (m, 2) of map i, None if the file keeps none."""
+        at = np.flatnonzero(self._kept == self.ids[i])
+        if not at.size:
+            return None
+        return np.stack([self._draws[name][..., at[0]].ravel() for name in PARAMS], axis=1)
+
+    def density(self, i: int, points: np.ndarray) -> np.ndarray:
+        """Density of map i at points (m, 2) up to a factor: of its run's emulator, if there."""
+        if self._emulator is None:
+            self._emulator = self._load() or False
+        if self._emulator:
+            summary = self._maps.file.groups["observed_data"]["summaries"][self._rows[i]]
+            value = self._emulator.log_posterior(points, summary[None])[0]
+        else:
+            rho = 0.0 if self.numbers.correlation is None else self.numbers.correlation[i]
+            a, b = ((points - self.mean[i]) / self.sd[i]).T
+            value = -0.5 * (a * a - 2.0 * rho * a * b + b * b) / max(1.0 - rho * rho, 1e-9)
+        return np.exp(value - value.max())
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether density() is the posterior's own, and not the Gaussian of its moments."""
+        return bool(self._emulator)
+
+    def _load(self):
+        from ..posterior.infer import load_emulator
+        path = self._maps.path
+        if path.name != "posterior.h5" or not path.with_name("statistics.h5").is_file():
+            return None
+        try:
+            return load_emulator(path.parent)
+        except InputError:                 # of another run
+            return None
+
+
+def draw_all(scored, folder: pathlib.Path) -> dict:
+    """Every picture that a scored posterior has the data for.
+
+    scored: Scored
+    folder: Path, gets NAME.png and NAME.pdf
+    Returns {caption: Path of the PNG}.
+    """
+    found = {}
+    for name, (function, size, caption) in FIGURES.items():
+        figure = _blank(*size)
+        if function(figure, scored) is not False:
+            found[caption] = _save(figure, folder / name)
+    return found
+
+
+def compare(results: list, folder: pathlib.Path) -> dict:
+    """A bar for the score of each of several runs, best first; returns as draw_all().
+
+    results: dicts of report.score_posterior()
+    """
+    results = [r for r in results if r["score"] is not None]
+    if not results:
+        return {}
+    results = sorted(results, key=lambda r: r["score"])
+    figure = _blank(6.5, 1.2 + 0.35 * len(results))
+    axis = figure.subplots()
+    names = [pathlib.Path(r["path"]).parent.name for r in results]
+    error = [r["score_error"] or 0.0 for r in results]
+    bars = axis.barh(range(len(results)), [r["score"] for r in results], xerr=error, color=BLUE,
+                     ecolor=ORANGE, height=0.6)
+    axis.bar_label(bars, [f"{r['score']:.2f}" for r in results], padding=6)
+    axis.set(yticks=range(len(results)), yticklabels=names, xlabel="score (higher is better)")
+    axis.margins(x=0.12)
+    return {"Score of each run, with its error": _save(figure, folder / "comparison")}
+
+
+def _blank(width, height):
+    """An empty matplotlib Figure. width, height: inches."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw(path, truth: np.ndarray, mean: np.ndarray, bars: np.ndarray, title: str) -> None:
-    """Truth against estimate for both parameters, and the coverage of the error bars.
+def _save(figure, path):
+    """The PNG of a figure, and the PDF beside it."""
+    for suffix in SUFFIXES:
+        with atomic(path.with_suffix(suffix)) as part:
+            figure.savefig(part, dpi=150, metadata={"CreationDate": None} if suffix == ".pdf"
+                           else {"Software": None})
+    return path.with_suffix(".png")
 
-    path: file of the picture
-    truth, mean, bars: (n, 2) float64, Omega_m and S_8 of maps with known truth
-    title: str
-    """
-    from scipy.special import ndtr
-    figure = blank(9.0, 3.1)
-    axes = figure.subplots(1, 3)
+
+def _truth(figure, scored):
+    truth, mean, bars = scored.truth, scored.mean, scored.bars
     some = np.unique(np.linspace(0, len(truth) - 1, MAX_BARS).astype(int))
-    for k, name in enumerate(PARAMS):
-        low, high = truth[:, k].min(), truth[:, k].max()
-        axes[k].plot([low, high], [low, high], color=GREY, lw=1, zorder=3)
-        axes[k].errorbar(truth[some, k], mean[some, k], bars[some, k], fmt="o", ms=2, lw=0.5,
-                         color=BLUE, alpha=0.6)
-        axes[k].set(xlabel=f"true {LABELS[name]}", ylabel=f"inferred {LABELS[name]}")
-    levels = np.linspace(0.02, 0.98, 49)
-    axes[2].plot([0, 1], [0, 1], color=GREY, lw=1)
-    for k, (name, colour) in enumerate(zip(PARAMS, (BLUE, ORANGE))):
-        inside = np.abs(2.0 * ndtr((truth[:, k] - mean[:, k]) / bars[:, k]) - 1.0)
-        axes[2].plot(levels, [(inside <= level).mean() for level in levels], color=colour,
-                     ls=("-", "--")[k], label=LABELS[name])
-    axes[2].set(xlabel="probability of the interval", ylabel="share of truths inside", xlim=(0, 1),
-                ylim=(0, 1))
-    axes[2].legend(frameon=False)
-    figure.suptitle(title, fontsize=10)
-    with atomic(path) as part:
-        figure.savefig(part, dpi=110)
+    for k, axis in enumerate(figure.subplots(1, 2)):
+        ends = [truth[:, k].min(), truth[:, k].max()]
+        axis.errorbar(truth[some, k], mean[some, k], bars[some, k], fmt="o", ms=2.5, lw=0.6,
+                      color=BLUE, alpha=0.6)
+        axis.plot(ends, ends, color="black", lw=1, zorder=3)
+        axis.set(xlabel=f"true {LABELS[k]}", ylabel=f"inferred {LABELS[k]}")
+
+
+def _by_cosmology(scored, values):
+    """Mean of values (n, ...) over the maps of each true cosmology: cosmologies, means."""
+    theta, which = np.unique(scored.truth, axis=0, return_inverse=True)
+    sums = np.zeros((len(theta), *values.shape[1:]))
+    np.add.at(sums, which.ravel(), values)
+    count = np.bincount(which.ravel())
+    return theta, sums / count.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _plane(figure, axis, scored, values, label, colours):
+    """Values of each cosmology as colours over the plane of Omega_m and S_8."""
+    theta, mean = _by_cosmology(scored, values)
+    limit = np.abs(mean).max()
+    span = {"vmin": -limit, "vmax": limit} if colours == "PuOr" else {}
+    axis.scatter(*scored.design.T, s=10, color="white", edgecolors=GREY, linewidths=0.5)
+    points = axis.scatter(*theta.T, c=mean, s=34, cmap=colours, edgecolors="black", linewidths=0.4,
+                          **span)
+    figure.colorbar(points, ax=axis, label=label)
+    axis.set(xlabel=LABELS[0], ylabel=LABELS[1])
+
+
+def _residuals(figure, scored):
+    pulls = (scored.mean - scored.truth) / scored.bars
+    for k, axis in enumerate(figure.subplots(1, 2, sharey=True)):
+        _plane(figure, axis, scored, pulls[:, k], f"mean error of {LABELS[k]} / error bar", "PuOr")
+
+
+def _design(figure, scored):
+    _plane(figure, figure.subplots(), scored, scored.each, "score", "viridis")
+
+
+def _calibration(figure, scored):
+    axes = figure.subplots(1, 3)
+    level = np.linspace(0.02, 0.98, 49)
+    half = np.abs(2.0 * scored.pit - 1.0)
+    axes[0].plot([0, 1], [0, 1], color="black", lw=1)
+    for k, (colour, dash) in enumerate(((BLUE, "-"), (ORANGE, "--"))):
+        axes[0].plot(level, [(half[:, k] <= v).mean() for v in level], color=colour, ls=dash,
+                     label=LABELS[k])
+        expected = len(half) / PIT_BINS
+        axes[k + 1].axhspan(expected - 2 * np.sqrt(expected), expected + 2 * np.sqrt(expected),
+                            color="0.88")
+        axes[k + 1].hist(scored.pit[:, k], PIT_BINS, (0, 1), color=colour, histtype="step", lw=1.5,
+                         ls=dash)
+        axes[k + 1].axhline(expected, color="black", lw=1)
+        axes[k + 1].set(xlabel=f"posterior probability below the true {LABELS[k]}", ylabel="maps",
+                        xlim=(0, 1), ylim=(0, None))
+    axes[0].set(xlabel="probability of the interval", ylabel="share of truths inside", xlim=(0, 1),
+                ylim=(0, 1), aspect="equal")
+    axes[0].legend(frameon=False)
+
+
+def _contours(figure, scored):
+    drawn = scored.has_draws if len(scored.has_draws) else np.arange(len(scored.truth))
+    order = drawn[np.argsort(scored.truth[drawn, 0], kind="stable")]
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, CHOSEN + 2).astype(int)[1:-1])]
+    axes = np.atleast_1d(figure.subplots(1, len(chosen), squeeze=False)[0])
+    for axis, i in zip(axes, chosen):
+        _posterior(axis, scored, i)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  frameon=False, fontsize=8)
+
+
+def _posterior(axis, scored, i):
+    """Regions of 68 and 95 % of map i: exact (or Gaussian), and of its chain if it kept draws."""
+    mean, sd, truth = scored.mean[i], scored.sd[i], scored.truth[i]
+    low, high = np.minimum(mean - 4 * sd, truth - sd), np.maximum(mean + 4 * sd, truth + sd)
+    x, y = (np.linspace(low[k], high[k], GRID) for k in range(2))
+    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    density = scored.density(i, points).reshape(GRID, GRID)
+    axis.contour(x, y, density, _levels(density), colors=BLUE, linewidths=1.2)
+    axis.plot([], [], color=BLUE, label="exact" if scored.is_exact else "Gaussian")
+    draws = scored.draws(i)
+    if draws is not None:
+        from scipy.ndimage import gaussian_filter
+        count = np.histogram2d(*draws.T, 60, [[low[0], high[0]], [low[1], high[1]]])[0].T
+        smooth = gaussian_filter(count, 2.0)
+        centre = [low[k] + (high[k] - low[k]) * (np.arange(60) + 0.5) / 60 for k in range(2)]
+        axis.contour(*centre, smooth, _levels(smooth), colors=ORANGE, linewidths=1.0,
+                     linestyles="--")
+        axis.plot([], [], color=ORANGE, ls="--", label="draws")
+    axis.errorbar(*mean, scored.bars[i][1], scored.bars[i][0], fmt="o", ms=3, color=GREEN, lw=1,
+                  label="mean, error bars")
+    axis.plot(*truth, "*", color="black", ms=9, ls="none", label="truth")
+    axis.set(xlabel=LABELS[0], ylabel=LABELS[1])
+    axis.set_title(f"map {scored.ids[i]}", fontsize=9)
+    axis.locator_params(axis="x", nbins=4)
+
+
+def _levels(density):
+    """Heights of the contours that hold REGIONS of a density on a grid, rising."""
+    ordered = np.sort(density, axis=None)[::-1]
+    at = np.searchsorted(np.cumsum(ordered) / ordered.sum(), sorted(REGIONS.values(), reverse=True))
+    found = ordered[np.minimum(at, len(ordered) - 1)]
+    return found if found[0] < found[1] else [0.5 * found[1], found[1]]
+
+
+def _map(figure, scored):
+    """The first scored test map, smoothed, over its posterior."""
+    where = [scored.folder / name for name in (dataset.TEST_FILE, dataset.MASK_FILE)]
+    test = np.flatnonzero(scored.split == TEST)
+    if not test.size or not all(path.is_file() for path in where):
+        return False
+    from scipy.ndimage import gaussian_filter
+    i, mask = test[0], np.load(where[1])
+    values = np.load(where[0], mmap_mode="r")[scored.realisation[i]].astype(np.float64)
+    frame = np.zeros(mask.shape)
+    frame[mask] = values
+    weight = gaussian_filter(mask.astype(float), 2.0)
+    frame = np.where(mask, gaussian_filter(frame, 2.0) / np.maximum(weight, 0.05), np.nan).T
+    limit = np.nanquantile(np.abs(frame), 0.995)
+    above, below = figure.subplots(2, 1, height_ratios=(1, 2.2))
+    image = above.imshow(frame, origin="lower", cmap="viridis", vmin=-limit, vmax=limit,
+                         interpolation="nearest", aspect="auto")
+    above.set(xlabel="pixel", ylabel="pixel", title=f"map {scored.ids[i]}, smoothed by 2 pixels")
+    figure.colorbar(image, ax=above, label=r"$\kappa$")
+    _posterior(below, scored, i)
+    below.set_title("its posterior", fontsize=9)
+    below.legend(frameon=False, fontsize=7)
+    return True
+
+
+# name of the file: function(figure, scored) that returns False without data, inches, caption
+FIGURES = {
+    "truth": (_truth, (8.0, 3.6), "Inferred against true parameters; the line is equality"),
+    "calibration": (_calibration, (10.5, 3.3), "Whether intervals hold what they promise: on the "
+                    "diagonal, and flat within the grey band of two sigma, if so"),
+    "residuals": (_residuals, (9.5, 3.6), "Mean error at each cosmology in units of its error bar; "
+                  "small open points are cosmologies without scored maps"),
+    "design": (_design, (5.6, 3.8), "Score of each cosmology"),
+    "contours": (_contours, (11.5, 3.4), "Posteriors of chosen maps: regions of 68 and 95 %"),
+    "map": (_map, (7.0, 5.6), "A map and its posterior"),
+}

@@ -233,15 +233,26 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
     out["r2"] = [None if v == 0 else float(1.0 - m / v)
                  for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]
-    levels, below = np.arange(1, 10) / 10, pit(truth, mean, sd)
-    curves = {"error_bars": below}
+    levels, below = np.arange(1, 10) / 10, probabilities(truth, posterior)
+    curves = {"error_bars": pit(truth, mean, sd)}
     if len(posterior.quantiles) == len(params.LEVELS):
-        curves["quantiles"] = pit_quantiles(truth, list(params.LEVELS.values()),
-                                            [posterior.quantiles[name] for name in params.LEVELS])
+        curves["quantiles"] = below
     out["coverage_curve"] = {"level": _plain(levels), **{
         name: _plain(coverage_curve(values, levels)) for name, values in curves.items()}}
-    out["pit_p_value"] = [uniform_p_value(u) for u in below.T] if len(truth) > 1 else None
+    _, same = np.unique(truth, axis=0, return_inverse=True)
+    out["pit_p_value"] = ([uniform_p_value(u, same.ravel()) for u in below.T] if len(truth) > 1
+                          else None)
     return out
+
+
+def probabilities(truth: np.ndarray, posterior: Posterior) -> np.ndarray:
+    """Probability below the truth in the posteriors that are reported: their quantiles, if all are
+    there, else mean and error bars. truth: (n, 2). Returns (n, 2) float64.
+    """
+    if len(posterior.quantiles) < len(params.LEVELS):
+        return pit(truth, posterior.mean, posterior.sd)
+    return pit_quantiles(truth, list(params.LEVELS.values()),
+                         [posterior.quantiles[name] for name in params.LEVELS])
 
 
 def _columns(truth, posterior, terms, label_variance):
@@ -265,7 +276,9 @@ def _columns(truth, posterior, terms, label_variance):
             columns[f"coverage_{name}_joint"] = distance <= -2.0 * np.log1p(-probability)
         if set(params.INTERVALS[name]) <= set(quantiles):
             low, high = (quantiles[q] for q in params.INTERVALS[name])
-            columns[f"coverage_{name}_quantiles"] = (low <= truth) & (truth <= high)
+            inside = (low <= truth) & (truth <= high)
+            columns[f"coverage_{name}_quantiles"] = inside
+            columns[f"coverage_{name}_quantiles_mean"] = inside.mean(axis=1)
     return columns
 
 

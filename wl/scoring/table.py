@@ -1,5 +1,6 @@
 """Scores as aligned text: a line for each of several posteriors, and all figures of one."""
 import pathlib
+import textwrap
 
 import numpy as np
 
@@ -7,6 +8,7 @@ from ..core.params import PARAMS
 
 TITLES = {"test": "test", "test_on_design": "test, on design",
           "test_off_design": "test, off design", "holdout": "holdout",
+          "test_at_hull": "at the hull", "holdout_at_hull": "at the hull",
           "emulator": "emulator (seen)", "train": "train (seen)"}
 SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma",
          "recalibrate", "shard")
@@ -24,7 +26,7 @@ PARAM_ROWS = (("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1),
               ("within 2 sd before recalibration", "coverage_95_plain", 1, 100),
               ("truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100),
               ("truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100),
-              ("p-value of uniform PIT", "pit_p_value", 3, 1))
+              ("p-value: truths even in posterior", "pit_p_value", 3, 1))
 JOINT_ROWS = (("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100),
               ("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100))
 # what the sampler said of itself: key of the diagnostics, text
@@ -35,14 +37,19 @@ SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.
         ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})"))
 
 
-# how far a coverage may lie from its nominal value, beyond twice its error, for bars that hold
-NOMINAL = (("68", 68.3, 2.0), ("95", 95.4, 1.5))
+# central interval: its probability in %, how far the coverage may lie from it
+NOMINAL = {"68": (68.0, 2.0), "95": (95.0, 1.5)}
+BARS = {"68": 68.3, "95": 95.4}          # of one and two error bars, without quantiles
+MIN_P = 1e-3               # of the uniformity of PIT, for a verdict without a warning
+PUBLISHED = 8.68           # the organisers' network and sampler, on the real test maps
+WIDTH = 80
 
 
-def verdict(result: dict) -> str:
+def verdict(result: dict, written: list = ()) -> str:
     """What a run found, in a few plain lines of at most 80 columns.
 
     result: of report.score_posterior()
+    written: Paths of the files that belong to it
     """
     path, lines = pathlib.Path(result["path"]), []
     if result["scored"] is None:
@@ -52,15 +59,80 @@ def verdict(result: dict) -> str:
         part = result["subsets"][result["scored"]]
         lines.append(f"Score {_pm(part, 'score', 2)} on {part['n']} {result['scored']} maps; "
                      "higher is better.")
-        if result["prior_only_score"] is not None:
-            lines.append("An answer that knows only the design scores "
-                         f"{result['prior_only_score']:.2f} here.")
+        lines.append(_baselines(result))
         lines += _bars_verdict(part)
-    lines.append(f"Files: {path} and score.json beside it.")
-    lines.append(f"Next: python run_score.py {path} --figure result.png")
+    found = result["diagnostics"]
+    if found.get("flagged"):
+        lines.append("Flagged: " + ", ".join(
+            f"{n} {text}" for text, n in found["flags"].items()) + ".")
+    lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines]
+    names = sorted({f.parent.name + "/" if f.parent != path.parent else f.name for f in written})
+    lines.append(f"Files: {', '.join([path.name, *names])} in {path.parent}")
+    lines.append(f"Next: python run_score.py {path} "             # whole, to be copied
+                 + ("--details" if result["scored"] else "--submission entry.zip"))
     return "\n".join(lines)
 
 
+def last_line(result: dict) -> str:
+    """The figures of a run in one line fit for grep. result: of report.score_posterior()."""
+    said = {"score": None, "error": None, "maps": 0, "kind": result["scored"]}
+    if result["scored"] is not None:
+        part = result["subsets"][result["scored"]]
+        said |= {"score": f"{part['score']:.4f}", "error": part["score_error"], "maps": part["n"],
+                 **{f"in{name}": f"{value:.1f}" for name, value, *_ in _coverages(part)},
+                 "bars": "hold" if not _off(part) else "fail"}
+        if said["error"] is not None:
+            said["error"] = f"{said['error']:.4f}"
+    said |= {"flagged": result["diagnostics"].get("flagged", 0), "file": result["path"]}
+    return "wl-result " + " ".join(f"{name}={value}" for name, value in said.items())
+
+
+def _baselines(result):
+    """What the score is beside other answers to the same maps."""
+    others = []
+    if result["prior_only_score"] is not None:
+        others.append(f"design alone {result['prior_only_score']:.2f}")
+    for name, words in (("spectrum", "power spectrum"), ("limit", "information limit")):
+        if result[name] is not None:
+            others.append(f"{words} {_pm(result[name], 'score', 2)}")
+    return f"Beside it: {', '.join(others)}; published recipe {PUBLISHED} (real maps)."
+
+
+def _coverages(part):
+    """Name, value, error, nominal one and tolerance, in %, of the intervals that are reported."""
+    quantiles = "coverage_68_quantiles_mean" in part and "coverage_95_quantiles_mean" in part
+    for name, (nominal, allowed) in NOMINAL.items():
+        key = f"coverage_{name}_{'quantiles_' * quantiles}mean"
+        error = part[f"{key}_error"]
+        yield (name, 100 * part[key], None if error is None else 100 * error,
+               nominal if quantiles else BARS[name], allowed)
+
+
+def _off(part):
+    """The first coverage that is off its nominal value, minus it; 0 if none is."""
+    return next((value - nominal for _, value, error, nominal, allowed in _coverages(part)
+                 if abs(value - nominal) > max(allowed, 2.0 * (error or 0.0))), 0.0)
+
+
+def _bars_verdict(part):
+    """Whether the intervals hold, and what to do if not; nothing of a single map."""
+    if part["coverage_68_mean_error"] is None:
+        return
+    off = _off(part)
+    shown = [f"{value:.1f} +- {error:.1f} % in {name} %" for name, value, error, *_ in
+             _coverages(part)]
+    answer = "yes" if not off else f"no, too {'wide' if off > 0 else 'narrow'}"
+    yield f"Error bars hold: {answer}; truths inside: {', '.join(shown)}."
+    if off:
+        yield "More realisations for the emulator (--emulator-fraction, --folds) may help."
+    for name, p, bias, sd in zip(PARAMS, part["pit_p_value"], part["bias"], part["mean_sd"]):
+        if p < MIN_P:
+            yield (f"{name} is biased: it comes out {abs(bias) / sd:.2f} error bars too "
+                   f"{'high' if bias > 0 else 'low'} on average, or its posterior is misshapen "
+                   f"(p = {p:.0e} for truths even in it). More emulator maps may help.")
+
+
+MAX_NAME = 26              # letters of a run in a table
 MAX_NEW = 20               # new maps that are listed one by one
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
@@ -93,49 +165,24 @@ def new_maps(path, summary: dict, bars: str) -> str:
     return "\n".join([*lines, f"Files: {path}"])
 
 
-def _bars_verdict(part):
-    """Whether the error bars hold, and what to do if not; nothing of a single map."""
-    if part["coverage_68_mean_error"] is None:
-        return
-    shown, off = [], 0.0
-    for name, nominal, allowed in NOMINAL:
-        key = f"coverage_{name}_mean"
-        value, error = 100 * part[key], 100 * part[f"{key}_error"]
-        shown.append(f"{value:.1f} +- {error:.1f} % ({nominal})")
-        if abs(value - nominal) > max(allowed, 2.0 * error):
-            off = off or value - nominal
-    if not off:
-        yield "The error bars hold: " + " and ".join(shown)
-    else:
-        yield f"The error bars are too {'wide' if off > 0 else 'narrow'}: " + " and ".join(shown)
-    yield "  of the truths lie within one and two of them."
-    if off:
-        yield "  More realisations for the emulator (--emulator-fraction, --folds) may help."
-
-
 def overview(results: list) -> str:
-    """Several posteriors as aligned text: a line each, best score first.
+    """Several posteriors as aligned text of 80 columns: a line each, best score first.
 
     results: dicts of report.score_posterior()
     """
-    rows = [("run", "method", "maps", "n", "score", "MSE/var", "R2 " + PARAMS[0], PARAMS[1],
-             "in 68 %", "in 95 %", "sd " + PARAMS[0], PARAMS[1])]
+    rows = [("run", "maps", "n", "score", "MSE/var", "in 68 %", "in 95 %")]
     for result in sorted(results, key=lambda r: -np.inf if r["score"] is None else r["score"],
                          reverse=True):
-        path, settings = pathlib.Path(result["path"]), result["settings"]
-        run = str(path.parent) if path.name == "posterior.h5" else str(path)
-        start = (run, str(settings.get("method", "-")))
+        path = pathlib.Path(result["path"])
+        run = path.parent.name if path.name == "posterior.h5" else f"{path.parent.name}/{path.name}"
+        run = run if len(run) <= MAX_NAME else "..." + run[3 - MAX_NAME:]
         if result["scored"] is None:
-            part = result["without_truth"]
-            figures = ("test", str(part["n"]), "no truth", *"-----")
-        else:
-            part = result["subsets"][result["scored"]]
-            figures = (TITLES[result["scored"]], str(part["n"]), _pm(part, "score", 2),
-                       _pm(part, "mse_mean", 3), _pm(part, "r2", 3, at=0),
-                       _pm(part, "r2", 3, at=1), _pm(part, "coverage_68_mean", 1, 100),
-                       _pm(part, "coverage_95_mean", 1, 100))
-        rows.append((*start, *figures, *(f"{v:.4f}" for v in part["mean_sd"])))
-    return _align(rows, left=3)
+            rows.append((run, "test", str(result["without_truth"]["n"]), "no truth", *"---"))
+            continue
+        part = result["subsets"][result["scored"]]
+        rows.append((run, result["scored"], str(part["n"]), _pm(part, "score", 2),
+                     f"{part['mse_mean']:.3f}", *(f"{v:.1f}" for _, v, *_ in _coverages(part))))
+    return _align(rows, left=2)
 
 
 def details(result: dict) -> str:
@@ -186,7 +233,7 @@ def describe_limit(limit: dict) -> str:
 
 def _figures(parts):
     """The rows of details(). parts: {name of a set of maps: dict of score.summarise()}."""
-    rows = [("", *(TITLES[name] for name in parts))]
+    rows = [("", *(TITLES.get(name, name) for name in parts))]
     parts = parts.values()
 
     def add(named, param=None):

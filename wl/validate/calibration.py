@@ -10,18 +10,17 @@ run fails one time in a hundred, whatever the number of maps. --scale 0.7 shrink
 about their means: the checks have to fail then. Coverage of real maps, where emulator and prior are
 put to the test as well, is what run_score.py prints.
 """
-import pathlib
 
 import numpy as np
 from scipy import stats
 
 from ..core import cli, hdf5, seeds
 from ..core.checks import InputError, RunError, positive, within
-from ..core.files import refuse_difference
 from ..core.params import INTERVALS, LEVELS, PARAMS
 from ..core.progress import Progress
 from ..posterior.posterior import coverage_curve, uniform_p_value
 from ..posterior.emulator import triangle_areas
+from ..posterior.infer import load_emulator as load
 from ..scoring import score
 
 MAPS, MIN_MAPS, MAX_MAPS = 4000, 50, 200_000
@@ -67,7 +66,7 @@ def check(emulator, n: int = MAPS, *, nstep: int = 10000, sigma: float = 0.06, s
     theta, summary = draw(emulator, n, seed)
     exact = quadrature.exact(emulator, summary)
     walk = metropolis.Walk(nstep, sigma, thin=max((nstep - int(0.2 * nstep)) // DRAWS, 1))
-    chains = metropolis.metropolis(emulator, summary, walk, seed=seed, draws=n,
+    chains = metropolis.metropolis(emulator, summary, walk, seed=seed, keep=np.arange(n),
                                    guess=summary if emulator.d == 2 else None, progress=progress)
     middle = exact.mean
     draws = middle[:, None] + scale * (chains.draws[:, 0] - middle[:, None])
@@ -108,28 +107,6 @@ def advice(failed: list[str]) -> str:
         return "the exact quantiles hold and the chains do not: give a larger --nstep"
     return ("a calibrated run fails so one time in a hundred: repeat with another --seed and more "
             "--maps; if it fails again, do not use these error bars")
-
-
-def load(folder):
-    """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5.
-
-    Raises InputError, also where the two are of different runs, one of which was stopped.
-    """
-    from ..posterior import emulator
-    folder = pathlib.Path(folder)
-    file = hdf5.read(folder / "statistics.h5", "statistics")
-    stat = file.groups["statistics"]
-    made = hdf5.read(folder / "posterior.h5", "posterior", groups=("constant_data",))
-    constant = made.groups["constant_data"]
-    if "vertex_log_prior" not in constant:
-        raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give "
-                         "another")
-    before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None}
-                   for f in (file, made))
-    refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force",
-                      "posterior.h5 beside it")
-    return emulator.build(stat["theta"], stat["mean"], stat["covariance"],
-                          constant["vertex_log_prior"])
 
 
 def table(result: dict) -> str:

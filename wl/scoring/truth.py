@@ -1,0 +1,204 @@
+"""Posterior files joined with the truth of their maps: the only place that reads it.
+
+    maps = open_maps("data/runs/main/posterior.h5")
+    maps.truth, maps.summary["mean"]
+"""
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from ..core import hdf5
+from ..core.checks import InputError, array
+from ..core.params import EMULATOR, HOLDOUT, LEVELS, SPLITS, TEST, TRAIN
+from ..maps import dataset
+from ..posterior.posterior import STUCK
+from . import score
+
+ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
+GROUPS = ("summary", "observed_data", "constant_data")
+
+
+@dataclasses.dataclass
+class Maps:
+    """The maps of a posterior file.
+
+    path: Path
+    file: hdf5.File
+    folder: Path of the data
+    split, cosmology, realisation: (n,) int64
+    ids: (n,) int, the coordinate `map`
+    summary: {name: (n, ...)}
+    truth: (n, 2), NaN where nobody has it; without a truth that was read, all NaN
+    design: (n_cosmology, 2) or None
+    cluster: (n,) numbers that dependent hold-out maps share, or None
+    digests: {name: sha256} of the files read
+    notes: list of str
+    """
+    path: pathlib.Path
+    file: hdf5.File
+    folder: pathlib.Path
+    split: np.ndarray
+    cosmology: np.ndarray
+    realisation: np.ndarray
+    ids: np.ndarray
+    summary: dict
+    truth: np.ndarray
+    design: np.ndarray | None = None
+    cluster: np.ndarray | None = None
+    digests: dict = dataclasses.field(default_factory=dict)
+    notes: list = dataclasses.field(default_factory=list)
+
+    @property
+    def bars(self) -> str:
+        """The variable that is scored as error bars: recalibrated ones if there are, else sd."""
+        return "errorbar" if "errorbar" in self.summary else "sd"
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Maps whose chains never moved, (n,) bool: they have no posterior."""
+        return (self.summary.get("flag", np.zeros(len(self.split), int)) & STUCK) > 0
+
+    def numbers(self, pick: np.ndarray) -> score.Posterior:
+        """Of some maps, recalibrated where the file has it."""
+        summary, quantiles = self.summary, {}
+        for name in LEVELS:
+            found = summary.get(f"recalibrated_{name}", summary.get(name))
+            if found is not None:
+                quantiles[name] = found[pick]
+        return score.Posterior(
+            summary["mean"][pick], summary[self.bars][pick],
+            summary["sd"][pick] if self.bars != "sd" else None,
+            summary["correlation"][pick] if "correlation" in summary else None, quantiles)
+
+    def subsets(self) -> dict:
+        """{name: bool (n,)} of the maps to score apart, the headline first."""
+        known = np.isfinite(self.truth[:, 0]) & ~self.failed
+        test, near = known & (self.split == TEST), np.zeros(len(self.split), bool)
+        off = np.abs(self.truth[test][:, None] - self.design[None]).max(axis=2)
+        near[test] = (off <= ON_DESIGN).any(axis=1)
+        found = {"test": test}
+        if (test & ~near).any():
+            found |= {"test_on_design": test & near, "test_off_design": test & ~near}
+        found |= {SPLITS[code]: known & (self.split == code) for code in (HOLDOUT, EMULATOR, TRAIN)}
+        found = {name: pick for name, pick in found.items() if pick.any()}
+        if found and len(self.design) > 3:
+            from scipy.spatial import ConvexHull, QhullError
+            first = next(iter(found))
+            try:
+                corner = self.design[ConvexHull(self.design).vertices]
+            except QhullError:
+                return found
+            off = np.abs(self.truth[found[first]][:, None] - corner).max(axis=2).min(axis=1)
+            found[f"{first}_at_hull"] = found[first].copy()
+            found[f"{first}_at_hull"][found[first]] = off <= ON_DESIGN
+        return {name: pick for name, pick in found.items() if pick.any()}
+
+
+def read_maps(path) -> Maps:
+    """A posterior file without the truth.
+
+    path: str or Path, posterior.h5 of any method
+    Raises InputError, also for a file that lacks what every posterior has.
+    """
+    file = hdf5.read(path, "posterior", groups=GROUPS)
+    try:
+        summary, observed = file.groups["summary"], file.groups["observed_data"]
+        keys = [observed[name].astype(np.int64) for name in ("split", "cosmology", "realisation")]
+        ids = file.coords["summary"].get("map", np.arange(len(keys[0])))
+        maps = Maps(pathlib.Path(path), file, pathlib.Path(file.origin.get("data", "")), *keys, ids,
+                    summary, np.full((len(keys[0]), 2), np.nan))
+        for name in ("mean", "sd", maps.bars):
+            array(f"{path}: summary/{name}", summary[name], (len(ids), 2), finite=False)
+    except KeyError as error:
+        raise InputError(f"{path}: expected a posterior with {error} in it; repeat the run "
+                         "that made it") from None
+    return maps
+
+
+def open_maps(path, data=None) -> Maps:
+    """A posterior file with the truth of its maps.
+
+    path: as read_maps() takes it
+    data: str or Path, folder with the label files; None for the one in the file's origin
+    Raises InputError, also for another set's label files.
+    """
+    maps = read_maps(path)
+    file, cosmology, test = maps.file, maps.cosmology, maps.split == TEST
+    maps.design = file.groups.get("constant_data", {}).get("design")
+    if file.settings.get("method") == "given":           # predictions of others hold their truth
+        maps.truth = np.where(cosmology[:, None] >= 0, maps.design[cosmology], np.nan)
+        return maps
+    maps.folder = folder = pathlib.Path(data if data is not None else maps.folder)
+    if (data is None and "data" not in file.origin) or not folder.is_dir():
+        raise InputError(f"{path}: its data folder {str(folder)!r} is not there; give --data "
+                         "FOLDER with the label files of the maps it was made from")
+    if maps.design is not None:
+        array(f"{path}: constant_data/design", maps.design, (None, 2), "f",
+              advice="repeat the run of it")
+    if maps.design is None or not test.all():
+        _join_labels(maps, ~test)
+    if test.any() and (folder / dataset.TRUTH_FILE).is_file():
+        where = folder / dataset.TRUTH_FILE
+        _check_digest(maps, "label_test", where)
+        label = dataset.read_truth(folder)
+        _in_range(file, where, maps.realisation[test], len(label), "maps")
+        maps.truth[test] = label[maps.realisation[test], :2]
+    return maps
+
+
+def _join_labels(maps, pick):
+    """The truth of maps at known cosmologies, from the labels of the set."""
+    file, where = maps.file, _label_path(maps.file, maps.folder)
+    label, c, r = dataset.read_label(where), maps.cosmology[pick], maps.realisation[pick]
+    _in_range(file, where, c, label.shape[0], "cosmologies")
+    _in_range(file, where, r, label.shape[1], "realisations")
+    maps.truth[pick] = label[c, r, :2]
+    maps.design = label[:, 0, :2] if maps.design is None else maps.design
+    if c.size and (c.max() >= len(maps.design)
+                   or np.abs(maps.design[c] - maps.truth[pick]).max() > ON_DESIGN):
+        raise InputError(f"{where}: expected the cosmologies of {file.path}, got others; give the "
+                         "--data it was made from")
+    _check_digest(maps, "label", where)
+    if c.size and _shared_seeds(maps.folder, label):
+        maps.cluster = maps.realisation
+        maps.notes.append("the cosmologies share their seeds: errors of hold-out figures are a "
+                          "bootstrap over realisations")
+
+
+def _check_digest(maps, name, where):
+    """Keep the digest of a truth; InputError if it is not the one beside the maps back then."""
+    file, now = maps.file, hdf5.digest_file(where)
+    then = {**file.origin, **file.inputs}.get(name, now)
+    if then != now:
+        raise InputError(f"{where}: is not the {where.name} of the set that {file.path} was made "
+                         f"from (sha256 {then[:12]} then, {now[:12]} now); give its --data, or "
+                         "repeat the run")
+    maps.digests[name] = now
+
+
+def _label_path(file, folder):
+    release = file.settings.get("release", "auto")
+    names = [label for name, (_, label) in dataset.RELEASES.items()
+             if release in ("auto", None, name)]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{file.path}: expected {' or '.join(names)} in {folder}, found none; give "
+                     "--data FOLDER with the label files of the maps it was made from")
+
+
+def _in_range(file, label_path, index, size, what):
+    if len(index) and (index.max() >= size or index.min() < 0):
+        raise InputError(f"{label_path}: holds {size} {what}, {file.path} refers to number "
+                         f"{index.max()}; give the --data it was made from")
+
+
+def _shared_seeds(folder, label):
+    """Whether realisation i of all cosmologies has the same seed."""
+    simulation = dataset.read_simulation(folder)
+    if "shared_seeds" in simulation:      # which may have the public labels, but seeds of its own
+        return bool(simulation["shared_seeds"])
+    nuisances = label[:, :, 2:]
+    same, varied = (nuisances == nuisances[:1]).all(), (nuisances != nuisances[:, :1]).any()
+    return bool(same and varied and len(label) > 1)
