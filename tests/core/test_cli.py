@@ -290,3 +290,21 @@ def test_say(capsys):
     say("hidden", quiet=True)
     out, error = capsys.readouterr()
     assert out == "" and re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d done before\n", error)
+
+
+# ---------------------------------------------------------------- presets
+def test_a_preset_sets_defaults_only(capsys):
+    made = parser()
+    made.add_argument("--slow", action="store_true", default=True)
+    made.add_argument("--option", action="append")
+    made.add_presets({"plain": {}, "much": {"nstep": 99, "slow": False, "option": ["a=1", "b=2"]}})
+    assert cli.parse(made, []).nstep == 10 and cli.parse(made, []).slow
+    much = cli.parse(made, ["--preset", "much"])
+    assert (much.nstep, much.slow, much.option) == (99, False, ["a=1", "b=2"])
+    beside = cli.parse(made, ["--nstep", "5", "--preset", "much", "--option", "a=3"])
+    assert beside.nstep == 5 and beside.option == ["a=1", "b=2", "a=3"]
+    text = " ".join(made.format_help().split())
+    assert "much: --nstep 99 --no-slow --option a=1 --option b=2" in text and "plain: the defaults" in text
+    with pytest.raises(SystemExit):
+        cli.parse(made, ["--preset", "nope"])
+    assert capsys.readouterr().err.count("\n") == 1

@@ -38,8 +38,7 @@ NOISES, PACKS, VIEWS = ("fresh", "fixed"), ("auto", "yes", "no"), (1, 2, 4)
 # run_mcmc.py --preset: defaults of many options
 PRESETS = {
     "quick": {},
-    "best": {"folds": 4, "members": 2, "model": "inception+statistics", "model_option":
-             ["networks=10", "draws=4"], "nstep": 20000, "chains": 2},
+    "best": {"model": "inception+statistics", "folds": 2, "nstep": 20000, "chains": 2},
     "published": {"model": "simple_cnn", "epochs": 15, "batch_size": 64, "lanes": 1,
                   "learning_rate": 2e-4, "noise": "fixed", "patience": 0, "folds": 1, "views": 1,
                   "smooth": "none", "prior": "flat", "recalibrate": "none", "nstep": 10000,
