@@ -14,7 +14,7 @@ from . import covariance
 from .options import PRIORS, PosteriorOptions, Wanted
 
 MAX_RECALIBRATED = 10_000       # emulator maps whose posteriors recalibrate the error bars
-RECALIBRATION_FOLDS = 4
+RECALIBRATION_FOLDS = 12       # with few, nuisances that all cosmologies share widen the bars
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 MAX_NAMED = 5                  # maps that a warning names
 IS_COORDINATE = {"coordinates": "kind"}        # of xarray, beside the dimensions

@@ -29,8 +29,6 @@ from ..maps.splits import Split, split_set
 from .combine import combine, covariance_between, over_parts, stack
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
-STACK_FOLDS = 4                # of the emulator split's realisations
-
 Work = namedtuple("Work", "maps split options folder")
 Work.__doc__ = """What predictions need: a MapSet, a Split, decided NetworkOptions, a Folder."""
 
@@ -195,7 +193,9 @@ def _over_folds(work, summaries, log_sds, kept):
 def _parts_as_one(work, found):
     """Several parts side by side, (n_map, n_part x 2), to their best linear combination."""
     rows, n, parts = work.split.rows(EMULATOR), work.maps.n_realisation, work.options.parts
-    group = np.unique(rows % n, return_inverse=True)[1] % STACK_FOLDS
+    # each realisation by weights of all others: four groups widened error bars by a tenth where
+    # the cosmologies share their nuisances
+    group = np.unique(rows % n, return_inverse=True)[1]
     summaries, weights = stack(found.summaries, work.maps.theta[rows // n], group)
     between = found.between
     if between is not None and found.sd is None:             # what scores a part alone
