@@ -14,7 +14,8 @@ from wl.core import hdf5, params
 from wl.maps import dataset
 
 QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
-         "--allow-unconverged", "--no-figures", "--details")
+         "--allow-unconverged", "--no-figures", "--details",
+         "--folds", "1")
 DRAWS = ("--draws", "300", "--draw-maps", "0-2")
 DIRECT = ("--epochs", "2", "--batch-size", "16", "--quiet", "--no-figures")
 MCMC = ("run_mcmc.py", "--data", "data/small", *QUICK)
