@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Omega_m and S_8 of convergence maps, straight from a network with mean and log-sigma heads."""
+import functools
+
 from run_mcmc import predicted
 from wl.core import cli
 
@@ -49,5 +51,7 @@ def main(argv: list | None = None) -> None:
                   with_figures=args.figures)
 
 
+command = functools.partial(cli.run, main)            # wl-direct, when installed
+
 if __name__ == "__main__":
-    cli.run(main)
+    command()

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Omega_m and S_8 of convergence maps by a network, or the spectrum, and a Metropolis sampler."""
+import functools
+
 from wl.core import cli
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
@@ -173,5 +175,7 @@ def is_elsewhere(args) -> bool:
     return args.predictions is not None and args.data != DEFAULT_DATA
 
 
+command = functools.partial(cli.run, main)            # wl-mcmc, when installed
+
 if __name__ == "__main__":
-    cli.run(main)
+    command()

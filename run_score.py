@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Score posteriors against the truth that is known: table, coverage, score.json, submission zip."""
+import functools
 import json
 import pathlib
 import sys
@@ -127,5 +128,7 @@ def main(argv: list | None = None) -> None:
         report.check_convergence(options.merge, options.allow_unconverged)
 
 
+command = functools.partial(cli.run, main)            # wl-score, when installed
+
 if __name__ == "__main__":
-    cli.run(main)
+    command()

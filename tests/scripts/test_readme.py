@@ -99,3 +99,22 @@ def test_help_needs_no_torch(python):
                  "run_mcmc.parser().format_help()\nrun_direct.parser().format_help()\n"
                  "assert not {'torch', 'numba'} & set(sys.modules)")
     assert run.returncode == 0, run.stderr
+
+
+def test_commands_of_an_installed_package():
+    """Each names a function that is there; the torch of a shared environment is not pinned."""
+    import configparser
+    import importlib
+    found = configparser.ConfigParser()
+    found.read(ROOT / "setup.cfg")
+    commands = found["options.entry_points"]["console_scripts"].split("\n")[1:]
+    names = [command.split(" = ")[0] for command in commands]
+    assert names == ["wl-mcmc", "wl-direct", "wl-score", "wl-simulate"]
+    for command in commands:
+        module, _, name = command.split(" = ")[1].partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+    assert not re.search("torch *==", found["options"]["install_requires"])
+    assert re.search("torch==", (ROOT / "requirements.txt").read_text())
+    assert {"test", "figures"} <= set(found["options.extras_require"])
+    for key in ("classifiers", "author", "long_description"):
+        assert found["metadata"][key], key

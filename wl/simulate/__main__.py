@@ -1,5 +1,4 @@
 """python -m wl.simulate"""
-from ..core import cli
-from .simulate import main
+from .simulate import command
 
-cli.run(main)
+command()

@@ -233,3 +233,6 @@ def main(argv: list | None = None) -> None:
     made = simulate(args.out, SimulationOptions.of(args), processes=args.processes,
                     quiet=args.quiet, force=args.force)
     print(f"{args.out}: {'complete' if made else 'complete already, nothing to do'}")
+
+
+command = functools.partial(cli.run, main)            # wl-simulate, when installed
