@@ -1,8 +1,13 @@
 """Fixtures that several test files use."""
+import contextlib
+import gc
+import importlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -26,6 +31,30 @@ def script():
         return subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], cwd=cwd,
                               env={**os.environ, **(env or {})}, timeout=timeout, capture_output=True,
                               text=True)
+    return run
+
+
+@pytest.fixture(scope="session")
+def called():
+    """As script(), but in this process: the imports of another cost seconds."""
+    def run(name, *arguments, cwd=None):
+        from wl.core import cli
+        module, before = importlib.import_module(name.removesuffix(".py")), (os.getcwd(), sys.argv)
+        streams = io.StringIO(), io.StringIO()
+        os.chdir(cwd or before[0])
+        sys.argv = [name, *map(str, arguments)]
+        try:
+            with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+                cli.run(module.main)
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            os.chdir(before[0])
+            sys.argv = before[1]
+        if code:
+            gc.collect()                        # what a traceback held: the lock of a folder
+        out, error = (stream.getvalue() for stream in streams)
+        return types.SimpleNamespace(returncode=code, stdout=out, stderr=error)
     return run
 
 

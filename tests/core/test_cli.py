@@ -55,7 +55,8 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments, capsys):
 @pytest.mark.parametrize("arguments, words", [
     (["--nstpe", "5"], "did you mean --nstep?"), (["--thread=3"], "did you mean --threads?"),
     (["--sampler", "exat"], "did you mean exact?"), (["--nstep", ""], "got ''"),
-    (["--name", ""], "got nothing"), (["--sigma", "nan"], "finite"), (["--sigma", "1e999"], "finite"),
+    (["--name", ""], "got nothing"), (["--sigma", "nan"], "finite"),
+    (["--sigma", "1e999"], "finite"),
     (["--nstep", "1e3.5"], "whole number"), (["--nstep", "1e-3"], "whole number"),
     (["--nstep", str(10**30)], "whole number"), (["--nstep", "9" * 5000], "whole number")])
 def test_mistakes_are_named_and_what_was_meant(arguments, words, capsys):
@@ -78,7 +79,8 @@ def test_settings_of_a_file_repeat_a_run_and_options_beside_it_win(tmp_path):
     made = parser()
     made.add_argument("--sigma", type=float, default=0.06)
     made.add_argument("--adapt", action="store_true")
-    settings = {"nstep": 500, "sigma": 1e-5, "adapt": True, "n_gal": 30.0, "model_options": {"a": 1}}
+    settings = {"nstep": 500, "sigma": 1e-5, "adapt": True, "n_gal": 30.0,
+                "model_options": {"a": 1}}
     hdf5.write(tmp_path / "x.h5", "statistics", {}, settings=settings, seed=7)
     (tmp_path / "x.json").write_text(files.to_json({"settings": settings, "seed": 7}))
     for name in ("x.h5", "x.json"):

@@ -41,7 +41,7 @@ def test_a_second_run_is_refused_and_the_first_is_named(owner, tmp_path):
         one_line(error, tmp_path / "out", first.pid, "is writing there", "--out")
     assert not list(tmp_path.glob("out/*.h5"))
     other = files.lock(tmp_path / "other")                          # another folder is free
-    assert files.lock(tmp_path / "." / "other") is other            # and this process has it already
+    assert files.lock(tmp_path / "." / "other") is other         # and is had already
 
 
 def test_a_killed_owner_leaves_neither_lock_nor_temporary_files(owner, tmp_path):

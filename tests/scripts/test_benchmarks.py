@@ -208,7 +208,8 @@ def test_a_row_is_read_from_its_files(maps, tmp_path):
     options = models.NetworkOptions(model="compact", precision="float32").decided(100).training()
     one = network.Recipe(**{**options, **task}, frame=frame, scale=1.0, n_gal=30.0)
     network.Network(net, one, history, [1.0, 2.0]).save(tmp_path / "model_compact.pt")
-    two, used = dense.Recipe(model="statistics", members=2, layers=[4], features="x", **task), np.ones(3, bool)
+    two = dense.Recipe(model="statistics", members=2, layers=[4], features="x", **task)
+    used = np.ones(3, bool)
     side = dense.build(2, 3, [4], 2)
     schedules = [{"passes": n, "validation": 0.2} for n in (10, 30)]
     dense.Dense(side, np.zeros(3, np.float32), np.ones(3, np.float32), used, two, schedules,

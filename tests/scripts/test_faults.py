@@ -42,21 +42,9 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option, method", [
-    ("--weight-decay", "network"), ("--emulator-fraction", "network"),
-    ("--holdout-fraction", "network"), ("--emulator-fraction", "spectrum"),
-    ("--holdout-fraction", "spectrum")])
-@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
-def test_numbers_that_are_none(script, small_set, option, value, method):
-    done = script("run_mcmc.py", "--data", small_set, "--method", method, option, value,
-                  cwd=small_set.parent)
-    assert done.returncode == 2 and option in done.stderr, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-
-
-def test_too_few_realisations_to_recalibrate(script, small_set):
+def test_too_few_realisations_to_recalibrate(called, small_set):
     """Refused before any work: each fold leaves some realisations out."""
-    done = script("run_mcmc.py", "--data", small_set, "--emulator-fraction", "0.125", "--out",
+    done = called("run_mcmc.py", "--data", small_set, "--emulator-fraction", "0.125", "--out",
                   "few", cwd=small_set.parent)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "--recalibrate" in done.stderr and "got 2" in done.stderr

@@ -29,7 +29,8 @@ PARSERS = {"run_mcmc.py": run_mcmc.parser, "run_direct.py": run_direct.parser,
 
 def test_commands_were_found():
     assert len(COMMANDS) >= 12
-    assert {c.split()[1] for c in COMMANDS} == {"run_mcmc.py", "run_direct.py", "run_score.py", "-m"}
+    assert {c.split()[1] for c in COMMANDS} == {"run_mcmc.py", "run_direct.py", "run_score.py",
+                                                "-m"}
 
 
 def test_the_readme_stays_short():
@@ -62,13 +63,16 @@ def test_relative_links_and_files_exist():
     assert len(links) >= 4
     for target in links:
         assert (ROOT / target).exists(), target
-    for folder, file in re.findall(r"\b(benchmarks|jobs)/([\w.]+\.\w+)", TEXT + TABLES):
+    named = set(re.findall(r"\b(benchmarks|jobs)/([\w.]+\.\w+)", TEXT + TABLES))
+    assert {folder for folder, _ in named} == {"benchmarks", "jobs"}
+    for folder, file in named:
         assert (ROOT / folder / file).exists(), (folder, file)
 
 
 def test_main_and_test_commands_are_the_ones_ci_runs():
     for marker in ("main", "test"):
-        assert re.search(rf"<!-- {marker} command -->\n```sh\npython3 -m venv \.venv\n", TEXT), marker
+        start = rf"<!-- {marker} command -->\n```sh\npython3 -m venv \.venv\n"
+        assert re.search(start, TEXT), marker
     run = (ROOT / ".ci" / "run").read_text()
     assert "<!-- test command -->" in run
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
@@ -78,17 +82,19 @@ def test_models_of_the_help_are_those_of_the_code():
     from wl.summaries.architectures import NETWORKS
     assert (*NETWORKS, "statistics") == tuple(models.MODELS)
     for name, made in NETWORKS.items():
-        asked = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        parameters = inspect.signature(made).parameters.values()
+        asked = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         assert sorted(asked) == sorted(models.MODELS[name]), name
 
 
 def test_models_and_losses_of_the_tables_are_those_of_the_code():
-    """Each has its row, with the defaults that the code has; networks whose row says "as above" name what differs."""
+    """Each has its row with the code's defaults; a row that says "as above" names what differs."""
     for table in (models.MODELS, models.LOSSES):
         for name, options in table.items():
             row = next(line for line in CHOICES.splitlines() if line.startswith(f"| `{name}` |"))
             given = dict(re.findall(r"`(\w+)=([^`]+)`", row))
-            known = {k: ",".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" if isinstance(v, float) else str(v)
+            known = {k: ",".join(map(str, v)) if isinstance(v, tuple)
+                     else f"{v:g}" if isinstance(v, float) else str(v)
                      for k, v in options.items() if v is not None}
             assert all(known[k] == v for k, v in given.items()), (name, given)
             assert "as above" in row or set(given) == set(known), (name, set(known) - set(given))

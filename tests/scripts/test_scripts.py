@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from wl.core import hdf5, params
 from wl.maps import dataset
+from wl.simulate.simulate import simulate
 
 QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
          "--allow-unconverged", "--no-figures", "--details",
@@ -23,29 +24,19 @@ RUN = pathlib.Path("data", "runs", "small_compact+statistics")
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory, script):
+def work(tmp_path_factory, called):
     """A working folder with data/small (simulated) and the finished run RUN."""
     folder = tmp_path_factory.mktemp("work")
     mask = np.zeros((96, 64), bool)
     mask[4:90, 3:60] = True
     mask[30:50, 20:40] = False
     np.save(folder / "mask.npy", mask)
-    code = ("from wl.simulate.simulate import simulate; "
-            "simulate('data/small', cosmologies=12, realisations=16, test=24, mask='mask.npy', "
-            "processes=1, quiet=True)")
-    _python(code, folder)
-    run = script(*MCMC, *DRAWS, cwd=folder)
+    simulate(folder / "data" / "small", cosmologies=12, realisations=16, test=24,
+             mask=folder / "mask.npy", processes=1, quiet=True)
+    run = called(*MCMC, *DRAWS, cwd=folder)
     assert run.returncode == 0, run.stderr
     (folder / "stdout.txt").write_text(run.stdout)
     return folder
-
-
-def _python(code, cwd):
-    import subprocess
-    import sys
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, timeout=900,
-                   env={**os.environ, "PYTHONPATH": path})
 
 
 @pytest.fixture()
@@ -105,26 +96,26 @@ def test_second_run_repeats_nothing(work, script):
     assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "score.json"}
 
 
-def test_other_settings_are_refused_and_force_replaces_only_what_differs(work, copied, script):
+def test_other_settings_are_refused_and_force_replaces_only_what_differs(work, copied, called):
     shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
     out = copied / RUN
     common = (*MCMC, *DRAWS)
     # set and run were moved together: nothing is repeated
     before = (out / "posterior.h5").stat().st_mtime_ns
-    run = script(*common, cwd=copied)
+    run = called(*common, cwd=copied)
     assert run.returncode == 0 and (out / "posterior.h5").stat().st_mtime_ns == before, run.stderr
     model = (out / "model_compact.pt").stat().st_mtime_ns
-    run = script(*common, "--sigma", "0.05", cwd=copied)
+    run = called(*common, "--sigma", "0.05", cwd=copied)
     assert run.returncode == 2 and "sigma = 0.06" in run.stderr and "sigma = 0.05" in run.stderr
     assert len(run.stderr.splitlines()) == 1 and run.stdout == ""
-    assert script(*common, "--sigma", "0.05", "--force", cwd=copied).returncode == 0
+    assert called(*common, "--sigma", "0.05", "--force", cwd=copied).returncode == 0
     assert (out / "model_compact.pt").stat().st_mtime_ns == model
     with h5py.File(out / "posterior.h5") as file:
         assert json.loads(file.attrs["settings"])["sigma"] == 0.05
 
 
-def test_results_do_not_depend_on_threads(work, copied, script):
-    run = script(*MCMC, *DRAWS, "--threads", "1", cwd=copied)
+def test_results_do_not_depend_on_threads(work, copied, called):
+    run = called(*MCMC, *DRAWS, "--threads", "1", cwd=copied)
     assert run.returncode == 0, run.stderr
     one, two = posterior(copied), posterior(work)
     assert one.keys() == two.keys()
@@ -132,11 +123,11 @@ def test_results_do_not_depend_on_threads(work, copied, script):
         assert np.array_equal(one[name], two[name], equal_nan=True), name
 
 
-def test_exact_sampler_agrees_with_the_chains(work, predicted, script):
+def test_exact_sampler_agrees_with_the_chains(work, predicted, called):
     found = {}
     for name, options in {"chains": ("--nstep", "20000"),
                           "exact": ("--sampler", "exact", "--force")}.items():
-        run = script("run_mcmc.py", "--data", "data/small", *QUICK, *options, "--out", predicted,
+        run = called("run_mcmc.py", "--data", "data/small", *QUICK, *options, "--out", predicted,
                      cwd=work)
         assert run.returncode == 0, run.stderr
         found[name] = hdf5.read(predicted / "posterior.h5").groups["summary"]
@@ -160,54 +151,54 @@ def predicted(work, tmp_path):
     return out
 
 
-def test_shards_merged_are_the_whole(work, predicted, script):
+def test_shards_merged_are_the_whole(work, predicted, called):
     """In any order, with the draws of the first maps; a missing shard, one twice, nonsense are not.
 
     None of them judges whether the run has converged: joining them does.
     """
     common = (*MCMC, *DRAWS, "--nstep", "100", "--draws", "50", "--out", predicted)
-    whole = script(*common, cwd=work)
+    whole = called(*common, cwd=work)
     assert whole.returncode == 0, whole.stderr
     whole = (predicted / "posterior.h5").rename(predicted / "whole.h5")
     for shard in ("3/3", "1/3", "2/3"):
-        run = script(*[a for a in common if a != "--allow-unconverged"], "--shard", shard, cwd=work)
+        run = called(*[a for a in common if a != "--allow-unconverged"], "--shard", shard, cwd=work)
         assert run.returncode == 0 and "--merge" in run.stdout, run.stderr
         assert "not converged" in run.stderr
     shards = sorted(predicted.glob("posterior.shard-*-of-3.h5"))
     assert len(shards) == 3
     merged = predicted / "posterior.h5"
     for wrong in (shards[:2], [*shards, shards[0]]):
-        assert "shard" in one_line(script("run_score.py", *wrong, "--merge", merged, cwd=work))
+        assert "shard" in one_line(called("run_score.py", *wrong, "--merge", merged, cwd=work))
         assert not merged.exists()
     merge = ("run_score.py", *shards, "--merge", merged)
-    run = script(*merge, "--data", "data/small", cwd=work)
+    run = called(*merge, "--data", "data/small", cwd=work)
     assert run.returncode == 1 and "score" in run.stdout, run.stderr
     assert "not converged" in run.stderr
-    assert script(*merge, "--allow-unconverged", cwd=work).returncode == 0
+    assert called(*merge, "--allow-unconverged", cwd=work).returncode == 0
     assert digest_of(merged) == digest_of(whole)
-    again = script(*common, cwd=work)                 # the merged file stands for the whole run
+    again = called(*common, cwd=work)                 # the merged file stands for the whole run
     assert again.returncode == 0 and merged.stat().st_size
     for wrong in ("0/3", "4/3", "3", "a/b", "1/0", "-1/3"):
-        assert "--shard" in one_line(script(*common[:-2], "--shard=" + wrong, cwd=work))
+        assert "--shard" in one_line(called(*common[:-2], "--shard=" + wrong, cwd=work))
 
 
-def test_a_run_that_has_not_converged_exits_1(work, predicted, script):
+def test_a_run_that_has_not_converged_exits_1(work, predicted, called):
     """The files are written and the answer printed; a second run says so, and may be allowed."""
     common = [a for a in (*MCMC, "--out", predicted) if a != "--allow-unconverged"]
     short = [*common, "--nstep", "100"]
     for _ in range(2):
-        run = script(*short, cwd=work)
+        run = called(*short, cwd=work)
         *lines, last = run.stderr.splitlines()              # warnings are said although it is quiet
         assert run.returncode == 1 and "error: " in last and "not converged" in last, run.stderr
         assert all("warning: " in line for line in lines)
         assert "score" in run.stdout and (predicted / "posterior.h5").is_file()
         assert (predicted / "score.json").is_file()
-    assert script(*short, "--allow-unconverged", cwd=work).returncode == 0
-    longer = script(*common, "--nstep", "60000", "--force", cwd=work)
+    assert called(*short, "--allow-unconverged", cwd=work).returncode == 0
+    longer = called(*common, "--nstep", "60000", "--force", cwd=work)
     assert longer.returncode == 0
 
 
-def test_priors_and_recalibrations(work, predicted, script):
+def test_priors_and_recalibrations(work, predicted, called):
     """Each leaves its mark: a prior of one's own moves the means, isotonic writes quantiles."""
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
@@ -215,7 +206,7 @@ def test_priors_and_recalibrations(work, predicted, script):
     found = {}
     for name, options in {"plain": (), "prior": ("--prior", predicted / "prior.txt"),
                           "temperature": ("--recalibrate", "temperature")}.items():
-        run = script(*common, *options, cwd=work)
+        run = called(*common, *options, cwd=work)
         assert run.returncode == 0, run.stderr
         with h5py.File(predicted / "posterior.h5") as file:
             found[name] = {key: file["summary"][key][:] for key in file["summary"]}
@@ -226,24 +217,24 @@ def test_priors_and_recalibrations(work, predicted, script):
     assert np.array_equal(found["plain"]["errorbar"], found["temperature"]["errorbar"])
     bad = predicted / "bad.txt"
     bad.write_text("1 2 3\n")
-    assert "--prior" in one_line(script(*common, "--prior", bad, cwd=work))
+    assert "--prior" in one_line(called(*common, "--prior", bad, cwd=work))
 
 
-def test_out_of_distribution_metric(work, predicted, script):
+def test_out_of_distribution_metric(work, predicted, called):
     """Labels of the test maps, or another posterior file; only with one posterior."""
     path, label = RUN / "posterior.h5", predicted / "label.npy"
     np.save(label, np.arange(24) % 3 == 0)
     for other in (label, path):
-        run = script("run_score.py", path, "--ood", other, cwd=work)
+        run = called("run_score.py", path, "--ood", other, cwd=work)
         assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stderr
     np.save(label, np.ones(5, bool))
-    assert "24" in one_line(script("run_score.py", path, "--ood", label, cwd=work))
+    assert "24" in one_line(called("run_score.py", path, "--ood", label, cwd=work))
     file = hdf5.read(work / path)
     file.groups["observed_data"]["summaries"] = np.ones((24, 3))
     groups = {g: {n: hdf5.Var(file.dims[g][n], a) for n, a in file.groups[g].items()}
               for g in ("summary", "observed_data")}
     hdf5.write(predicted / "three.h5", "posterior", groups, settings=file.settings)
-    line = one_line(script("run_score.py", path, "--ood", predicted / "three.h5", cwd=work))
+    line = one_line(called("run_score.py", path, "--ood", predicted / "three.h5", cwd=work))
     assert "has 3 summaries" in line and "has 2" in line
 
 
@@ -269,15 +260,15 @@ def test_calibration_of_a_finished_run(work, predicted, python):
     assert "smooth" in one_line(calibrate(predicted))
 
 
-def test_spectrum_runs_end_to_end(work, script):
-    run = script("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet",
+def test_spectrum_runs_end_to_end(work, called):
+    run = called("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet",
                  "--nstep", "3000", "--sigma", "0.04", "--allow-unconverged", cwd=work)
     assert run.returncode == 0, run.stderr
     assert np.isfinite(posterior(work, "small_spectrum")["mean"]).all()
 
 
-def test_direct_runs_end_to_end_and_holdout_is_scored(work, script):
-    run = script("run_direct.py", "--data", "data/small", *DIRECT, "--target", "both", cwd=work)
+def test_direct_runs_end_to_end_and_holdout_is_scored(work, called):
+    run = called("run_direct.py", "--data", "data/small", *DIRECT, "--target", "both", cwd=work)
     assert run.returncode == 0, run.stderr
     found = posterior(work, "small_direct_compact+statistics")
     assert (found["sd"] > 0).all()
@@ -290,8 +281,8 @@ def test_direct_runs_end_to_end_and_holdout_is_scored(work, script):
     assert {"test", "holdout"} <= set(score["subsets"])
 
 
-def test_run_score_and_submission(work, script):
-    run = script("run_score.py", RUN / "posterior.h5", "--submission", "out.zip", cwd=work)
+def test_run_score_and_submission(work, called):
+    run = called("run_score.py", RUN / "posterior.h5", "--submission", "out.zip", cwd=work)
     assert run.returncode == 0 and (work / "out.zip").is_file(), run.stderr
 
 
@@ -406,19 +397,19 @@ def test_damaged_data_is_refused_in_one_line(copied, work, python):
     ("--sigma", "0", "--sigma"), ("--sigma", "-1", "--sigma"), ("--sigma", "nan", "--sigma"),
     ("--nstep", "0", "--nstep"), ("--nstep", "-5", "--nstep"), ("--burn-in", "1.0", "--burn-in"),
     ("--model", "nonsense", "--model")])
-def test_wrong_settings_are_refused(copied, script, option, value, word):
-    line = one_line(script(*MCMC, option, value, cwd=copied))
+def test_wrong_settings_are_refused(copied, called, option, value, word):
+    line = one_line(called(*MCMC, option, value, cwd=copied))
     assert word in line
     assert not list(copied.glob("data/runs/**/*.h5"))
 
 
-def test_too_few_realisations_for_raw_covariances(copied, script):
-    line = one_line(script(*MCMC, "--smooth", "none", "--emulator-fraction", "0.2", cwd=copied))
+def test_too_few_realisations_for_raw_covariances(copied, called):
+    line = one_line(called(*MCMC, "--smooth", "none", "--emulator-fraction", "0.2", cwd=copied))
     assert "realisations" in line
 
 
 @pytest.mark.parametrize("harm", ["truncated", "text", "foreign"])
-def test_damaged_outputs_are_refused(work, copied, script, harm):
+def test_damaged_outputs_are_refused(work, copied, called, harm):
     shutil.copytree(work / "data" / "runs", copied / "data" / "runs")
     path = copied / RUN / "posterior.h5"
     if harm == "truncated":
@@ -428,8 +419,8 @@ def test_damaged_outputs_are_refused(work, copied, script, harm):
     else:
         with h5py.File(path, "w") as file:
             file["x"] = [1, 2, 3]
-    assert "posterior.h5" in one_line(script("run_score.py", path, cwd=copied))
-    assert "posterior.h5" in one_line(script(*MCMC, cwd=copied))
+    assert "posterior.h5" in one_line(called("run_score.py", path, cwd=copied))
+    assert "posterior.h5" in one_line(called(*MCMC, cwd=copied))
 
 
 def test_missing_folder(tmp_path, script):

@@ -29,13 +29,14 @@ CASES = [
     *((MCMC, f"{option} {value}") for value in (HUGE, "nan", "-1", "1.5", "'", "x") for option in (
         "--folds", "--epochs", "--batch-size", "--nstep", "--thin", "--chains", "--members",
         "--lanes", "--draws", "--threads", "--seed", "--only")),
-    *((MCMC, f"{option} {value}") for value in ("nan", "inf", "-1", "'", "1e999", "x") for option in (
+    *((MCMC, f"{option} {value}") for option in (
         "--sigma", "--burn-in", "--learning-rate", "--weight-decay", "--emulator-fraction",
-        "--holdout-fraction")),
+        "--holdout-fraction") for value in ("nan", "inf", "-1", "'", "1e999", "x")),
     *((MCMC, f"{option} {ABSURD}") for option in (
         "--members", "--folds", "--lanes", "--epochs", "--chains", "--threads", "--realisations")),
     *((MCMC, f"{option} '") for option in (
-        "--data", "--out", "--predictions", "--prior", "--model", "--release", "--shard", "--config",
+        "--data", "--out", "--predictions", "--prior", "--model", "--release", "--shard",
+        "--config",
         "--model-option", "--loss-option", "--method", "--sampler", "--test-maps")),
     *((MCMC, words) for words in (
         f"--shard 1/{HUGE}", f"--shard {HUGE}/1", "--shard 2/1", "--shard 0/4", "--shard 1/4/4",
@@ -46,8 +47,10 @@ CASES = [
         "--prior set/label.npy", "--prior mask.npy", "--smooth none --emulator-fraction 0.1",
         "--emulator-fraction 0.1", "--emulator-fraction 0.99", "--holdout-fraction 0.99",
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
-        "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4", "--folds 17",
-        "--sampler exact --draws 3", "--nstep 3 --thin 9", "--burn-in 1", "--predictions nowhere.h5",
+        "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4",
+        "--folds 17",
+        "--sampler exact --draws 3", "--nstep 3 --thin 9", "--burn-in 1",
+        "--predictions nowhere.h5",
         "--predictions set/label.npy", "--config nowhere.json", "--config mask.npy", "--views 3",
         "--config set/wrong.json", "--out mask.npy", "--out mask.npy/x", "--out set/label.npy",
         "--realisations 5", "--maps set/noisy.npy", "--apply nowhere --maps set/noisy.npy")),
@@ -55,10 +58,12 @@ CASES = [
         "--smooth none --emulator-fraction 0.5 --holdout-fraction 0.4", "--prior nowhere.npy",
         "--holdout-fraction 0.95", "--sampler exact --draws 2", "--nstep -3")),
     *((DIRECT, words) for words in (
-        "--loss mse", "--loss kl --loss-option begin=3", "--sigma 0.1", "--nstep 100", "--data nowhere",
+        "--loss mse", "--loss kl --loss-option begin=3", "--sigma 0.1", "--nstep 100",
+        "--data nowhere",
         "--data mask.npy", "--model spectrum", "--patience -1")),
     *((SCORE, words) for words in (
-        "--bootstrap 0", f"--bootstrap {HUGE}", f"--bootstrap {ABSURD}", "--bootstrap nan", "--data '",
+        "--bootstrap 0", f"--bootstrap {HUGE}", f"--bootstrap {ABSURD}", "--bootstrap nan",
+        "--data '",
         "--data nowhere", "--submission out.txt", "--submission '", "--merge '", "--merge run/x.h5",
         "--ood nowhere.npy", "--ood mask.npy", "--ood '", "--figure picture.doc", "--seed -1")),
     ("run_score.py", ""), ("run_score.py nowhere.h5", ""), ("run_score.py mask.npy", ""),
@@ -98,7 +103,8 @@ def make(folder):
     mask = np.ones((64, 48), bool)
     mask[20:30, 10:15] = False
     np.save("mask.npy", mask)
-    simulate("set", cosmologies=8, realisations=16, test=8, mask="mask.npy", processes=1, quiet=True)
+    simulate("set", cosmologies=8, realisations=16, test=8, mask="mask.npy", processes=1,
+             quiet=True)
     np.save("set/noisy.npy", np.load("set/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy"))
     pathlib.Path("set/wrong.json").write_text('{"settings": {"nsetp": 100}}')
     devnull = open(os.devnull, "w")

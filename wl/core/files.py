@@ -64,38 +64,34 @@ def atomic(path) -> Iterator[pathlib.Path]:
 
 
 class Lock:
-    """A folder that this process alone may write into, until it drops the lock or ends, however.
-
-    lock(folder) gives the one that the process has already. Nothing is left of an ended run: its
-    lock, the temporary files of killed writes, and folders made for a run that wrote nothing.
-    """
-
-    def __init__(self, folder: pathlib.Path, job: dict | None):
-        path = folder / LOCK_FILE
-        missing = [p for p in (folder, *folder.parents) if not p.exists()]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = _locked(path, job)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be used ({error.strerror}); give another "
-                             "--out") from None
-        weakref.finalize(self, _release, handle, path, missing, os.getpid())
+    """What keeps other runs out of a folder, until it is dropped or the process ends, however."""
 
 
-_locks = weakref.WeakValueDictionary()      # of this process
+_locks = weakref.WeakValueDictionary()      # by folder, of this process
 
 
 def lock(folder, job: dict | None = None) -> Lock:
     """Keep other runs out of a folder, for as long as the result is kept.
 
+    Nothing is left of an ended run: its lock, the temporary files of killed writes, and folders
+    made for a run that wrote nothing.
     folder: str or Path, made if need be
     job: JSON values that say which run this is one of several jobs of; those share the folder
     Raises InputError that names the owner. Where the file system has no locks it warns.
     """
     folder = pathlib.Path(os.path.realpath(folder))
-    held = _locks.get(folder)
-    if held is None:
-        held = _locks[folder] = Lock(folder, job)
+    held = _locks.get(folder) or Lock()
+    if folder in _locks:
+        return held
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _locked(folder / LOCK_FILE, job)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be used ({error.strerror}); give another "
+                         "--out") from None
+    weakref.finalize(held, _release, handle, folder / LOCK_FILE, made, os.getpid())
+    _locks[folder] = held
     return held
 
 
@@ -105,18 +101,17 @@ def _locked(path, job):
         handle, taken = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
         try:
             taken = _take(handle, path, job)
-            if taken:
-                return handle
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             warn(f"{path.parent}: its file system has no locks ({error.strerror}): start no second "
                  "run in it")
             taken = True
-            return handle
         finally:
             if not taken:
                 os.close(handle)
+        if taken:
+            return handle
         time.sleep(0.1)                             # until the first of several jobs has signed
     raise _in_use(path)
 
@@ -139,20 +134,18 @@ def _take(handle, path, job):
         return False
     for old in path.parent.glob(".*.tmp*"):         # of killed writes
         old.unlink(missing_ok=True)
-    command = " ".join([program(), *sys.argv[1:]])
     os.ftruncate(handle, 0)
     os.pwrite(handle, to_json({"process": os.getpid(), "host": platform.node(), "job": job,
-                               "command": command}).encode(), 0)
+                               "command": " ".join([program(), *sys.argv[1:]])}).encode(), 0)
     if job is not None:
         fcntl.flock(handle, fcntl.LOCK_SH)
     return True
 
 
 def _owner(path):
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError):
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return {}
 
 
 def _in_use(path):
@@ -162,9 +155,7 @@ def _in_use(path):
 
 
 def _is_at(handle, path):
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    return False
+    return path.exists() and os.path.samestat(os.fstat(handle), os.stat(path))
 
 
 def _release(handle, path, made, process):

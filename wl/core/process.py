@@ -10,6 +10,7 @@ from .progress import fail
 
 EXIT_STOPPED = 75
 GRACE = 25.0                   # seconds to save in; batch systems kill after 30
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _came, _held = [], []          # signals that have come, blocks that must reach their own end
 
 
@@ -67,8 +68,9 @@ def stop() -> None:
 @contextlib.contextmanager
 def prepared() -> Iterator["_Stream"]:
     """Signals and streams of a script, while its main() runs. Gives the standard output."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:           # nohup ignores SIGHUP
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:                            # nohup ignores SIGHUP
             signal.signal(number, _arrived)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -84,6 +86,8 @@ def prepared() -> Iterator["_Stream"]:
     finally:
         sys.stdout, sys.stderr = before
         _came.clear()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class _Stream:
