@@ -49,14 +49,14 @@ CASES = [
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
         "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4",
         "--folds 17",
-        "--sampler exact --draws 3", "--nstep 3 --thin 9", "--burn-in 1",
+        "--draws -3", "--nstep 3 --thin 9", "--burn-in 1",
         "--predictions nowhere.h5",
         "--predictions set/label.npy", "--config nowhere.json", "--config mask.npy", "--views 3",
         "--config set/wrong.json", "--out mask.npy", "--out mask.npy/x", "--out set/label.npy",
         "--realisations 5", "--maps set/noisy.npy", "--apply nowhere --maps set/noisy.npy")),
     *((SPECTRUM, words) for words in (
         "--smooth none --emulator-fraction 0.5 --holdout-fraction 0.4", "--prior nowhere.npy",
-        "--holdout-fraction 0.95", "--sampler exact --draws 2", "--nstep -3")),
+        "--holdout-fraction 0.95", "--draws -2", "--nstep -3")),
     *((DIRECT, words) for words in (
         "--loss mse", "--loss kl --loss-option begin=3", "--sigma 0.1", "--nstep 100",
         "--data nowhere",
