@@ -10,7 +10,6 @@ from wl.core.checks import InputError, choice, within
 from wl.core.progress import fail, say
 from wl.posterior.options import merge
 from wl.scoring import export, report, table, truth
-from wl.scoring.score import SCORE_FLOOR
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.
@@ -65,8 +64,6 @@ def parser() -> cli.Parser:
         help="print the content of score.json as a list instead of the table")
     add("--bootstrap", type=int, default=1000, metavar="N",
         help="resamples of the maps for the errors")
-    add("--floor", action="store_true",
-        help=f"report no score below {SCORE_FLOOR:g}, as the organisers do")
     return cli.add_common(parser, threads=False)
 
 
@@ -94,8 +91,7 @@ def main(argv: list | None = None) -> None:
     for path in dict.fromkeys(options.posterior):
         try:
             maps = truth.open_maps(path, options.data)
-            result = report.score_maps(maps, bootstrap=options.bootstrap, seed=options.seed,
-                                       floor=SCORE_FLOOR if options.floor else None)
+            result = report.score_maps(maps, bootstrap=options.bootstrap, seed=options.seed)
         except InputError as error:            # the others are still scored
             failures.append(error)
             continue

@@ -21,6 +21,7 @@ MAX_UNCONVERGED = 0.01         # share of a run's maps that may miss one of the 
 HULL_SD = 2.0                  # a posterior whose mean is so many sd inside the hull is not at it
 FULL_SD = 0.5                  # and from here on it wholly is
 MAX_WIDENING, MIN_WIDENED = 2.0, 20      # factor, and values that it can be fitted on
+WIDENINGS = 5                  # rounds of the fit
 KNOTS = 41                     # of R, at equal distances of the normal score
 MAX_SCORE = 4.0                # normal score of the outermost knots
 PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R rises strictly
@@ -275,12 +276,18 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
         hull = ConvexHull(design)
         near, levels = _nearness(hull.equations, known), list(LEVELS.values())
         on_hull = (truth[:, None] == design[hull.vertices]).all(2).any(1)
-        learnt["widening"] = h = _widening(truth[on_hull], near[on_hull],
-                                           {name: known[name][on_hull] for name in LEVELS})
-        wide = _widened(known, 1.0 + (h - 1.0) * near)
-        values = pit_quantiles(truth, levels, [wide[name] for name in LEVELS])
-        learnt["recalibration"] = isotonic(values)
-        wide = _widened(result, 1.0 + (h - 1.0) * _nearness(hull.equations, result))
+        h = 1.0
+        for _ in range(WIDENINGS):            # R narrows what h has widened, and the other way round
+            wide = _widened(known, 1.0 + (h - 1.0) * near)
+            curve = isotonic(pit_quantiles(truth, levels, [wide[name] for name in LEVELS]))
+            learnt |= {"widening": h, "recalibration": curve}
+            if 2 * on_hull.sum() < MIN_WIDENED:
+                break
+            h *= _shortfall(truth[on_hull], {n: v[on_hull] for n, v in
+                                             quantiles(wide, curve).items()})
+            h = float(np.clip(h, 1.0, MAX_WIDENING))
+        wide = _widened(result, 1.0 + (learnt["widening"] - 1.0)
+                        * _nearness(hull.equations, result))
         found |= quantiles(wide, learnt["recalibration"])
     return found, learnt
 
@@ -297,13 +304,11 @@ def _nearness(equations, result):
     return np.clip((HULL_SD - distance) / (HULL_SD - FULL_SD), 0.0, 1.0)
 
 
-def _widening(truth, near, known):
-    """The h of recalibrate() from maps of the cosmologies on the hull."""
-    if truth.size < MIN_WIDENED:
-        return 1.0
-    half = np.where(truth > known["q50"], known["q84"] - known["q50"], known["q50"] - known["q16"])
-    needed = 1.0 + (np.abs(truth - known["q50"]) / half - 1.0) / np.maximum(near, 0.05)
-    return float(np.clip(np.quantile(needed, LEVELS["q84"] - LEVELS["q16"]), 1.0, MAX_WIDENING))
+def _shortfall(truth, found):
+    """By what recalibrated 68 % intervals have to be multiplied to hold 68 % of the truths."""
+    low, middle, high = (found[f"recalibrated_{name}"] for name in ("q16", "q50", "q84"))
+    half = np.where(truth > middle, high - middle, middle - low)
+    return np.quantile(np.abs(truth - middle) / half, LEVELS["q84"] - LEVELS["q16"])
 
 
 def _widened(result, factor):

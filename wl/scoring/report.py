@@ -21,29 +21,26 @@ MAX_QUADRATURE_ERROR = 0.01 # sd, of a mean or sd
 STAMPS = ("label", "noisy_test")         # what of a set a limit depends on
 
 
-def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1,
-                    floor: float | None = None) -> dict:
+def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1) -> dict:
     """Score every map of a posterior file whose truth is known.
 
     path: str or Path, posterior.h5 of any method
     data: str or Path, folder with the label files; None for the one in the file's settings
     bootstrap: int, resamples
     seed: int, of the bootstrap
-    floor: float, the lowest score to report, or None
     Returns what score.json holds, and "path". The headline "score" is that of the test maps, else
     of the hold-out ones, None where no truth is known. Raises InputError.
     """
-    return score_maps(open_maps(path, data), bootstrap=bootstrap, seed=seed, floor=floor)
+    return score_maps(open_maps(path, data), bootstrap=bootstrap, seed=seed)
 
 
-def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1,
-               floor: float | None = None) -> dict:
+def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
     """As score_posterior(), of maps that were opened with their truth."""
     path, file, design, notes = maps.path, maps.file, maps.design, list(maps.notes)
     result = {"schema_version": SCHEMA_VERSION, "posterior": path.name, "path": str(path),
               "digest": file.digest, "settings": file.settings, "posterior_seed": file.seed,
               "code_version": file.code_version, "versions": file.versions, "truth": maps.digests,
-              "bootstrap": {"count": bootstrap, "seed": seed}, "floor": floor, "notes": notes,
+              "bootstrap": {"count": bootstrap, "seed": seed}, "notes": notes,
               "label_variance": design.var(axis=0).tolist(),
               "prior_only_score": score.prior_score(design) if design.std(0).all() else None,
               "scored": None, "score": None, "score_error": None, "limit": None,
@@ -54,7 +51,7 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1,
         try:
             result["subsets"][name] = score.summarise(
                 maps.truth[pick], maps.numbers(pick), design.var(axis=0), count=bootstrap,
-                seed=seed, cluster=maps.cluster[pick] if clustered else None, floor=floor)
+                seed=seed, cluster=maps.cluster[pick] if clustered else None)
         except InputError as error:
             raise InputError(f"{path}: {name} maps: {error}") from None
     if subsets:

@@ -13,7 +13,6 @@ from ..core.params import SCORE_WEIGHT
 from ..posterior.posterior import (
     checked, coverage_curve, pit, pit_quantiles, uniform_p_value)
 
-SCORE_FLOOR = -1e6                              # the organisers show no score below it
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
 
 Posterior = namedtuple("Posterior", "mean sd plain_sd correlation quantiles",
@@ -194,15 +193,13 @@ def rank_p_value(ranks: np.ndarray, n_draws: int, bins: int = 20) -> float:
 
 # ---------------------------------------------------------------- all of it for one set of maps
 def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarray, *,
-              count: int = 1000, seed: int = 1, cluster: np.ndarray | None = None,
-              floor: float | None = None) -> dict:
+              count: int = 1000, seed: int = 1, cluster: np.ndarray | None = None) -> dict:
     """Everything that run_score.py reports of one set of maps.
 
     truth: (n, 2)
     posterior: Posterior
     label_variance: (2,), of the design, the unit of the mean squared error
     count, seed, cluster: of bootstrap_means()
-    floor: float, the lowest score to report (SCORE_FLOOR), or None
     Returns a dict of plain numbers: an error beside each mean, None where undefined, lists in the
     order of params.PARAMS, names that end in "_plain" for what held before recalibration, and
     "coverage_curve", central coverage at 0.1 ... 0.9. Raises InputError as score_terms() does.
@@ -228,8 +225,6 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
         if name.startswith("coverage"):
             error = np.where(error == 0, all_or_none, error)
         out[name], out[f"{name}_error"] = _plain(table[:, pick].mean(axis=0)), _plain(error)
-    if floor is not None:
-        out["score"] = max(out["score"], floor)
     out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
     out["r2"] = [None if v == 0 else float(1.0 - m / v)
                  for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]

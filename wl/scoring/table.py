@@ -119,7 +119,7 @@ def _bars_verdict(part):
     if part["coverage_68_mean_error"] is None:
         return
     off = _off(part)
-    shown = [f"{value:.1f} +- {error:.1f} % in {name} %" for name, value, error, *_ in
+    shown = [f"{value:.1f} +- {error:.1f} % ({name})" for name, value, error, *_ in
              _coverages(part)]
     answer = "yes" if not off else f"no, too {'wide' if off > 0 else 'narrow'}"
     yield f"Error bars hold: {answer}; truths inside: {', '.join(shown)}."
