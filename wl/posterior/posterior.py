@@ -277,7 +277,7 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
         near, levels = _nearness(hull.equations, known), list(LEVELS.values())
         on_hull = (truth[:, None] == design[hull.vertices]).all(2).any(1)
         h = 1.0
-        for _ in range(WIDENINGS):            # R narrows what h has widened, and the other way round
+        for _ in range(WIDENINGS):            # R narrows what h has widened, and so on
             wide = _widened(known, 1.0 + (h - 1.0) * near)
             curve = isotonic(pit_quantiles(truth, levels, [wide[name] for name in LEVELS]))
             learnt |= {"widening": h, "recalibration": curve}
