@@ -1,5 +1,7 @@
 """Faults that a run can meet: each ends in one line and the right exit code, in no traceback."""
 import errno
+import hashlib
+import io
 import json
 import pathlib
 
@@ -9,7 +11,8 @@ import torch
 from conftest import one_line
 
 from wl.maps import dataset
-from wl.summaries import network
+from wl.posterior import emulator
+from wl.summaries import network, predict
 from wl.core.checks import InputError
 from wl.simulate.simulate import simulate
 
@@ -64,3 +67,39 @@ def test_a_flipped_bit_in_a_network_is_noticed(tmp_path):
     with pytest.raises(InputError) as error:
         network.load_torch(path)
     one_line(error, path, "damaged")
+
+
+class Planted:
+    """What a pickle of it does when it is loaded: it leaves a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path(self.path),)
+
+
+def test_no_file_runs_a_command(tmp_path):
+    """Neither a prior's, nor a network's, whose seal is right, nor a data set's."""
+    mark, theta = tmp_path / "mark", np.random.default_rng(1).uniform(0.1, 0.9, (9, 2))
+    np.save(tmp_path / "x.npy", np.array([Planted(mark)], object), allow_pickle=True)
+    inner = io.BytesIO()
+    torch.save({"settings": Planted(mark)}, inner)
+    data = torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)
+    seal = hashlib.sha256(inner.getbuffer()).hexdigest()
+    torch.save({"sha256": seal, "data": data}, tmp_path / "inner.pt")
+    torch.save({"sha256": Planted(mark), "data": data}, tmp_path / "outer.pt")
+    for read, words in (
+            (emulator.read_prior, (str(tmp_path / "x.npy"), theta)),
+            (dataset.load_npy, (tmp_path / "x.npy",)),
+            (network.load_torch, (tmp_path / "inner.pt",)),
+            (network.load_torch, (tmp_path / "outer.pt",))):
+        with pytest.raises(InputError):
+            read(*words)
+        assert not mark.exists(), read
+    np.load(tmp_path / "x.npy", allow_pickle=True)              # the mark can be left
+    assert mark.exists()
+
+
+def test_files_name_the_cpu_that_predicted():
+    assert predict._cpu() == torch.backends.cpu.get_cpu_capability() != ""

@@ -137,6 +137,22 @@ def test_a_start_without_gradient_is_refused():
     one_line(error, "--loss-option start", "got -19")
 
 
+def test_it_computes_on_one_thread_whatever_the_number_before(monkeypatch):
+    """Sums on several threads round otherwise, but not on every machine and for every size."""
+    used, backward, before = set(), torch.Tensor.backward, torch.get_num_threads()
+
+    def record(*words, **more):
+        used.add(torch.get_num_threads())
+        return backward(*words, **more)
+    monkeypatch.setattr(torch.Tensor, "backward", record)
+    torch.set_num_threads(2)
+    try:
+        fitted(n=100)
+    finally:
+        torch.set_num_threads(before)
+    assert used == {1}
+
+
 def test_weights_follow_from_the_seed_alone(small):
     threads, weights = torch.get_num_threads(), [small.net.state_dict()]
     try:

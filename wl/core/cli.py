@@ -37,7 +37,8 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows an internal error in full
 EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; {EXIT_STOPPED}
 stopped by SIGTERM, SIGUSR1 or SIGHUP, 130 by Ctrl-C: the same command goes on. An internal error is
-one line; with {TRACEBACK}=1 in the environment it is shown in full."""
+one line; with {TRACEBACK}=1 in the environment it is shown in full. Threads, jobs and interruptions
+change no bit of a result; a CPU with other instructions may: files name it."""
 
 
 class Parser(argparse.ArgumentParser):
