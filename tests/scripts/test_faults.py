@@ -12,7 +12,8 @@ from conftest import one_line
 
 from wl.maps import dataset
 from wl.posterior import emulator
-from wl.summaries import network, predict
+from wl.summaries import network
+from wl.core import files
 from wl.core.checks import InputError
 from wl.simulate.simulate import simulate
 
@@ -102,4 +103,4 @@ def test_no_file_runs_a_command(tmp_path):
 
 
 def test_files_name_the_cpu_that_predicted():
-    assert predict._cpu() == torch.backends.cpu.get_cpu_capability() != ""
+    assert files.cpu() == torch.backends.cpu.get_cpu_capability() != ""

@@ -289,6 +289,12 @@ def versions() -> dict:
     return found
 
 
+def cpu() -> str | None:
+    """Instructions that torch computes by: others move a prediction. None without torch."""
+    torch = sys.modules.get("torch")
+    return torch and torch.backends.cpu.get_cpu_capability()
+
+
 def to_json(value) -> str:
     """JSON text with sorted keys; NumPy scalars, arrays, paths and tuples become plain values."""
     return json.dumps(value, sort_keys=True, default=_plain, allow_nan=False)

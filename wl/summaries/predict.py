@@ -14,14 +14,13 @@ of that split by weights that have not seen its realisation, so that it scatters
 """
 import dataclasses
 import hashlib
-import sys
 from collections import namedtuple
 
 import numpy as np
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, triangulate
-from ..core.files import digest_file, refuse_difference, to_json
+from ..core.files import cpu, digest_file, refuse_difference, to_json
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
@@ -361,12 +360,6 @@ def networks_of(job: Work | Job) -> dict:
     return {path.name: digest_file(path) for path in models}
 
 
-def _cpu():
-    """Instruction set that torch computes with: another one moves a prediction's last digits."""
-    torch = sys.modules.get("torch")                 # not loaded where no network predicted
-    return torch and torch.backends.cpu.get_cpu_capability()
-
-
 def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, settings: dict,
           p_values: dict | None = None) -> hdf5.File:
     """Write a predictions file: of the emulator split the maps `rows`, and all others.
@@ -401,4 +394,4 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, se
               "param": np.array(PARAMS)}
     return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
                             coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
-                            origin={**maps.origin(), "networks": networks_of(job), "cpu": _cpu()})
+                            origin={**maps.origin(), "networks": networks_of(job), "cpu": cpu()})
