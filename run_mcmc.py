@@ -67,6 +67,9 @@ def main(argv: list | None = None) -> None:
     from wl.posterior.options import PosteriorOptions, shard_of
     from wl.scoring import report
     posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
+    if args.dry_run and (args.predictions, args.apply) != (None, None):
+        raise InputError("--dry-run: expected neither --predictions nor --apply, which train "
+                         "nothing")
     if args.maps is not None and args.apply is None:
         raise InputError("--maps: expected --apply RUN, the finished run to use on them")
     stage = applied if args.apply is not None else predicted if args.predictions is None else given
@@ -96,6 +99,7 @@ def predicted(args, posterior, shard=None) -> tuple:
     Raises InputError before any work if the inference cannot end well.
     """
     from wl.core.progress import say
+    from wl.maps.dataset import find_sets
     from wl.maps.splits import MapOptions
     from wl.posterior import infer
     from wl.posterior.options import Wanted
@@ -104,14 +108,47 @@ def predicted(args, posterior, shard=None) -> tuple:
     from wl.summaries.options import NetworkOptions
     map_options, network = MapOptions.of(args), NetworkOptions.of(args, args.method)
     cli.prepare_process(args.threads, allocator=args.method != "spectrum")
+    if args.dry_run and not find_sets(args.data):
+        print(f"simulate: {args.data} holds no maps; a set is simulated, which decides the rest")
+        return None, None, None
     maps = locate(args)
     folder = cli.folder(args, f"{maps.name}_{'direct_' * (args.method == 'direct')}{network.model}")
     work = predict.prepare(maps, map_options, network, folder)
     wanted = Wanted(work.split.options.target, shard)
     infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,
                        folder, wanted)
+    if args.dry_run:
+        print(rehearsed(work, posterior, wanted))
+        return None, folder, wanted
     say(maps.told(), args.quiet)
     return predict.predict(work), folder, wanted
+
+
+def rehearsed(work, posterior, wanted) -> str:
+    """What a run would do, read and write: a line each. Parameters as predicted() has them."""
+    from wl.core.params import HOLDOUT
+    from wl.summaries import predict
+    maps, split, options, out = work.maps, work.split, work.options, work.folder.out
+    size = sum(path.stat().st_size for path in maps.files.values())
+    lines = [f"read: {maps.told()}; {size / 1e6:.0f} MB"]
+    if (out / "predictions.h5").exists():
+        lines.append(f"predict: {out / 'predictions.h5'} is there, nothing is trained or measured")
+    elif options.method == "spectrum":
+        lines.append(f"measure: the spectrum of {len(maps.flat_kappa) + split.n_test} maps")
+    else:
+        jobs = [predict.Job(*work, i) for i in range(options.n_networks)]
+        done = sum(job.model.exists() for job in jobs)
+        lines.append(f"train: {len(jobs)} networks ({options.model}, {options.folds} folds, "
+                     f"{options.members} members), at most {options.epochs} epochs of "
+                     f"{split.n_train} maps each; {done} of them are there")
+    count = split.n_test * (wanted.target != "holdout")
+    count += len(split.rows(HOLDOUT)) * (wanted.target != "test")
+    how = "quadrature" if posterior.sampler == "exact" else (
+        f"{posterior.chains} chains of {posterior.nstep} steps")
+    lines.append("infer: " + (f"{count} maps by the network's own error bars" if options.method ==
+                              "direct" else f"{count} maps by {how}"))
+    return "\n".join([*lines, f"write: {out}: networks, predictions.h5, statistics.h5, "
+                      f"{wanted.file_name}, score.json; nothing was written now"])
 
 
 def given(args, posterior, shard) -> tuple:

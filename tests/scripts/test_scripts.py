@@ -74,6 +74,23 @@ def test_main_job_writes_every_file_and_prints_a_score(work):
                     assert var.is_scale or "long_name" in var.attrs, (path, var)
 
 
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(work, called, tmp_path):
+    before = sorted(map(str, work.rglob("*")))
+    for options, words in (((), "nothing is trained"), (("--out", "new"), "2 networks"),
+                           (("--out", "new", "--method", "spectrum"), "spectrum of 216 maps"),
+                           (("--out", "new", "--sampler", "exact"), "by quadrature")):
+        run = called(*MCMC, *([] if "exact" in options else DRAWS), *options, "--dry-run", cwd=work)
+        assert run.returncode == 0 and words in run.stdout, (run.stdout, run.stderr)
+        assert [line.split(":")[0] for line in run.stdout.splitlines()][0::3] == ["read", "write"]
+        assert "24 maps by" in run.stdout and "12 x 16 maps" in run.stdout
+    run = called("run_direct.py", "--data", "data/small", *DIRECT, "--dry-run", cwd=work)
+    assert run.returncode == 0 and "own error bars" in run.stdout, run.stderr
+    assert sorted(map(str, work.rglob("*"))) == before
+    assert "simulate" in called("run_mcmc.py", "--dry-run", cwd=tmp_path).stdout
+    assert called(*MCMC, "--dry-run", "--sigma", "0.05", cwd=work).returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
     from scipy.spatial import Delaunay
     from wl.posterior.emulator import beyond

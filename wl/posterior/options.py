@@ -168,6 +168,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
     add("--force", action="store_true",
         help="replace results that were made with other settings or inputs")
+    add("--dry-run", action="store_true",
+        help="say what would be read, trained, inferred and written, check it, and do nothing")
     add_shown(parser)
 
 
