@@ -3,8 +3,9 @@
 A new statistic is a class with a NAME and a width, and an entry in Features.statistics: called with
 maps (n, rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's
 numbers depend on that map alone. On a sky with halos the bands between scales gain 0.34 +- 0.05 in
-score over moments and PDF at four scales alone. Peaks, minima, Minkowski functionals, joint PDFs and second-order scattering beside them gain 0.02
-at most, each within two standard errors of nothing (benchmarks/README.md).
+score over moments and PDF at four scales alone. Peaks, minima, Minkowski
+functionals, joint PDFs and second-order scattering beside them gain 0.02 at most, each within two
+standard errors of nothing (benchmarks/README.md).
 """
 from concurrent.futures import ThreadPoolExecutor
 
