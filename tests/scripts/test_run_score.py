@@ -544,3 +544,15 @@ def test_a_folder_that_cannot_be_written(case, script):
     (path.parent / "score.json").mkdir()                  # root may write anywhere else
     done = script("run_score.py", path, "--no-figures")
     assert "Score " in ok(done) and "warning" in done.stderr and "score.json" in done.stderr
+
+
+def test_arviz_opens_the_export(case, script, tmp_path):
+    """Draws with dimensions chain, draw, map, and the truth beside the design."""
+    _, path, _ = case
+    arviz = pytest.importorskip("arviz", reason="ArviZ is not installed (an optional package)")
+    draws = np.random.default_rng(1).normal([0.3, 0.8], 0.02, size=(2, 50, 3, 2))
+    rewrite(path, lambda groups: groups.update(posterior={
+        p: Var(("chain", "draw", "map"), draws[..., k]) for k, p in enumerate(("Omega_m", "S_8"))}))
+    ok(script("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
+    data = arviz.from_netcdf(tmp_path / "a.nc")
+    assert np.allclose(data["posterior"]["S_8"], draws[..., 1]) and "truth" in data["constant_data"]

@@ -10,12 +10,11 @@ run fails one time in a hundred, whatever the number of maps. --scale 0.7 shrink
 about their means: the checks have to fail then. Coverage of real maps, where emulator and prior are
 put to the test as well, is what run_score.py prints.
 """
-
 import numpy as np
 from scipy import stats
 
-from ..core import cli, hdf5, seeds
-from ..core.checks import InputError, RunError, positive, within
+from ..core import cli, seeds
+from ..core.checks import RunError, positive, within
 from ..core.params import INTERVALS, LEVELS, PARAMS
 from ..core.progress import Progress
 from ..posterior.posterior import coverage_curve, uniform_p_value
