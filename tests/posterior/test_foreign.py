@@ -64,7 +64,7 @@ def test_a_run_on_them(tmp_path, script):
     run = script("run_mcmc.py", "--predictions", path, "--sampler", "exact", "--no-figures", "--threads", "1",
                  cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    result = report.score_posterior(tmp_path / "data" / "runs" / "theirs_theirs" / "posterior.h5")
+    result = report.score_posterior(tmp_path / "data" / "runs" / "theirs_given" / "posterior.h5")
     part = result["subsets"]["holdout"]
     assert part["n"] == 12 * 20 and abs(part["coverage_68_quantiles_mean"] - 0.68) < 0.08
     assert f"Score {result['score']:.2f}" in run.stdout

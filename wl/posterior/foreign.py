@@ -60,7 +60,7 @@ def read(path, seed: int) -> File:
              "realisation": realisation}
     return File(
         path=path, kind="predictions", seed=seed, inputs={"label": digest}, dims={}, attrs={},
-        settings={"method": "given", "model": path.stem, "n_summary": summaries.shape[1],
+        settings={"method": "given", "model": "given", "n_summary": summaries.shape[1],
                   "target": "both" if (split == TEST).any() else "holdout"},
         groups={"predictions": group, "constant_data": {"design": theta}},
         coords={"predictions": {"map": np.arange(len(truth)), "summary": np.array(names)}},
