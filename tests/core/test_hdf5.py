@@ -488,3 +488,17 @@ def test_settings_that_json_cannot_hold():
         files.to_json({"x": object()})
     with pytest.raises(ValueError):
         files.to_json({"x": float("nan")})
+
+
+def test_a_stage_of_other_code_is_warned_of_and_made_again_by_force(tmp_path, monkeypatch, capsys):
+    values = {"g": {"x": hdf5.Var(("n",), np.arange(3.0))}}
+    hdf5.Folder(tmp_path).write("features.h5", "features", values, settings={"a": 1})
+
+    def reuse(force):
+        return hdf5.Folder(tmp_path, force=force, quiet=True).reuse("features.h5", "features",
+                                                                   {"a": 1}, {})
+    assert reuse(False) is not None and reuse(True) is not None
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(hdf5, "code_version", lambda: "0" * 16)
+    assert reuse(False) is not None and "other code" in capsys.readouterr().err
+    assert reuse(True) is None

@@ -343,11 +343,14 @@ class Folder:
                 if folder == self.out and not self.force:
                     raise
                 found = None
-            if found is not None:
-                say(f"{found.path}: done before, not repeated", self.quiet)
-                if found.code_version.split()[0] != code_version().split()[0]:
-                    warn(f"{found.path}: was made by other code; --force makes it again")
-                return found
+            if found is None:
+                continue
+            if found.code_version.split()[0] != code_version().split()[0]:
+                if self.force:
+                    continue
+                warn(f"{found.path}: was made by other code; --force makes it again")
+            say(f"{found.path}: done before, not repeated", self.quiet)
+            return found
         return None
 
     def refuse_other(self, name: str, kind: str, settings: dict) -> None:
