@@ -19,7 +19,7 @@ SLURM = ROOT.parent / "shared" / "slurm"
 NEEDED = ("sbatch", "slurmctld", "munged")
 TINY = ("--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32", "--views",
         "1", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--quiet",
-        "--emulator-fraction", "0.5", "--allow-unconverged", "--nstep", "500")
+        "--emulator-fraction", "0.5", "--allow-unconverged", "--nstep", "500", "--no-figures")
 
 
 @pytest.fixture()
@@ -111,10 +111,14 @@ def cluster(tmp_path_factory):
     if not (SLURM / "start_slurm.sh").is_file():
         pytest.skip("no ../shared/slurm/start_slurm.sh beside the clone")
     state = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run(["bash", SLURM / "start_slurm.sh", state], capture_output=True,
-                             text=True, timeout=60)
-    if started.returncode:
-        pytest.skip(f"Slurm does not start here: {started.stderr[-200:]}")
+    for _ in range(2):                                  # on a busy machine its daemons are slow
+        started = subprocess.run(["timeout", "30", "bash", SLURM / "start_slurm.sh", state],
+                                 capture_output=True, text=True)
+        if started.returncode == 0:
+            break
+        subprocess.run(["bash", SLURM / "stop_slurm.sh", state], capture_output=True, timeout=60)
+    else:
+        pytest.skip(f"Slurm does not start, or another has its ports: {started.stderr[-150:]}")
     cache = pathlib.Path(kernels.CACHE_FOLDER or state).parent
     yield {**os.environ, "SLURM_CONF": str(state / "slurm.conf"), "WL_PYTHON": sys.executable,
            "NUMBA_CACHE_DIR": str(cache)}

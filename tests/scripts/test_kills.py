@@ -20,7 +20,8 @@ STOPS = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
 RUN = ["run_mcmc.py", "--data", "data", "--epochs", "2", "--batch-size", "8", "--lanes", "2",
        "--precision", "float32", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6",
        "--model-option", "networks=1", "--model-option", "layers=8", "--views", "1", "--draws", "2",
-       "--nstep", "2000", "--allow-unconverged", "--emulator-fraction", "0.5", "--threads", "1"]
+       "--nstep", "2000", "--allow-unconverged", "--emulator-fraction", "0.5", "--threads", "1",
+       "--no-figures"]
 SIMULATE = ["python -m wl.simulate", "--mask", "mask.npy", "--cosmologies", "6", "--realisations",
             "8", "--test", "6", "--processes", "1"]
 
