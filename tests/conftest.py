@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:       # in a shell's background: children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL = pathlib.Path(__file__).resolve().parents[2] / "shared" / "real"
 
 

@@ -16,7 +16,14 @@ def started(body, redirect="", **more):
     """A process that runs a main() of this body, with its streams as the shell has them."""
     code = START + "def main():\n    " + body.replace("\n", "\n    ") + END
     return subprocess.Popen(["bash", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=_as_in_a_terminal, **more)
+
+
+def _as_in_a_terminal():
+    """No signal is ignored, as nohup and a shell's background jobs have it."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 WORK = """from wl.core.checks import RunError
