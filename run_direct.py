@@ -41,6 +41,15 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
+    if cli.processes() == 1:
+        return run(args)
+    cli.prepare_process(args.threads, allocator=True)
+    from wl.summaries import ranks
+    ranks.shared(lambda: run(args), args.threads)
+
+
+def run(args) -> None:
+    """Open, predict, infer, report. args: the command line's values."""
     from wl.posterior.infer import infer
     from wl.posterior.options import PosteriorOptions
     from wl.scoring.report import report_on

@@ -29,7 +29,9 @@ examples:
   python run_mcmc.py --apply data/runs/main --maps new.npy
       a trained run on new maps: nothing is trained again
   python run_mcmc.py --shard 2/4
-      a quarter of the maps, as one job of four"""
+      a quarter of the maps, as one job of four
+  torchrun --nproc-per-node=2 run_mcmc.py
+      two processes share the training; the bits of one"""
 
 
 def parser() -> cli.Parser:
@@ -62,6 +64,15 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
+    if cli.processes() == 1:
+        return run(args)
+    cli.prepare_process(args.threads, allocator=True)
+    from wl.summaries import ranks
+    ranks.shared(lambda: run(args), args.threads)
+
+
+def run(args) -> None:
+    """Open, predict, infer, report. args: the command line's values."""
     from wl.core.checks import InputError
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions, shard_of

@@ -271,10 +271,20 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes() -> int:
+    """Processes that torchrun started for this run, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1
+
+
+def rank() -> int:
+    """Number of this process among them, 0 for the first or the only one."""
+    return int(os.environ.get("RANK", 0)) if processes() > 1 else 0
+
+
 def thread_count(asked: int | None) -> int:
     """The number of threads asked for, None for all there are. Raises InputError."""
     if asked is None:
-        return available_cpus()
+        return max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     if asked < 1 or asked > 1024:
         raise InputError(f"--threads: expected a whole number from 1 to 1024, got {asked}")
     return asked

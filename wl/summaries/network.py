@@ -18,10 +18,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ..core import seeds
+from ..core import cli, seeds
 from ..core.checks import InputError, RunError, choice
 from ..core.files import atomic, to_json
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
+from . import ranks
 from .architectures import build
 from .layers import LOG_SIGMA_RANGE, BatchRenorm2d, Dropout, Loss
 from .options import PRECISIONS
@@ -144,10 +145,14 @@ class Lanes:
     net: module (n, 1, rows, columns) -> (n, n_out), which is the first copy
     lanes, threads: int, number of copies, and how many run at a time at most
     precision: str, of options.PRECISIONS
+    recipe: Recipe, from which other processes of torchrun build the network, or None
+    Has state, what set_momentum() and seed_dropout() were called with last.
     """
 
-    def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str):
-        self.net, self.precision, self.used = net, precision, 0
+    def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str,
+                 recipe: "Recipe | None" = None):
+        self.net, self.precision, self.recipe, self.used = net, precision, recipe, 0
+        self.state = [0.1, (0, 0)]
         self.copies = torch.nn.ModuleList([net, *(copy.deepcopy(net) for _ in range(lanes - 1))])
         for other in self.copies[1:]:
             for mine, theirs in zip(net.parameters(), other.parameters()):
@@ -163,6 +168,7 @@ class Lanes:
 
     def seed_dropout(self, seed: int, step: int) -> None:
         """Dropped numbers follow from (seed, step, lane, layer) alone, in a resumed run too."""
+        self.state[1] = seed, step
         for lane, net in enumerate(self.copies):
             layers = (module for module in net.modules() if isinstance(module, Dropout))
             for layer, module in enumerate(layers):
@@ -190,6 +196,7 @@ class Lanes:
 
     def set_momentum(self, momentum: float) -> None:
         """Weight of a new batch in the running statistics of the batch renorms."""
+        self.state[0] = momentum
         for module in self.copies.modules():
             if isinstance(module, BatchRenorm2d):
                 module.momentum = momentum
@@ -198,17 +205,28 @@ class Lanes:
         """Gradients of the mean loss of maps (n, 1, rows, columns) into .grad; returns the loss."""
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
-
-        def one(net, part):
-            net.zero_grad(set_to_none=True)
-            value, n = loss(self._forward(net, x[part]), target[part]), part.stop - part.start
-            (value * (n / len(x))).backward()
-            return value.item() * n / len(x)
-        values = list(self.pool.map(one, self.copies, parts))
+        asked = ranks.ask(self, parts, x, target, loss)
+        here = [lane for lane in range(len(parts)) if lane % cli.processes() == 0]
+        found = list(self.pool.map(
+            lambda lane: self.gradients(self.copies[lane], x[parts[lane]], target[parts[lane]], loss,
+                                        len(x)), here))
+        values = dict(zip(here, found)) | ranks.take(self, asked)
         for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
             for other in group[1:]:
                 group[0].grad += other.grad
-        return math.fsum(values)
+        return math.fsum(values.values())
+
+    def gradients(self, net: torch.nn.Module, x: np.ndarray, target: torch.Tensor, loss: Loss,
+                  size: int) -> float:
+        """One lane's share of step(): gradients into the copy's .grad; returns its part of the loss.
+
+        net: the lane's copy
+        x, target: its part of the batch; size: int, maps of the whole batch
+        """
+        net.zero_grad(set_to_none=True)
+        value, n = loss(self._forward(net, x), target), len(x)
+        (value * (n / size)).backward()
+        return value.item() * n / size
 
     def predict(self, x: np.ndarray) -> torch.Tensor:
         """Outputs (n, n_out) of a batch (n, 1, rows, columns); each lane evaluates its part.

@@ -45,7 +45,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     """
     with one_thread(), process.saving():
         net = first_network(recipe, len(rows))
-        with Lanes(net, recipe.lanes, threads, recipe.precision) as lanes:
+        with Lanes(net, recipe.lanes, threads, recipe.precision, recipe) as lanes:
             training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
             training.resume()
             if progress is not None:
