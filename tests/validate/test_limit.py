@@ -435,6 +435,6 @@ def test_no_pipeline_beats_the_exact_limit(tmp_path, script):
     run = script("run_mcmc.py", "--data", tmp_path / "set", "--method", "spectrum", "--sampler",
                  "exact", "--out", tmp_path / "run", "--quiet")
     assert run.returncode == 0, run.stderr
-    assert "information limit of these maps (exact" in run.stdout
+    assert "information limit" in run.stdout
     beside = json.loads((tmp_path / "run" / "score.json").read_text())["limit"]
-    assert beside["n"] == 120 and -4.0 < beside["difference"] < beside["difference_error"] < 0.5
+    assert beside["n"] == 120 and -4.0 < beside["difference"] < beside["difference_error"] < 0.8

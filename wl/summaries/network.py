@@ -208,8 +208,8 @@ class Lanes:
         asked = ranks.ask(self, parts, x, target, loss)
         here = [lane for lane in range(len(parts)) if lane % cli.processes() == 0]
         found = list(self.pool.map(
-            lambda lane: self.gradients(self.copies[lane], x[parts[lane]], target[parts[lane]], loss,
-                                        len(x)), here))
+            lambda lane: self.gradients(self.copies[lane], x[parts[lane]], target[parts[lane]],
+                                        loss, len(x)), here))
         values = dict(zip(here, found)) | ranks.take(self, asked)
         for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
             for other in group[1:]:

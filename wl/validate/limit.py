@@ -26,7 +26,7 @@ from ..core.progress import Progress
 from ..maps import dataset
 from ..maps.dataset import LIMIT_FILE
 from ..posterior import posterior
-from ..posterior.emulator import log_prior, quadrature_points
+from ..posterior.emulator import BANDWIDTH, log_prior, quadrature_points
 from ..scoring import report, table
 from ..scoring.report import STAMPS
 from ..simulate.fields import ARCMIN, Grid, generator, mirror_weights
@@ -34,6 +34,7 @@ from ..simulate.survey import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import Sky, Theory, of_set
 from .labelled import CosmologyTable
 
+EDGE_ORDER = 6         # quadrature order of a kernel's mass inside the hull
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 N_BIN = 48               # of |ell|, logarithmic: with 96 scores move by less than 0.005
 FORECAST = 1000          # maps other than the test maps
@@ -259,7 +260,9 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
     where, measured, modes = (_measured(powers, data) if exact else
                               _forecast_of(powers, data, scatter, seed))
     powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
-    priors = {name: log_prior(name, data.theta, triangles) for name in PRIORS}
+    design = _density_in_hull(data.theta, triangles)
+    priors = {name: log_prior("flat" if name == "flat" else design, data.theta, triangles)
+              for name in PRIORS}
     starts = range(0, len(measured), MAPS)
     bar = Progress(len(triangles) * len(starts), f"limit of {len(measured)} maps", quiet)
     parts = [posteriors(powers, points, data.theta, priors, measured[i:i + MAPS], modes,
@@ -272,6 +275,27 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
         summary = {**posterior.gaussian(mean, sd), "correlation": correlation}
         _write(paths[-1], data, where, measured, summary, {**stored, "prior": name}, seed)
     return paths
+
+
+def _density_in_hull(theta, triangles):
+    """ln of the density of a design (n, 2) at its points, none of it beyond the hull.
+
+    emulator.design_log_density() whose kernels are each divided by their mass inside: a prior that
+    ends at the hull, on whose corners an eighth of the truths lie, must not fall towards it.
+    """
+    points, weight, _ = quadrature_points(theta, triangles, EDGE_ORDER)
+    factor = np.linalg.inv(np.linalg.cholesky(np.cov(theta.T)))
+    centre, points = theta @ factor.T, points.reshape(-1, 2) @ factor.T
+    width = np.full(len(theta), BANDWIDTH * len(theta) ** (-1 / 6))
+    for last in (False, True):
+        mass = np.array([weight.ravel() @ np.exp(-0.5 * ((points - c)**2).sum(1) / w**2)
+                         for c, w in zip(centre, width)])
+        square = ((centre[:, None] - centre) ** 2).sum(axis=2)
+        density = (np.exp(-0.5 * square / width**2) / mass).mean(axis=1)
+        if not last:
+            width = width * np.sqrt(np.exp(np.log(density).mean()) / density)
+    return np.log(density)
+
 
 
 def _measured(powers, data):
