@@ -164,7 +164,7 @@ def test_the_graph_on_a_real_slurm_makes_the_bits_of_one_process(cluster, tmp_pa
 
 def test_a_preempted_training_goes_on_and_a_cancelled_one_does_not(cluster, tmp_path):
     data = make_set(tmp_path / "set")
-    options = ["--data", data, "--model", "compact", *TINY[2:], "--epochs", "30", "--patience", "0",
+    options = ["--data", data, "--model", "compact", *TINY[2:], "--epochs", "100", "--patience", "0",
                "--sampler", "exact"]
     options = [o for o in map(str, options) if o not in ("--quiet", "--nstep", "500")]
 
@@ -178,8 +178,8 @@ def test_a_preempted_training_goes_on_and_a_cancelled_one_does_not(cluster, tmp_
         return lambda _: (tmp_path / out / "checkpoint.pt").exists()
     job = start("out")
     wait_for(cluster, 300, trains("out"))
-    slurm(cluster, "sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null",
-          "--wrap=true")
+    # as a preemption does it, which Slurm begins up to half a minute after the other job came
+    slurm(cluster, "scontrol", "requeue", job)
     wait_for(cluster, 60, lambda jobs: jobs == {job: "PENDING"})
     assert "stopped by SIGTERM" in (tmp_path / "out.log").read_text()
 

@@ -218,7 +218,7 @@ class Lanes:
 
     def gradients(self, net: torch.nn.Module, x: np.ndarray, target: torch.Tensor, loss: Loss,
                   size: int) -> float:
-        """One lane's share of step(): gradients into the copy's .grad; returns its part of the loss.
+        """One lane's share of step(): gradients into its .grad; returns its part of the loss.
 
         net: the lane's copy
         x, target: its part of the batch; size: int, maps of the whole batch
