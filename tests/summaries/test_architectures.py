@@ -394,7 +394,7 @@ def test_precision():
     one_line(error, "--precision", "float16", "bfloat16")
 
 
-def test_default_epochs_make_36000_maps_and_leave_the_options_alone():
+def test_default_epochs_make_27000_maps_and_leave_the_options_alone():
     plain = options.NetworkOptions()
     found = [plain.decided(n).epochs for n in (100, 2000, 3000, 30000)]
-    assert found == [60, 18, 12, 12] and plain.epochs is None
+    assert found == [60, 14, 9, 9] and plain.epochs is None

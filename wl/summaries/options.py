@@ -45,7 +45,7 @@ PRESETS = {
                   "sigma": 0.06, "adapt": False},
 }
 
-MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 12, 60, 36_000      # maps that a network wants to see
+MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 9, 60, 27_000      # maps that a network wants to see
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100),
           "networks": (1, 100), "fourier": (0, 16)}
