@@ -73,6 +73,15 @@ def python():
     return run
 
 
+@pytest.fixture(scope="module")
+def mask_file(tmp_path_factory):
+    """A small mask with holes, in a file."""
+    mask = np.random.default_rng(0).random((40, 36)) < 0.8
+    path = tmp_path_factory.mktemp("mask") / "mask.npy"
+    np.save(path, mask)
+    return path
+
+
 @pytest.fixture()
 def rng():
     return np.random.default_rng(20240607)

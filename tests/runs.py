@@ -7,6 +7,7 @@ from trainings import KAPPA, LABEL, N_COSMOLOGY, N_REALISATION
 
 import run_mcmc
 from wl.core import cli
+from wl.core.progress import Progress
 from wl.maps import dataset
 from wl.maps.splits import MapOptions
 from wl.simulate.sets import locate
@@ -55,3 +56,16 @@ def start(data, *options, out="out", parser=run_mcmc.parser, method="network", q
     network = NetworkOptions.of(args, method)
     maps = locate(args)
     return predict.prepare(maps, MapOptions.of(args), network, cli.folder(args, "x"))
+
+
+def interrupted_at(count):
+    """A Progress whose update number `count` is Ctrl-C."""
+    steps = []
+
+    class Interrupted(Progress):
+        def update(self, step=1, note=None):
+            steps.append(step)
+            if len(steps) == count:
+                raise KeyboardInterrupt
+            super().update(step, note)
+    return Interrupted

@@ -200,14 +200,6 @@ def test_shift_of_the_sources_goes_through_the_lensing(full):
     assert np.corrcoef(painted[0].ravel(), painted[1].ravel())[0, 1] > 0.99     # the same halos
 
 
-@pytest.fixture(scope="module")
-def mask_file(tmp_path_factory):
-    mask = np.random.default_rng(0).random((40, 36)) < 0.8
-    path = tmp_path_factory.mktemp("mask") / "mask.npy"
-    np.save(path, mask)
-    return path
-
-
 SMALL = dict(cosmologies=3, realisations=3, test=3, unseen=1, quiet=True, field="halo")
 
 

@@ -30,14 +30,6 @@ SMALL = dict(cosmologies=4, realisations=5, test=7, unseen=3, processes=1, quiet
 
 
 @pytest.fixture(scope="module")
-def mask_file(tmp_path_factory):
-    mask = np.random.default_rng(0).random((40, 36)) < 0.8
-    path = tmp_path_factory.mktemp("mask") / "mask.npy"
-    np.save(path, mask)
-    return path
-
-
-@pytest.fixture(scope="module")
 def small(mask_file, tmp_path_factory):
     """A finished small set."""
     out = tmp_path_factory.mktemp("set") / "small"

@@ -1,13 +1,11 @@
 """--init: what a network takes from another run, and that all that follows is reproducible."""
 import numpy as np
 import pytest
-import torch
 from conftest import one_line
-from runs import QUICK, data, shared, start  # noqa: F401
+from runs import QUICK, data, interrupted_at, shared, start  # noqa: F401
 from trainings import FRAME, finished, recipe, source
 
 from wl.core.checks import InputError
-from wl.core.progress import Progress
 from wl.summaries import dense, predict
 from wl.summaries.network import Network, as_computed
 from wl.summaries.options import PRESETS
@@ -60,16 +58,8 @@ def test_a_run_begins_from_another_and_is_the_same_for_any_threads_and_after_a_k
     assert len(whole.settings["start"]) == 64 and plain.settings["start"] == "" and "init" not in whole.settings
     assert not np.allclose(whole.groups["predictions"]["summaries"], plain.groups["predictions"]["summaries"])
     assert predict.predict(start(data, *init, "--threads", "1", out="one", quick=BOTH)).digest == whole.digest
-    steps = []
-
-    class Killed(Progress):
-        def update(self, step=1, note=None):
-            steps.append(step)
-            if len(steps) == 5:
-                raise KeyboardInterrupt
-            super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.predict.Progress", Killed)
+        patch.setattr("wl.summaries.predict.Progress", interrupted_at(5))
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *init, out="killed", quick=BOTH))
     assert predict.predict(start(data, *init, out="killed", quick=BOTH)).digest == whole.digest

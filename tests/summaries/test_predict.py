@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line
-from runs import N_TEST, QUICK, data, shared, start  # noqa: F401
+from runs import N_TEST, QUICK, data, interrupted_at, shared, start  # noqa: F401
 from trainings import FRAME, KAPPA, N_COSMOLOGY, N_REALISATION
 
 import run_direct
@@ -13,7 +13,6 @@ import run_mcmc
 from wl.core import hdf5
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
-from wl.core.progress import Progress
 from wl.maps import batches, dataset, splits
 from wl.posterior import covariance, infer
 from wl.posterior.options import PosteriorOptions, Wanted
@@ -182,16 +181,8 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, two, monkeypatch):
     auto = ("--members", "2", "--precision", "auto")
     whole = two[1]
     monkeypatch.setattr(choices, "pick_precision", lambda: "float32")
-    steps = []
-
-    class Killed(Progress):
-        def update(self, step=1, note=None):
-            steps.append(step)
-            if len(steps) == 8:                      # in the second epoch of two
-                raise KeyboardInterrupt
-            super().update(step, note)
-    with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.predict.Progress", Killed)
+    with monkeypatch.context() as patch:             # in the second epoch of two
+        patch.setattr("wl.summaries.predict.Progress", interrupted_at(8))
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *auto))
     assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
@@ -219,16 +210,8 @@ def unbroken(shared):  # noqa: F811
 @pytest.mark.parametrize("killed_at", [5, 12, 20])
 def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, unbroken, monkeypatch, killed_at):
     """In the second epoch of the first, second, third network."""
-    steps = []
-
-    class Killed(Progress):
-        def update(self, step=1, note=None):
-            steps.append(step)
-            if len(steps) == killed_at:
-                raise KeyboardInterrupt
-            super().update(step, note)
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.predict.Progress", Killed)
+        patch.setattr("wl.summaries.predict.Progress", interrupted_at(killed_at))
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *DRAWS, out="killed", quick=THIN))
     out = data.parent / "killed"
