@@ -74,14 +74,14 @@ print('begun', flush=True)
 time.sleep(60)
 """
 SAVING = """import time
-from wl.core import process
-with process.saving():
+from wl.core import progress
+with progress.saving():
     print('begun', flush=True)
     for i in range(600):
         time.sleep(0.1)
-        if process.stopped():
+        if progress.stopped():
             print('saved', flush=True)
-            process.stop()"""
+            progress.stop()"""
 
 
 @pytest.mark.parametrize("body, out", [(PLAIN, ""), (SAVING, "saved\n")])
@@ -100,7 +100,7 @@ def test_a_signal_saves_and_says_how_to_go_on(body, out, number, code, words):
 
 
 def test_a_second_ctrl_c_ends_at_once_without_a_traceback():
-    process = started(SAVING.replace("if process.stopped()", "if False"))
+    process = started(SAVING.replace("if progress.stopped()", "if False"))
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -112,8 +112,8 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback():
 
 
 def test_a_run_that_hangs_ends_before_a_batch_system_kills_it():
-    body = "from wl.core import process\nprocess.GRACE = 0.5\n" + SAVING.replace(
-        "if process.stopped()", "if False")
+    body = "from wl.core import progress\nprogress.GRACE = 0.5\n" + SAVING.replace(
+        "if progress.stopped()", "if False")
     process = started(body)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGTERM)

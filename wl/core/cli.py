@@ -17,8 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from .. import __version__  # noqa: E402
 from .checks import InputError, RunError  # noqa: E402
-from .process import EXIT_STOPPED, end_of, prepared  # noqa: E402
-from .progress import fail  # noqa: E402
+from .progress import EXIT_STOPPED, end_of, fail, prepared  # noqa: E402
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 MAX_WHOLE = 10**12             # of any whole number but a seed

@@ -8,8 +8,7 @@ import dataclasses
 import numpy as np
 
 from ..core import seeds
-from ..core.checks import InputError
-from ..core.options import Options, option
+from ..core.checks import InputError, Options, option
 from ..core.params import EMULATOR, HOLDOUT, TRAIN
 from .dataset import RELEASES
 

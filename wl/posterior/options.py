@@ -10,11 +10,10 @@ import re
 
 import numpy as np
 
-from ..core.checks import InputError
+from ..core.checks import InputError, Options, option
 from ..core.cli import add_shown
 from ..core.files import refuse_difference
 from ..core.hdf5 import Var, read, write
-from ..core.options import Options, option
 from ..core.params import HOLDOUT, TEST
 
 SMOOTHS, SAMPLERS = ("auto", "none", "always"), ("metropolis", "exact")

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..core import seeds
-from ..core.checks import InputError, array, within
+from ..core.checks import InputError, Options, array, option, within
 from ..core.files import digest_array
-from ..core.options import Options, option
 from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import TEST_FILE, load_npy, read_label, read_mask
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, check_frame, generator

@@ -4,8 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from ..core.checks import InputError, choice
-from ..core.options import Options, option
+from ..core.checks import InputError, Options, choice, option
 
 RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4,
           "hidden": (256, 128), "dropout": (0.3, 0.2)}

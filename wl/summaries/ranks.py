@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from ..core import cli, process
+from ..core import cli, progress
 
 PATIENCE = datetime.timedelta(days=30)       # a helper waits while the first measures and infers
 
@@ -118,6 +118,6 @@ def serve(threads: int) -> None:
                                      work))
         _send([(value, [p.grad for p in net.parameters()], dict(net.named_buffers()))
                for value, (net, *_) in zip(values, work)], 0)
-        process.stop()
+        progress.stop()
     lanes = None
     _leave()

@@ -15,10 +15,10 @@ import time
 import numpy as np
 import torch
 
-from ..core import process, seeds
+from ..core import seeds
 from ..core.checks import InputError, RunError
 from ..core.files import refuse_difference
-from ..core.progress import warn
+from ..core.progress import saving, stop, stopped, warn
 from ..maps.batches import FIXED, N_SYMMETRY, Batches
 from .architectures import values_per_norm
 from .network import (NOISES, Lanes, Network, Recipe, as_computed, load_torch, of_this_version,
@@ -43,7 +43,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
-    with one_thread(), process.saving():
+    with one_thread(), saving():
         net = first_network(recipe, len(rows))
         with Lanes(net, recipe.lanes, threads, recipe.precision, recipe) as lanes:
             training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
@@ -130,16 +130,16 @@ class Training:
     def save(self, every: float = 0.0) -> None:
         """Write the checkpoint, unless it was written within the last `every` seconds.
 
-        A signal that waits is a reason to write it, and ends the training. Raises process.Stopped.
+        A signal that waits is a reason to write it, and ends the training. Raises Stopped.
         """
         now = time.monotonic()
-        if self.checkpoint is not None and (process.stopped() or now - self.saved >= every):
+        if self.checkpoint is not None and (stopped() or now - self.saved >= every):
             save_torch(self.checkpoint, {
                 **{name: getattr(self, name) for name in KEPT}, "settings": self.recipe.stored(),
                 "elapsed": now - self.began, "weights": self.lanes.net.state_dict(),
                 "lanes": self.lanes.stored(), "optimiser": self.optimiser.state_dict()})
             self.saved = now
-        process.stop()
+        stop()
 
     def ended(self) -> bool:
         """Whether all epochs are done, or `patience` of them have passed since the best."""

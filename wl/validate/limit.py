@@ -18,8 +18,7 @@ from scipy.special import logsumexp, ndtri
 from scipy.stats import qmc
 
 from ..core import cli, hdf5, seeds
-from ..core.checks import InputError, array, triangulate
-from ..core.options import Options, option
+from ..core.checks import InputError, Options, array, option, triangulate
 from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST,
                            noise_sigma)
 from ..core.progress import Progress
