@@ -1,5 +1,6 @@
 """Checks at the border, each of which refuses in one line, and options with theirs."""
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -57,35 +58,40 @@ def array(name: str, value, shape: tuple | None = None, dtype=None, finite: bool
 def positive(name: str, value, integer: bool = False) -> float | int:
     """A number above zero, as float or, if integer, as int. Raises InputError."""
     want, shown = f"{name}: expected a positive {'whole ' * integer}number", _shown(value)
-    number = _number(value)
-    if not math.isfinite(number) or (integer and number != int(number)):
+    found = number(value)
+    if not math.isfinite(found) or (integer and found != int(found)):
         raise InputError(f"{want}, got {shown}; give another one")
-    if number <= 0:
+    if found <= 0:
         raise InputError(f"{want}, got {shown}; give a larger one")
-    if not integer:
-        return number
-    return int(value) if isinstance(value, (int, np.integer)) else int(number)
+    whole = value if isinstance(value, (int, np.integer)) else found          # a float has 53 bits
+    return int(whole) if integer else found
 
 
 def within(name: str, value, low: float, high: float, integer: bool = False) -> float | int:
     """A number from low to high, as float or, if integer, as int. Raises InputError."""
-    number = value if type(value) is int else _number(value)     # 2^63 - 1 is no float
-    if not low <= number <= high or (integer and number != int(number)):   # NaN fails the first
+    found = value if type(value) is int else number(value)     # 2^63 - 1 is no float
+    if not low <= found <= high or (integer and found != int(found)):     # NaN fails the first
         raise InputError(f"{name}: expected a {'whole ' * integer}number between {low} and {high}, "
                          f"got {_shown(value)}; give another one")
-    return int(number) if integer else float(number)
+    return int(found) if integer else float(found)
 
 
 def choice(name: str, value, options: Collection):
     """One of several words or numbers. Raises InputError that lists them."""
     if value not in options:
-        near = difflib.get_close_matches(str(value), map(str, options), 1)
-        raise InputError(f"{name}: expected one of {', '.join(map(str, options))}, got {value!r}"
-                         + (f"; did you mean {near[0]}?" if near else ""))
+        words = [*map(str, options)]
+        raise InputError(f"{name}: expected one of {', '.join(words)}, got {value!r}"
+                         + meant(value, words))
     return value
 
 
-def _number(value):
+def meant(word, known: Collection, shown: str = "; {}") -> str:
+    """A question for the known word that is nearest to one, "" if none is near."""
+    near = difflib.get_close_matches(str(word), known, 1)
+    return shown.format(f"did you mean {near[0]}?") if near else ""
+
+
+def number(value) -> float:
     """The value as a float, NaN if it is none."""
     try:
         return float(value)
@@ -98,10 +104,9 @@ def _shown(value):
 
 
 def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Delaunay triangles of a design, without the flat ones.
+    """Delaunay triangles of a design, without the flat ones, whose matrix is singular.
 
-    A sheared regular grid has flat triangles along its hull (32 of 600 natural grids): their matrix
-    is singular, and nothing lies in them.
+    A sheared regular grid has them along its hull (32 of 600 natural grids).
     what: str, the design's name in a message
     theta: (n, 2) float64, Omega_m and S_8
     Returns triangles (t, 3) int32, and the neighbour opposite to each corner (t, 3) int32, -1 at
@@ -119,10 +124,9 @@ def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     unit = (theta - theta.mean(0)) / np.maximum(theta.std(0), 1e-12)
     spread = np.linalg.svd(unit, compute_uv=False)
     from scipy.spatial import Delaunay, QhullError       # 0.1 s that only this needs
-    try:
+    found = None
+    with contextlib.suppress(QhullError):
         found = Delaunay(theta) if spread[1] >= MIN_HEIGHT * spread[0] else None
-    except QhullError:
-        found = None
     if found is None:
         raise InputError(f"{wanted} on one line; add some off it")
     if found.coplanar.size:
@@ -182,10 +186,9 @@ class Options:
                 value = positive(flag, value, integer=kind is int)
                 if more["positive"] is not True:
                     within(flag, value, 1, more["positive"])
-                object.__setattr__(self, field.name, value)
             if "within" in more:
                 value = within(flag, value, *more["within"], integer=kind is int)
-                object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, value)
 
     @classmethod
     def _fields(cls):
@@ -197,19 +200,17 @@ class Options:
     @classmethod
     def of(cls, args: argparse.Namespace, **more):
         """From the command line's values; more: fields that it does not name. Raises InputError."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name in args]
-        return cls(**{**{name: getattr(args, name) for name in names}, **more})
+        given = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if f.name in args}
+        return cls(**{**given, **more})
 
     @classmethod
     def add_to(cls, parser: argparse.ArgumentParser, title: str, *, only=None, without=(),
                **defaults):
-        """Add the options to a parser, as a group.
+        """Add the options to a parser, as a group; returns its add_argument.
 
-        parser: ArgumentParser
-        title: str, of the group
+        parser, title: ArgumentParser, and str, of the group
         only, without: names of fields to add, None for all, and to leave out
         defaults: other ones than the fields'
-        Returns the group's add_argument, for options that are no fields.
         """
         add = parser.add_argument_group(title).add_argument
         for field, flag, kind in cls._fields():
@@ -217,9 +218,7 @@ class Options:
             if left_out or field.metadata.get("help") is None:
                 continue
             shown = {k: v for k, v in field.metadata.items() if k in ("help", "metavar", "choices")}
-            how = {"type": kind}
-            if kind is bool:
-                on = argparse.BooleanOptionalAction            # --name, --no-name
-                how = {"action": on if field.default else "store_true"}
+            on = argparse.BooleanOptionalAction if field.default else "store_true"  # --[no-]name
+            how = {"action": on} if kind is bool else {"type": kind}
             add(flag, default=defaults.get(field.name, field.default), **shown, **how)
         return add

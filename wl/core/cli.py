@@ -1,7 +1,6 @@
 """What the scripts share: options, exit codes, progress, threads and allocator."""
 import argparse
 import contextlib
-import difflib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 from .. import __version__  # noqa: E402
-from .checks import InputError, RunError  # noqa: E402
+from .checks import InputError, RunError, meant, number  # noqa: E402
 from .progress import EXIT_STOPPED, end_of, fail, prepared  # noqa: E402
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -26,13 +25,10 @@ NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", 
               "method", "scales", "rows", "data")
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
-
 # glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
-# float32 training step of the published network from 23 to 13.6 ms a map. Read when a process
-# starts.
+# float32 training step of the published network from 23 to 13.6 ms a map. Read at a process's start
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
              "MALLOC_TOP_PAD_": str(1 << 28)}
-
 TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows an internal error in full
 EPILOG = f"""exit codes: 0 done; 1 failed, or not converged; 2 wrong usage or input; {EXIT_STOPPED}
 stopped by SIGTERM, SIGUSR1 or SIGHUP, 130 by Ctrl-C: the same command goes on. An internal error is
@@ -47,8 +43,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **kwargs):
-        kwargs = {"formatter_class": HelpFormatter, "epilog": EPILOG, **kwargs}
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(formatter_class=_Help, epilog=EPILOG, allow_abbrev=False, **kwargs)
         self.presets = {}
         for kind, read in ((int, _whole), (float, _finite), (str, _text), (None, _text)):
             self.register("type", kind, read)
@@ -56,23 +51,22 @@ class Parser(argparse.ArgumentParser):
 
     def add_presets(self, presets: dict) -> None:
         """Add --preset: {name: {option: default}}, the first of which is taken without it."""
-        self.presets = presets
-        listed = ("; ".join(f"{name}: {_as_options(of) or 'the defaults of all options'}"
-                            for name, of in presets.items()))
+        self.presets, listed = presets, "; ".join(
+            f"{name}: {_as_options(of) or 'the defaults of all options'}"
+            for name, of in presets.items())
         self.add_argument("--preset", default=next(iter(presets)), choices=tuple(presets),
                           help="defaults for many options at once, of which any that is given "
                                f"beside it wins. {listed}")
 
     def error(self, message: str):
         """Say a mistake, and what was perhaps meant, and end the process."""
-        word, known = re.search(r"unrecognized arguments: ([^\s=]+)", message), []
+        word, known = re.search(r"unrecognized arguments: ([^\s=]+)", message), ()
         if word:
-            known = list(self._option_string_actions)
+            known = self._option_string_actions
         elif word := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
             known = word[2].replace("'", "").split(", ")
-        meant = difflib.get_close_matches(word[1], known, 1) if word else []
         self.exit(EXIT_USAGE, f"{self.prog}: error: {' '.join(message.split())}; "
-                  + "".join(f"did you mean {one}? " for one in meant) + f"see {self.prog} --help\n")
+                  f"{meant(word[1], known, '{} ') if word else ''}see {self.prog} --help\n")
 
 
 def _text(text):
@@ -83,11 +77,7 @@ def _text(text):
 
 
 def _finite(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    if not math.isfinite(value := number(text)):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
     return value
 
@@ -113,13 +103,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults shown, description kept as written."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False, True) or action.default is argparse.SUPPRESS:
-            return action.help
-        return super()._get_help_string(action)
+        plain = action.default in (None, False, True, argparse.SUPPRESS)
+        return action.help if plain else super()._get_help_string(action)
 
 
 def add_common(parser: Parser, *, threads: bool = True) -> Parser:
@@ -147,18 +136,15 @@ def add_shown(parser: argparse.ArgumentParser) -> None:
 
 def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse.Namespace:
     """The values of a command line, with a checked number of threads. Raises InputError."""
-    argv = [*map(str, sys.argv[1:] if argv is None else argv)]
+    argv, more = [*map(str, sys.argv[1:] if argv is None else argv)], {}
     args = parser.parse_args(argv)
-    more = {}
     if getattr(args, "config", None) is not None:
         words, more = _configured(parser, argv, args.config)
         argv = words + argv
     if getattr(parser, "presets", {}):
         parser.set_defaults(**parser.presets[args.preset])
     args = parser.parse_args(argv)
-    for name, value in more.items():
-        setattr(args, name, value)
-    args.threads = thread_count(getattr(args, "threads", None))
+    vars(args).update(more, threads=thread_count(getattr(args, "threads", None)))
     return args
 
 
@@ -174,22 +160,18 @@ def _as_options(values):
 
 def _configured(parser, argv, path):
     """The settings of a file as words of a command line, and those that are options of a model."""
-    settings = _settings_of(path)
-    known = {action.dest: action for action in parser._actions}
-    meant, words = {}, []
-    for name, value in settings.items():
+    known, words, more = {action.dest: action for action in parser._actions}, [], {}
+    for name, value in _settings_of(path).items():
         if isinstance(value, dict):                  # options of a model: taken as they are
             if not any(word.startswith(("--model", f"--{name[:4]}")) for word in argv):
-                meant[name] = value
+                more[name] = value
         elif name in known and value is not None:
             flag, *other = known[name].option_strings
             words += ([flag] if value is True else other[:1] if value is False
                       else [f"{flag}={value}"])
         elif name not in known and name not in NO_OPTIONS:
-            near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"{path}: {name} is no option here"
-                             + (f"; did you mean {near[0]}?" if near else ""))
-    return words, meant
+            raise InputError(f"{path}: {name} is no option here{meant(name, known)}")
+    return words, more
 
 
 def _settings_of(path):
@@ -211,26 +193,21 @@ def _settings_of(path):
 
 
 def folder(args: argparse.Namespace, name: str):
-    """The folder of a run's results.
+    """The hdf5.Folder of a run's results.
 
     args: the command line's values, with out, seed, force, quiet
     name: str, of the run where --out gives none
-    Returns a hdf5.Folder.
     """
     from .files import lock
     from .hdf5 import Folder             # a script sets up its process before h5py loads
-    home = RUNS / name
-    out, job = pathlib.Path(args.out or home), None
-    if getattr(args, "shard", None) is not None or getattr(args, "only", None) is not None:
-        job = {k: v for k, v in vars(args).items() if k not in OF_ONE_JOB}
+    home, shares = RUNS / name, {getattr(args, "shard", None), getattr(args, "only", None)}
+    job = {k: v for k, v in vars(args).items() if k not in OF_ONE_JOB}
+    out, job = pathlib.Path(args.out or home), None if shares == {None} else job
     return Folder(out, home, args.seed, args.force, args.quiet, lock(out, job))
 
 
 def run(main) -> None:
-    """Call main() and end the process: one line on stderr and an exit code for what it raises.
-
-    A closed or full stderr, or a closed stdout, ends nothing and changes no code.
-    """
+    """Call main() and end the process: one line on stderr and an exit code for what it raises."""
     with prepared() as out:
         code = _code_of(main)
         out.flush()
@@ -290,11 +267,10 @@ def thread_count(asked: int | None) -> int:
 
 
 def prepare_process(threads: int, allocator: bool = False) -> None:
-    """Set thread limits before numba or torch load; restart a script once with ALLOCATOR.
+    """Set thread limits before numba or torch load; restart a plain script once with ALLOCATOR.
 
     threads: int, of numba and of linear algebra
     allocator: bool, whether the script trains networks
-    A notebook, an interactive session and a caller of an imported script are never restarted.
     """
     if "numba" in sys.modules:                    # its limit cannot change any more: use less of it
         import numba
@@ -303,16 +279,15 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
     else:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    missing = any(k not in os.environ for k in ALLOCATOR)
-    if allocator and missing and sys.platform == "linux" and _is_plain_script():
-        for key, value in ALLOCATOR.items():
-            os.environ.setdefault(key, value)
+    if allocator and not {*ALLOCATOR} <= {*os.environ} and _is_plain_script():
+        os.environ.update({**ALLOCATOR, **os.environ})
         os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])   # with python's options
 
 
 def _is_plain_script():
-    """Whether this process does nothing but run the script that its command line names."""
-    if hasattr(sys, "ps1") or sys.flags.interactive or "IPython" in sys.modules:
+    """Whether this process only runs its command line's script: no notebook, no import of it."""
+    if (sys.platform != "linux" or hasattr(sys, "ps1") or sys.flags.interactive
+            or "IPython" in sys.modules):
         return False
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     return main is not None and os.path.realpath(main) == os.path.realpath(sys.argv[0])

@@ -34,9 +34,8 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def atomic(path) -> Iterator[pathlib.Path]:
     """A temporary path beside a file, whose place it takes when the block ends without an error.
 
-    The folder is made if need be. The temporary name keeps the suffix, so that np.save adds none.
     A reader, or a run killed at any moment, sees the old file or the new one.
-    path: str or Path
+    path: str or Path, whose folder is made if need be and whose suffix the temporary name keeps
     Raises InputError if the folder cannot be used.
     """
     path = pathlib.Path(path)
@@ -51,8 +50,7 @@ def atomic(path) -> Iterator[pathlib.Path]:
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another "
-                         "--out") from None
+        raise _unusable(path, "written", error) from None
     try:
         yield temporary
         _sync(temporary)
@@ -74,10 +72,10 @@ def lock(folder, job: dict | None = None) -> Lock:
     """Keep other runs out of a folder, for as long as the result is kept.
 
     Nothing is left of an ended run: its lock, the temporary files of killed writes, and folders
-    made for a run that wrote nothing.
+    made for a run that wrote nothing. Where the file system has no locks it warns.
     folder: str or Path, made if need be
     job: JSON values that say which run this is one of several jobs of; those share the folder
-    Raises InputError that names the owner. Where the file system has no locks it warns.
+    Raises InputError that names the owner.
     """
     folder = pathlib.Path(os.path.realpath(folder))
     held = _locks.get(folder) or Lock()
@@ -88,8 +86,7 @@ def lock(folder, job: dict | None = None) -> Lock:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _locked(folder / LOCK_FILE, job)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be used ({error.strerror}); give another "
-                         "--out") from None
+        raise _unusable(folder, "used", error) from None
     weakref.finalize(held, _release, handle, folder / LOCK_FILE, made, os.getpid())
     _locks[folder] = held
     return held
@@ -100,36 +97,30 @@ def _locked(path, job):
     for _ in range(LOCK_TRIES):
         handle, taken = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
         try:
-            taken = _take(handle, path, job)
+            if taken := _take(handle, path, job):
+                return handle
         except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            warn(f"{path.parent}: its file system has no locks ({error.strerror}): start no second "
-                 "run in it")
-            taken = True
+            if taken := error.errno in NO_LOCKS:
+                warn(f"{path.parent}: its file system has no locks ({error.strerror}): start no "
+                     "second run in it")
+                return handle
+            raise
         finally:
             if not taken:
                 os.close(handle)
-        if taken:
-            return handle
         time.sleep(0.1)                             # until the first of several jobs has signed
     raise _in_use(path)
 
 
 def _take(handle, path, job):
     """Whether the lock could be had, alone or shared by jobs of one run. Raises InputError."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _flock(handle, fcntl.LOCK_EX):
         if job is None:
-            raise _in_use(path) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        refuse_difference(f"{path.parent}: another job of it runs with", _owner(path).get("job"),
-                          job, "wait for it, or give another --out")
-        return True
+            raise _in_use(path)
+        if shared := _flock(handle, fcntl.LOCK_SH):
+            refuse_difference(f"{path.parent}: another job of it runs with",
+                              _owner(path).get("job"), job, "wait for it, or give another --out")
+        return shared
     if not _is_at(handle, path):                    # its owner has just removed it
         return False
     for old in path.parent.glob(".*.tmp*"):         # of killed writes
@@ -139,6 +130,15 @@ def _take(handle, path, job):
                                "command": " ".join([program(), *sys.argv[1:]])}).encode(), 0)
     if job is not None:
         fcntl.flock(handle, fcntl.LOCK_SH)
+    return True
+
+
+def _flock(handle, kind):
+    """Whether a lock was free."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 
@@ -164,10 +164,11 @@ def _release(handle, path, made, process):
         return
     with contextlib.suppress(OSError), open(handle, "w"):       # closed whatever happens
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _flock(handle, fcntl.LOCK_EX):
+                return
         except OSError as error:
             if error.errno not in NO_LOCKS:
-                return
+                raise
         if _is_at(handle, path):
             path.unlink()
         if made and {p.name for p in made[0].iterdir()} == {"inputs.json"}:
@@ -204,9 +205,8 @@ def digest_file(path, quick: bool = False, end: int | None = None) -> str:
     """sha256 (hex) of a file's bytes.
 
     path: str or Path
-    quick: bool; of a file above 64 MB only the size and 1024 blocks of 16 kB at even distances are
-        read (milliseconds for the 6.8 GB of the public maps; a change of single values can go
-        unseen)
+    quick: bool; of a file above 64 MB only the size and 1024 blocks of 16 kB are read, in
+        milliseconds for the 6.8 GB of the public maps; a change of single values can go unseen
     end: int, bytes to read from the start; None for all
     Raises InputError if it cannot be read.
     """
@@ -223,12 +223,13 @@ def digest_file(path, quick: bool = False, end: int | None = None) -> str:
                 while block := stream.read(min(1 << 20, size - stream.tell())):
                     digest.update(block)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unusable(path, "read", error) from None
     return digest.hexdigest()
 
 
-def _unreadable(path, error):
-    return InputError(f"{path}: cannot be read ({error.strerror}); check the path")
+def _unusable(path, what, error):
+    advice = "check the path" if what == "read" else "give another --out"
+    return InputError(f"{path}: cannot be {what} ({error.strerror}); {advice}")
 
 
 def digest_files(files: dict, cache=None) -> dict:
@@ -239,23 +240,18 @@ def digest_files(files: dict, cache=None) -> dict:
     Returns {name: hex}. Raises InputError for a file that cannot be read.
     """
     known, fresh = {}, {}
-    if cache is not None and pathlib.Path(cache).is_file():
-        try:
-            known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
-                     for name, entry in json.loads(pathlib.Path(cache).read_text()).items()}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            known = {}                            # damaged: all is read again
-    for name, path in files.items():
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
+                 for name, entry in json.loads(pathlib.Path(cache).read_text()).items()}
+    for name, path in files.items():              # a damaged cache: all is read again
         try:
             at = os.stat(path)
         except OSError as error:
-            raise _unreadable(path, error) from None
+            raise _unusable(path, "read", error) from None
         # the change time too: archives and copies give other contents the same modification time
         stamp = [str(pathlib.Path(path).resolve()), at.st_size, at.st_mtime_ns, at.st_ctime_ns]
-        if name in known and known[name]["stamp"] == stamp:
-            fresh[name] = known[name]
-        else:
-            fresh[name] = {"stamp": stamp, "sha256": digest_file(path)}
+        same = name in known and known[name]["stamp"] == stamp
+        fresh[name] = known[name] if same else {"stamp": stamp, "sha256": digest_file(path)}
     if cache is not None and fresh != known:
         with atomic(cache) as part:
             part.write_text(json.dumps(fresh, indent=1))
@@ -297,25 +293,18 @@ def cpu() -> str | None:
 
 def to_json(value) -> str:
     """JSON text with sorted keys; NumPy scalars, arrays, paths and tuples become plain values."""
-    return json.dumps(value, sort_keys=True, default=_plain, allow_nan=False)
-
-
-def _plain(value):
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"a setting of type {type(value).__name__} has no JSON form: {value!r}")
+    return json.dumps(value, sort_keys=True, allow_nan=False, default=lambda it: (
+        it.tolist() if isinstance(it, (np.generic, np.ndarray)) else os.fspath(it)))
 
 
 def first_difference(before, now, name: str = "") -> tuple | None:
     """The first difference of two JSON values: (dotted name, before, now), None if equal."""
     if isinstance(before, dict) and isinstance(now, dict):
-        pairs = ((f"{name}.{key}" if name else key, before.get(key), now.get(key))
-                 for key in sorted(set(before) | set(now)))
-        return next(filter(None, (first_difference(a, b, n) for n, a, b in pairs)), None)
+        each = (first_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+                for key in sorted({*before, *now}))
+        return next(filter(None, each), None)
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        differ = any(first_difference(a, b) for a, b in zip(before, now))
+        differ = any(map(first_difference, before, now))
     else:
         differ = before != now or isinstance(before, bool) != isinstance(now, bool)
     return (name, before, now) if differ else None
@@ -328,13 +317,8 @@ def refuse_difference(start: str, before, now, end: str = "give --force to overw
     before, now: JSON values
     start, end, other: str, of "START name = before, OTHER has name = now; END"
     """
-    found = first_difference(before, json.loads(to_json(now)))
-    if found:
-        name, old, new = found
-        raise InputError(f"{start} {name} = {_short(old)}, {other} has {name} = {_short(new)}; "
-                         f"{end}")
-
-
-def _short(value):
-    text = "none" if value is None else to_json(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    if found := first_difference(before, json.loads(to_json(now))):
+        name, *both = found
+        old, new = (text if len(text) <= 80 else text[:77] + "..." for text in
+                    ("none" if value is None else to_json(value) for value in both))
+        raise InputError(f"{start} {name} = {old}, {other} has {name} = {new}; {end}")

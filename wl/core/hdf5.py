@@ -1,17 +1,15 @@
 """The only place that knows HDF5: the layout of the files, atomic writes, digests.
 
-The layout is netCDF-4's and ArviZ's, written with h5py alone: one group per kind of content, each
-with its own dimension scales, so that `xarray.open_dataset(path, group="posterior")`,
-`arviz.from_netcdf`, `h5dump` and h5py open a file unchanged. float16 variables crash
-netCDF4-python, a "/" in a name hides the variable, libver "latest" shuts out HDF5 1.10, and a bool
-has no netCDF type; files hold float32, no "/", version v110, and int8 with the attribute
-dtype="bool" in their place.
+The layout is netCDF-4's and ArviZ's, by h5py alone: a group per kind of content, each with its own
+dimension scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netcdf` and
+`h5dump` open a file unchanged. float16 variables crash netCDF4-python, a "/" in a name hides the
+variable, libver "latest" shuts out HDF5 1.10, and a bool has no netCDF type; files hold float32, no
+"/", version v110, and int8 with the attribute dtype="bool" in their place.
 
 Two digests guard a file. The seal is the sha256 of all bytes, in 40 bytes behind the end of the
 HDF5 file, which other readers ignore: it is checked before HDF5 opens the file, as a flipped bit in
 HDF5's tables can abort the process. The content digest is the sha256 of settings, seed, inputs and
-arrays: it identifies what is in the file, whenever it was written, and is what later files name as
-their input.
+arrays: it says what is in the file, and is what later files name as their input.
 """
 import dataclasses
 import hashlib
@@ -32,11 +30,12 @@ from .params import attributes
 from .progress import say, warn
 
 SCHEMA_VERSION = 2
-SCRIPTS = "run_mcmc.py or run_direct.py"
 # kind of file: the command that makes it
-KINDS = {"predictions": SCRIPTS, "statistics": "run_mcmc.py", "posterior": SCRIPTS,
-         "features": SCRIPTS}
+KINDS = {"statistics": "run_mcmc.py", **dict.fromkeys(("predictions", "posterior", "features"),
+                                                      "run_mcmc.py or run_direct.py")}
 SEAL = b"\nwl-seal"           # behind the HDF5 file, with 32 bytes of sha256 after it
+# of settings, the ones that a message names first: the others follow from them
+LEADING = ("method", "model", "sampler")
 
 Var = namedtuple("Var", "dims values attrs", defaults=((),))
 Var.__doc__ = """One variable: names of dimensions, an array, attributes beyond params.VARIABLES."""
@@ -45,12 +44,8 @@ File = namedtuple("File", "path kind settings seed inputs groups dims coords att
                           "code_version created_at digest origin")
 File.__doc__ = """A file that was read and verified.
 
-settings, inputs, origin: dicts
-seed: int
-groups: {group: {name: array}}
-dims: {group: {name: tuple}}
-coords: {group: {dimension: array}}
-attrs: {group: {name: dict}}
+settings, inputs, versions, origin: dicts; seed: int; path: Path; the rest: str
+groups, dims, attrs: {group: {name: array, tuple, dict}}; coords: {group: {dimension: array}}
 digest: str, sha256 hex of arrays, settings, seed and inputs (not of the time, the versions, the
     origin or the bytes on disk): the value for `inputs` of whatever is made from this file
 """
@@ -68,8 +63,7 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
     groups: {group: {name: Var}}
     coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps
         whose draws are kept, say); a dimension without one counts from 0
-    settings: dict of JSON values, all that the contents depend on
-    seed: int
+    settings, seed: dict of JSON values, and int, all that the contents depend on
     inputs: {name: sha256 hex} of what the file was made from
     origin: dict of JSON values, where the inputs lay; no part of the file's identity
     Returns the digest of the contents (File.digest). Raises RunError when the disk fails.
@@ -107,14 +101,13 @@ def _prepared(group, named, coords):
     sizes, found, made = {}, {}, {}
     for name, var in named.items():
         dims, values, attrs = Var(*var)
-        _check_name(name)
         values = _storable(f"{group}/{name}", values)
-        if len(dims) != values.ndim or len(set(dims)) != len(dims) or name in dims:
-            raise ValueError(f"{group}/{name}: dimensions {dims} do not fit shape {values.shape}")
-        for dim, size in zip(dims, values.shape):
-            _check_name(dim)
-            if sizes.setdefault(dim, size) != size:
-                raise ValueError(f"{group}/{name}: {dim} has {size} entries, not {sizes[dim]}")
+        for one in (name, *dims):
+            _check_name(one)
+        if len(dims) != values.ndim or len({name, *dims}) <= len(dims) or any(
+                sizes.setdefault(dim, size) != size for dim, size in zip(dims, values.shape)):
+            raise ValueError(f"{group}/{name}: dimensions {dims} do not fit shape {values.shape} "
+                             f"and {sizes}")
         found[name] = Var(tuple(dims), values, _clean_attrs(name, values.dtype, dict(attrs)))
     for dim, size in sizes.items():
         values = coords.get((group, dim), coords.get(dim))
@@ -196,7 +189,8 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     path = pathlib.Path(path)
     maker = KINDS.get(kind, "the run that made it")
     make = f"check the path or make it with {maker}"
-    again = "delete it and repeat the run that made it, or copy it again"
+    damaged = (f"{path}: is truncated, damaged or was changed{{}}; delete it and repeat the run "
+               "that made it, or copy it again")
     if path.is_dir():
         raise InputError(f"{path}: expected an HDF5 file, got a folder; give the file's path")
     try:
@@ -212,7 +206,7 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
         raise InputError(f"{path}: expected an HDF5 file, got {found} file; {make}")
     sealed = seal.startswith(SEAL)
     if sealed and digest_file(path, end=size - 40) != seal[8:].hex():
-        raise InputError(f"{path}: is truncated, damaged or was changed; {again}")
+        raise InputError(damaged.format(""))
     try:
         with h5py.File(path, "r", locking=False) as file:
             root = _plain_attrs(file)
@@ -223,7 +217,7 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
                                  f"reads {SCHEMA_VERSION}; make it anew with "
                                  f"{KINDS.get(root['kind'], maker)} --force")
             if not sealed:
-                raise InputError(f"{path}: was changed by another program; {again}")
+                raise InputError(damaged.format(" by another program"))
             if kind is not None and root["kind"] != kind:
                 raise InputError(f"{path}: expected a {kind} file, got a {root['kind']} file; "
                                  "check the path")
@@ -231,14 +225,13 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     except InputError:
         raise
     except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError
-        raise InputError(f"{path}: is truncated, damaged or was changed; {again} "
-                         f"({type(error).__name__})") from error
+        raise InputError(damaged.format(f" ({type(error).__name__})")) from error
 
 
 def _read_groups(path, file, root, wanted):
     """The File of an open HDF5 file. wanted: names of the groups to read, None for all."""
     groups, dims, coords, attrs = {}, {}, {}, {}
-    for group in file if wanted is None else [g for g in file if g in wanted]:
+    for group in (g for g in file if wanted is None or g in wanted):
         for part in (groups, dims, coords, attrs):
             part[group] = {}
         for name, dataset in file[group].items():
@@ -265,10 +258,7 @@ def _values(dataset):
 
 
 def arrays_of(path) -> dict | None:
-    """{name: array} at the root of another program's HDF5 file; None for any other file.
-
-    path: str or Path
-    """
+    """{name: array} at the root of another program's HDF5 file; None for any other path."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             if {"schema_version", "kind"} <= set(file.attrs):
@@ -283,8 +273,7 @@ def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File |
     """The verified file that was made with these settings and inputs, None if there is none.
 
     Values are compared as JSON has them: 1 equals 1.0, a tuple a list, an unset one null.
-    path: str or Path
-    kind, settings, inputs, seed: as in write()
+    path, kind, settings, inputs, seed: as in write()
     Raises InputError for a damaged file, and at the first setting or input that differs.
     """
     if not os.path.lexists(path):
@@ -300,27 +289,15 @@ def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File |
 
 
 # ---------------------------------------------------------------- the stages of a run
-# a message names these first: the other settings follow from them
-LEADING = ("method", "model", "sampler")
-
-
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Where a run's files go.
-
-    out: Path
-    home: Path or None, the folder of the run without --out, whose predictions serve other folders
-    seed: int, of everything random
-    force: bool, whether results with other settings are replaced
-    quiet: bool, whether notes are left out
-    lock: files.Lock, which keeps other runs out as long as this is kept, or None
-    """
+    """Where a run's files go."""
     out: pathlib.Path
-    home: pathlib.Path | None = None
-    seed: int = 1
-    force: bool = False
-    quiet: bool = False
-    lock: object = dataclasses.field(default=None, repr=False, compare=False)
+    home: pathlib.Path | None = None    # of the run without --out: its predictions serve others
+    seed: int = 1                       # of everything random
+    force: bool = False                 # whether results with other settings are replaced
+    quiet: bool = False                 # whether notes are left out
+    lock: object = dataclasses.field(default=None, repr=False, compare=False)     # a files.Lock
 
     def digests(self, files: dict) -> dict:
         """sha256 of a data set's files, {name: Path}; inputs.json spares a second reading."""
@@ -331,23 +308,21 @@ class Folder:
         """The file of a stage if it stands, None if the stage has to be done.
 
         name: str, of the file
-        kind: str, of KINDS
-        settings, inputs: dicts, what the file must have been made with and from
+        kind, settings, inputs: as in write(), what the file must have been made with and from
         at_home: bool, whether one in the run's home will do; another prior trains nothing
         Raises InputError for a damaged file, or other settings or inputs, without --force.
         """
-        for folder in (self.out, *filter(None, [self.home if at_home else None])):
+        for folder in (self.out, self.home)[:1 + (at_home and self.home is not None)]:
             try:
-                found = reusable(folder / name, kind, settings, inputs, seed=self.seed)
+                found = reusable(folder / name, kind, settings, inputs, self.seed)
             except InputError:
                 if folder == self.out and not self.force:
                     raise
-                found = None
-            if found is None:
                 continue
-            if found.code_version.split()[0] != code_version().split()[0]:
-                if self.force:
-                    continue
+            is_other = found and found.code_version.split()[0] != code_version().split()[0]
+            if found is None or (is_other and self.force):
+                continue
+            if is_other:
                 warn(f"{found.path}: was made by other code; --force makes it again")
             say(f"{found.path}: done before, not repeated", self.quiet)
             return found
@@ -358,11 +333,10 @@ class Folder:
         path = self.out / name
         if self.force or not path.exists():
             return
-        file, start = read(path, kind, groups=()), f"{path}: was made with"
-        refuse_difference(start, {k: file.settings.get(k) for k in LEADING},
-                          {k: settings.get(k) for k in LEADING})
-        refuse_difference(start, {**file.settings, "seed": file.seed},
-                          {**settings, "seed": self.seed})
+        file = read(path, kind, groups=())
+        both = {**file.settings, "seed": file.seed}, {**settings, "seed": self.seed}
+        for part in ([{k: one.get(k) for k in LEADING} for one in both], both):
+            refuse_difference(f"{path}: was made with", *part)
 
     def is_whole(self, name: str, kind: str) -> bool:
         """False for a missing file, or a damaged one that --force replaces. Raises InputError."""

@@ -30,66 +30,63 @@ LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
 INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
 REGIONS = {"68": 0.682689492137, "95": 0.954499736104}
 
-# variable: (units, description); "1" is dimensionless
+# what each variable of the files is; those not in UNITS have no dimension
+UNITS = {"tau": "steps", "draw": "steps"}
 VARIABLES = {
-    "summaries": ("1", "what a map becomes: a network's predictions, or log10 of a binned "
-                       "spectrum"),
-    "sd": ("1", "standard deviation of the posterior"),
-    "mean": ("1", "mean: of the posterior, or of a cosmology's summaries"),
-    "covariance": ("1", "covariance of a cosmology's summaries from map to map"),
-    "theta": ("1", "Omega_m and S_8 of each cosmology of the design"),
-    "design": ("1", "Omega_m and S_8 of each cosmology of the design"),
-    "mask": ("1", "survey mask, True where a pixel is observed"),
-    "count": ("1", "maps that mean and covariance are made of"),
-    "cosmology": ("1", "index into the design, -1 for test maps"),
-    "realisation": ("1", "realisation of the cosmology, for test maps the row in their file"),
-    "fold": ("1", "fold whose networks predicted the map, -1 for a mean over all"),
-    "between": ("1", "covariance between the folds' networks for the same map"),
-    "stack": ("1", "coefficients that combine the summaries of a model's parts"),
-    "errorbar": ("1", "recalibrated error bar: what is scored and submitted"),
-    "correlation": ("1", "correlation of Omega_m and S_8 in the posterior"),
-    "acceptance": ("1", "share of accepted proposals among the kept steps"),
-    "ess": ("1", "bulk effective sample size of the kept draws (Vehtari et al. 2021)"),
-    "rhat": ("1", "rank-normalised split R-hat of the kept draws (Vehtari et al. 2021)"),
-    "tau": ("steps", "autocorrelation time of the chains"),
-    "edge": ("1", "ln of the highest density on the hull's edge relative to the highest anywhere"),
-    "chi2": ("1", "r^T C^-1 r of what the emulator leaves of the summaries at the posterior's "
-                  "mean"),
-    "p_value": ("1", "probability of a larger chi2 with as many degrees of freedom as summaries"),
-    **{f"p_value_{name}": ("1", f"share of simulated maps whose {what} less like those of "
-                                "simulations with the same summaries")
+    "summaries": "what a map becomes: a network's predictions, or log10 of a binned spectrum",
+    "sd": "standard deviation of the posterior",
+    "mean": "mean: of the posterior, or of a cosmology's summaries",
+    "covariance": "covariance of a cosmology's summaries from map to map",
+    **dict.fromkeys(("theta", "design"), "Omega_m and S_8 of each cosmology of the design"),
+    "mask": "survey mask, True where a pixel is observed",
+    "count": "maps that mean and covariance are made of",
+    "cosmology": "index into the design, -1 for test maps",
+    "realisation": "realisation of the cosmology, for test maps the row in their file",
+    "fold": "fold whose networks predicted the map, -1 for a mean over all",
+    "between": "covariance between the folds' networks for the same map",
+    "stack": "coefficients that combine the summaries of a model's parts",
+    "errorbar": "recalibrated error bar: what is scored and submitted",
+    "correlation": "correlation of Omega_m and S_8 in the posterior",
+    "acceptance": "share of accepted proposals among the kept steps",
+    "ess": "bulk effective sample size of the kept draws (Vehtari et al. 2021)",
+    "rhat": "rank-normalised split R-hat of the kept draws (Vehtari et al. 2021)",
+    "tau": "autocorrelation time of the chains",
+    "edge": "ln of the highest density on the hull's edge relative to the highest anywhere",
+    "chi2": "r^T C^-1 r of what the emulator leaves of the summaries at the posterior's mean",
+    "p_value": "probability of a larger chi2 with as many degrees of freedom as summaries",
+    **{f"p_value_{name}": f"share of simulated maps whose {what} less like those of simulations "
+                          "with the same summaries"
        for name, what in (("spectrum", "spectrum is"), ("small_scales", "spectrum beyond its "
                           "middle is"), ("one_point", "moments and PDFs are"),
                           ("all", "statistics, taken together, are"))},
-    "log_evidence": ("1", "ln of the evidence"),
-    "Omega_m": ("1", "draws of Omega_m"), "S_8": ("1", "draws of S_8"),
-    "lp": ("1", "ln of the unnormalised posterior density of each draw"),
-    "vertex_log_prior": ("1", "ln of the prior density at each cosmology of the design"),
-    "quadrature_error": ("1", "largest difference to a higher order of the quadrature, in "
-                              "posterior sd"),
-    "temperature": ("1", "factor between sd and errorbar"),
-    "recalibration": ("1", "isotonic map of probabilities at the knots of the normal score"),
-    "widening": ("1", "factor of the quantiles about the median for a posterior at the hull"),
-    "kind": ("1", "what the map is used for: test, holdout, emulator or train"),
-    "fixed": ("1", "hand-made statistics of every map of the set, in its order"),
-    "fresh": ("1", "the same with further draws of noise, of the maps that train"),
-    "rows": ("1", "maps that train, by their place in the set"),
-    "test": ("1", "hand-made statistics of the test maps"),
-    "flag": ("1", "sum of the bits of what is wrong with the posterior, 0 if nothing is"),
-    "map": ("1", "index of the map in its set, the same in all runs: test maps first"),
-    "param": ("1", "cosmological parameter"), "summary": ("1", "summary of a map"),
-    "summary_2": ("1", "summary of a map"), "chain": ("1", "chain of the map"),
-    "knot": ("1", "knot of the normal score"), "order": ("1", "order of the quadrature"),
-    "draw": ("steps", "step of the chain that a draw is of; for independent draws their number"),
-    "split": ("1", "what the realisation is used for"),
+    "log_evidence": "ln of the evidence",
+    "Omega_m": "draws of Omega_m", "S_8": "draws of S_8",
+    "lp": "ln of the unnormalised posterior density of each draw",
+    "vertex_log_prior": "ln of the prior density at each cosmology of the design",
+    "quadrature_error": "largest difference to a higher order of the quadrature, in posterior sd",
+    "temperature": "factor between sd and errorbar",
+    "recalibration": "isotonic map of probabilities at the knots of the normal score",
+    "widening": "factor of the quantiles about the median for a posterior at the hull",
+    "kind": "what the map is used for: test, holdout, emulator or train",
+    "fixed": "hand-made statistics of every map of the set, in its order",
+    "fresh": "the same with further draws of noise, of the maps that train",
+    "rows": "maps that train, by their place in the set",
+    "test": "hand-made statistics of the test maps",
+    "flag": "sum of the bits of what is wrong with the posterior, 0 if nothing is",
+    "map": "index of the map in its set, the same in all runs: test maps first",
+    "param": "cosmological parameter", "chain": "chain of the map",
+    **dict.fromkeys(("summary", "summary_2"), "summary of a map"),
+    "knot": "knot of the normal score", "order": "order of the quadrature",
+    "draw": "step of the chain that a draw is of; for independent draws their number",
+    "split": "what the realisation is used for",
 }
 for _name, _level in LEVELS.items():
-    VARIABLES[_name] = ("1", f"{100 * _level:g} % quantile of the posterior")
-    VARIABLES[f"recalibrated_{_name}"] = ("1", f"recalibrated {100 * _level:g} % quantile")
+    VARIABLES[_name] = f"{100 * _level:g} % quantile of the posterior"
+    VARIABLES[f"recalibrated_{_name}"] = f"recalibrated {100 * _level:g} % quantile"
 for _name, _share in REGIONS.items():
     _region = f"the smallest region that holds {100 * _share:.1f} %"
-    VARIABLES[f"contour_{_name}"] = ("1", f"ln of the density at the edge of {_region}")
-    VARIABLES[f"area_{_name}"] = ("1", f"area of {_region}")
+    VARIABLES[f"contour_{_name}"] = f"ln of the density at the edge of {_region}"
+    VARIABLES[f"area_{_name}"] = f"area of {_region}"
 
 
 def noise_sigma(n_gal: float = N_GAL, pixel_arcmin: float = PIXEL_ARCMIN) -> float:
@@ -111,8 +108,7 @@ def attributes(name: str, dtype) -> dict:
     """Attributes of a variable by its name, {} for an unknown one. dtype: of its values."""
     if name not in VARIABLES:
         return {}
-    units, description = VARIABLES[name]
-    found = {"units": units, "long_name": description}
+    found = {"units": UNITS.get(name, "1"), "long_name": VARIABLES[name]}
     if name in LATEX:
         found["latex"] = LATEX[name]
     if name == "flag":

@@ -33,9 +33,7 @@ def fail(message, code: int) -> int:
 class Progress:
     """Progress with ETA on stderr: a bar on a terminal, dated lines in a log, nothing when quiet.
 
-    total: int, steps
-    label: str, what is being done
-    quiet: bool
+    total, label: int, steps, and str, what is being done
     every: float, seconds between lines in a log
     stream: a text stream, None for stderr
     """
@@ -43,12 +41,10 @@ class Progress:
     def __init__(self, total: int, label: str, quiet: bool = False, every: float = 20.0,
                  stream=None):
         self.total, self.label, self.quiet = max(int(total), 1), label, quiet
-        self.stream = stream or sys.stderr
+        self.stream, self.note, self.done, self.first = stream or sys.stderr, "", 0, 0
         self.terminal = self.stream.isatty()
         self.every = 0.2 if self.terminal else every
         self.start = self.last = time.monotonic()
-        self.done = self.first = 0
-        self.note = ""
 
     def begin_at(self, done: int) -> None:
         """Steps that an earlier run did: they count as done but not for the ETA."""
@@ -73,21 +69,16 @@ class Progress:
     def _show(self, now):
         done, share = self.done - self.first, min(self.done / self.total, 1.0)
         eta = (now - self.start) / done * max(self.total - self.done, 0) if done > 0 else 0.0
-        head = f"{self.label}: {100.0 * share:3.0f} %"
-        if self.terminal:
-            filled = int(24 * share)
-            head += " [" + "#" * filled + "." * (24 - filled) + "]"
-        self._write(f"{head} {self.done}/{self.total}, {_duration(now - self.start)} gone, "
-                    f"{_duration(eta)} to go{self._behind()}")
+        bar = f" [{'#' * int(24 * share):.<24}]" if self.terminal else ""
+        self._write(f"{self.label}: {100.0 * share:3.0f} %{bar} {self.done}/{self.total}, "
+                    f"{_duration(now - self.start)} gone, {_duration(eta)} to go{self._behind()}")
 
     def _behind(self):
         return f", {self.note}" if self.note else ""
 
     def _write(self, text, last=False):
-        if self.terminal:
-            self.stream.write("\r\x1b[K" + text + ("\n" if last else ""))
-        else:
-            self.stream.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n")
+        dated = time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n"
+        self.stream.write("\r\x1b[K" + text + "\n" * last if self.terminal else dated)
         self.stream.flush()
 
 
@@ -104,12 +95,10 @@ def warn(text) -> None:
 
 
 def _duration(seconds):
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    minutes, seconds = divmod(int(round(seconds)), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 # ---------------------------------------------------------------- signals and streams
@@ -120,13 +109,10 @@ class Stopped(KeyboardInterrupt):
 def end_of(error: KeyboardInterrupt) -> int:
     """Say in one line by what a run was stopped. Returns the exit code."""
     number = error.args[0] if isinstance(error, Stopped) else signal.SIGINT
-    name = "interrupted" if number == signal.SIGINT else f"stopped by {_name(number)}"
-    code = 128 + number if number == signal.SIGINT else EXIT_STOPPED
-    return fail(f"{name}; run the same command again to go on", code)
-
-
-def _name(number):
-    return signal.Signals(number).name
+    by, code = f"stopped by {signal.Signals(number).name}", EXIT_STOPPED
+    if number == signal.SIGINT:
+        by, code = "interrupted", 128 + number
+    return fail(f"{by}; run the same command again to go on", code)
 
 
 def _arrived(number, _):
@@ -190,13 +176,10 @@ def prepared() -> Iterator["_Stream"]:
 
 
 class _Stream:
-    """A text stream whose reader may go away and whose disk may fill: the run goes on without it.
-
-    Has error, the OSError that ended it, or None.
-    """
+    """A text stream whose reader may go away, whose disk may fill: the run goes on without it."""
 
     def __init__(self, stream):
-        self.stream, self.error = stream, None
+        self.stream, self.error = stream, None                      # the OSError that ended it
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")       # names of files are any bytes
 
