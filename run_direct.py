@@ -31,7 +31,7 @@ def parser() -> cli.Parser:
     from wl.posterior import options as posterior
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
-    maps.add_options(parser)
+    maps.MapOptions.add_to(parser, "maps")
     summaries.add_options(parser, loss="kl")
     posterior.add_output_options(parser)
     parser.set_defaults(method="direct")

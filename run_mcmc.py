@@ -41,7 +41,7 @@ def parser() -> cli.Parser:
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
     parser.add_presets(summaries.PRESETS)
-    maps.add_options(parser)
+    maps.MapOptions.add_to(parser, "maps")
     add = parser.add_argument
     add("--method", default="network", choices=("network", "spectrum"),
         help="what summarises a map: a network, or its power spectrum in 10 bins")

@@ -29,29 +29,21 @@ class Frame:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         self.origin = (int(rows[0]), int(columns[0]))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-        place, first = np.full(box.shape, -1, np.int64), np.zeros((0, 2), np.int64)
-        shape = tuple(-(-n // 8) * 8 for n in box.shape)
-        fold = _best_fold(box, overlap) if pack else None
-        if fold is not None and fold[0] < 0.9 * shape[0] * shape[1]:
+        self.shape = tuple(-(-n // 8) * 8 for n in box.shape)
+        fold, (y, x) = _best_fold(box, overlap) if pack else None, np.nonzero(box)
+        flat, first = y * self.shape[1] + x, np.zeros((0, 2), np.int64)
+        if fold is not None and fold[0] < 0.9 * self.size:
             self.packed = True
             _, cut, top, bottom = fold
-            height = -(-(box.shape[0] + bottom - top) // 8) * 8
             width = -(-max(cut, box.shape[1] - cut + overlap) // 8) * 8
-            shape = (height, width)
-            y, x = np.nonzero(box)
-            left = x < cut
-            place[y[left], x[left]] = y[left] * width + x[left]
-            below = (box.shape[0] + y - top) * width + x - cut + overlap
-            place[y[~left], x[~left]] = below[~left]
-            twice = left & (x >= cut - overlap) & (y >= top) & (y < bottom)
-            first = np.stack([place[y[twice], x[twice]], below[twice]], 1)
-        else:
-            y, x = np.nonzero(box)
-            place[y, x] = y * shape[1] + x
-        self.shape = tuple(int(n) for n in shape)
-        flat = place[box]
-        self.targets = np.stack([self._turn(flat, s) for s in range(N_SYMMETRY)]).astype(np.int32)
-        self.copies = np.stack([self._turn(first, s) for s in range(N_SYMMETRY)]).astype(np.int32)
+            self.shape = int(-(-(box.shape[0] + bottom - top) // 8) * 8), int(width)
+            above, below = y * width + x, (box.shape[0] + y - top) * width + x - cut + overlap
+            flat = np.where(x < cut, above, below)
+            twice = (x >= cut - overlap) & (x < cut) & (y >= top) & (y < bottom)
+            first = np.stack([above[twice], below[twice]], 1)
+        self.targets, self.copies = (
+            np.stack([self._turn(places, s) for s in range(N_SYMMETRY)]).astype(np.int32)
+            for places in (flat, first))
 
     def _turn(self, flat, symmetry):
         y, x = np.divmod(flat, self.shape[1])
@@ -148,10 +140,8 @@ def parts_to_summarise(maps, split, rows: np.ndarray, frame: Frame, *, scale: fl
                        seed: int = 0) -> Iterator[Part]:
     """The maps that get summaries, in the order of a predictions file, with their lasting noise.
 
-    maps: dataset.MapSet
-    split: splits.Split
+    maps, split, frame: dataset.MapSet, splits.Split, Frame
     rows: (n,) int64, noiseless maps, those of the emulator split and the hold-out
-    frame: Frame
     scale: float, what a pixel is divided by
     seed: int, of the noise of noiseless maps, the same for every network
     Yields Part: noiseless maps with their noise, then the test maps as they are.

@@ -30,29 +30,17 @@ COLUMNS = f"the columns are {', '.join(LABELS)}"
 
 @dataclasses.dataclass(frozen=True)
 class MapSet:
-    """One data set on disk; nothing is read until it is asked for.
-
-    folder: Path
-    release: str, key of RELEASES
-    kappa: memory map (n_cosmology, n_realisation, n_observed) float16, noiseless
-    label: (n_cosmology, n_realisation, 5) float64 in the order of params.LABELS
-    mask: (rows, columns) bool, True = observed
-    noisy_test: memory map (n_test, n_observed) float16, or None
-    files: {name: Path} of what the set consists of
-    name: str, what results are called after
-    has_truth: bool, whether a label_test.npy lies beside the maps
-    simulation: dict, settings of the simulator; {} for maps from elsewhere
-    """
+    """One data set on disk; nothing is read until it is asked for."""
     folder: pathlib.Path
-    release: str
-    kappa: np.ndarray
-    label: np.ndarray
-    mask: np.ndarray
-    noisy_test: np.ndarray | None
-    files: dict
-    name: str
-    has_truth: bool
-    simulation: dict
+    release: str                    # key of RELEASES
+    kappa: np.ndarray               # (n_cosmology, n_realisation, n_observed) float16, noiseless
+    label: np.ndarray               # (n_cosmology, n_realisation, 5) float64, of params.LABELS
+    mask: np.ndarray                # (rows, columns) bool, True = observed
+    noisy_test: np.ndarray | None   # (n_test, n_observed) float16; a memory map, as kappa is
+    files: dict                     # {name: Path} of what the set consists of
+    name: str                       # what results are called after
+    has_truth: bool                 # whether a label_test.npy lies beside the maps
+    simulation: dict                # settings of the simulator; {} for maps from elsewhere
     _passed: list = dataclasses.field(default_factory=list, repr=False)  # check_maps() reads once
 
     @property
@@ -113,21 +101,18 @@ class MapSet:
                 if isinstance(was, dict) and was.get(name, digest) != digest]
 
     def check_maps(self, quiet: bool = True) -> None:
-        """Read every map once and refuse NaN, inf and constant maps.
+        """Read every map once. Raises InputError that names one with NaN or inf, or a constant one.
 
         quiet: bool, whether no progress is shown
-        Raises InputError that names the map.
         """
         if self._passed:
             return
         progress = Progress(len(self.flat_kappa) + self.n_test, "checking the maps", quiet)
         for name, maps in (("kappa", self.kappa), ("noisy_test", self.noisy_test)):
-            if maps is None:
-                continue
-            rows = maps.reshape(-1, maps.shape[-1]).view(np.uint16)
+            rows = np.zeros((0, 1)) if maps is None else maps.reshape(-1, maps.shape[-1])
             step = max(1, (1 << 24) // rows.shape[1])
             for start in range(0, len(rows), step):
-                self._check_block(name, maps, rows[start:start + step], start)
+                self._check_block(name, maps, rows[start:start + step].view(np.uint16), start)
                 progress.update(min(step, len(rows) - start))
         progress.close()
         self._passed.append(True)
@@ -140,13 +125,13 @@ class MapSet:
             return
         row, pixel = (int(i) for i in np.argwhere(bad if bad.any() else same[:, None])[0])
         where = (row + start,) if maps.ndim == 2 else divmod(row + start, maps.shape[1])
-        value = block[row, pixel].view(np.float16)
+        value, path = block[row, pixel].view(np.float16), self.files[name]
         if bad.any():
-            raise InputError(f"{self.files[name]}: expected finite numbers, got {value} at index "
+            raise InputError(f"{path}: expected finite numbers, got {value} at index "
                              f"{(*where, pixel)}; repair or download the file again")
-        raise InputError(f"{self.files[name]}: expected maps that vary, got {value} in every pixel "
-                         f"of the map at index {where}; the file is not complete: download or "
-                         "simulate it again")
+        raise InputError(f"{path}: expected maps that vary, got {value} in every pixel of the map "
+                         f"at index {where}; the file is not complete: download or simulate it "
+                         "again")
 
 
 def read_simulation(folder) -> dict:
@@ -163,10 +148,8 @@ def read_simulation(folder) -> dict:
 def _read_proof(folder):
     """What simulation.json holds, a dict; {} without one."""
     path = pathlib.Path(folder) / SIMULATION_FILE
-    if not path.is_file():
-        return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: expected the simulator's JSON, could not read it ({error}); "
                          "simulate the set again") from None
@@ -197,7 +180,7 @@ def load_npy(path, mmap: bool = False) -> np.ndarray:
 def find_sets(folder) -> list:
     """Folders that hold a data set: the folder itself, and those directly below it."""
     folder, found = pathlib.Path(folder), []
-    for path in [folder, *sorted(folder.iterdir())] if folder.is_dir() else []:
+    for path in (folder, *sorted(folder.iterdir())) if folder.is_dir() else ():
         try:
             if path.is_dir() and any((path / maps).is_file() for maps, _ in RELEASES.values()):
                 found.append(path)
@@ -235,14 +218,11 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
         if found is None:
             raise InputError(f"{folder}: expected {' or '.join(known)}, found none; see the README")
         release = known[found]
-    maps_name, label_name = RELEASES[release]
-    files = {"kappa": folder / maps_name, "label": folder / label_name,
-             "mask": _with_prefix(folder, MASK_FILE, release)}
-    mask = read_mask(files["mask"])
-    label = read_label(files["label"])
-    kappa = load_npy(files["kappa"], mmap=True)
-    array(files["kappa"], kappa, (label.shape[0], label.shape[1], None), np.float16, finite=False,
-          advice=f"its maps must match {label_name}")
+    names = (*RELEASES[release], _with_prefix(folder, MASK_FILE, release).name)
+    files = {key: folder / name for key, name in zip(("kappa", "label", "mask"), names)}
+    mask, label = read_mask(files["mask"]), read_label(files["label"])
+    kappa = array(files["kappa"], load_npy(files["kappa"], mmap=True), (*label.shape[:2], None),
+                  np.float16, finite=False, advice=f"its maps must match {names[1]}")
     _check_pixels(files["kappa"], kappa, mask, files["mask"])
     noisy_test, test_path = None, test_file(folder, release, test_maps)
     has_truth = (folder / TRUTH_FILE).is_file()
@@ -257,10 +237,9 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
 
 def test_file(folder, release: str = "public", name: str | None = None) -> pathlib.Path | None:
     """The file of noisy test maps in a folder, None without one. Parameters as of open_set()."""
-    special = _with_prefix(folder, TEST_FILE, release)
-    if special.name != TEST_FILE and name is None:
-        return special
-    name = name or _only(folder, TEST_FILES, "--test-maps")
+    special = _with_prefix(folder, TEST_FILE, release).name
+    if name is None:
+        name = special if special != TEST_FILE else _only(folder, TEST_FILES, "--test-maps")
     return None if name is None else folder / name
 
 
@@ -328,10 +307,10 @@ def read_kinds(path, n_test: int | None = None) -> np.ndarray:
 
 def _check_plausible(path, label):
     """Raise InputError, with the row, for cosmologies (..., 5) that no simulation can have had."""
-    mean = label.reshape(-1, label.shape[-1])[:, :2].mean(0)
-    if mean[1] < mean[0] <= PLAUSIBLE[0][1]:
-        raise InputError(f"{path}: expected Omega_m below S_8, got means of {mean[0]:.3f} and "
-                         f"{mean[1]:.3f}, as if the columns were swapped; {COLUMNS}")
+    first, second = label.reshape(-1, label.shape[-1])[:, :2].mean(0)
+    if second < first <= PLAUSIBLE[0][1]:
+        raise InputError(f"{path}: expected Omega_m below S_8, got means of {first:.3f} and "
+                         f"{second:.3f}, as if the columns were swapped; {COLUMNS}")
     for name, column, (low, high) in zip(PARAMS, np.moveaxis(label, -1, 0), PLAUSIBLE):
         off = np.argwhere((column < low) | (column > high))
         if len(off):
@@ -341,12 +320,9 @@ def _check_plausible(path, label):
 
 
 def read_test(path, mask: np.ndarray, mask_path: pathlib.Path) -> np.ndarray:
-    """Noisy test maps as a memory map (n_test, n_observed) float16.
+    """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError.
 
-    path: str or Path
-    mask: (rows, columns) bool
-    mask_path: Path, for messages
-    Raises InputError.
+    mask: (rows, columns) bool, of mask_path
     """
     noisy = array(path, load_npy(path, mmap=True), (None, None), np.float16, finite=False,
                   advice="one row of observed pixels per map")
@@ -355,19 +331,17 @@ def read_test(path, mask: np.ndarray, mask_path: pathlib.Path) -> np.ndarray:
 
 
 def _check_pixels(path, maps, mask, mask_path):
-    if maps.shape[-1] != int(mask.sum()):
-        raise InputError(f"{path}: expected {int(mask.sum())} observed pixels a map as in "
-                         f"{mask_path.name}, got {maps.shape[-1]}; use the mask that belongs to "
-                         "the maps")
+    if maps.shape[-1] != (n := int(mask.sum())):
+        raise InputError(f"{path}: expected {n} observed pixels a map as in {mask_path.name}, got "
+                         f"{maps.shape[-1]}; use the mask that belongs to the maps")
 
 
 def read_new(path, mask: np.ndarray) -> np.ndarray:
-    """Noisy maps from a bare file, on a known mask.
+    """Noisy maps from a bare file, on a known mask (rows, columns) bool.
 
     path: str or Path, .npy of floats: (n, n_observed) observed pixels in C order of the mask, or
         frames (n, rows, columns), whose pixels outside the mask may be anything (NaN, say); one
         map may come without its first axis
-    mask: (rows, columns) bool
     Returns (n, n_observed) float16, as the public release has test maps; a memory map if it is
     that in the file. Raises InputError, naming the map, for others, NaN, inf and constant maps.
     """

@@ -2,7 +2,6 @@
 
 Realisations are split, never single maps.
 """
-import argparse
 import dataclasses
 
 import numpy as np
@@ -56,11 +55,7 @@ class MapOptions(Options):
         return DEFAULT_EMULATOR if self.emulator_fraction is None else self.emulator_fraction
 
     def for_set(self, maps) -> "MapOptions":
-        """The same with what is left open decided for a data set.
-
-        maps: dataset.MapSet
-        Raises InputError for a target that the set does not have.
-        """
+        """The same with what is left open decided for a MapSet. Raises InputError."""
         default = ("test" if maps.has_truth else "both") if maps.n_test else "holdout"
         target, holdout = self.target or default, self.holdout_fraction
         if target != "holdout" and maps.n_test == 0:
@@ -72,33 +67,19 @@ class MapOptions(Options):
                                    holdout_fraction=holdout, emulator_fraction=self._emulator)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of MapOptions to a parser."""
-    MapOptions.add_to(parser, "maps")
-
-
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What each realisation of a data set is used for.
-
-    code: (n_realisation,) int8, of params.SPLITS
-    fold: (n_realisation,) int8, the fold that a realisation belongs to, -1 without folds
-    is_shared: (n_realisation,) bool, realisations of a fold that train no network
+    """What each realisation of a data set is used for."""
+    code: np.ndarray                # (n_realisation,) int8, of params.SPLITS
+    fold: np.ndarray                # (n_realisation,) int8, its fold, -1 without folds
+    is_shared: np.ndarray           # (n_realisation,) bool, of a fold, but train no network
     n_cosmology: int
-    n_test: int, test maps that are inferred
-    options: MapOptions, decided for the set
-    """
-    code: np.ndarray
-    fold: np.ndarray
-    is_shared: np.ndarray
-    n_cosmology: int
-    n_test: int
-    options: MapOptions
+    n_test: int                     # test maps that are inferred
+    options: MapOptions             # decided for the set
 
     def rows_of(self, chosen: np.ndarray) -> np.ndarray:
-        """Maps of the chosen realisations, cosmology by cosmology.
+        """Maps of the chosen realisations (n_realisation,) bool, cosmology by cosmology.
 
-        chosen: (n_realisation,) bool
         Returns (n,) int64, indices into MapSet.flat_kappa.
         """
         first = np.arange(self.n_cosmology)[:, None] * len(self.code)
@@ -134,11 +115,9 @@ class Split:
 def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
     """Split the realisations of a data set.
 
-    maps: dataset.MapSet
-    options: MapOptions
+    maps, options, seed: dataset.MapSet, MapOptions, int
     folds: int, networks that each predict what they were not trained on; 1 for none
     trains: bool, whether a network is trained; else all but the hold-out feed the emulator
-    seed: int
     Raises InputError when a part would be empty.
     """
     options, n = options.for_set(maps), maps.n_realisation
@@ -161,11 +140,8 @@ def split_realisations(n_realisation: int, emulator: float, holdout: float,
 
     By realisation and never by map: the first public release shares its 256 seeds between the
     cosmologies, so that two maps of one realisation are not independent.
-    n_realisation: int
     emulator, holdout: floats, shares of the realisations
-    seed: int
-    Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError when a part would be
-    empty.
+    Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError for an empty part.
     """
     _check_fractions(emulator, holdout)
     n_emulator = max(1, round(emulator * n_realisation))
@@ -173,7 +149,7 @@ def split_realisations(n_realisation: int, emulator: float, holdout: float,
     if n_emulator + n_holdout >= n_realisation:
         raise InputError(f"expected enough realisations to split, got {n_realisation} for "
                          f"fractions {emulator} and {holdout}; simulate more realisations")
-    order = _order(n_realisation, seed)
+    order = seeds.generator(seed, seeds.SPLIT).permutation(n_realisation)
     code = np.full(n_realisation, TRAIN, np.int8)
     code[order[:n_emulator]] = EMULATOR
     code[order[n_emulator:n_emulator + n_holdout]] = HOLDOUT
@@ -185,9 +161,7 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
 
     Network k trains on the realisations of the other folds. One in 32 realisations belongs to a
     fold but trains no network: on these maps all networks can be compared (covariance.as_average).
-    n_realisation, folds: ints
     holdout: float, share of the realisations held out from all
-    seed: int
     Returns (n_realisation,) each: code, int8 with EMULATOR for every realisation of a fold; fold,
     int8, -1 for the hold-out; is_shared, bool, those that train no network. Raises InputError.
     """
@@ -197,7 +171,7 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
     if not 2 <= folds <= min(max_folds, n_realisation - n_holdout - n_shared):
         raise InputError(f"--folds: expected 2 to {max_folds} for {n_realisation} realisations, "
                          f"got {folds}; simulate more realisations, or give fewer folds")
-    order = _order(n_realisation, seed)
+    order = seeds.generator(seed, seeds.SPLIT).permutation(n_realisation)
     code, fold = np.full(n_realisation, EMULATOR, np.int8), np.full(n_realisation, -1, np.int8)
     code[order[:n_holdout]] = HOLDOUT
     fold[order[n_holdout:]] = np.arange(n_realisation - n_holdout) % folds
@@ -214,7 +188,3 @@ def _check_fractions(emulator, holdout):
 
 def _held_out(n_realisation, holdout):
     return max(1, round(holdout * n_realisation)) if holdout > 0 else 0
-
-
-def _order(n_realisation, seed):
-    return seeds.generator(seed, seeds.SPLIT).permutation(n_realisation)
