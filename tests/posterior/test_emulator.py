@@ -170,13 +170,13 @@ def test_flat_prior_is_flat():
 
 
 def test_triangle_integral_of_an_exponential():
-    """normalise() against the closed form: twice the area times the second divided difference of exp."""
+    """Normalised against the closed form: twice the area times the second divided difference of exp."""
     theta = np.array([[0.0, 0.0], [2.0, 0.3], [0.4, 1.0]])
     corners = np.array([[0, 1, 2]])
     a, b, c = 0.3, -1.1, 2.0
     exact = 2.0 * 0.5 * (2.0 * 1.0 - 0.3 * 0.4) * (
         np.exp(a) / ((a - b) * (a - c)) + np.exp(b) / ((b - a) * (b - c)) + np.exp(c) / ((c - a) * (c - b)))
-    shifted = emulators.normalise(np.array([a, b, c]), theta, corners)
+    shifted = emulators.log_prior(np.array([a, b, c]), theta, corners)
     assert np.allclose(np.array([a, b, c]) - shifted, np.log(exact), atol=1e-12)
 
 

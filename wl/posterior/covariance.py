@@ -1,19 +1,21 @@
 """Summaries of maps -> mean, covariance and count per cosmology, raw or smoothed.
 
 A few realisations give each cosmology a noisy mean and covariance; both vary slowly over the
-design. Smoothing fits one polynomial in theta to all cosmologies at once, its order chosen by how
-well it predicts realisations that were left out; with many realisations the choice falls on no
-smoothing.
+design. Smoothing fits one polynomial in theta to all cosmologies, of the order that best predicts
+realisations which were left out; with many realisations that is no smoothing.
 """
 import numpy as np
 
 from ..core import seeds
 from ..core.checks import InputError, array, choice
 
+SMOOTHS = ("auto", "none", "always")
 ORDERS = (1, 2, 3, 4, 5)               # of the polynomials tried for the mean
 SPREAD_ORDERS = (0, 1, 2, 3)           # and for the covariance
 RAW = -1                               # no smoothing, in place of an order
+N_FOLDS = 4                            # of the cross-validation
 MIN_EIGENVALUE = 1e-10                 # of a correlation matrix that is not singular
+MORE = "simulate more, or raise --emulator-fraction"
 
 
 def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,23 +26,20 @@ def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     n_cosmology, n, d = summary.shape
     check_count(n, d)
-    mean = summary.mean(1)
-    residual = summary - mean[:, None]
+    residual = summary - summary.mean(1, keepdims=True)
     covariance = np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)
-    return mean, covariance, np.full(n_cosmology, n, np.int64)
+    return summary.mean(1), covariance, np.full(n_cosmology, n, np.int64)
 
 
 def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarray:
     """Out-of-fold predictions that scatter like the mean of all networks, which test maps get.
 
-    A prediction is the sum of what all networks see, of scatter C, and of what one network adds, of
-    scatter B: out of fold that makes S = C + B, in the mean over the networks
-    C + B / K = S - (1 - 1/K) between. Residuals about each cosmology's mean, which stays, are
-    multiplied by the symmetric matrix that takes S, the mean over the design, to that: one
-    network's part is taken to be the same share of the scatter everywhere.
+    All networks see a part of scatter C, each adds one of scatter B: S = C + B out of fold, and
+    C + B / K = S - (1 - 1/K) B in their mean. Residuals about each cosmology's mean are multiplied
+    by the symmetric matrix that takes S, the mean over the design, to that.
     summary: (n_cosmology, n_realisation, d) float64, each map by the network of its own fold.
-    between: (d, d) float64, covariance between the folds' networks, K = folds in number, for the
-        same map, from maps that none of them has seen.
+    between: (d, d) float64, B: covariance between the networks for the same map, unseen by them.
+    folds: int, K.
     Returns an array like summary.
     """
     n_cosmology, n, d = summary.shape
@@ -60,8 +59,7 @@ def check_count(n: int, d: int) -> None:
     """Raise InputError if n realisations are too few for a raw covariance of d summaries."""
     if n - d - 2 <= 0:
         raise InputError(f"covariance of {d} summaries: expected at least {d + 3} realisations per "
-                         f"cosmology, got {n}; simulate more, raise --statistics-fraction, or "
-                         "leave --smooth on auto")
+                         f"cosmology, got {n}; {MORE}, or leave --smooth on auto")
 
 
 def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
@@ -69,31 +67,31 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 
     theta: (n_cosmology, 2), summary: (n_cosmology, n_realisation, d) float64.
-    smooth: "auto", "none", or "always" (raw only where the design has too few cosmologies for a
-        polynomial); seed: int, of the cross-validation's folds.
-    Returns mean, covariance, count as per_cosmology(), and the orders chosen: dict with "mean" and
-    "covariance" (-1: raw) and "gain", the cross-validated log-likelihood per map over the raw one,
-    or over the lowest orders where raw is impossible.
+    smooth: "auto", "none", or "always" (raw only where the design is too small for a polynomial).
+    seed: int, of the cross-validation's folds.
+    Returns mean, covariance, count as per_cosmology(), and what was chosen, a dict: orders "mean"
+    and "covariance" (-1: raw), and "gain", cross-validated log-likelihood per map over the raw one
+    (the lowest orders where raw is impossible).
     Raises InputError for too few realisations, or summaries that do not vary.
     """
-    choice("--smooth", smooth, ("auto", "none", "always"))
-    summary = array("summary", summary, (len(theta), None, None), "f",
-                    advice="make the predictions again")
-    n_cosmology, n, _ = summary.shape
+    choice("--smooth", smooth, SMOOTHS)
+    _, n, _ = array("summary", summary, (len(theta), None, None), "f",
+                    advice="make the predictions again").shape
     if smooth == "none":
         return (*per_cosmology(summary), {"mean": RAW, "covariance": RAW, "gain": 0.0})
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
-                         "simulate more, or raise --statistics-fraction")
-    centre, unit = summary.mean((0, 1)), _units(summary)
-    scaled, u = (summary - centre) / unit, _whiten(theta)
-    order, spread, gain = _choose(u, scaled, _folds(n, seed), smooth)
+                         f"{MORE}")
+    centre, unit, u = summary.mean((0, 1)), _units(summary), _whiten(theta)
+    scaled = (summary - centre) / unit
+    shuffled = seeds.generator(seed, seeds.COVARIANCE_FOLDS).permutation(n)
+    order, spread, gain = _choose(u, scaled, np.array_split(shuffled, min(N_FOLDS, n)), smooth)
     found = {"mean": order, "covariance": spread, "gain": float(gain)}
     if (order, spread) == (RAW, RAW):
         return (*per_cosmology(summary), found)
     mean, covariance = _fit(u, scaled, order, spread)
-    mean, covariance = centre + unit * mean, covariance * np.outer(unit, unit)
-    return mean, covariance, np.full(n_cosmology, n, np.int64), found
+    return (centre + unit * mean, covariance * np.outer(unit, unit),
+            np.full(len(theta), n, np.int64), found)
 
 
 def _choose(u, summary, folds, smooth):
@@ -103,32 +101,26 @@ def _choose(u, summary, folds, smooth):
     """
     n_cosmology, n, d = summary.shape
     left = n - max(len(f) for f in folds)
-    max_terms = max(n_cosmology // 2, 1)
-    polynomials = [o for o in ORDERS if _terms(o) <= max_terms]
-    orders = ([RAW] if smooth == "auto" or not polynomials else []) + polynomials
-    spreads = [RAW] if smooth == "auto" else []
-    spreads += [o for o in SPREAD_ORDERS if _terms(o) <= max_terms]
+    polynomials, spreads = ([o for o in tried if _terms(o) <= max(n_cosmology // 2, 1)]
+                            for tried in (ORDERS, SPREAD_ORDERS))
+    orders = [RAW] * (smooth == "auto" or not polynomials) + polynomials
+    spreads = [RAW] * (smooth == "auto") + spreads
     possible = {(o, s) for o in orders for s in spreads if _freedom(n_cosmology, left, d, o, s) > 0}
     scores = {}
 
     def best(pairs):
-        for pair in pairs:
-            if pair not in scores:
-                scores[pair] = _cross_validate(u, summary, folds, *pair)
+        for pair in set(pairs) - set(scores):
+            scores[pair] = _cross_validate(u, summary, folds, *pair)
         return max(pairs, key=scores.get)
 
-    for base in (1, 0, *spreads):
-        trials = [(o, base) for o in orders if (o, base) in possible]
-        if trials:
-            break
-    else:
+    trials = next(filter(None, ([(o, base) for o in orders if (o, base) in possible]
+                                for base in (1, 0, *spreads))), None)
+    if trials is None:
         raise InputError(f"covariance of {d} summaries: expected more than {n} realisations of "
-                         f"{n_cosmology} cosmologies, even for a smooth one; simulate more, or "
-                         "raise --statistics-fraction")
+                         f"{n_cosmology} cosmologies, even for a smooth one; {MORE}")
     order = best(trials)[0]
-    trials = [(order, s) for s in spreads if (order, s) in possible]
-    reference = (RAW, RAW) if (RAW, RAW) in possible else next(iter(scores))
-    chosen = best([reference, *trials])
+    reference = (RAW, RAW) if (RAW, RAW) in possible else trials[0]
+    chosen = best([reference, *((order, s) for s in spreads if (order, s) in possible)])
     gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
     return *chosen, gain
 
@@ -144,13 +136,13 @@ def _units(summary):
         dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < MIN_EIGENVALUE
     if dead.any():
         raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in "
-                         "its own way, got a singular covariance; a summary is constant, or "
-                         "follows from others")
+                         "its own way, got a singular covariance: one is constant, or follows "
+                         "from others")
     return unit
 
 
 def _freedom(n_cosmology, n, d, order, spread):
-    """Degrees of freedom that a fit of these orders leaves; it is impossible without any."""
+    """Degrees of freedom that a fit of these orders leaves."""
     lost = n_cosmology if order == RAW else _terms(order)
     if spread == RAW:
         return n - lost / n_cosmology - d - 1
@@ -174,31 +166,24 @@ def _polynomials(u, order):
                      for i in range(order + 1) for j in range(order + 1 - i)], 1)
 
 
-def _folds(n, seed, count=4):
-    order = seeds.generator(seed, seeds.COVARIANCE_FOLDS).permutation(n)
-    return np.array_split(order, min(count, n))
-
-
 def _fit(u, summary, order, spread):
     """Mean and covariance at the design's points from a polynomial of each order, or raw."""
     n_cosmology, n, d = summary.shape
     local = summary.mean(1)
-    basis, mean = None, local
+    mean, lost = local, n_cosmology
     if order != RAW:
-        basis = _polynomials(u, order)
-        mean = basis @ np.linalg.lstsq(basis, local, rcond=None)[0]
+        basis, lost = _polynomials(u, order), _terms(order)
+        mean = basis @ np.linalg.lstsq(basis, local)[0]
         for _ in range(2):     # weights by the scatter change over the design: twice is converged
             weight = 1.0 / np.sqrt(_variances(_polynomials(u, 1), summary - mean[:, None]))
-            fits = [np.linalg.lstsq(basis * weight[:, k:k + 1], local[:, k] * weight[:, k],
-                                    rcond=None)[0] for k in range(d)]
+            fits = [np.linalg.lstsq(basis * w[:, None], y * w)[0] for w, y in zip(weight.T, local.T)]
             mean = np.stack([basis @ fit for fit in fits], 1)
     residual = summary - mean[:, None]
-    lost = n_cosmology if order == RAW else basis.shape[1]
     if spread == RAW:
         # about a mean that took a share h of a degree of freedom, the scatter has n - h of them;
         # its inverse is unbiased after division by n - h - d - 1, for a raw mean n - d - 2
-        scatter = np.einsum("cri,crj->cij", residual, residual)
-        return mean, scatter / (n - lost / n_cosmology - d - 1)
+        return mean, (np.einsum("cri,crj->cij", residual, residual)
+                      / (n - lost / n_cosmology - d - 1))
     return mean, _smooth_covariance(u, residual, spread, n_cosmology * n / (n_cosmology * n - lost))
 
 
@@ -211,11 +196,10 @@ def _variances(basis, residual):
 def _smooth_covariance(u, residual, order, correction):
     """Covariance with polynomials as modified Cholesky factors (Pourahmadi 1999, Biomet. 86, 677).
 
-    Each summary is divided by its own log-linear standard deviation (else a slope must follow the
-    ratio of two, which changes by a factor of ten over the design) and regressed on those before it
-    with coefficients that vary over the design; the variance left over is log-linear again. All are
-    of the greatest likelihood, and the result is positive definite whatever the coefficients.
-    correction: for the degrees of freedom that the mean took.
+    Each summary is divided by its log-linear standard deviation (else a slope must follow the ratio
+    of two, which changes by a factor of ten over the design) and regressed on those before it; the
+    variance left over is log-linear again. All are of the greatest likelihood, and the result is
+    positive definite. correction: for the degrees of freedom that the mean took.
     """
     n_cosmology, n, d = residual.shape
     basis = _polynomials(u, order)
@@ -225,20 +209,21 @@ def _smooth_covariance(u, residual, order, correction):
     slope_rows = np.repeat(slope_basis, n, axis=0)
     lower = np.broadcast_to(np.eye(d), (n_cosmology, d, d)).copy()
     diagonal = np.empty((n_cosmology, d))
+
+    def variance_of(left):
+        return _log_linear(basis, (left**2).reshape(n_cosmology, n).mean(1))
+
     for k in range(d):
         left = flat[:, k]
         if k > 0:
             design = (flat[:, :k, None] * slope_rows[:, None, :]).reshape(len(flat), -1)
             for _ in range(2):
-                power = (left**2).reshape(n_cosmology, n).mean(1)
-                weight = 1.0 / np.sqrt(np.repeat(_log_linear(basis, power), n))
-                slopes = np.linalg.lstsq(design * weight[:, None], flat[:, k] * weight,
-                                         rcond=None)[0]
+                weight = 1.0 / np.sqrt(np.repeat(variance_of(left), n))
+                slopes = np.linalg.lstsq(design * weight[:, None], flat[:, k] * weight)[0]
                 left = flat[:, k] - design @ slopes
             lower[:, k, :k] = -np.einsum("ct,jt->cj", slope_basis, slopes.reshape(k, -1))
         lost = k * slope_basis.shape[1] + basis.shape[1]
-        power = (left**2).reshape(n_cosmology, n).mean(1)
-        diagonal[:, k] = _log_linear(basis, power) * correction * len(flat) / (len(flat) - lost)
+        diagonal[:, k] = variance_of(left) * correction * len(flat) / (len(flat) - lost)
     factor = sd[:, :, None] * np.linalg.inv(lower)
     return np.einsum("cik,ck,cjk->cij", factor, diagonal, factor)
 

@@ -2,9 +2,6 @@
 
     emulator = build(theta, mean, covariance, prior="design")
     mean, covariance, inside = emulator.interpolate(np.array([[0.3, 0.8]]))
-
-A prior is flat in the hull, the density that the design's points follow, which goes on a little
-beyond the hull, or a user's file.
 """
 import os
 import pathlib
@@ -30,17 +27,15 @@ SAME = 2e-6            # distance at which a prior's point is a cosmology that w
 class Emulator:
     """A piecewise linear emulator as flat arrays; made by build().
 
-    The design is triangulated in Omega_m and S_8 as they are. Rotations and other scales of the two
-    gain nothing: leaving out one of the 89 inner cosmologies, its mean is predicted to 0.034
-    standard deviations of a network's prediction (d = 2) and 0.044 of a 10-bin spectrum; the best
-    of 30 rotations, scales and logarithms gave 0.030 and 0.042, each another one.
-
-    theta: (n, 2) float64, Omega_m and S_8 of the design, then of points beyond its hull, if any;
-    limits: (2, 2), lowest and highest.
+    The design is triangulated in Omega_m and S_8 as they are. Leaving out one of the 89 inner
+    cosmologies, its mean is predicted to 0.034 standard deviations of a network's prediction and
+    0.044 of a 10-bin spectrum; the best of 30 rotations, scales and logarithms gave 0.030 and
+    0.042, each another one.
+    theta: (n, 2) float64, Omega_m and S_8 of the design, then of points beyond its hull, if any.
+    limits: (2, 2) float64, lowest and highest theta.
     triangles, neighbours: (t, 3) int32, corners, and what is opposite to them, -1 at the hull.
-    mean: (n, d), covariance: (n, d, d) float64, of the summary at the design's points.
+    mean: (n, d), covariance: (n, d, d) float64, of the summary at theta; d: int.
     vertex_log_prior: (n,) float64.
-    d: int, dimension of the summary.
     triangulation: kernels.likelihood.Triangulation.
     log_constant: float, ln of the likelihood's factor that depends on no parameter or summary.
     """
@@ -84,9 +79,8 @@ class Emulator:
 
         theta: (m, 2), summary: (k, d) float64. Returns (k, m) float64, -inf outside the hull.
         """
-        log_density, prior = self.log_posterior(theta, summary), self.log_prior(theta)
-        inside = np.isfinite(prior)
-        return np.where(inside, log_density - np.where(inside, prior, 0.0), -np.inf)
+        prior = self.log_prior(theta)
+        return self.log_posterior(theta, summary) - np.where(np.isfinite(prior), prior, 0.0)
 
     def log_posterior(self, theta: np.ndarray, summary: np.ndarray) -> np.ndarray:
         """log_likelihood + log_prior, up to the evidence. Shapes as log_likelihood."""
@@ -112,21 +106,18 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     mean: (n, d), covariance: (n, d, d) float64, symmetric positive definite.
     prior: "design" the density that the design's points follow, also beyond() its hull, "flat"
         constant in the hull, or (n,) log densities at the design's points.
-    Raises InputError: fewer than 3 cosmologies, all on one line or two of them equal; a covariance
-    that is not positive definite (with the cosmology's index and parameters).
+    Raises InputError for a design without area or with equal cosmologies, and a covariance that is
+    not positive definite.
     """
-    theta = checks.array("design", np.array(theta, dtype=np.float64), (None, 2))
-    n = len(theta)
-    mean = checks.array("emulator mean", np.array(mean, dtype=np.float64), (n, None))
-    d = mean.shape[1]
-    covariance = np.array(covariance, dtype=np.float64)
-    covariance = checks.array("emulator covariance", covariance, (n, d, d))
-    _check_covariances(theta, covariance)
+    theta, mean, covariance = (np.array(v, dtype=np.float64) for v in (theta, mean, covariance))
+    n = len(checks.array("design", theta, (None, 2)))
+    d = checks.array("emulator mean", mean, (n, None)).shape[1]
+    _check_covariances(theta, checks.array("emulator covariance", covariance, (n, d, d)))
     triangles, neighbours = checks.triangulate("design", theta)
     if isinstance(prior, str) and prior == "design":
         design, (theta, mean, covariance) = theta, beyond(theta, mean, covariance)
         triangles, neighbours = checks.triangulate("design", theta)
-        prior = design_log_density(design, theta)
+        prior = _design_log_density(design, theta)
     log_density = log_prior(prior, theta, triangles)
     return Emulator(theta, triangles, neighbours, mean, covariance, log_density)
 
@@ -135,11 +126,10 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
            covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A design with points MARGIN around its hull, where mean and covariance are extrapolated.
 
-    Cosmologies on the hull are a tenth of the challenge's; a posterior that ends there has all of
-    its mass on one side of them. Of 4040 synthetic maps at the challenge's cosmologies (16
-    realisations each for the emulator, six sets) the true parameter of those on the hull lies in
-    the central 68 % interval of 35-39 % of the maps without a margin, 54-62 % with one of 0.5, and
-    the score of all rises by 0.03-0.09.
+    A posterior that ends at the hull has all of its mass on one side of a cosmology there. Of six
+    sets of 4040 synthetic maps at the challenge's cosmologies, the central 68 % interval held the
+    truth of 35-39 % of the maps on the hull without a margin, of 54-62 % with one of 0.5, and the
+    score of all rose by 0.03-0.09.
     theta: (n, 2), mean: (n, d), covariance: (n, d, d) float64.
     Returns the same with DIRECTIONS rows more: a point's covariance is that of the cosmology which
     it stands before, its mean follows the slope that NEIGHBOURS cosmologies around that one have.
@@ -163,19 +153,14 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
 
 def summaries(value: np.ndarray, d: int) -> np.ndarray:
     """Summaries checked for the kernels: finite, (k, d), contiguous float64. Raises InputError."""
-    value = np.asarray(value)
-    if value.dtype.kind not in "fiu":
-        raise InputError(f"summary: expected numbers, got dtype {value.dtype}")
-    value = checks.array("summary", value, (None, d),
-                         advice="give one row of summaries for each map")
-    return np.ascontiguousarray(value, dtype=np.float64)
+    return np.ascontiguousarray(checks.array(
+        "summary", value, (None, d), ("f", "i", "u"),
+        advice="give one row of summaries for each map"), dtype=np.float64)
 
 
 def _points(theta):
-    theta = np.ascontiguousarray(theta, dtype=np.float64)
-    if theta.ndim != 2 or theta.shape[1] != 2:
-        raise InputError(f"theta: expected shape (any, 2), got {theta.shape}")
-    return theta
+    return checks.array("theta", np.ascontiguousarray(theta, dtype=np.float64), (None, 2),
+                        finite=False, advice="give Omega_m and S_8 of each point")
 
 
 def _check_covariances(theta, covariance):
@@ -190,10 +175,9 @@ def _check_covariances(theta, covariance):
     bad = np.flatnonzero((lowest < 1e-12) | (power <= 0.0).any(axis=1))
     if bad.size:
         raise InputError(
-            f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])}"
-            + (f" and {bad.size - 1} more" if bad.size > 1 else "")
-            + f", lowest eigenvalue of the correlation {lowest[bad[0]]:.3g}; use more realisations "
-            "for each cosmology or fewer summaries")
+            f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])} "
+            f"({bad.size} such), lowest eigenvalue of the correlation {lowest[bad[0]]:.3g}; use "
+            "more realisations for each cosmology or fewer summaries")
 
 
 def _coefficients(theta, triangles, prior, mean, covariance):
@@ -211,8 +195,7 @@ def triangle_rule(order: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss quadrature on a triangle by a collapsed square (Duffy 1982; Stroud 1971).
 
     order: int, points per side; exact for polynomials of degree 2 order - 1.
-    Returns barycentric weights (order^2, 3) float64 and quadrature weights (order^2,) that sum to
-    one (times the triangle's area they integrate).
+    Returns barycentric weights (order^2, 3) and quadrature weights (order^2,) that sum to one.
     """
     u, wu = roots_legendre(order)
     v, wv = roots_jacobi(order, 1.0, 0.0)
@@ -227,9 +210,9 @@ def quadrature_points(theta: np.ndarray, triangles: np.ndarray,
                       order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quadrature points of a whole triangulation.
 
-    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta; order: int, points per
-    side of a triangle. Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's
-    area, and barycentric weights (order^2, 3), all float64.
+    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta; order: int, as above.
+    Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's area, and
+    barycentric weights (order^2, 3), all float64.
     """
     corners, weight = triangle_rule(order)
     points = np.einsum("pc,tck->tpk", corners, theta[triangles])
@@ -253,33 +236,20 @@ def log_prior(prior: str | np.ndarray, theta: np.ndarray, triangles: np.ndarray)
     """
     if isinstance(prior, str):
         checks.choice("prior", prior, ("design", "flat"))
-        prior = np.zeros(len(theta)) if prior == "flat" else design_log_density(theta, theta)
-    values = np.asarray(prior, dtype=np.float64)
-    if values.shape != (len(theta),) or not np.isfinite(values).all():
-        raise InputError(f"prior: expected {len(theta)} finite log densities, one for each "
-                         f"cosmology, got shape {values.shape}")
-    return normalise(values, theta, triangles)
-
-
-def normalise(log_density: np.ndarray, theta: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Shift log densities (n,) at the design's points so that the density integrates to one.
-
-    theta: (n, 2) float64, the design; triangles: (t, 3) int, rows of theta, inside which ln density
-    is linear. Returns (n,) float64.
-    """
+        prior = np.zeros(len(theta)) if prior == "flat" else _design_log_density(theta, theta)
+    values = checks.array("prior", np.asarray(prior, dtype=np.float64), (len(theta),),
+                          advice="give one ln density for each cosmology")
     _, weight, corners = quadrature_points(theta, triangles, NORM_ORDER)
-    inside = log_density[triangles] @ corners.T
+    inside = values[triangles] @ corners.T
     highest = inside.max()
-    return log_density - (highest + np.log((weight * np.exp(inside - highest)).sum()))
+    return values - (highest + np.log((weight * np.exp(inside - highest)).sum()))
 
 
-def design_log_density(theta: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Logarithm of the density that the design's points follow, up to a constant.
+def _design_log_density(theta, at):
+    """ln of the density that the design's points theta follow, (m,) at points (m, 2), unnormalised.
 
     Gaussian kernels with the covariance of the design, widened where points are sparse by the
     inverse root of a first estimate (Abramson 1982).
-    theta: (n, 2) float64, the design; at: (m, 2) float64.
-    Returns (m,) float64.
     """
     factor = np.linalg.inv(np.linalg.cholesky(np.cov(theta.T)))
     centre, points = theta @ factor.T, at @ factor.T
@@ -297,32 +267,28 @@ def design_log_density(theta: np.ndarray, at: np.ndarray) -> np.ndarray:
 def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, float]:
     """A user's own prior at the design's points.
 
-    The emulator interpolates ln density linearly between the cosmologies, so that features finer
-    than their distances are lost.
     path: .npy, or text (blanks or commas, # comments), with one of
      - n numbers, the ln density at each cosmology of the design, in its order;
-     - rows of Omega_m, S_8, density: any three or more points that span the design, a grid say,
-       or its own cosmologies to six decimals, with densities in any normalisation, between which
-       ln density is linear; 0 excludes a point.
+     - rows of Omega_m, S_8, density: any three or more points that span the design, a grid say, or
+       its own cosmologies to six decimals, with densities in any normalisation, between which ln
+       density is linear; 0 excludes a point.
     theta: (n, 2) float64, the design.
-    Returns log densities (n,), not normalised, and how much is lost: the density-weighted rms of
-    the difference in ln density at the file's points in the hull (0 for the first form).
+    Returns log densities (n,), not normalised, and what is lost between the cosmologies: the rms
+    difference of ln density at the file's points in the hull, by density (0 for the first form).
     Raises InputError.
     """
-    path = pathlib.Path(path)
+    path, advice = pathlib.Path(path), "give rows of Omega_m, S_8, density"
     name = f"--prior {path}"
     table = _read_table(path, name)
     if table.ndim < 2 or table.shape[1] == 1:
-        values = checks.array(name, table.ravel(), (len(theta),), ("f", "i"), advice="give one ln "
-                              "density for each cosmology, or rows of Omega_m, S_8, density")
-        values = np.asarray(values, dtype=np.float64)
+        values = checks.array(name, table.ravel(), (len(theta),), ("f", "i"),
+                              advice=f"{advice}, or one ln density for each cosmology")
         if values.max() > values.min() + MAX_LOG_RATIO:
             raise InputError(f"{name}: expected ln densities within {MAX_LOG_RATIO:g} of each "
                              f"other, got {values.min():g} to {values.max():g}; check the file")
-        return values, 0.0
-    table = checks.array(name, table, (None, 3), ("f", "i"),
-                         advice="give rows of Omega_m, S_8, density")
-    points, density = np.asarray(table[:, :2], float), np.asarray(table[:, 2], float)
+        return np.asarray(values, dtype=np.float64), 0.0
+    table = checks.array(name, table, (None, 3), ("f", "i"), advice=advice).astype(float)
+    points, density = table[:, :2], table[:, 2]
     if (density < 0.0).any() or not density.any():
         raise InputError(f"{name}: expected densities of 0 or more, not all 0, got "
                          f"{density.min():g} in row {int(density.argmin())}")
@@ -331,10 +297,8 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
     distance, nearest = cKDTree(theta).query(points)
     points = np.where(distance[:, None] < SAME, theta[nearest], points)
     points, first, which = np.unique(points, axis=0, return_index=True, return_inverse=True)
-    which = which.ravel()
-    differs = np.flatnonzero(density != density[first[which]])
-    if differs.size:
-        i, j = differs[0], first[which[differs[0]]]
+    for i in np.flatnonzero(density != density[first[which]])[:1]:
+        j = first[which[i]]
         raise InputError(f"{name}: rows {j} and {i} give the same point ({table[i, 0]:.6g}, "
                          f"{table[i, 1]:.6g}) the densities {density[j]:g} and {density[i]:g}; "
                          "keep one of them")
@@ -369,13 +333,13 @@ def _at_design(points, log_density, theta, name):
                          "line") from None
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
-        raise InputError(f"{name}: expected points all around the design, cosmology {bad[0]} at "
-                         f"{theta[bad[0]]} is outside of them ({bad.size} such); extend the table")
+        raise InputError(f"{name}: expected points all around the design, "
+                         f"{checks.name_of(theta, bad[0])} is outside of them ({bad.size} such); "
+                         "extend the table")
     difference = LinearNDInterpolator(theta, values)(points) - log_density
     inside = np.isfinite(difference)
     if not inside.any():
         return values, 0.0
-    weight = np.exp(log_density[inside] - log_density[inside].max())
-    difference = difference[inside]
+    weight, difference = np.exp(log_density - log_density[inside].max())[inside], difference[inside]
     difference -= weight @ difference / weight.sum()        # the normalisation is free
     return values, float(np.sqrt(weight @ difference**2 / weight.sum()))

@@ -1,7 +1,6 @@
 """Posteriors of Omega_m and S_8 for many maps by Metropolis chains.
 
     chains = metropolis(emulator, summary, Walk(nstep=10000, sigma=0.06))
-    chains.mean, chains.sd, chains.acceptance
 """
 import numpy as np
 import scipy.fft
@@ -27,12 +26,12 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     """Random-walk Metropolis for every map (Metropolis et al. 1953), all maps in one kernel.
 
     Memory does not grow with the steps: a map's draws are reduced as soon as its chains end.
-    summary: (n, d) float64.
+    emulator: Emulator; summary: (n, d) float64; walk: Walk, how the chains go.
+    seed: int.
     map_index: (n,) int, global index of each map, which with the seed alone decides its random
         numbers; None: 0 ... n - 1.
     keep: (k,) int, sorted rows of the maps that return their draws, those of walk.draw_steps.
-    guess: (n, 2) float64, first points of the maps' first chains where they lie in the hull, or
-        None.
+    guess: (n, 2) float64, first points of the maps' first chains in the hull, or None.
     progress: an object with update(maps), or None.
     Returns Chains. Raises InputError for summaries or indices that make no sense.
     """
@@ -87,14 +86,13 @@ def block_size(walk: Walk, threads: int) -> int:
 
 def starts(emulator: Emulator, best: np.ndarray, chains: int, seed: int, index: np.ndarray,
            guess: np.ndarray | None = None) -> np.ndarray:
-    """Where each chain begins, inside the hull.
+    """Where each chain begins, inside the hull, (n, chains, 2) float64.
 
     The first chain of a map begins at its guess, drawn a thousandth towards the centre, where that
     lies in the hull; else at the design's point `best`, drawn likewise (a corner of the hull is on
     its edge). Further ones begin DISPERSION of the way from there to a random cosmology.
-    best, index: (n,) int, cosmologies, and the maps' global indices; guess: (n, 2) float64 or None;
-    chains, seed: ints.
-    Returns (n, chains, 2) float64.
+    emulator: Emulator; best, index: (n,) int, cosmologies, and the maps' global indices.
+    chains, seed: ints; guess: (n, 2) float64 or None.
     """
     centre = emulator.theta.mean(axis=0)
     inner = emulator.theta + 1e-3 * (centre - emulator.theta)
@@ -115,10 +113,9 @@ def autocorrelation_time(sums: np.ndarray, size: np.ndarray, begin: np.ndarray) 
     """Integrated autocorrelation time by batch means, from sums over batches of all steps.
 
     b var(batch means) / var over the batches of all chains (Flegal & Jones 2010), at least 1. It
-    tells the error of the mean, sd (tau / steps)^1/2, to some 13 %, of chains however long, where
-    ESS counts kept draws alone.
-    sums: (n, chains, batches, 5) float64, relative to begin (n, chains, 2); size: (batches,) int,
-    steps.
+    tells the error of the mean, sd (tau / steps)^1/2, to 13 %, of chains however long.
+    sums: (n, chains, batches, 5) float64, relative to begin (n, chains, 2).
+    size: (batches,) int, steps.
     Returns (n, 2) float64, steps; inf for a chain that never moved or is too short for batches.
     """
     n, chains, batches, _ = sums.shape
@@ -138,9 +135,7 @@ def _moments(sums, total, begin):
     chain, reference = sums.sum(axis=2) / total, begin[:, :1]     # chain: (n, chains, 5)
     shift = begin - reference                 # moments relative to the first chain's start
     mean = (chain[..., :2] + shift).mean(axis=1)
-    square = np.empty(chain.shape[:2] + (2, 2))
-    square[..., 0, 0], square[..., 1, 1] = chain[..., 2], chain[..., 3]
-    square[..., 0, 1] = square[..., 1, 0] = chain[..., 4]
+    square = chain[..., [2, 4, 4, 3]].reshape(*chain.shape[:2], 2, 2)
     cross = chain[..., :2, None] * shift[..., None, :]
     square += cross + np.swapaxes(cross, -1, -2) + shift[..., :, None] * shift[..., None, :]
     covariance = square.mean(axis=1) - mean[:, :, None] * mean[:, None, :]
@@ -151,7 +146,7 @@ def _map_index(map_index, n):
     if map_index is None:
         return np.arange(n, dtype=np.int64)
     index = np.ascontiguousarray(map_index, dtype=np.int64)
-    if index.shape != (n,) or (n and index.min() < 0) or len(np.unique(index)) != n:
+    if index.shape != (n,) or index.min(initial=0) < 0 or len(np.unique(index)) != n:
         raise InputError(f"map_index: expected {n} different whole numbers from 0, got shape "
                          f"{index.shape}")
     return index
@@ -159,16 +154,14 @@ def _map_index(map_index, n):
 
 # ---------------------------------------------------------------- diagnostics
 def rank_diagnostics(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank-normalised split R-hat and bulk ESS of the chains of many maps.
+    """Rank-normalised split R-hat and bulk ESS (Vehtari et al. 2021, Bayesian Analysis 16, 667).
 
-    Vehtari et al. 2021, Bayesian Analysis 16, 667. Every chain is cut into halves. Ranks over all
-    halves (ties share the mean rank) become normal scores; R-hat is the larger of that of the
-    scores and that of the scores of |x - median|; ESS is Geyer's initial monotone sequence on the
-    scores. NumPy needs 0.18 ms of CPU a map for 500 draws of two parameters, and no compilation
-    (6.5 s for a kernel).
+    Every chain is cut into halves, whose ranks (ties share one) become normal scores. R-hat is the
+    larger of that of the scores and that of the scores of |x - median|; ESS is Geyer's initial
+    monotone sequence on the scores. NumPy needs 0.18 ms of CPU a map for 500 draws of two
+    parameters, a kernel 6.5 s to compile.
     draws: (n, chains, m) float64.
-    Returns R-hat and ESS, (n,) float64 each; inf and 0 for chains that never moved, or have fewer
-    than four draws.
+    Returns (n,) float64 each, inf and 0 for chains that never moved or have less than four draws.
     """
     n, half = len(draws), draws.shape[2] // 2
     rhat, ess = np.full(n, np.inf), np.zeros(n)
@@ -187,8 +180,8 @@ def histogram_quantiles(histogram: np.ndarray, limits: np.ndarray,
                         levels: np.ndarray) -> np.ndarray:
     """Quantiles (n, levels) float64 of histograms, linear inside a bin.
 
-    histogram: (n, bins) int, counts of equal bins between the limits (2,); levels: (levels,)
-    float64, increasing probabilities.
+    histogram: (n, bins) int, counts of equal bins between the limits (2,).
+    levels: (levels,) float64, increasing probabilities.
     """
     bins, upto = histogram.shape[1], histogram.cumsum(1)
     wanted = levels * upto[:, -1:]
@@ -202,16 +195,13 @@ def histogram_quantiles(histogram: np.ndarray, limits: np.ndarray,
 def _normal_scores(value):
     """Normal scores of the ranks of values (n, chains, m) among all of a map; ties share one."""
     n, size = len(value), value[0].size
-    flat = value.reshape(n, size)
+    flat, place, out = value.reshape(n, size), np.arange(size), np.empty((n, size))
     order = flat.argsort(axis=1, kind="stable")
-    ordered, place = np.take_along_axis(flat, order, 1), np.arange(size)
-    new = np.ones((n, size), bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    new = np.diff(np.take_along_axis(flat, order, 1), axis=1, prepend=-np.inf) != 0.0
     first = np.maximum.accumulate(np.where(new, place, 0), axis=1)
-    ends = np.concatenate([new[:, 1:], np.ones((n, 1), bool)], axis=1)
-    last = np.minimum.accumulate(np.where(ends, place, size)[:, ::-1], axis=1)[:, ::-1]
+    ends = np.where(np.roll(new, -1, axis=1), place, size)
+    last = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
     score = ndtri((0.5 * np.arange(2 * size + 1) - 0.375) / (size + 0.25))
-    out = np.empty((n, size))
     np.put_along_axis(out, order, score[first + last + 2], 1)
     return out.reshape(value.shape)
 
@@ -222,8 +212,7 @@ def _rhat(score):
     within = score.var(axis=2, ddof=1).mean(1)
     between = score.mean(2).var(axis=1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rhat = np.sqrt((m * between / within + m - 1) / m)
-    return np.where(within > 0.0, rhat, np.inf)
+        return np.where(within > 0.0, np.sqrt((m * between / within + m - 1) / m), np.inf)
 
 
 def _ess(score):

@@ -67,25 +67,23 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
 
     chi2 = r^T C^-1 r of what the emulator leaves of the summary at the posterior's mean, and
     p_value its probability with d degrees of freedom (conservative: the parameters were fitted).
+    chains: Chains.
     summary, mean: (n, d), covariance: (n, d, d) float64, the last two of the emulator at the
         posterior's mean.
-    Returns {name: array}: mean, sd, q2_5, q16, q50, q84, q97_5 (n, 2), correlation, edge, chi2,
-    p_value (n,) float64, of chains also ess, rhat, tau (n, 2), acceptance (n,), of quadrature
-    contour_68, contour_95, area_68, area_95, log_evidence (n,), and flag (n,) int16, a sum of the
-    keys of params.FLAGS. A map whose chains have no spread, or not one accepted step, has STUCK for
-    its flag and NaN for all that would tell of a posterior.
+    Returns {name: array}: what Chains has but for draws, contour_68, ... (n,), chi2, p_value (n,)
+    and flag (n,) int16, a sum of the keys of params.FLAGS. A map whose chains have no spread, or
+    not one accepted step, has STUCK for its flag and NaN for all that would tell of a posterior.
     """
     from scipy.special import chdtrc
     residual = summary - mean
     chi2 = np.einsum("nd,nd->n", residual,
                      np.linalg.solve(covariance, residual[..., None])[..., 0])
-    names = "mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau", "edge"
-    result = {name: getattr(chains, name) for name in (*names, "log_evidence")}
+    columns = {name: value for name, value in vars(chains).items() if value is not None}
     for name in ("contour", "area"):
-        value = getattr(chains, name)
-        if value is not None:
-            result |= {f"{name}_{region}": value[:, k] for k, region in enumerate(REGIONS)}
-    result = {name: np.array(value) for name, value in result.items() if value is not None}
+        if name in columns:
+            columns |= {f"{name}_{r}": columns[name][:, k] for k, r in enumerate(REGIONS)}
+    result = {name: np.array(value) for name, value in columns.items()
+              if name not in ("contour", "area", "draws", "lp")}
     result |= {"chi2": chi2, "p_value": chdtrc(summary.shape[1], chi2)}
     raised, still = {16: result["p_value"] < MIN_P_VALUE}, ~(chains.sd > 0.0).all(1)
     if chains.acceptance is not None:
@@ -102,8 +100,8 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
 def unconverged(result: dict[str, np.ndarray]) -> str | None:
     """Why the chains of a run have not converged, in one line; None if they have or there are none.
 
-    They have when at most MAX_UNCONVERGED of the maps have an ESS below MIN_ESS (the Monte Carlo
-    error of a mean is then a tenth of its sd) or an R-hat above MAX_RHAT, and none never moved.
+    They have when no chain never moved and at most MAX_UNCONVERGED of the maps have an ESS below
+    MIN_ESS (an error of the mean above sd / 10) or an R-hat above MAX_RHAT.
     result: of summarise() or gaussian().
     """
     n, flag = len(result["flag"]), np.asarray(result["flag"])
@@ -118,8 +116,8 @@ def unconverged(result: dict[str, np.ndarray]) -> str | None:
 def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
     """The result of a network's own means and error bars.
 
-    mean, sd: (n, 2) float64, Omega_m and S_8. Returns mean, sd, correlation, quantiles and flag as
-    summarise() does.
+    mean, sd: (n, 2) float64, Omega_m and S_8.
+    Returns mean, sd, correlation, quantiles and flag as summarise() does.
     Raises InputError for means that are not finite and error bars that are not positive.
     """
     from scipy.special import ndtri
@@ -156,7 +154,7 @@ def warnings(result: dict[str, np.ndarray]) -> list[str]:
 def pit(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated.
 
-    Returns (n, 2) float64. Shapes and errors as checked() has them.
+    truth, mean, sd: (n, 2) float64. Returns (n, 2) float64. Raises InputError as checked() does.
     """
     from scipy.special import ndtr
     truth, mean, sd = checked(truth, mean, sd)
@@ -192,9 +190,8 @@ def coverage_curve(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def uniform_p_value(values: np.ndarray, cluster: np.ndarray | None = None) -> float:
     """p-value of the Kolmogorov-Smirnov test that values (n,) float64 are uniform in (0, 1).
 
-    The limiting distribution with Stephens' (1970, JRSS B 32, 115) correction for the sample size:
-    within 0.025 of the exact one from n = 5 on, without the second that importing scipy.stats
-    takes.
+    Stephens' (1970, JRSS B 32, 115) correction for the sample size is within 0.025 of the exact
+    value from n = 5 on, and spares the second that importing scipy.stats takes.
     cluster: (n,) int, maps of equal number depend on each other, as those of one cosmology do, or
         None. n is then divided by the design effect, the factor by which the variance of the share
         below 0.1, 0.2 ... 0.9 exceeds that of independent maps.
@@ -236,11 +233,10 @@ def checked(truth: np.ndarray, mean: np.ndarray,
 def temperature(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """What error bars have to be multiplied by to match the errors of maps of known cosmology.
 
-    The factor of the greatest Gaussian likelihood, which the score wants, is rms(error / sd) of
-    each parameter (Guo et al. 2017, arXiv:1706.04599, for two numbers instead of classes); that
-    which makes one error bar hold 68.3 % of the truths is a quantile of |error / sd|. Posteriors
-    are no Gaussians: the first is the larger by 5 %. This is the mean of both in the logarithm,
-    which costs 0.003 of score.
+    The factor of the greatest Gaussian likelihood, which the score wants, is rms(error / sd) (Guo
+    et al. 2017, arXiv:1706.04599); that which makes one error bar hold 68.3 % of the truths, a
+    quantile of |error / sd|, is 5 % smaller, as posteriors are no Gaussians. This is the geometric
+    mean of both, which costs 0.003 of score.
     truth, mean, sd: (n, 2) float64 of the emulator split, never of maps to be scored.
     Returns (2,) float64.
     """
@@ -251,9 +247,13 @@ def temperature(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarr
 def isotonic(values: np.ndarray) -> np.ndarray:
     """R at the knots, (KNOTS, 2) float64, from values (n, 2), PIT of the emulator split alone."""
     from scipy.special import ndtr
-    p = ndtr(np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS))
+    p = ndtr(_knots())
     share = (np.asarray(values)[None] <= p[:, None, None]).sum(1)
     return (share + PRIOR_COUNT * p[:, None]) / (len(values) + PRIOR_COUNT)
+
+
+def _knots():
+    return np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)
 
 
 def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
@@ -271,29 +271,25 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
     """
     from scipy.spatial import ConvexHull
     factor = temperature(truth, known["mean"], known["sd"])
-    found, learnt = {"errorbar": result["sd"] * factor}, {"temperature": factor}
-    if kind == "isotonic":
-        hull = ConvexHull(design)
-        near, levels = _nearness(hull.equations, known), list(LEVELS.values())
-        on_hull = (truth[:, None] == design[hull.vertices]).all(2).any(1)
-        h = 1.0
-        for _ in range(WIDENINGS):            # R narrows what h has widened, and so on
-            wide = _widened(known, 1.0 + (h - 1.0) * near)
-            curve = isotonic(pit_quantiles(truth, levels, [wide[name] for name in LEVELS]))
-            learnt |= {"widening": h, "recalibration": curve}
-            if 2 * on_hull.sum() < MIN_WIDENED:
-                break
-            h *= _shortfall(truth[on_hull], {n: v[on_hull] for n, v in
-                                             quantiles(wide, curve).items()})
-            h = float(np.clip(h, 1.0, MAX_WIDENING))
-        wide = _widened(result, 1.0 + (learnt["widening"] - 1.0)
-                        * _nearness(hull.equations, result))
-        found |= quantiles(wide, learnt["recalibration"])
-    return found, learnt
+    if kind == "temperature":
+        return {"errorbar": result["sd"] * factor}, {"temperature": factor}
+    hull, h = ConvexHull(design), 1.0
+    on_hull = (truth[:, None] == design[hull.vertices]).all(2).any(1)
+    for _ in range(WIDENINGS):            # R narrows what h has widened, and so on
+        wide = _widened(known, h, hull.equations)
+        curve = isotonic(pit_quantiles(truth, list(LEVELS.values()), list(wide.values())))
+        learnt = {"temperature": factor, "widening": h, "recalibration": curve}
+        if 2 * on_hull.sum() < MIN_WIDENED:
+            break
+        h *= _shortfall(truth[on_hull],
+                        *(value[on_hull] for value in list(quantiles(wide, curve).values())[1:4]))
+        h = float(np.clip(h, 1.0, MAX_WIDENING))
+    wide = _widened(result, learnt["widening"], hull.equations)
+    return {"errorbar": result["sd"] * factor} | quantiles(wide, curve), learnt
 
 
 def _nearness(equations, result):
-    """How much each posterior is at the hull, (n, 1) float64: 0 far inside, 1 with its mean there.
+    """How much each posterior is at the hull, (n, 1): 0 far inside, 1 with its mean there.
 
     By the distance of the mean to the nearest edge in units of the sd across that edge.
     """
@@ -304,16 +300,15 @@ def _nearness(equations, result):
     return np.clip((HULL_SD - distance) / (HULL_SD - FULL_SD), 0.0, 1.0)
 
 
-def _shortfall(truth, found):
+def _shortfall(truth, low, middle, high):
     """By what recalibrated 68 % intervals have to be multiplied to hold 68 % of the truths."""
-    low, middle, high = (found[f"recalibrated_{name}"] for name in ("q16", "q50", "q84"))
     half = np.where(truth > middle, high - middle, middle - low)
     return np.quantile(np.abs(truth - middle) / half, LEVELS["q84"] - LEVELS["q16"])
 
 
-def _widened(result, factor):
-    """Quantiles with their distances from the median multiplied by factor (n, 1)."""
-    middle = result["q50"]
+def _widened(result, h, equations):
+    """Quantiles with their distances from the median multiplied by up to h at the hull."""
+    middle, factor = result["q50"], 1.0 + (h - 1.0) * _nearness(equations, result)
     return {name: middle + factor * (result[name] - middle) for name in LEVELS}
 
 
@@ -326,13 +321,11 @@ def quantiles(result: dict[str, np.ndarray], curve: np.ndarray) -> dict[str, np.
     from scipy.special import ndtri
     known = np.stack([result[name] for name in LEVELS])
     scores = ndtri(np.array(list(LEVELS.values())))
-    knots = np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)
-    out = {f"recalibrated_{name}": np.empty_like(result["q50"]) for name in LEVELS}
+    out = np.empty_like(known)
     for k in range(2):
-        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
+        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), _knots())
         right = np.clip(np.searchsorted(scores, back), 1, len(scores) - 1)
         part = (back - scores[right - 1]) / (scores[right] - scores[right - 1])
         step = part[:, None] * (known[right, :, k] - known[right - 1, :, k])
-        for name, row in zip(LEVELS, known[right - 1, :, k] + step):
-            out[f"recalibrated_{name}"][:, k] = row
-    return out
+        out[:, :, k] = known[right - 1, :, k] + step
+    return {f"recalibrated_{name}": values for name, values in zip(LEVELS, out)}

@@ -1,7 +1,6 @@
 """The exact posterior of Omega_m and S_8 for many maps, by quadrature over the design's triangles.
 
-    truth = exact(emulator, summary)
-    truth.mean, truth.sd, truth.log_evidence
+    exact(emulator, summary).mean
 """
 import numpy as np
 from scipy.special import roots_legendre
@@ -29,8 +28,8 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     Mean, covariance and log-prior are linear inside a triangle, so the posterior is smooth there
     and converges exponentially with the order. The marginal densities that the quantiles need are
     integrals along LINES lines for each parameter.
-    summary: (n, d) float64.
-    order: int, points per side of a triangle of usual size, see sides().
+    emulator: Emulator; summary: (n, d) float64.
+    order: int, points per side of a triangle of usual size, see _sides().
     Returns Chains without acceptance, ess, rhat, tau and draws.
     Raises InputError for summaries or an order that make no sense.
     """
@@ -43,7 +42,7 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     for factor, low, high in FINER:
         some = np.flatnonzero((chi2 >= low) & (chi2 < high))
         if some.size:
-            points, lines, centre = tables(emulator, factor * order)
+            points, lines, centre = _tables(emulator, factor * order)
             found, these = _room(some.size), summary[some]
             on_threads(lambda part: kernels.quadrature(
                 points, lines, these[part], levels, shares,
@@ -65,23 +64,20 @@ def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
     A triangle of the design is cut into cells of equal area; a cell is drawn by its share of the
     posterior, and in it a point. Cells are about an eighth of a posterior's sd wide, so that its sd
     comes out 0.1 % too large.
-    summary: (n, d) float64; count: int; map_index: (n,) int, global index of each map, which with
-    the seed alone decides its random numbers.
+    emulator: Emulator; summary: (n, d) float64; count, seed: ints.
+    map_index: (n,) int, which with the seed alone decides a map's random numbers.
     Returns (n, 1, count, 2) float64.
     """
     summary = summaries(summary, emulator.d)
-    side = DRAW_CELLS * sides(emulator, ORDER)
+    side = DRAW_CELLS * _sides(emulator, ORDER)
     triangle = np.repeat(np.arange(len(side)), side**2)
     n, cell = side[triangle], np.concatenate([np.arange(k * k) for k in side])
     place = np.stack([cell // n, cell % n])
     area = triangle_areas(emulator.theta, emulator.triangles)[triangle] / n**2
-    white, base = whitened(emulator, triangle, _even((place + 0.5) / n), np.log(area))
+    white, base = _whitened(emulator, triangle, _even((place + 0.5) / n), np.log(area))
     out, block = np.empty((len(summary), 1, count, 2)), max(DRAW_BYTES // (8 * len(base)), 1)
     for first in range(0, len(summary), block):
-        these = summary[first:first + block]
-        density = np.empty((len(these), len(base)))
-        on_threads(lambda rows: kernels.log_posteriors(white, base, these[rows], density[rows]),
-                   len(these))
+        density = _densities(white, base, summary[first:first + block])
         for i, row in enumerate(density, first):
             rng = seeds.generator(seed, seeds.EXACT_DRAW, int(map_index[i]))
             upto = np.cumsum(np.exp(row - row.max()))
@@ -89,6 +85,14 @@ def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
             corners = _even((place[:, at] + rng.random((2, count))) / n[at])
             out[i, 0] = np.einsum("mc,mck->mk", corners,
                                   emulator.theta[emulator.triangles[triangle[at]]])
+    return out
+
+
+def _densities(white, base, summary):
+    """ln of the posterior density of summaries (n, d) at the points of _whitened(), (n, points)."""
+    out = np.empty((len(summary), len(base)))
+    on_threads(lambda rows: kernels.log_posteriors(white, base, summary[rows], out[rows]),
+               len(summary))
     return out
 
 
@@ -109,7 +113,7 @@ def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6
                      against: int = 12, maps: int = 64) -> np.ndarray:
     """How far exact() has converged: the largest difference of a mean or sd from a higher order.
 
-    summary: (n, d) float64, of which at most `maps`, at even distances, are looked at.
+    emulator: Emulator; summary: (n, d) float64, of which `maps`, at even distances, are looked at.
     orders, against: ints, of exact(), and the higher one.
     Returns (len(orders),) float64, in units of the sd; NaN without maps.
     """
@@ -122,14 +126,10 @@ def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6
                          np.abs(p.sd / best.sd - 1.0).max()) for p in parts])
 
 
-def tables(emulator: Emulator, order: int) -> tuple[kernels.Points, kernels.Lines, np.ndarray]:
-    """What the compiled quadrature takes of one emulator; order: int, see sides().
-
-    Returns points in triangles, points on lines, and (2,) float64 what the points, and so the
-    means, are relative to.
-    """
+def _tables(emulator, order):
+    """Points in triangles and on lines for the kernel, and what the points are relative to, (2,)."""
     theta, at = emulator.theta, emulator.triangles
-    side, centre, parts = sides(emulator, order), theta.mean(axis=0), []
+    side, centre, parts = _sides(emulator, order), theta.mean(axis=0), []
     for n in np.unique(side):
         t = np.flatnonzero(side == n)
         points, weight, corners = quadrature_points(theta, at[t], n)
@@ -140,16 +140,16 @@ def tables(emulator: Emulator, order: int) -> tuple[kernels.Points, kernels.Line
     first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
     on_line, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
     return (kernels.Points(np.ascontiguousarray(points.T), np.log(weight),
-                           *whitened(emulator, triangle, corners, np.log(weight))),
-            kernels.Lines(*whitened(emulator, on_line, line_corners, np.log(line_weight)), first,
+                           *_whitened(emulator, triangle, corners, np.log(weight))),
+            kernels.Lines(*_whitened(emulator, on_line, line_corners, np.log(line_weight)), first,
                           emulator.limits), centre)
 
 
-def sides(emulator: Emulator, order: int) -> np.ndarray:
-    """Points per side that each triangle gets: `order` if its corners' summaries are 4 sigma apart.
+def _sides(emulator, order):
+    """Points per side of each triangle (t,): `order` if its corners' summaries are 4 sigma apart.
 
     A posterior narrower than the triangle needs more: the side grows with the distance, from
-    0.7 order to MAX_SIDE. Returns (t,) int.
+    0.7 order to MAX_SIDE.
     """
     at = emulator.triangles
     inverse = np.linalg.inv(emulator.covariance)
@@ -166,9 +166,8 @@ def line_points(theta: np.ndarray, triangles: np.ndarray, axis: int, lines: int,
                 order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Gauss points on lines of constant parameter `axis`, the centres of equal cells of its range.
 
-    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta.
-    axis, lines: ints, 0 or 1, and how many; order: (t,) int, points where a line crosses a
-        triangle.
+    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta; axis, lines: ints.
+    order: (t,) int, points where a line crosses a triangle.
     Returns, sorted by line, triangle (m,) int, barycentric weights (m, 3), quadrature weights (m,)
     and where each line begins (lines + 1,) int64.
     """
@@ -208,12 +207,8 @@ def _ends(a, sort, c):
     return ends
 
 
-def whitened(emulator: Emulator, triangle: np.ndarray, corners: np.ndarray,
-             log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """kernels.quadrature.whiten() at points of triangles, the log-prior added to log_weight.
-
-    triangle: (m,) int; corners: (m, 3), barycentric weights, log_weight: (m,) float64.
-    """
+def _whitened(emulator, triangle, corners, log_weight):
+    """kernels.whiten() at barycentric points of triangles, the log-prior added to log_weight."""
     at = emulator.triangles[triangle]
     mean = np.einsum("pc,pcd->pd", corners, emulator.mean[at])
     covariance = np.einsum("pc,pcde->pde", corners, emulator.covariance[at])
@@ -221,14 +216,12 @@ def whitened(emulator: Emulator, triangle: np.ndarray, corners: np.ndarray,
     return kernels.whiten(mean, covariance, log_weight + log_prior)
 
 
-def survey(emulator: Emulator,
-           summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def survey(emulator: Emulator, summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A look at the posterior of each summary (n, d) on cosmologies, triangle centres and the hull.
 
     Returns best (n,) int, the cosmology of highest posterior; edge (n,) float64, ln of the highest
-    density on the hull's edge relative to the highest anywhere: 0 for a posterior that climbs to
-    the edge, below -3.1 if the edge is outside of the 95 % region; chi2 (n,) float64, of the
-    summary at cosmology best.
+    density on the hull's edge relative to the highest anywhere, below -3.1 if the edge is outside
+    of the 95 % region; chi2 (n,) float64, of the summary at cosmology best.
     """
     at, hull = emulator.triangles, np.argwhere(emulator.neighbours < 0)
     n, t, unit = len(emulator.theta), len(at), np.eye(3)
@@ -239,13 +232,11 @@ def survey(emulator: Emulator,
         vertex[at[:, k]], corner[at[:, k]] = np.arange(t), k
     triangle = np.concatenate([vertex, np.arange(t), np.repeat(hull[:, 0], PER_EDGE)])
     corners = np.concatenate([unit[corner], np.full((t, 3), 1.0 / 3.0), *along])
-    white, base = whitened(emulator, triangle, corners, np.zeros(len(triangle)))
+    white, base = _whitened(emulator, triangle, corners, np.zeros(len(triangle)))
     best, edge, chi2 = (np.empty(len(summary), kind) for kind in (int, float, float))
     for first in range(0, len(summary), BLOCK):
         part = slice(first, first + BLOCK)
-        these, out = summary[part], np.empty((len(summary[part]), len(base)))
-        on_threads(lambda rows: kernels.log_posteriors(white, base, these[rows], out[rows]),
-                   len(these))
+        out = _densities(white, base, summary[part])
         best[part] = out[:, :n].argmax(axis=1)
         edge[part] = out[:, n + t:].max(axis=1) - out.max(axis=1)
         chi2[part] = 2.0 * (base[best[part]] - out[:, :n].max(axis=1))
