@@ -37,7 +37,7 @@ examples:
 def parser() -> cli.Parser:
     """The options of this script."""
     from wl.maps import splits as maps
-    from wl.posterior import foreign, options as posterior
+    from wl.posterior import options as posterior
     from wl.summaries import options as summaries
     parser = cli.Parser(description=DESCRIPTION)
     parser.add_presets(summaries.PRESETS)
@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
     summaries.add_options(parser, loss="mse")
     posterior.add_options(parser)
     posterior.add_output_options(parser)
-    parser.epilog = f"{foreign.HELP}\n\n{parser.epilog}"
+    parser.epilog = f"{posterior.FOREIGN_HELP}\n\n{parser.epilog}"
     return cli.add_common(parser)
 
 
@@ -168,14 +168,14 @@ def given(args, posterior, shard) -> tuple:
     from wl.core.checks import InputError
     from wl.core.files import refuse_difference
     from wl.maps.dataset import open_set
-    from wl.posterior import foreign, infer
-    from wl.posterior.options import Wanted
+    from wl.posterior import infer
+    from wl.posterior.options import Wanted, is_foreign, read_foreign
     cli.prepare_process(args.threads)
-    if foreign.is_foreign(args.predictions):
+    if is_foreign(args.predictions):
         if is_elsewhere(args):
             raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps "
                              "itself; leave the option out")
-        predictions = foreign.read(args.predictions, args.seed)
+        predictions = read_foreign(args.predictions, args.seed)
     else:
         predictions = hdf5.read(args.predictions, "predictions")
     made, design = predictions.settings, predictions.groups["constant_data"]["design"]

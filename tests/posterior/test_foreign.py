@@ -7,7 +7,7 @@ from conftest import one_line
 
 from wl.core.checks import InputError
 from wl.core.params import EMULATOR, HOLDOUT, TEST
-from wl.posterior import foreign, infer
+from wl.posterior import infer, options as foreign
 from wl.scoring import report
 
 COLUMBIA = "columbia_cnn_predictions.npz"
@@ -43,7 +43,7 @@ def test_read(form, tmp_path):
     truth[[3, 500]] = np.nan
     path = written(tmp_path, form, summaries, truth)
     assert foreign.is_foreign(path)
-    file = foreign.read(path, 1)
+    file = foreign.read_foreign(path, 1)
     group, theta = file.groups["predictions"], file.groups["constant_data"]["design"]
     assert np.array_equal(group["summaries"], summaries)
     assert np.array_equal(group["split"] == TEST, np.isnan(truth[:, 0])) and (group["split"] == TEST).sum() == 2
@@ -52,7 +52,7 @@ def test_read(form, tmp_path):
     counts = np.bincount(group["cosmology"][group["split"] == EMULATOR])
     assert (counts == counts[0]).all() and counts[0] in (39, 40)
     assert infer.emulator_maps(file)[0].shape == (12, counts[0], 3)
-    again, other = foreign.read(path, 1), foreign.read(path, 2)
+    again, other = foreign.read_foreign(path, 1), foreign.read_foreign(path, 2)
     assert np.array_equal(again.groups["predictions"]["split"], group["split"])
     assert not np.array_equal(other.groups["predictions"]["split"], group["split"])
 
@@ -84,7 +84,7 @@ def test_refusals(tmp_path):
     for name, (arrays, word) in wrong.items():
         np.savez(tmp_path / f"{name}.npz", **arrays)
         with pytest.raises(InputError) as error:
-            foreign.read(tmp_path / f"{name}.npz", 1)
+            foreign.read_foreign(tmp_path / f"{name}.npz", 1)
         one_line(error, f"{name}.npz", word)
     (tmp_path / "text.npz").write_text("no")
     (tmp_path / "empty.csv").write_text("")
@@ -93,7 +93,7 @@ def test_refusals(tmp_path):
     np.savez(tmp_path / "pickle.npz", estimate=np.array([{}], object), truth=truth)
     for name in ("text.npz", "empty.csv", "head.csv", "words.csv", "pickle.npz", "missing.npz", "missing.csv"):
         with pytest.raises(InputError) as error:
-            foreign.read(tmp_path / name, 1)
+            foreign.read_foreign(tmp_path / name, 1)
         one_line(error, name)
     assert not foreign.is_foreign(tmp_path / "missing.h5")
 
@@ -109,4 +109,4 @@ def test_published_predictions_of_real_maps(real, script, tmp_path):
     for value in part["coverage_68"]:
         assert 0.655 < value < 0.695
     assert min(part["pit_p_value"]) > 0.01 and result["diagnostics"]["flagged"] < 42
-    assert foreign.read(real / COLUMBIA, 1).groups["predictions"]["split"].tolist().count(HOLDOUT) == 4183
+    assert foreign.read_foreign(real / COLUMBIA, 1).groups["predictions"]["split"].tolist().count(HOLDOUT) == 4183

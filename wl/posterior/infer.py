@@ -29,12 +29,13 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
     folder: Folder, where it goes
     wanted: Wanted, which maps
     Returns the path. Raises InputError where files with other settings stand in the way, RunError
-    where no chain ever moved. A map whose chain alone never moved is named and left without
-    numbers.
+    where no chain ever moved; a map whose chain alone never moved is named and gets NaN.
     """
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
-    inputs = _inputs(predictions, options, direct)
+    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
+    if not direct and options.prior not in PRIORS:
+        inputs["prior"] = hdf5.digest_file(options.prior)
     of_file = {**settings, **wanted.stored()}
     whole = direct or folder.is_whole("statistics.h5", "statistics")
     path = folder.out / wanted.file_name
@@ -66,8 +67,6 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
                  folder: Folder, wanted: Wanted) -> None:
     """Raise InputError, before any work, if the inference cannot end well.
 
-    The reasons: a design without area, too few realisations for raw covariances or for
-    recalibration, a prior's file that is no prior, a posterior with other settings in the folder.
     settings: dict, of the predictions that are there or still to be made
     n_emulator: int, realisations per cosmology of the emulator split
     theta: (n_cosmology, 2), the design
@@ -95,8 +94,7 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
 
     predictions: hdf5.File
     Returns summaries (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean
-    over them, and the maps' rows in the file (n_cosmology x n_realisation,), cosmology by
-    cosmology.
+    over them, and the maps' rows in the file, cosmology by cosmology.
     """
     data, constant = predictions.groups["predictions"], predictions.groups["constant_data"]
     rows = np.flatnonzero(data["split"] == EMULATOR)
@@ -111,12 +109,10 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
              seed: int) -> tuple[np.ndarray, dict] | None:
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
-    Error bars are fitted on these. Each fold of realisations gets mean and covariance of the
-    others.
+    Error bars are fitted on these. Each fold of realisations gets mean and covariance of the rest.
     emulator: emulator.Emulator, for its design and prior
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
-    options: PosteriorOptions
-    seed: int
+    options: PosteriorOptions; seed: int
     Returns the maps' cosmologies (n, 2) and their posteriors, a dict as of posterior.summarise();
     None where nothing is recalibrated.
     """
@@ -138,8 +134,7 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
         some = fold[(some + len(some) * np.arange(len(theta))[:, None]) % len(fold)]
         truth.append(np.repeat(theta, some.shape[1], axis=0))
         other = emulators.build(theta, mean, spread, prior=prior)
-        summaries = np.ascontiguousarray(
-            np.take_along_axis(per, some[..., None], axis=1).reshape(-1, per.shape[2]))
+        summaries = np.take_along_axis(per, some[..., None], axis=1).reshape(-1, per.shape[2])
         parts.append(quadrature.exact(other, summaries))
     return np.concatenate(truth), vars(join(parts))
 
@@ -148,7 +143,7 @@ def load_emulator(folder):
     """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5.
 
     folder: str or Path
-    Raises InputError, also where the two are of different runs, one of which was stopped.
+    Raises InputError, also where the two are of different runs.
     """
     from . import emulator
     folder = pathlib.Path(folder)
@@ -168,31 +163,6 @@ def load_emulator(folder):
                           prior if prior in PRIORS else constant["vertex_log_prior"])
 
 
-def prior_of(prior: str, theta: np.ndarray) -> str | np.ndarray:
-    """What emulator.build() takes as prior.
-
-    prior: str, of PRIORS or a file
-    theta: (n, 2), the design
-    Returns the word, or (n,) log densities from the file; warns where the design is too coarse for
-    it.
-    """
-    if prior in PRIORS:
-        return prior
-    from .emulator import read_prior
-    values, lost = read_prior(prior, theta)
-    if lost > MAX_PRIOR_LOSS:
-        warn(f"--prior {prior}: is finer than the design's cosmologies, between which ln density "
-             f"is linear; rms difference {lost:.2f} where it matters")
-    return values
-
-
-def _inputs(predictions, options, direct):
-    inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
-    if not direct and options.prior not in PRIORS:
-        inputs["prior"] = hdf5.digest_file(options.prior)
-    return inputs
-
-
 def _emulator(predictions, options, folder, settings, inputs):
     """The emulator, its summaries, and its part of the posterior's file; writes statistics.h5."""
     from . import emulator as emulators
@@ -209,9 +179,14 @@ def _emulator(predictions, options, folder, settings, inputs):
     folder.write("statistics.h5", "statistics", {"statistics": group},
                  coords={"param": np.array(PARAMS)}, settings={**settings, "orders": orders},
                  inputs=inputs, origin=predictions.origin)
-    made = emulators.build(theta, mean, spread, prior=prior_of(options.prior, theta))
-    prior = made.vertex_log_prior[:len(theta)]
-    return made, per, {"vertex_log_prior": Var(("cosmology",), prior)}
+    prior = options.prior
+    if prior not in PRIORS:
+        prior, lost = emulators.read_prior(prior, theta)
+        if lost > MAX_PRIOR_LOSS:
+            warn(f"--prior {options.prior}: is finer than the design's cosmologies, between which "
+                 f"ln density is linear; rms difference {lost:.2f} where it matters")
+    made = emulators.build(theta, mean, spread, prior=prior)
+    return made, per, {"vertex_log_prior": Var(("cosmology",), made.vertex_log_prior[:len(theta)])}
 
 
 def _sample(predictions, options, folder, emulator, wanted):
@@ -231,8 +206,7 @@ def _sample(predictions, options, folder, emulator, wanted):
         # a network's summaries are guesses of the parameters
         guess = summaries if predictions.settings["method"] == "network" else None
         chains = metropolis.metropolis(emulator, summaries, options, seed=folder.seed,
-                                       map_index=ids, guess=guess, keep=keep,
-                                       progress=progress)
+                                       map_index=ids, guess=guess, keep=keep, progress=progress)
     progress.close()
     if options.sampler == "exact":
         every = dataclasses.replace(wanted, shard=None).rows(data["split"])    # of all shards
@@ -303,10 +277,7 @@ def _groups(predictions, chosen, summary, constant):
 
 
 def _add_draws(groups, coords, chains, options, steps):
-    """The draws in /posterior and their densities in /sample_stats. steps: of the draws, or None.
-
-    float32 holds a draw to 3e-8 and halves the file.
-    """
+    """The draws in /posterior, /sample_stats; float32 holds one to 3e-8. steps: of them, or None."""
     dims, keep = ("chain", "draw", "map"), options.drawn(coords["map"])
     kind = Var(("map",), groups["summary"]["kind"].values[keep])
     draws = np.moveaxis(chains.draws.astype(np.float32), 0, 2)      # (chain, draw, map, param)

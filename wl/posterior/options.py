@@ -1,22 +1,26 @@
-"""How summaries become a posterior: the options, their checks, and the shards of a run.
+"""How summaries become a posterior: the options, their checks, and what comes in from elsewhere.
 
-Several jobs can share the maps of a run. Each writes a file of its own, as several writers cannot
-share one, and merge() joins them.
+Several jobs can share the maps of a run. Each writes a file of its own, a shard, and merge() joins
+them. read_foreign() takes the predictions of others, in the files that FOREIGN_HELP names.
 """
 import argparse
+import csv
 import dataclasses
 import os
+import pathlib
 import re
 
 import numpy as np
 
-from ..core.checks import InputError, Options, option
+from ..core import seeds
+from ..core.checks import InputError, Options, array, option
 from ..core.cli import add_shown
-from ..core.files import refuse_difference
-from ..core.hdf5 import Var, read, write
-from ..core.params import HOLDOUT, TEST
+from ..core.files import digest_file, refuse_difference
+from ..core.hdf5 import File, Var, arrays_of, read, write
+from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST
+from .covariance import SMOOTHS
 
-SMOOTHS, SAMPLERS = ("auto", "none", "always"), ("metropolis", "exact")
+SAMPLERS = ("metropolis", "exact")
 RECALIBRATIONS = ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
@@ -26,6 +30,17 @@ MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 
 BATCHES = 32                   # of a chain, for its autocorrelation time
 STORED = 500                   # draws of a chain: R-hat and ESS cost a tenth of the walk
 ONE_RUN = "merge shards of one run"
+
+SUMMARIES = ("summaries", "estimate", "estimates", "predictions", "prediction", "pred")
+TRUTHS = ("truth", "theta", "cosmology", "label", "labels", "params")
+EMULATOR_SHARE = 2 / 3         # of the maps that every cosmology has; the others are inferred
+FOREIGN_HELP = f"""predictions of others, --predictions FILE (.npz, .csv, .h5 or .hdf5):
+  arrays   {", ".join(SUMMARIES)}: (map, d), any d;
+           {", ".join(TRUTHS)}: (map, 2 or more), Omega_m and S_8 first; a map whose
+           cosmology is NaN is inferred and not scored
+  columns  of a .csv: Omega_m and S_8, all others are summaries
+  Two thirds of the maps of each cosmology, at random, feed the emulator; the others are inferred
+  and scored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +141,9 @@ class PosteriorOptions(Walk):
         """What a posterior depends on beyond the summaries. direct: bool, no emulator, no chain."""
         if direct:
             return {"recalibrate": self.recalibrate}
-        stored = dataclasses.asdict(self)
-        if self.sampler == "exact":
-            for field in dataclasses.fields(Walk):
-                if field.name != "draws":
-                    del stored[field.name]
-        return stored
+        walk = {field.name for field in dataclasses.fields(Walk)} - {"draws"}
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if self.sampler == "metropolis" or name not in walk}
 
     def drawn(self, ids: np.ndarray) -> np.ndarray:
         """Rows of the maps that keep draws. ids: (n,) int, the maps' numbers. Raises InputError."""
@@ -183,19 +195,11 @@ class Wanted:
     target: str
     shard: tuple | None = None
 
-    @property
-    def _every(self):
-        return slice(None) if self.shard is None else slice(self.shard[0] - 1, None, self.shard[1])
-
     def rows(self, code: np.ndarray) -> np.ndarray:
-        """Rows of a predictions file that are inferred.
-
-        code: (n_map,) int, the split of each
-        Returns (n,) int64.
-        """
-        test, holdout = self.target != "holdout", self.target != "test"
-        chosen = ((code == TEST) & test) | ((code == HOLDOUT) & holdout)
-        return np.flatnonzero(chosen)[self._every]
+        """Rows (n,) int64 of a predictions file that are inferred. code: (n_map,) int, splits."""
+        codes = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}[self.target]
+        first, every = self.shard or (1, 1)
+        return np.flatnonzero(np.isin(code, codes))[first - 1::every]
 
     @property
     def file_name(self) -> str:
@@ -212,11 +216,10 @@ def shard_of(text: str | None) -> tuple | None:
     """"I/N" as (I, N), I from 1; None stays None. Raises InputError."""
     if text is None:
         return None
-    head, _, tail = str(text).partition("/")
-    plain = all(t.isascii() and t.isdigit() and len(t) < 10 for t in (head, tail))
-    if not plain or not 1 <= int(head) <= int(tail):
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(text), re.ASCII)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 1/4, got {text!r}")
-    return int(head), int(tail)
+    return int(found[1]), int(found[2])
 
 
 def merge(paths: list, out) -> str:
@@ -294,3 +297,89 @@ def _join(group, files):
                                  f"{ONE_RUN}")
         variables[name] = Var(along, values, first.attrs[group][name])
     return variables, coords
+
+
+# ---------------------------------------------------------------- somebody else's predictions
+def is_foreign(path) -> bool:
+    """Whether a file holds predictions that wl did not make. path: str or Path."""
+    return pathlib.Path(path).suffix.lower() in (".npz", ".csv") or arrays_of(path) is not None
+
+
+def read_foreign(path, seed: int) -> File:
+    """The predictions of others as a predictions.h5 holds them, in memory.
+
+    path: str or Path, see FOREIGN_HELP
+    seed: int, decides which maps feed the emulator
+    Raises InputError.
+    """
+    path = pathlib.Path(path)
+    summaries, truth = _foreign_tables(path)
+    known, cosmologies = np.isfinite(truth).all(1), np.full(len(truth), -1, np.int32)
+    theta, cosmologies[known] = np.unique(truth[known], axis=0, return_inverse=True)
+    count = np.bincount(cosmologies[known], minlength=1)
+    n_emulator = round(EMULATOR_SHARE * count.min())
+    if len(theta) < 3 or n_emulator < 2:
+        raise InputError(f"{path}: expected at least 3 cosmologies of 3 maps or more, got "
+                         f"{len(theta)} of {count.min()} to {count.max()}")
+    realisation, split = np.arange(len(truth), dtype=np.int32), np.full(len(truth), TEST, np.int8)
+    for c in range(len(theta)):
+        rows = np.flatnonzero(cosmologies == c)
+        realisation[rows], split[rows] = np.arange(len(rows)), HOLDOUT
+        # maps at one place of all cosmologies may share a seed: with the same places everywhere,
+        # S_8 of the Columbia maps came out 0.24 sd off
+        split[seeds.generator(seed, seeds.SPLIT, c).permutation(rows)[:n_emulator]] = EMULATOR
+    digest, names = digest_file(path), [f"summary_{k}" for k in range(summaries.shape[1])]
+    group = {"summaries": summaries, "split": split, "cosmology": cosmologies,
+             "realisation": realisation}
+    return File(
+        path=path, kind="predictions", seed=seed, inputs={"label": digest}, dims={}, attrs={},
+        settings={"method": "given", "model": "given", "n_summary": summaries.shape[1],
+                  "target": "both" if (split == TEST).any() else "holdout"},
+        groups={"predictions": group, "constant_data": {"design": theta}},
+        coords={"predictions": {"map": np.arange(len(truth)), "summary": np.array(names)}},
+        versions={}, code_version="", created_at="", digest=digest,
+        origin={"name": path.stem, "predictions": str(path)})
+
+
+def _foreign_tables(path):
+    """Summaries (n, d) and cosmologies (n, 2), float64, of a file."""
+    kind = path.suffix.lower()
+    found = _columns(path) if kind == ".csv" else _npz(path) if kind == ".npz" else arrays_of(path)
+    for names in (SUMMARIES, TRUTHS):
+        if not set(names) & set(found):
+            raise InputError(f"{path}: expected an array called {', '.join(names[:-1])} or "
+                             f"{names[-1]}, got {', '.join(found) or 'none'}; see run_mcmc.py "
+                             "--help")
+    summaries, truth = (next(np.asarray(found[name]) for name in names if name in found)
+                        for names in (SUMMARIES, TRUTHS))
+    if truth.ndim != 2 or truth.shape[1] < 2 or truth.dtype.kind not in "fiu":
+        raise InputError(f"{path}: expected cosmologies of shape (map, 2 or more), got shape "
+                         f"{truth.shape} of {truth.dtype}; give Omega_m and S_8 of each map")
+    summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
+                      advice="give a row of finite numbers for each map")
+    return (np.ascontiguousarray(summaries, np.float64),
+            np.ascontiguousarray(truth[:, :2], np.float64))
+
+
+def _npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:             # a damaged archive raises anything from zipfile to NumPy
+        raise InputError(f"{path}: cannot be read as .npz ({error})") from None
+
+
+def _columns(path):
+    """Summaries and cosmologies of a .csv with a header."""
+    try:
+        with open(path, newline="") as stream:
+            head, *rows = csv.reader(stream)
+        head, values = [name.strip() for name in head], np.array(rows, dtype=np.float64)
+        if not set(PARAMS) < set(head) or len(set(head)) < len(head):
+            raise ValueError(f"its columns are {', '.join(head)}")
+        values = values.reshape(len(rows), len(head))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a first line with Omega_m, S_8 and the names of the "
+                         f"summaries, and numbers in all others ({error})") from None
+    at = [head.index(name) for name in PARAMS]
+    return {SUMMARIES[0]: np.delete(values, at, axis=1), TRUTHS[0]: values[:, at]}
