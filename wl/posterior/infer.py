@@ -277,7 +277,7 @@ def _groups(predictions, chosen, summary, constant):
 
 
 def _add_draws(groups, coords, chains, options, steps):
-    """The draws in /posterior, /sample_stats; float32 holds one to 3e-8. steps: of them, or None."""
+    """The draws in /posterior and /sample_stats; float32 holds them to 3e-8. steps: of draws."""
     dims, keep = ("chain", "draw", "map"), options.drawn(coords["map"])
     kind = Var(("map",), groups["summary"]["kind"].values[keep])
     draws = np.moveaxis(chains.draws.astype(np.float32), 0, 2)      # (chain, draw, map, param)

@@ -127,7 +127,7 @@ def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6
 
 
 def _tables(emulator, order):
-    """Points in triangles and on lines for the kernel, and what the points are relative to, (2,)."""
+    """Points in triangles and on lines for the kernel, and (2,) what points are relative to."""
     theta, at = emulator.theta, emulator.triangles
     side, centre, parts = _sides(emulator, order), theta.mean(axis=0), []
     for n in np.unique(side):
