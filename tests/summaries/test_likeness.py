@@ -66,3 +66,16 @@ def test_constant_numbers_and_few_maps(known):
     found = likeness.p_values({**BLOCKS, "flat": (10, 11)}, (s, flat), group, new)
     assert "p_value_flat" not in found and np.isfinite(found["p_value_all"]).all()
     assert likeness.p_values(BLOCKS, (s[:50], x[:50]), group[:50], new) == {}
+
+
+def test_a_number_that_few_maps_have_changes_nothing(known):
+    """A bin that is filled in three maps has no scatter where these are left out."""
+    (s, x), group = known
+    rare = np.zeros((len(x), 1))
+    rare[group == 0] = np.arange(30.0)[:, None]
+    new = maps(200, 8)
+    more = s, np.concatenate([x, rare], 1)
+    found = likeness.p_values(BLOCKS | {"two": range(6, 11)}, more, group,
+                              (new[0], np.pad(new[1], ((0, 0), (0, 1)))))
+    plain = likeness.p_values(BLOCKS, *known, new)
+    assert np.allclose(found["p_value_all"], plain["p_value_all"], rtol=1e-9)

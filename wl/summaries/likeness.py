@@ -60,7 +60,7 @@ def p_values(blocks: dict[str, Sequence[int]], known: tuple, group: np.ndarray,
              new: tuple) -> dict[str, np.ndarray]:
     """How often a map like the known ones is further off than each new map.
 
-    blocks: {name: columns of the statistics}; those of no variance are left out
+    blocks: {name: columns of the statistics}; one that is the same in 90 % of the maps is left out
     known: summaries (n, d) and statistics (n, c) of the emulator split
     group: (n,) int, the realisation of each; maps of one realisation are left out together
     new: summaries (m, d) and statistics (m, c) of the maps that are judged
@@ -68,13 +68,13 @@ def p_values(blocks: dict[str, Sequence[int]], known: tuple, group: np.ndarray,
     """
     part = np.unique(group, return_inverse=True)[1] % N_GROUP
     theirs, ours = np.zeros(len(part)), np.zeros(len(new[0]))
-    found = {}
+    found, known, new = {}, *([np.asarray(v, float) for v in pair] for pair in (known, new))
     for name, columns in blocks.items():
-        columns = np.asarray(columns)[known[1][:, columns].std(0) > 1e-6]
+        low, high = np.quantile(known[1][:, columns], (0.05, 0.95), axis=0)
+        columns = np.asarray(columns)[high - low > 1e-6]   # else none where those are left out
         if not len(columns) or len(part) < MAPS_PER_NUMBER * (len(columns) + 10):
             continue
-        (s, x), (s_new, x_new) = ((v[0].astype(float), v[1][:, columns].astype(float))
-                                  for v in (known, new))
+        s, x, s_new, x_new = known[0], known[1][:, columns], new[0], new[1][:, columns]
         chi2 = np.empty(len(part))
         for k in np.unique(part):
             rest = part != k
