@@ -198,20 +198,22 @@ def test_uniformity_of_maps_that_share_a_cosmology(rng):
 
 
 def test_quantiles_hold_at_the_hull(rng):
-    """Cosmologies on the hull, whose posteriors are pulled inwards: afterwards their intervals hold 68 %, and
-    those of cosmologies far inside too."""
+    """Cosmologies on the hull, one parameter more off than the other: each then holds 68 % there.
+
+    Cosmologies far inside do too.
+    """
     design = np.concatenate([10.0 * DESIGN / 50.0, rng.uniform(-3, 3, size=(40, 2))])
     index = np.tile(np.arange(43), 160)
     truth = design[index]
-    mean = truth + rng.normal(size=truth.shape) * np.where(index < 3, 1.6, 1.0)[:, None]
+    mean = truth + rng.normal(size=truth.shape) * np.where(index[:, None] < 3, [1.9, 1.4], 1.0)
     summary = gaussian_summary(mean - 0.03 * mean, np.ones_like(mean))
     half = np.arange(len(index)) < len(index) // 2
     known, new = ({k: v[part] for k, v in summary.items()} for part in (half, ~half))
     found, learnt = posterior.recalibrate("isotonic", new, truth[half], known, design)
-    assert 1.2 < learnt["widening"] <= 2.0
+    assert (1.2 < learnt["widening"]).all() and (learnt["widening"] <= 2.0).all()
     inside = (truth[~half] > found["recalibrated_q16"]) & (truth[~half] < found["recalibrated_q84"])
     for part in (index[~half] < 3, index[~half] >= 3):
-        assert abs(inside[part].mean() - 0.68) < 0.05
+        assert (np.abs(inside[part].mean(0) - 0.68) < 0.06).all()
 
 
 def gaussian_summary(mean, sd):
@@ -228,7 +230,8 @@ def test_isotonic_corrects_width_and_bias(rng):
         assert (np.diff(curve, axis=0) > 0).all()
         found, made_of = posterior.recalibrate("isotonic", gaussian_summary(mean[3000:], sd[3000:]), truth[:3000],
                                                gaussian_summary(mean[:3000], sd[:3000]), DESIGN)
-        assert np.allclose(made_of["recalibration"], curve, atol=1e-3) and made_of["widening"] == 1.0
+        assert np.allclose(made_of["recalibration"], curve, atol=1e-3)
+        assert (made_of["widening"] == 1.0).all()
         for low, high, level in (("q16", "q84", 0.68), ("q2_5", "q97_5", 0.95)):
             inside = (truth[3000:] > found[f"recalibrated_{low}"]) & (truth[3000:] < found[f"recalibrated_{high}"])
             assert (np.abs(inside.mean(0) - level) < 4 * np.sqrt(level * (1 - level) / 3000) + 0.01).all()

@@ -237,10 +237,11 @@ def _recalibrated(summary, known, options, predictions, quiet):
                                          predictions.groups["constant_data"]["design"])
     said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
     if "widening" in learnt:
-        said.append(f"quantiles at the hull {learnt['widening']:.2f} times wider")
+        wider = " and ".join(f"{h:.2f}" for h in learnt["widening"])
+        said.append(f"quantiles at the hull {wider} times wider")
     say(", ".join(said), quiet)
-    dims = {"temperature": ("param",), "recalibration": ("knot", "param"), "widening": ()}
-    return summary | more, {name: Var(dims[name], value) for name, value in learnt.items()}
+    return summary | more, {name: Var(("knot", "param")[-value.ndim:], value)
+                            for name, value in learnt.items()}
 
 
 def _warn(summary, ids, options, path):

@@ -20,7 +20,7 @@ MIN_ESS, MAX_RHAT, MIN_P_VALUE = 100.0, 1.05, 1e-3
 MAX_UNCONVERGED = 0.01         # share of a run's maps that may miss one of the two by chance
 HULL_SD = 2.0                  # a posterior whose mean is so many sd inside the hull is not at it
 FULL_SD = 0.5                  # and from here on it wholly is
-MAX_WIDENING, MIN_WIDENED = 2.0, 20      # factor, and values that it can be fitted on
+MAX_WIDENING, MIN_WIDENED = 2.0, 20      # factor, and maps that it can be fitted on
 WIDENINGS = 5                  # rounds of the fit
 KNOTS = 41                     # of R, at equal distances of the normal score
 MAX_SCORE = 4.0                # normal score of the outermost knots
@@ -267,23 +267,23 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
     result, known: of summarise() or gaussian(), known of maps of the emulator split.
     truth: (k, 2) float64, of those maps; design: (n_cosmology, 2) float64.
     Returns two dicts: for the result, (n, 2) float64 each; "temperature" (2,) and, if isotonic,
-    "widening" h, a float, and "recalibration" (KNOTS, 2).
+    "widening" h (2,) and "recalibration" (KNOTS, 2).
     """
     from scipy.spatial import ConvexHull
     factor = temperature(truth, known["mean"], known["sd"])
     if kind == "temperature":
         return {"errorbar": result["sd"] * factor}, {"temperature": factor}
-    hull, h = ConvexHull(design), 1.0
+    hull, h = ConvexHull(design), np.ones(2)
     on_hull = (truth[:, None] == design[hull.vertices]).all(2).any(1)
     for _ in range(WIDENINGS):            # R narrows what h has widened, and so on
         wide = _widened(known, h, hull.equations)
         curve = isotonic(pit_quantiles(truth, list(LEVELS.values()), list(wide.values())))
         learnt = {"temperature": factor, "widening": h, "recalibration": curve}
-        if 2 * on_hull.sum() < MIN_WIDENED:
+        if on_hull.sum() < MIN_WIDENED:
             break
-        h *= _shortfall(truth[on_hull],
-                        *(value[on_hull] for value in list(quantiles(wide, curve).values())[1:4]))
-        h = float(np.clip(h, 1.0, MAX_WIDENING))
+        short = _shortfall(truth[on_hull], *(v[on_hull] for v in
+                                             list(quantiles(wide, curve).values())[1:4]))
+        h = np.clip(h * short, 1.0, MAX_WIDENING)
     wide = _widened(result, learnt["widening"], hull.equations)
     return {"errorbar": result["sd"] * factor} | quantiles(wide, curve), learnt
 
@@ -303,7 +303,7 @@ def _nearness(equations, result):
 def _shortfall(truth, low, middle, high):
     """By what recalibrated 68 % intervals have to be multiplied to hold 68 % of the truths."""
     half = np.where(truth > middle, high - middle, middle - low)
-    return np.quantile(np.abs(truth - middle) / half, LEVELS["q84"] - LEVELS["q16"])
+    return np.quantile(np.abs(truth - middle) / half, LEVELS["q84"] - LEVELS["q16"], axis=0)
 
 
 def _widened(result, h, equations):
