@@ -281,9 +281,8 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
         learnt = {"temperature": factor, "widening": h, "recalibration": curve}
         if on_hull.sum() < MIN_WIDENED:
             break
-        short = _shortfall(truth[on_hull], *(v[on_hull] for v in
-                                             list(quantiles(wide, curve).values())[1:4]))
-        h = np.clip(h * short, 1.0, MAX_WIDENING)
+        inner = [value[on_hull] for value in list(quantiles(wide, curve).values())[1:4]]
+        h = np.clip(h * _shortfall(truth[on_hull], *inner), 1.0, MAX_WIDENING)
     wide = _widened(result, learnt["widening"], hull.equations)
     return {"errorbar": result["sd"] * factor} | quantiles(wide, curve), learnt
 
