@@ -27,19 +27,18 @@ def submit(path, out, force: bool = False) -> int:
     there, if the file is a shard, or if a zip with other contents stands in the way.
     """
     maps = read_maps(path)
-    shard = maps.file.settings.get("shard")
-    if shard is not None and list(shard)[-1] != 1:
-        raise InputError(f"{path}: is shard {shard[0]} of {shard[1]}, a submission needs all test "
-                         "maps; merge the shards first")
+    one, of = maps.file.settings.get("shard") or (1, 1)
+    if of != 1:
+        raise InputError(f"{path}: is shard {one} of {of}, a submission needs all test maps; merge "
+                         "the shards first")
     test = np.flatnonzero(maps.split == TEST)
     if not test.size:
         raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target "
                          "test")
-    number = maps.realisation
-    test = test[np.argsort(number[test], kind="stable")]
-    if not np.array_equal(number[test], np.arange(len(test))):
-        raise InputError(f"{path}: expected test maps 0 to {number[test].max()} once each, "
-                         f"got {len(test)}; run with --target test on the whole set")
+    test = test[np.argsort(maps.realisation[test], kind="stable")]
+    if not np.array_equal(maps.realisation[test], np.arange(len(test))):
+        raise InputError(f"{path}: expected test maps 0 to {maps.realisation[test].max()} once "
+                         f"each, got {len(test)}; run with --target test on the whole set")
     failed = "the sampler failed for this map"
     mean, sd = (array(f"{path}: summary/{name} of the test maps", maps.summary[name][test],
                       (None, 2), advice=failed) for name in ("mean", maps.bars))
@@ -101,15 +100,17 @@ def _getdist(file, prefix):
     draws = np.stack([file.groups["posterior"][p] for p in PARAMS], axis=-1)
     lp = file.groups.get("sample_stats", {}).get("lp", np.zeros(draws.shape[:-1]))
     for k, number in enumerate(file.coords["posterior"]["map"]):
-        root = f"{prefix.name}_map{number}"
+        root = prefix.with_name(f"{prefix.name}_map{number}")
         for chain in range(len(draws)):
             table = np.column_stack([np.ones(draws.shape[1]), -lp[chain, :, k], draws[chain, :, k]])
-            with atomic(prefix.with_name(f"{root}_{chain + 1}.txt")) as part:
+            path = root.with_name(f"{root.name}_{chain + 1}.txt")
+            with atomic(path) as part:
                 np.savetxt(part, table, fmt="%.9g")
-            yield prefix.with_name(f"{root}_{chain + 1}.txt")
-        with atomic(prefix.with_name(f"{root}.paramnames")) as part:
+            yield path
+        path = root.with_name(f"{root.name}.paramnames")
+        with atomic(path) as part:
             part.write_text("".join(f"{name} {LATEX[name]}\n" for name in PARAMS))
-        yield prefix.with_name(f"{root}.paramnames")
+        yield path
 
 
 def _csv(maps, out):

@@ -3,6 +3,7 @@
 Colours are those of Okabe & Ito and of viridis, which colour-blind eyes tell apart; lines differ in
 their dashes too, for print.
 """
+import contextlib
 import pathlib
 
 import numpy as np
@@ -20,13 +21,6 @@ MAX_BARS = 300             # maps whose error bars are drawn; more would hide ea
 CHOSEN = 4                 # maps whose contours are drawn
 GRID = 160                 # points of a contour along each parameter
 PIT_BINS = 20
-SUFFIXES = (".png", ".pdf")
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    import importlib.util
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 class Scored:
@@ -37,53 +31,37 @@ class Scored:
 
     def __init__(self, maps, result: dict):
         pick = maps.subsets()[result["scored"]]
-        self._maps, self._rows, self._emulator = maps, np.flatnonzero(pick), None
-        self.numbers, self.truth = maps.numbers(pick), maps.truth[pick]
+        self.maps, self.rows = maps, np.flatnonzero(pick)
+        self.numbers, self.truth, self.ids = maps.numbers(pick), maps.truth[pick], maps.ids[pick]
         self.mean, self.bars = self.numbers.mean, self.numbers.sd
-        self.sd, self.ids = maps.summary["sd"][pick], maps.ids[pick]
-        self.split, self.realisation = maps.split[pick], maps.realisation[pick]
-        self.design, self.folder = maps.design, maps.folder
         self.pit = score.probabilities(self.truth, self.numbers)
-        self.each = score.challenge_score(self.truth, self.mean, self.bars)
         file = hdf5.read(maps.path, "posterior", groups=("posterior",))
         self._draws = file.groups.get("posterior")
-        self._kept = file.coords.get("posterior", {}).get("map", np.arange(0))
-        self.has_draws = np.flatnonzero(np.isin(self.ids, self._kept))
+        self.kept = file.coords.get("posterior", {}).get("map", np.arange(0))
+        self.emulator = None
+        if maps.path.name == "posterior.h5" and maps.path.with_name("statistics.h5").is_file():
+            from ..posterior.infer import load_emulator
+            with contextlib.suppress(InputError):              # of another run
+                self.emulator = load_emulator(maps.path.parent)
 
     def draws(self, i: int) -> np.ndarray | None:
         """Draws (m, 2) of map i, None if the file keeps none."""
-        at = np.flatnonzero(self._kept == self.ids[i])
-        if not at.size:
-            return None
-        return np.stack([self._draws[name][..., at[0]].ravel() for name in PARAMS], axis=1)
+        at = np.flatnonzero(self.kept == self.ids[i])
+        return None if not at.size else np.stack(
+            [self._draws[name][..., at[0]].ravel() for name in PARAMS], axis=1)
 
     def density(self, i: int, points: np.ndarray) -> np.ndarray:
-        """Density of map i at points (m, 2) up to a factor: of its run's emulator, if there."""
-        if self._emulator is None:
-            self._emulator = self._load() or False
-        if self._emulator:
-            summary = self._maps.file.groups["observed_data"]["summaries"][self._rows[i]]
-            value = self._emulator.log_posterior(points, summary[None])[0]
+        """Density of map i at points (m, 2) up to a factor: its emulator's, else a Gaussian."""
+        if self.emulator is not None:
+            summary = self.maps.file.groups["observed_data"]["summaries"][self.rows[i]]
+            value = self.emulator.log_posterior(points, summary[None])[0]
         else:
             rho = 0.0 if self.numbers.correlation is None else self.numbers.correlation[i]
-            a, b = ((points - self.mean[i]) / self.sd[i]).T
-            value = -0.5 * (a * a - 2.0 * rho * a * b + b * b) / max(1.0 - rho * rho, 1e-9)
+            value = -0.5 * score.joint_distance(
+                points, *(np.broadcast_to(value[self.rows[i]], points.shape) for value in
+                          (self.maps.summary["mean"], self.maps.summary["sd"])),
+                np.full(len(points), rho))
         return np.exp(value - value.max())
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether density() is the posterior's own, and not the Gaussian of its moments."""
-        return bool(self._emulator)
-
-    def _load(self):
-        from ..posterior.infer import load_emulator
-        path = self._maps.path
-        if path.name != "posterior.h5" or not path.with_name("statistics.h5").is_file():
-            return None
-        try:
-            return load_emulator(path.parent)
-        except InputError:                 # of another run
-            return None
 
 
 def draw_all(scored, folder: pathlib.Path) -> dict:
@@ -106,10 +84,9 @@ def compare(results: list, folder: pathlib.Path) -> dict:
 
     results: dicts of report.score_posterior()
     """
-    results = [r for r in results if r["score"] is not None]
+    results = sorted((r for r in results if r["score"] is not None), key=lambda r: r["score"])
     if not results:
         return {}
-    results = sorted(results, key=lambda r: r["score"])
     figure = _blank(6.5, 1.2 + 0.35 * len(results))
     axis = figure.subplots()
     names = [pathlib.Path(r["path"]).parent.name for r in results]
@@ -130,10 +107,9 @@ def _blank(width, height):
 
 def _save(figure, path):
     """The PNG of a figure, and the PDF beside it."""
-    for suffix in SUFFIXES:
+    for suffix, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
         with atomic(path.with_suffix(suffix)) as part:
-            figure.savefig(part, dpi=150, metadata={"CreationDate": None} if suffix == ".pdf"
-                           else {"Software": None})
+            figure.savefig(part, dpi=150, metadata={stamp: None})
     return path.with_suffix(".png")
 
 
@@ -148,21 +124,13 @@ def _truth(figure, scored):
         axis.set(xlabel=f"true {LABELS[k]}", ylabel=f"inferred {LABELS[k]}")
 
 
-def _by_cosmology(scored, values):
-    """Mean of values (n, ...) over the maps of each true cosmology: cosmologies, means."""
-    theta, which = np.unique(scored.truth, axis=0, return_inverse=True)
-    sums = np.zeros((len(theta), *values.shape[1:]))
-    np.add.at(sums, which.ravel(), values)
-    count = np.bincount(which.ravel())
-    return theta, sums / count.reshape(-1, *[1] * (values.ndim - 1))
-
-
 def _plane(figure, axis, scored, values, label, colours):
-    """Values of each cosmology as colours over the plane of Omega_m and S_8."""
-    theta, mean = _by_cosmology(scored, values)
+    """Means over the maps of each true cosmology as colours over the plane of Omega_m and S_8."""
+    theta, which = np.unique(scored.truth, axis=0, return_inverse=True)
+    mean = np.bincount(which, values) / np.bincount(which)
     limit = np.abs(mean).max()
     span = {"vmin": -limit, "vmax": limit} if colours == "PuOr" else {}
-    axis.scatter(*scored.design.T, s=10, color="white", edgecolors=GREY, linewidths=0.5)
+    axis.scatter(*scored.maps.design.T, s=10, color="white", edgecolors=GREY, linewidths=0.5)
     points = axis.scatter(*theta.T, c=mean, s=34, cmap=colours, edgecolors="black", linewidths=0.4,
                           **span)
     figure.colorbar(points, ax=axis, label=label)
@@ -176,18 +144,18 @@ def _residuals(figure, scored):
 
 
 def _design(figure, scored):
-    _plane(figure, figure.subplots(), scored, scored.each, "score", "viridis")
+    each = score.challenge_score(scored.truth, scored.mean, scored.bars)
+    _plane(figure, figure.subplots(), scored, each, "score", "viridis")
 
 
 def _calibration(figure, scored):
     axes = figure.subplots(1, 3)
     level = np.linspace(0.02, 0.98, 49)
-    half = np.abs(2.0 * scored.pit - 1.0)
     axes[0].plot([0, 1], [0, 1], color="black", lw=1)
     for k, (colour, dash) in enumerate(((BLUE, "-"), (ORANGE, "--"))):
-        axes[0].plot(level, [(half[:, k] <= v).mean() for v in level], color=colour, ls=dash,
+        axes[0].plot(level, score.coverage_curve(scored.pit[:, k], level), color=colour, ls=dash,
                      label=LABELS[k])
-        expected = len(half) / PIT_BINS
+        expected = len(scored.pit) / PIT_BINS
         axes[k + 1].axhspan(expected - 2 * np.sqrt(expected), expected + 2 * np.sqrt(expected),
                             color="0.88")
         axes[k + 1].hist(scored.pit[:, k], PIT_BINS, (0, 1), color=colour, histtype="step", lw=1.5,
@@ -201,7 +169,8 @@ def _calibration(figure, scored):
 
 
 def _contours(figure, scored):
-    drawn = scored.has_draws if len(scored.has_draws) else np.arange(len(scored.truth))
+    drawn = np.flatnonzero(np.isin(scored.ids, scored.kept))
+    drawn = drawn if drawn.size else np.arange(len(scored.truth))
     order = drawn[np.argsort(scored.truth[drawn, 0], kind="stable")]
     chosen = order[np.unique(np.linspace(0, len(order) - 1, CHOSEN + 2).astype(int)[1:-1])]
     axes = np.atleast_1d(figure.subplots(1, len(chosen), squeeze=False)[0])
@@ -213,13 +182,13 @@ def _contours(figure, scored):
 
 def _posterior(axis, scored, i):
     """Regions of 68 and 95 % of map i: exact (or Gaussian), and of its chain if it kept draws."""
-    mean, sd, truth = scored.mean[i], scored.sd[i], scored.truth[i]
+    mean, sd, truth = scored.mean[i], scored.maps.summary["sd"][scored.rows[i]], scored.truth[i]
     low, high = np.minimum(mean - 4 * sd, truth - sd), np.maximum(mean + 4 * sd, truth + sd)
     x, y = (np.linspace(low[k], high[k], GRID) for k in range(2))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     density = scored.density(i, points).reshape(GRID, GRID)
     axis.contour(x, y, density, _levels(density), colors=BLUE, linewidths=1.2)
-    axis.plot([], [], color=BLUE, label="exact" if scored.is_exact else "Gaussian")
+    axis.plot([], [], color=BLUE, label="exact" if scored.emulator else "Gaussian")
     draws = scored.draws(i)
     if draws is not None:
         from scipy.ndimage import gaussian_filter
@@ -247,15 +216,14 @@ def _levels(density):
 
 def _map(figure, scored):
     """The first scored test map, smoothed, over its posterior."""
-    where = [scored.folder / name for name in (dataset.TEST_FILE, dataset.MASK_FILE)]
-    test = np.flatnonzero(scored.split == TEST)
+    where = [scored.maps.folder / name for name in (dataset.TEST_FILE, dataset.MASK_FILE)]
+    test = np.flatnonzero(scored.maps.split[scored.rows] == TEST)
     if not test.size or not all(path.is_file() for path in where):
         return False
     from scipy.ndimage import gaussian_filter
     i, mask = test[0], np.load(where[1])
-    values = np.load(where[0], mmap_mode="r")[scored.realisation[i]].astype(np.float64)
-    frame = np.zeros(mask.shape)
-    frame[mask] = values
+    row, frame = scored.maps.realisation[scored.rows[i]], np.zeros(mask.shape)
+    frame[mask] = np.load(where[0], mmap_mode="r")[row]
     weight = gaussian_filter(mask.astype(float), 2.0)
     frame = np.where(mask, gaussian_filter(frame, 2.0) / np.maximum(weight, 0.05), np.nan).T
     limit = np.nanquantile(np.abs(frame), 0.995)
@@ -267,7 +235,6 @@ def _map(figure, scored):
     _posterior(below, scored, i)
     below.set_title("its posterior", fontsize=9)
     below.legend(frameon=False, fontsize=7)
-    return True
 
 
 # name of the file: function(figure, scored) that returns False without data, inches, caption

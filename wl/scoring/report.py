@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -19,6 +20,7 @@ SCHEMA_VERSION = 1
 MAX_LISTED = 4              # so many maps without truth are listed one by one
 MAX_QUADRATURE_ERROR = 0.01 # sd, of a mean or sd
 STAMPS = ("label", "noisy_test")         # what of a set a limit depends on
+LIMIT_SETTINGS = ("count", "prior", "nuisances", "n_gal", "field")
 
 
 def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1) -> dict:
@@ -26,8 +28,7 @@ def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1) ->
 
     path: str or Path, posterior.h5 of any method
     data: str or Path, folder with the label files; None for the one in the file's settings
-    bootstrap: int, resamples
-    seed: int, of the bootstrap
+    bootstrap, seed: ints, resamples
     Returns what score.json holds, and "path". The headline "score" is that of the test maps, else
     of the hold-out ones, None where no truth is known. Raises InputError.
     """
@@ -43,8 +44,8 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
               "bootstrap": {"count": bootstrap, "seed": seed}, "notes": notes,
               "label_variance": design.var(axis=0).tolist(),
               "prior_only_score": score.prior_score(design) if design.std(0).all() else None,
-              "scored": None, "score": None, "score_error": None, "limit": None,
-              "spectrum": None, "subsets": {}}
+              "subsets": {},
+              **dict.fromkeys(("scored", "score", "score_error", "limit", "spectrum"))}
     subsets = maps.subsets()
     for name, pick in subsets.items():
         clustered = maps.cluster is not None and not name.startswith("test")
@@ -84,13 +85,10 @@ def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
 
     folder: Path, of the data, where `python -m wl.validate limit` left the limit
     keys: split, cosmology and realisation, (n,) int64 each
-    truth: (n, 2)
-    posterior: score.Posterior
-    count, seed: ints, of the bootstrap
-    Returns None without a limit of these maps, else a dict: n, score, score_error (of the limit),
-    expected_score (what the limit's error bars promise), difference, difference_error (this
-    posterior minus the limit, map by map) and the limit's settings count, prior, nuisances, n_gal,
-    field; and notes, a list of str.
+    truth: (n, 2); posterior: score.Posterior; count, seed: ints, of the bootstrap
+    Returns None without a limit of these maps, else a dict: n, score, score_error, expected_score
+    (of the limit), difference, difference_error (this posterior minus the limit, map by map) and
+    the limit's settings LIMIT_SETTINGS; and notes, a list of str.
     """
     where = folder / dataset.LIMIT_FILE
     if not where.is_file():
@@ -105,7 +103,6 @@ def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
         if name in other.file.inputs and other.file.inputs[name] not in found:
             return None, [f"{where} was made from another {name} file; repeat python -m "
                           f"wl.validate limit --data {folder}"]
-    summary = other.summary
     row_of = {key: row for row, key in
               enumerate(zip(other.split, other.cosmology, other.realisation))}
     rows = np.array([row_of.get(key, -1) for key in zip(*keys)])
@@ -113,27 +110,24 @@ def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
     if both.sum() < 2:
         return None, []
     rows, truth = rows[both], truth[both]
-    limit = score.challenge_score(truth, summary["mean"][rows], summary["sd"][rows])
+    mean, sd = (other.summary[name][rows] for name in ("mean", "sd"))
+    limit = score.challenge_score(truth, mean, sd)
     ours = score.challenge_score(truth, posterior.mean[both], posterior.sd[both])
     values = np.stack([limit, ours - limit], axis=1)
     error = score.bootstrap_means(values, count, seed).std(axis=0, ddof=1)
-    named = ("count", "prior", "nuisances", "n_gal", "field")
     return {"n": int(both.sum()), "score": float(limit.mean()), "score_error": float(error[0]),
-            "expected_score": float(score.expected_score(summary["sd"][rows]).mean()),
+            "expected_score": float(score.expected_score(sd).mean()),
             "difference": float(values[:, 1].mean()), "difference_error": float(error[1]),
-            **{name: other.file.settings.get(name) for name in named}}, []
+            **{name: other.file.settings.get(name) for name in LIMIT_SETTINGS}}, []
 
 
 def _spectrum_beside(result):
     """The score of the power spectrum on the same maps, if a run of it stands beside this one."""
     for path in sorted(pathlib.Path(result["path"]).resolve().parent.parent.glob("*/score.json")):
-        try:
-            other = json.loads(path.read_text())
-            same = (other["truth"], other["scored"]) == (result["truth"], result["scored"])
-            if same and result["truth"] and other["settings"].get("method") == "spectrum":
-                return {"score": other["score"], "score_error": other["score_error"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
+        other = _score_in(path)
+        same = all(other.get(name) == result[name] for name in ("truth", "scored"))
+        if same and result["truth"] and other.get("settings", {}).get("method") == "spectrum":
+            return {name: other[name] for name in ("score", "score_error")}
     return None
 
 
@@ -150,8 +144,7 @@ def _diagnostics(summary):
         flag = summary["flag"].astype(np.int64)
         counts = {text.replace("_", " "): int(((flag & bit) != 0).sum())
                   for bit, text in FLAGS.items()}
-        out["flagged"] = int((flag != 0).sum())
-        out["flags"] = {text: count for text, count in counts.items() if count}
+        out |= {"flagged": int((flag != 0).sum()), "flags": {k: n for k, n in counts.items() if n}}
     return out
 
 
@@ -159,12 +152,12 @@ def _without_truth(maps, pick):
     """Mean error bars of the maps whose truth nobody has, and each posterior if they are few."""
     if not pick.any():
         return None
-    summary, realisation = maps.summary, maps.realisation
-    mean, sd = summary["mean"], summary[maps.bars]
+    mean, sd = maps.summary["mean"], maps.summary[maps.bars]
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(sd[pick], axis=0).tolist()}
     if pick.sum() <= MAX_LISTED:
-        p_value = summary.get("p_value", np.full(len(pick), np.nan))
-        out["maps"] = [{"map": int(realisation[i]), "mean": mean[i].tolist(), "sd": sd[i].tolist(),
+        p_value = maps.summary.get("p_value", np.full(len(pick), np.nan))
+        out["maps"] = [{"map": int(maps.realisation[i]), "mean": mean[i].tolist(),
+                        "sd": sd[i].tolist(),
                         "p_value": float(p_value[i]) if np.isfinite(p_value[i]) else None}
                        for i in np.flatnonzero(pick)]
     return out
@@ -180,23 +173,21 @@ def out_of_distribution(path, other) -> dict:
     """
     def chi2_of(path):
         maps = read_maps(path)
-        summary = maps.summary
-        values = summary.get("chi2", np.full(1, np.nan))
-        if "p_value_all" in summary:                      # of hand-made statistics: sees more
-            values = -np.log(np.maximum(summary["p_value_all"], 1e-300))
+        values = maps.summary.get("chi2", np.full(1, np.nan))
+        if "p_value_all" in maps.summary:                 # of hand-made statistics: sees more
+            values = -np.log(np.maximum(maps.summary["p_value_all"], 1e-300))
         if np.isnan(values).any():
             raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
-        return values, maps, maps.file.groups["observed_data"].get("summaries")
+        return values, maps, maps.file.groups["observed_data"]["summaries"].shape[1]
 
-    inside, maps, ours = chi2_of(path)
+    inside, maps, d = chi2_of(path)
     if str(other).endswith(".npy"):
         test = maps.split == TEST
         number, inside = maps.realisation[test], inside[test]
         label = dataset.read_kinds(other, int(number.max(initial=-1)) + 1)
         inside, outside = inside[~label[number]], inside[label[number]]
     else:
-        outside, _, theirs = chi2_of(other)
-        d, d_other = ours.shape[1], theirs.shape[1]
+        outside, _, d_other = chi2_of(other)
         if d != d_other:
             raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}, so "
                              "that their chi2 cannot be compared; give a run with the same "
@@ -212,18 +203,22 @@ def save(result: dict) -> pathlib.Path:
     Raises InputError where it cannot be written, or would replace a score by none.
     """
     path = _beside(result["path"], "score.json")
-    if result["score"] is None and path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except (OSError, ValueError):
-            before = {}
-        if before.get("score") is not None and before.get("digest") == result["digest"]:
-            raise InputError(f"{path}: keeps the score of these maps, whose truth is not in "
-                             "the --data given")
+    before = _score_in(path) if result["score"] is None else {}
+    if before.get("score") is not None and before.get("digest") == result["digest"]:
+        raise InputError(f"{path}: keeps the score of these maps, whose truth is not in the --data "
+                         "given")
     content = {key: value for key, value in result.items() if key != "path"}
     with atomic(path) as part:
         part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path
+
+
+def _score_in(path):
+    """What a score.json holds, {} without a readable one."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _beside(path, name):
@@ -241,7 +236,7 @@ def publish(maps: Maps, result: dict, with_report: bool = True,
     pictures: bool, whether they are drawn
     Returns the paths of what was written, which an unwritable folder makes fewer, with a warning.
     """
-    from . import figures, page
+    from . import figures
     written, drawn = [], {}
     try:
         written.append(save(result))
@@ -249,12 +244,12 @@ def publish(maps: Maps, result: dict, with_report: bool = True,
         warn(f"no new score.json, {error}")
     try:
         if with_report and pictures:
-            if result["scored"] is not None and figures.available():
+            if result["scored"] is not None and find_spec("matplotlib"):
                 scored = figures.Scored(maps, result)
                 drawn = figures.draw_all(scored, _beside(maps.path, "figures"))
             where = _beside(maps.path, "report.html")
-            tables = [table.verdict(result), table.details(result)]
-            page.write(where, f"wl: {result['path']}", tables, drawn)
+            texts = [table.verdict(result), table.details(result)]
+            table.page(where, f"wl: {result['path']}", texts, drawn)
             written.append(where)
     except InputError as error:
         warn(error)
@@ -266,14 +261,14 @@ def publish_comparison(results: list[dict], with_figures: bool = True) -> None:
 
     results: dicts of score_maps(); with_figures: bool, whether anything is written
     """
-    from . import figures, page
+    from . import figures
     folders = [pathlib.Path(result["path"]).resolve().parent for result in results]
     home = pathlib.Path(os.path.commonpath(folders))
     try:
         if with_figures:
-            drawn = figures.compare(results, home) if figures.available() else {}
+            drawn = figures.compare(results, home) if find_spec("matplotlib") else {}
             texts = [table.overview(results), *map(table.details, results)]
-            page.write(home / "comparison.html", f"wl: runs in {home.name}", texts, drawn)
+            table.page(home / "comparison.html", f"wl: runs in {home.name}", texts, drawn)
     except InputError as error:
         warn(error)
 
@@ -315,7 +310,7 @@ def check_convergence(path, allowed: bool) -> None:
     if reason is None and error is not None and error[-1] > MAX_QUADRATURE_ERROR:
         reason = (f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give "
                   "--sampler metropolis")
-    if reason is not None and not allowed:
-        raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")
     if reason is not None:
+        if not allowed:
+            raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")
         warn(reason)

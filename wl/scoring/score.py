@@ -10,8 +10,7 @@ import numpy as np
 from ..core import params
 from ..core.checks import InputError, array
 from ..core.params import SCORE_WEIGHT
-from ..posterior.posterior import (
-    checked, coverage_curve, pit, pit_quantiles, uniform_p_value)
+from ..posterior.posterior import checked, coverage_curve, pit, pit_quantiles, uniform_p_value
 
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
 
@@ -28,10 +27,9 @@ quantiles: {name of params.LEVELS: (n, 2)}, those there are
 
 # ---------------------------------------------------------------- the score
 def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """The three terms of the challenge's score for each map and parameter.
+    """The terms e^2/sd^2, ln sd^2 and 1000 e^2 of the challenge's score, (n, 3, 2) float64.
 
     truth, mean, sd: (n, 2) float64
-    Returns (n, 3, 2): e^2/sd^2, ln sd^2 and 1000 e^2; the score of a map is minus their sum.
     Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
     """
     truth, mean, sd = checked(truth, mean, sd)
@@ -40,31 +38,25 @@ def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarr
 
 
 def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Score of each map (higher is better), whose mean over the maps is the challenge's.
+    """Score of each map (higher is better), (n,) float64; their mean is the challenge's.
 
-    - sum over Omega_m and S_8 of (e^2/sd^2 + ln sd^2 + 1000 e^2); Dai et al. 2026,
-    arXiv:2604.14451.
+    It is minus the sum of score_terms(); Dai et al. 2026, arXiv:2604.14451.
     truth, mean, sd: (n, 2) float64
-    Returns (n,) float64. Raises InputError as score_terms() does.
+    Raises InputError as score_terms() does.
     """
     return -score_terms(truth, mean, sd).sum(axis=(1, 2))
 
 
 def expected_score(sd: np.ndarray) -> np.ndarray:
-    """Score of each map that its error bars promise: its expectation where <e^2> = sd^2.
-
-    sd: (n, 2) float64
-    Returns (n,) float64. The score of an exact posterior scatters about it from map to map.
-    """
+    """Score (n,) that error bars sd (n, 2) promise: the expectation where <e^2> = sd^2."""
     sd = np.asarray(sd, dtype=np.float64)
     return -(1.0 + 2.0 * np.log(sd) + SCORE_WEIGHT * sd**2).sum(axis=1)
 
 
 def prior_score(theta: np.ndarray) -> float:
-    """Score of an answer that knows only the design: its mean and sd for every map.
+    """Score of an answer that knows only the design theta (n_cosmology, 2): its mean and sd.
 
-    theta: (n_cosmology, 2)
-    Returns -7.56 for the challenge's 101 cosmologies.
+    That is -7.56 for the challenge's 101 cosmologies.
     """
     theta = np.asarray(theta, dtype=np.float64)
     mean, sd = (np.broadcast_to(value, theta.shape) for value in (theta.mean(0), theta.std(0)))
@@ -76,9 +68,7 @@ def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
     """Means over resampled maps; their standard deviation is the error of the mean.
 
     values: (n, k), one row per map
-    count: int, resamples
-    seed: int; the same seed and n draw the same maps, so that differences of two runs can be taken
-        resample by resample
+    count, seed: ints, resamples; the same seed and n draw the same maps
     cluster: (n,) int; maps of equal number depend on each other and are drawn together; or None
     Returns (count, k) float64.
     """
@@ -101,44 +91,11 @@ def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
 
 
 # ---------------------------------------------------------------- calibration
-def sbc_ranks(truth: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Number of draws below the truth (Talts et al. 2018, arXiv:1804.06788).
-
-    truth: (n, 2)
-    draws: (n, k, 2), thinned until independent
-    Returns (n, 2) int, uniform on 0 ... k if calibrated.
-    """
-    return (np.asarray(draws) < np.asarray(truth)[:, None]).sum(axis=1)
-
-
-def tarp(truth: np.ndarray, draws: np.ndarray, seed: int = 1) -> np.ndarray:
-    """Share of draws nearer to a random reference than the truth is.
-
-    Lemos et al. 2023, arXiv:2302.03026. References are uniform in the box of the truths, distances
-    in units of its sides. The rank of the truth among the k + 1 is spread over its step at random,
-    so that few draws do not show.
-    truth: (n, 2)
-    draws: (n, k, 2)
-    seed: int
-    Returns (n,) float64, uniform in (0, 1) if the joint posterior is calibrated.
-    """
-    truth, draws = np.asarray(truth, dtype=np.float64), np.asarray(draws, dtype=np.float64)
-    low, side = truth.min(axis=0), np.ptp(truth, axis=0)
-    side = np.where(side > 0, side, 1.0)
-    rng = np.random.default_rng(seed)
-    reference = low + side * rng.random(truth.shape)
-    far = (((truth - reference) / side)**2).sum(axis=1)
-    near = (((draws - reference[:, None]) / side)**2).sum(axis=2) < far[:, None]
-    return (near.sum(axis=1) + rng.random(len(truth))) / (draws.shape[1] + 1.0)
-
-
 def joint_distance(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray,
                    correlation: np.ndarray) -> np.ndarray:
-    """Squared Mahalanobis distance of the truth.
+    """Squared Mahalanobis distance of the truth, (n,): chi2 of 2 degrees of freedom if calibrated.
 
-    truth, mean, sd: (n, 2)
-    correlation: (n,)
-    Returns (n,) float64, chi2 with 2 degrees of freedom if calibrated.
+    truth, mean, sd: (n, 2); correlation: (n,)
     """
     truth, mean, sd = checked(truth, mean, sd)
     rho = array("correlation", correlation, (len(truth),))
@@ -150,14 +107,12 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
                         low: float = 0.001, high: float = 0.05) -> float:
     """Mean true-positive rate of a test for maps that the simulations do not cover.
 
-    The rate is averaged over false-positive rates at equal ratios, the metric of the challenge's
-    second phase. The threshold of each is the value that so many of the inside maps exceed, on the
-    straight line between two of them.
+    The mean is over false-positive rates at equal ratios, the metric of the challenge's second
+    phase; a test that knows nothing has 0.0127. Between two maps the ROC curve is straight.
     inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations'
         distribution and of others; larger is more suspect, inf allowed
-    count: int, false-positive rates
-    low, high: floats, the first and the last
-    Returns 0.0127 for a test that knows nothing, the mean of the rates. Raises InputError.
+    count, low, high: int and floats, false-positive rates, the first and the last
+    Raises InputError.
     """
     inside, outside = (array(f"{name}-distribution maps", np.asarray(value, np.float64), (None,),
                              finite=False) for name, value in (("in", inside), ("out-of", outside)))
@@ -176,28 +131,12 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
     return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
 
 
-def rank_p_value(ranks: np.ndarray, n_draws: int, bins: int = 20) -> float:
-    """p-value of a chi2 test that ranks are uniform on 0 ... n_draws.
-
-    ranks: (n,) int
-    n_draws: int
-    bins: int, at most
-    """
-    from scipy.special import chdtrc
-    bins = min(bins, n_draws + 1)
-    share = np.bincount(np.arange(n_draws + 1) * bins // (n_draws + 1), minlength=bins)
-    count = np.bincount(np.asarray(ranks) * bins // (n_draws + 1), minlength=bins)
-    expected = share / (n_draws + 1) * count.sum()
-    return float(chdtrc(bins - 1, ((count - expected)**2 / expected).sum()))
-
-
 # ---------------------------------------------------------------- all of it for one set of maps
 def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarray, *,
               count: int = 1000, seed: int = 1, cluster: np.ndarray | None = None) -> dict:
     """Everything that run_score.py reports of one set of maps.
 
-    truth: (n, 2)
-    posterior: Posterior
+    truth: (n, 2); posterior: Posterior
     label_variance: (2,), of the design, the unit of the mean squared error
     count, seed, cluster: of bootstrap_means()
     Returns a dict of plain numbers: an error beside each mean, None where undefined, lists in the
@@ -207,8 +146,7 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     truth, mean, sd = checked(truth, posterior.mean, posterior.sd)
     terms = score_terms(truth, mean, sd)
     columns = _columns(truth, posterior._replace(mean=mean, sd=sd), terms, label_variance)
-    table = np.concatenate([v.reshape(len(truth), -1) for v in columns.values()], axis=1)
-    table = table.astype(np.float64)
+    table = np.column_stack([*columns.values()]).astype(np.float64)
     n_independent = len(truth) if cluster is None else len(np.unique(cluster))
     spread = np.full(table.shape[1], np.nan)
     if n_independent > 1 and count > 1:
@@ -229,9 +167,8 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     out["r2"] = [None if v == 0 else float(1.0 - m / v)
                  for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]
     levels, below = np.arange(1, 10) / 10, probabilities(truth, posterior)
-    curves = {"error_bars": pit(truth, mean, sd)}
-    if len(posterior.quantiles) == len(params.LEVELS):
-        curves["quantiles"] = below
+    whole = len(posterior.quantiles) == len(params.LEVELS)
+    curves = {"error_bars": pit(truth, mean, sd), **({"quantiles": below} if whole else {})}
     out["coverage_curve"] = {"level": _plain(levels), **{
         name: _plain(coverage_curve(values, levels)) for name, values in curves.items()}}
     _, same = np.unique(truth, axis=0, return_inverse=True)
@@ -257,29 +194,26 @@ def _columns(truth, posterior, terms, label_variance):
     columns = {"score": -terms.sum(axis=(1, 2)), "expected_score": expected_score(sd),
                "mse": offset**2 / np.asarray(label_variance), "bias": offset, "mean_sd": sd,
                "mean_pull2": terms[:, 0]}
+    columns["mse_mean"] = columns["mse"].mean(axis=1)
     if plain_sd is not None:
         columns["score_plain"] = challenge_score(truth, mean, plain_sd)
-    columns["mse_mean"] = columns["mse"].mean(axis=1)
     for name, (probability, width) in LEVELS.items():
-        inside = np.abs(offset) <= width * sd
-        columns[f"coverage_{name}"] = inside
-        columns[f"coverage_{name}_mean"] = inside.mean(axis=1)
+        inside = {"": np.abs(offset) <= width * sd}
+        if set(params.INTERVALS[name]) <= set(quantiles):
+            low, high = (quantiles[q] for q in params.INTERVALS[name])
+            inside["_quantiles"] = (low <= truth) & (truth <= high)
+        for kind, values in inside.items():
+            columns |= {f"coverage_{name}{kind}": values,
+                        f"coverage_{name}{kind}_mean": values.mean(axis=1)}
         if plain_sd is not None:
             columns[f"coverage_{name}_plain"] = np.abs(offset) <= width * np.asarray(plain_sd)
         if correlation is not None:
             distance = joint_distance(truth, mean, sd, correlation)
             columns[f"coverage_{name}_joint"] = distance <= -2.0 * np.log1p(-probability)
-        if set(params.INTERVALS[name]) <= set(quantiles):
-            low, high = (quantiles[q] for q in params.INTERVALS[name])
-            inside = (low <= truth) & (truth <= high)
-            columns[f"coverage_{name}_quantiles"] = inside
-            columns[f"coverage_{name}_quantiles_mean"] = inside.mean(axis=1)
     return columns
 
 
 def _plain(value):
     """Numbers and lists for JSON; NaN becomes None."""
     value = np.asarray(value, dtype=np.float64)
-    if value.ndim:
-        return [_plain(v) for v in value]
-    return float(value) if np.isfinite(value) else None
+    return np.where(np.isfinite(value), value.astype(object), None).tolist()

@@ -1,19 +1,22 @@
-"""Scores as aligned text: a line for each of several posteriors, and all figures of one."""
+"""Scores as text, and as one page with pictures: a verdict, a line a run, all figures of one."""
+import base64
+import html
 import pathlib
 import textwrap
 
 import numpy as np
 
+from ..core.files import atomic
 from ..core.params import PARAMS
 
-TITLES = {"test": "test", "test_on_design": "test, on design",
-          "test_off_design": "test, off design", "holdout": "holdout",
+TITLES = {"test_on_design": "test, on design", "test_off_design": "test, off design",
           "test_at_hull": "at the hull", "holdout_at_hull": "at the hull",
           "emulator": "emulator (seen)", "train": "train (seen)"}
 SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma",
          "recalibrate", "shard")
 # of each set of maps: title, key of score.summarise(), digits, scale
-ROWS = (("score", "score", 2, 1), ("score that the error bars promise", "expected_score", 2, 1),
+ROWS = (("maps", "n", 0, 1), ("score", "score", 2, 1),
+        ("score that the error bars promise", "expected_score", 2, 1),
         ("score before recalibration", "score_plain", 2, 1),
         ("MSE / label variance", "mse_mean", 4, 1))
 # the same for each parameter
@@ -36,13 +39,28 @@ SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.
         ("rhat_max", "R-hat at most {rhat_max:.3f}"),
         ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})"))
 
-
-# central interval: its probability in %, how far the coverage may lie from it
-NOMINAL = {"68": (68.0, 2.0), "95": (95.0, 1.5)}
-BARS = {"68": 68.3, "95": 95.4}          # of one and two error bars, without quantiles
+# central interval: its probability in %, how far the coverage may lie from it; that of error bars
+NOMINAL = {"68": (68.0, 2.0, 68.3), "95": (95.0, 1.5, 95.4)}
 MIN_P = 1e-3               # of the uniformity of PIT, for a verdict without a warning
 PUBLISHED = 8.68           # the organisers' network and sampler, on the real test maps
 WIDTH = 80
+MAX_NAME = 26              # letters of a run in a table
+MAX_NEW = 20               # new maps that are listed one by one
+UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
+
+HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<style>
+body {{ font-family: system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; }}
+pre {{ background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: 0.9em; }}
+figure {{ margin: 2em 0; }}
+img {{ max-width: 100%; height: auto; }}
+figcaption {{ color: #444; }}
+</style></head><body>
+<h1>{title}</h1>
+"""
 
 
 def verdict(result: dict, written: list = ()) -> str:
@@ -51,25 +69,27 @@ def verdict(result: dict, written: list = ()) -> str:
     result: of report.score_posterior()
     written: Paths of the files that belong to it
     """
-    path, lines = pathlib.Path(result["path"]), []
-    if result["scored"] is None:
-        part = result["without_truth"]
-        lines.append(f"No truth is known for these {part['n']} maps: nothing is scored.")
+    path, scored = pathlib.Path(result["path"]), result["scored"]
+    if scored is None:
+        lines = [f"No truth is known for these {result['without_truth']['n']} maps: nothing is "
+                 "scored."]
     else:
-        part = result["subsets"][result["scored"]]
-        lines.append(f"Score {_pm(part, 'score', 2)} on {part['n']} {result['scored']} maps; "
-                     "higher is better.")
-        lines.append(_baselines(result))
-        lines += _bars_verdict(part)
-    found = result["diagnostics"]
-    if found.get("flagged"):
-        lines.append("Flagged: " + ", ".join(
-            f"{n} {text}" for text, n in found["flags"].items()) + ".")
-    lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines]
+        part = result["subsets"][scored]
+        others = [] if result["prior_only_score"] is None else [
+            f"design alone {result['prior_only_score']:.2f}"]
+        others += [f"{words} {_pm(result[name], 'score', 2)}" for name, words in
+                   (("spectrum", "power spectrum"), ("limit", "information limit")) if result[name]]
+        lines = [f"Score {_pm(part, 'score', 2)} on {part['n']} {scored} maps; higher is better.",
+                 f"Beside it: {', '.join(others)}; published recipe {PUBLISHED} (real maps).",
+                 _bars_verdict(part)]
+    flags = result["diagnostics"].get("flags")
+    if flags:
+        lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + ".")
+    lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
     names = sorted({f.parent.name + "/" if f.parent != path.parent else f.name for f in written})
     lines.append(f"Files: {', '.join([path.name, *names])} in {path.parent}")
     lines.append(f"Next: python run_score.py {path} "             # whole, to be copied
-                 + ("--details" if result["scored"] else "--submission entry.zip"))
+                 + ("--details" if scored else "--submission entry.zip"))
     return "\n".join(lines)
 
 
@@ -78,34 +98,23 @@ def last_line(result: dict) -> str:
     said = {"score": None, "error": None, "maps": 0, "kind": result["scored"]}
     if result["scored"] is not None:
         part = result["subsets"][result["scored"]]
-        said |= {"score": f"{part['score']:.4f}", "error": part["score_error"], "maps": part["n"],
+        error = part["score_error"]
+        said |= {"score": f"{part['score']:.4f}", "error": error and f"{error:.4f}",
+                 "maps": part["n"],
                  **{f"in{name}": f"{value:.1f}" for name, value, *_ in _coverages(part)},
-                 "bars": "hold" if not _off(part) else "fail"}
-        if said["error"] is not None:
-            said["error"] = f"{said['error']:.4f}"
+                 "bars": "fail" if _off(part) else "hold"}
     said |= {"flagged": result["diagnostics"].get("flagged", 0), "file": result["path"]}
     return "wl-result " + " ".join(f"{name}={value}" for name, value in said.items())
-
-
-def _baselines(result):
-    """What the score is beside other answers to the same maps."""
-    others = []
-    if result["prior_only_score"] is not None:
-        others.append(f"design alone {result['prior_only_score']:.2f}")
-    for name, words in (("spectrum", "power spectrum"), ("limit", "information limit")):
-        if result[name] is not None:
-            others.append(f"{words} {_pm(result[name], 'score', 2)}")
-    return f"Beside it: {', '.join(others)}; published recipe {PUBLISHED} (real maps)."
 
 
 def _coverages(part):
     """Name, value, error, nominal one and tolerance, in %, of the intervals that are reported."""
     quantiles = "coverage_68_quantiles_mean" in part and "coverage_95_quantiles_mean" in part
-    for name, (nominal, allowed) in NOMINAL.items():
+    for name, (nominal, allowed, of_bars) in NOMINAL.items():
         key = f"coverage_{name}_{'quantiles_' * quantiles}mean"
         error = part[f"{key}_error"]
         yield (name, 100 * part[key], None if error is None else 100 * error,
-               nominal if quantiles else BARS[name], allowed)
+               nominal if quantiles else of_bars, allowed)
 
 
 def _off(part):
@@ -117,45 +126,37 @@ def _off(part):
 def _bars_verdict(part):
     """Whether the intervals hold, and what to do if not; nothing of a single map."""
     if part["coverage_68_mean_error"] is None:
-        return
+        return ""
     off = _off(part)
     shown = [f"{value:.1f} +- {error:.1f} % ({name})" for name, value, error, *_ in
              _coverages(part)]
     answer = "yes" if not off else f"no, too {'wide' if off > 0 else 'narrow'}"
-    yield f"Error bars hold: {answer}; truths inside: {', '.join(shown)}."
-    if off:
-        yield "More realisations for the emulator (--emulator-fraction, --folds) may help."
-    for name, p, bias, sd in zip(PARAMS, part["pit_p_value"], part["bias"], part["mean_sd"]):
-        if p < MIN_P:
-            yield (f"{name} is biased: it comes out {abs(bias) / sd:.2f} error bars too "
-                   f"{'high' if bias > 0 else 'low'} on average, or its posterior is misshapen "
-                   f"(p = {p:.0e} for truths even in it). More emulator maps may help.")
-
-
-MAX_NAME = 26              # letters of a run in a table
-MAX_NEW = 20               # new maps that are listed one by one
-UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
+    said = [f"Error bars hold: {answer}; truths inside: {', '.join(shown)}."]
+    said += [f"{name} comes out {abs(bias) / sd:.2f} error bars too {'high' if bias > 0 else 'low'}"
+             f" on average, or its posterior is misshapen (p = {p:.0e})." for name, p, bias, sd in
+             zip(PARAMS, part["pit_p_value"], part["bias"], part["mean_sd"]) if p < MIN_P]
+    if off or len(said) > 1:
+        said.append("More maps for the emulator (--emulator-fraction, --folds) may help.")
+    return " ".join(said)
 
 
 def new_maps(path, summary: dict, bars: str) -> str:
     """What a trained run says of new maps, whose truth nobody has, in lines of at most 80 columns.
 
     path: Path of the posterior
-    summary: {name: (n, ...)}, its group
-    bars: str, the variable that holds the error bars
+    summary: {name: (n, ...)}, its group; bars: str, the variable that holds the error bars
     """
-    mean, sd, p_value = summary["mean"], summary[bars], summary.get("p_value_all",
-                                                                   summary.get("p_value"))
+    mean, sd = summary["mean"], summary[bars]
+    p_value = summary.get("p_value_all", summary.get("p_value"))
     lines = [f"{len(mean)} new maps, mean error bars "
              + ", ".join(f"{v:.4f} ({p})" for v, p in zip(np.nanmean(sd, axis=0), PARAMS)) + "."]
     if p_value is not None:
-        found = int((p_value < UNLIKELY).sum())
-        enough = found <= UNLIKELY * len(mean) + 3.0 * np.sqrt(UNLIKELY * len(mean)) + 1.0
+        found, expected = int((p_value < UNLIKELY).sum()), UNLIKELY * len(mean)
         lines.append(f"{found} of them with a p-value below {UNLIKELY:g}; of maps like those "
-                     f"that trained {UNLIKELY * len(mean):.1f}.")
-        if not enough:
+                     f"that trained {expected:.1f}.")
+        if found > expected + 3.0 * np.sqrt(expected) + 1.0:
             lines.append("Distrust these posteriors: other depth, mask, sky or systematics?")
-    rows = [("map", *PARAMS, "p-value")[:3 + (p_value is not None)]]
+    rows = [("map", *PARAMS, *["p-value"] * (p_value is not None))]
     for i, (m, s) in enumerate(zip(mean[:MAX_NEW], sd)):
         values = [f"{a:.4f} +- {b:.4f}" for a, b in zip(m, s)]
         rows.append((str(i), *values, *([] if p_value is None else [f"{p_value[i]:.3g}"])))
@@ -171,8 +172,7 @@ def overview(results: list) -> str:
     results: dicts of report.score_posterior()
     """
     rows = [("run", "maps", "n", "score", "MSE/var", "in 68 %", "in 95 %")]
-    for result in sorted(results, key=lambda r: -np.inf if r["score"] is None else r["score"],
-                         reverse=True):
+    for result in sorted(results, key=lambda r: np.inf if r["score"] is None else -r["score"]):
         path = pathlib.Path(result["path"])
         run = path.parent.name if path.name == "posterior.h5" else f"{path.parent.name}/{path.name}"
         run = run if len(run) <= MAX_NAME else "..." + run[3 - MAX_NAME:]
@@ -203,16 +203,14 @@ def details(result: dict) -> str:
     if result["without_truth"]:
         lines += _without_truth(result["without_truth"])
     if "out_of_distribution" in result:
-        ood = result["out_of_distribution"]
-        lines.append(f"  out of distribution by p-value: mean true-positive rate {ood['tpr']:.3f} "
-                     f"({ood['n_out']} maps against {ood['n_in']})")
+        lines.append("  out of distribution by p-value: mean true-positive rate {tpr:.3f} ({n_out} "
+                     "maps against {n_in})".format(**result["out_of_distribution"]))
     found = result["diagnostics"]
     said = [text.format(**found) for key, text in SAID if key in found]
     if found.get("flagged"):
         said.append(f"{found['flagged']} map{'s' * (found['flagged'] > 1)} flagged ("
                     + ", ".join(f"{n} {text}" for text, n in found["flags"].items()) + ")")
-    if said:
-        lines.append("  " + "; ".join(said))
+    lines += ["  " + "; ".join(said)] * bool(said)
     return "\n".join(lines + [f"  note: {note}" for note in result["notes"]])
 
 
@@ -221,9 +219,9 @@ def describe_limit(limit: dict) -> str:
     exact = limit["count"] == "exact"
     how = "exact, Gaussian sky" if exact else "forecast for a Gaussian sky by counting modes"
     text = (f"information limit of these maps ({how}, {limit['prior']} prior): "
-            f"{limit['score']:.2f} +- {limit['score_error']:.2f}, expected "
-            f"{limit['expected_score']:.2f}; this run {abs(limit['difference']):.2f} +- "
-            f"{limit['difference_error']:.2f} {'below' if limit['difference'] <= 0 else 'above'}")
+            f"{_pm(limit, 'score', 2)}, expected {limit['expected_score']:.2f}; this run "
+            f"{abs(limit['difference']):.2f} +- {limit['difference_error']:.2f} "
+            f"{'below' if limit['difference'] <= 0 else 'above'}")
     if exact and limit["difference"] > 3.0 * limit["difference_error"]:
         text += ", which cannot be: look for truth that leaks into the posterior"
     elif limit["difference"] > 0 and limit["field"] != "gaussian":
@@ -242,7 +240,7 @@ def _figures(parts):
                 title = title if param is None else f"{PARAMS[param]}: {title}"
                 rows.append((title, *(_pm(part, key, digits, scale, param) for part in parts)))
 
-    add([("maps", "n", 0, 1), *ROWS])
+    add(ROWS)
     for param in range(len(PARAMS)):
         add(PARAM_ROWS, param)
     curves = [part["coverage_curve"] for part in parts]
@@ -276,7 +274,25 @@ def _pm(part, key, digits, scale=1, at=None):
 
 
 def _align(rows, left, indent=""):
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join((indent + "  ".join(cell.ljust(w) if i < left else cell.rjust(w)
                                          for i, (cell, w) in enumerate(zip(row, widths)))).rstrip()
                      for row in rows)
+
+
+def page(path, title: str, texts: list[str], pictures: dict) -> None:
+    """Write a page that needs no other file.
+
+    path: str or Path; title: str
+    texts: the first stands above the pictures, the others below
+    pictures: {caption: Path of a PNG}
+    Raises InputError if the folder cannot be used.
+    """
+    first, *others = (f"<pre>{html.escape(text)}</pre>\n" for text in texts)
+    parts = [HEAD.format(title=html.escape(title)), first]
+    for caption, picture in pictures.items():
+        data, said = base64.b64encode(picture.read_bytes()).decode(), html.escape(caption)
+        parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{said}">'
+                     f"<figcaption>{said}.</figcaption></figure>\n")
+    with atomic(path) as part:
+        part.write_text("".join([*parts, *others, "</body></html>\n"]), encoding="utf-8")

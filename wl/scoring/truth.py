@@ -1,8 +1,5 @@
-"""Posterior files joined with the truth of their maps: the only place that reads it.
-
-    maps = open_maps("data/runs/main/posterior.h5")
-    maps.truth, maps.summary["mean"]
-"""
+"""Posterior files joined with the truth of their maps: the only place that reads it."""
+import contextlib
 import dataclasses
 import pathlib
 
@@ -23,17 +20,13 @@ GROUPS = ("summary", "observed_data", "constant_data")
 class Maps:
     """The maps of a posterior file.
 
-    path: Path
-    file: hdf5.File
-    folder: Path of the data
-    split, cosmology, realisation: (n,) int64
-    ids: (n,) int, the coordinate `map`
+    path: Path; file: hdf5.File; folder: Path of the data
+    split, cosmology, realisation: (n,) int64; ids: (n,) int, the coordinate `map`
     summary: {name: (n, ...)}
     truth: (n, 2), NaN where nobody has it; without a truth that was read, all NaN
     design: (n_cosmology, 2) or None
     cluster: (n,) numbers that dependent hold-out maps share, or None
-    digests: {name: sha256} of the files read
-    notes: list of str
+    digests: {name: sha256} of the files read; notes: list of str
     """
     path: pathlib.Path
     file: hdf5.File
@@ -61,44 +54,40 @@ class Maps:
 
     def numbers(self, pick: np.ndarray) -> score.Posterior:
         """Of some maps, recalibrated where the file has it."""
-        summary, quantiles = self.summary, {}
-        for name in LEVELS:
-            found = summary.get(f"recalibrated_{name}", summary.get(name))
-            if found is not None:
-                quantiles[name] = found[pick]
+        some = {name: values[pick] for name, values in self.summary.items()}
+        quantiles = {name: some.get(f"recalibrated_{name}", some.get(name)) for name in LEVELS}
         return score.Posterior(
-            summary["mean"][pick], summary[self.bars][pick],
-            summary["sd"][pick] if self.bars != "sd" else None,
-            summary["correlation"][pick] if "correlation" in summary else None, quantiles)
+            some["mean"], some[self.bars], some["sd"] if self.bars != "sd" else None,
+            some.get("correlation"), {n: v for n, v in quantiles.items() if v is not None})
 
     def subsets(self) -> dict:
         """{name: bool (n,)} of the maps to score apart, the headline first."""
         known = np.isfinite(self.truth[:, 0]) & ~self.failed
-        test, near = known & (self.split == TEST), np.zeros(len(self.split), bool)
-        off = np.abs(self.truth[test][:, None] - self.design[None]).max(axis=2)
-        near[test] = (off <= ON_DESIGN).any(axis=1)
-        found = {"test": test}
-        if (test & ~near).any():
-            found |= {"test_on_design": test & near, "test_off_design": test & ~near}
-        found |= {SPLITS[code]: known & (self.split == code) for code in (HOLDOUT, EMULATOR, TRAIN)}
-        found = {name: pick for name, pick in found.items() if pick.any()}
-        if found and len(self.design) > 3:
+        found = {SPLITS[code]: known & (self.split == code)
+                 for code in (TEST, HOLDOUT, EMULATOR, TRAIN)}
+        near = self._is_one_of(self.design, found["test"])
+        if (found["test"] & ~near).any():
+            found = {"test": found["test"], "test_on_design": near,
+                     "test_off_design": found["test"] & ~near, **found}
+        first = next((name for name, pick in found.items() if pick.any()), None)
+        if first and len(self.design) > 3:
             from scipy.spatial import ConvexHull, QhullError
-            first = next(iter(found))
-            try:
-                corner = self.design[ConvexHull(self.design).vertices]
-            except QhullError:
-                return found
-            off = np.abs(self.truth[found[first]][:, None] - corner).max(axis=2).min(axis=1)
-            found[f"{first}_at_hull"] = found[first].copy()
-            found[f"{first}_at_hull"][found[first]] = off <= ON_DESIGN
+            with contextlib.suppress(QhullError):
+                corners = self.design[ConvexHull(self.design).vertices]
+                found[f"{first}_at_hull"] = self._is_one_of(corners, found[first])
         return {name: pick for name, pick in found.items() if pick.any()}
+
+    def _is_one_of(self, theta, pick):
+        """Which of the maps of pick, (n,) bool, have one of the cosmologies theta, (n,) bool."""
+        near = pick.copy()
+        off = np.abs(self.truth[pick][:, None] - theta).max(axis=2)
+        near[pick] = (off <= ON_DESIGN).any(axis=1)
+        return near
 
 
 def read_maps(path) -> Maps:
-    """A posterior file without the truth.
+    """A posterior file without the truth. path: str or Path, posterior.h5 of any method.
 
-    path: str or Path, posterior.h5 of any method
     Raises InputError, also for a file that lacks what every posterior has.
     """
     file = hdf5.read(path, "posterior", groups=GROUPS)
@@ -178,9 +167,8 @@ def _check_digest(maps, name, where):
 
 
 def _label_path(file, folder):
-    release = file.settings.get("release", "auto")
     names = [label for name, (_, label) in dataset.RELEASES.items()
-             if release in ("auto", None, name)]
+             if file.settings.get("release") in ("auto", None, name)]
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -200,5 +188,5 @@ def _shared_seeds(folder, label):
     if "shared_seeds" in simulation:      # which may have the public labels, but seeds of its own
         return bool(simulation["shared_seeds"])
     nuisances = label[:, :, 2:]
-    same, varied = (nuisances == nuisances[:1]).all(), (nuisances != nuisances[:, :1]).any()
-    return bool(same and varied and len(label) > 1)
+    return bool(len(label) > 1 and (nuisances == nuisances[:1]).all()
+                and (nuisances != nuisances[:, :1]).any())

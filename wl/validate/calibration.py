@@ -69,7 +69,7 @@ def check(emulator, n: int = MAPS, *, nstep: int = 10000, sigma: float = 0.06, s
                                    guess=summary if emulator.d == 2 else None, progress=progress)
     middle = exact.mean
     draws = middle[:, None] + scale * (chains.draws[:, 0] - middle[:, None])
-    ranks = score.sbc_ranks(theta, draws)
+    ranks = (draws < theta[:, None]).sum(axis=1)              # Talts et al. 2018, arXiv:1804.06788
     blocks = [slice(k, k + 256) for k in range(0, n, 256)]
     density = np.concatenate([np.diag(emulator.log_posterior(theta[k], summary[k]))
                               for k in blocks]) - exact.log_evidence
@@ -82,8 +82,8 @@ def check(emulator, n: int = MAPS, *, nstep: int = 10000, sigma: float = 0.06, s
     p_values = {f"coverage {name}": np.array([stats.binomtest(int(k), n, NOMINAL[name][0]).pvalue
                                               for k in number]) for name, number in inside.items()}
     p_values |= {"quantiles": stats.chisquare(count, n * share).pvalue,
-                 "sbc": np.array([score.rank_p_value(rank, draws.shape[1]) for rank in ranks.T]),
-                 "tarp": np.array([uniform_p_value(score.tarp(theta, draws, seed=seed))])}
+                 "sbc": np.array([rank_p_value(rank, draws.shape[1]) for rank in ranks.T]),
+                 "tarp": np.array([uniform_p_value(tarp(theta, draws, seed))])}
     return {"coverage": {name: number / n for name, number in inside.items()},
             "error_bars": {name: (np.abs(theta - middle) <= width * scale * exact.sd).mean(0)
                            for name, (_, width) in score.LEVELS.items()},
@@ -91,6 +91,29 @@ def check(emulator, n: int = MAPS, *, nstep: int = 10000, sigma: float = 0.06, s
                        for k, name in enumerate(NOMINAL)},
             "curve": coverage_curve((ranks + 0.5) / (draws.shape[1] + 1.0),
                                     np.arange(1, 10) / 10), "p_values": p_values}
+
+
+def rank_p_value(ranks: np.ndarray, n_draws: int, bins: int = 20) -> float:
+    """p-value of a chi2 test that ranks (n,) are uniform on 0 ... n_draws; bins: at most."""
+    edges = np.linspace(0, n_draws + 1, min(bins, n_draws + 1) + 1)
+    count, share = (np.histogram(v, edges)[0] for v in (ranks, np.arange(n_draws + 1)))
+    return float(stats.chisquare(count, share * (len(ranks) / (n_draws + 1))).pvalue)
+
+
+def tarp(truth: np.ndarray, draws: np.ndarray, seed: int = 1) -> np.ndarray:
+    """Share of draws (n, k, 2) nearer to a random reference than the truth (n, 2) is, (n,) float64.
+
+    It is uniform in (0, 1) if the joint posterior is calibrated (Lemos et al. 2023,
+    arXiv:2302.03026). References are uniform in the box of the truths, distances in units of its
+    sides; the rank of the truth is spread over its step at random, so that few draws do not show.
+    """
+    low, side = truth.min(axis=0), np.ptp(truth, axis=0)
+    side = np.where(side > 0, side, 1.0)
+    rng = np.random.default_rng(seed)
+    reference = low + side * rng.random(truth.shape)
+    far = (((truth - reference) / side)**2).sum(axis=1)
+    near = (((draws - reference[:, None]) / side)**2).sum(axis=2) < far[:, None]
+    return (near.sum(axis=1) + rng.random(len(truth))) / (draws.shape[1] + 1.0)
 
 
 def failures(result: dict) -> list[str]:
