@@ -1,8 +1,8 @@
 """All compiled code: arrays in, arrays out. A loop over maps, chains or pixels goes here.
 
 In come NumPy arrays that were checked at the border, NamedTuples of them, and the number of a
-random stream (core/seeds.py). Out go arrays, which are returned or filled in place. Nothing here
-reads a file, knows an option or checks an input: indices are not checked.
+random stream (core/seeds.py). Out go arrays, returned or filled in place. Nothing here reads a
+file, knows an option or checks an input: indices are not checked.
 
 In Python:
 
@@ -10,12 +10,12 @@ In Python:
     state = np.empty(4, np.uint64); seed_state(state, 12, 3, 0)
     print(normal(state))
 
-A kernel is decorated by njit() of this file, never by Numba's own. Numba's cache looks only at the
-file of the function itself: a change in a callee or constant in another file leaves a stale binary,
-silently. The cache folder therefore carries a digest of all sources of this room. Loading compiled
-code runs it: the folder has to be the user's own, and each file in it carries a digest of its
-content, as a truncated one has ended a process by a segmentation fault. Where there is no such
-folder, or the disk is full, kernels are compiled in every process.
+A kernel is decorated by njit() of this file, never by Numba's own, whose cache looks only at the
+file of the function itself: a change in a callee or constant in another leaves a stale binary,
+silently. Here the cache folder carries a digest of all sources of the room. Loading compiled code
+runs it: the folder has to be the user's own, and each file in it carries a digest of its content,
+as a truncated one has ended a process by a segmentation fault. Without such a folder, or on a full
+disk, every process compiles.
 """
 import contextlib
 import hashlib
@@ -36,8 +36,8 @@ def _cache_folder():
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sorted(here.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    homes = [pathlib.Path(asked) for asked in [os.environ.get("NUMBA_CACHE_DIR")] if asked]
-    homes.append(here / "__pycache__")
+    homes = [*map(pathlib.Path, filter(None, [os.environ.get("NUMBA_CACHE_DIR")])),
+             here / "__pycache__"]
     with contextlib.suppress(RuntimeError):              # no HOME and no entry in passwd
         homes.append(pathlib.Path.home() / ".cache" / "wl")
     with contextlib.suppress(OSError):                   # the temporary folder's disk is full
@@ -54,10 +54,7 @@ def _cache_folder():
 
 
 def _is_safe(folder):
-    """Whether nobody but this user and root can put a file there, or another folder in its place.
-
-    The folder that holds it is the user's own choice, or has the sticky bit, as /tmp.
-    """
+    """Whether only this user and root can put a file there, or (sticky bit) replace the folder."""
     found = folder.stat()
     owned = {found.st_uid, folder.lstat().st_uid} <= {os.getuid(), 0}
     return owned and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -66,8 +63,8 @@ def _is_safe(folder):
 class _Sealed:
     """Numba's store of one function's compiled code, a file for each signature and kind of CPU."""
 
-    def __init__(self, folder, name):
-        self.start = f"{folder}/{name}"
+    def __init__(self, start):
+        self.start = start
 
     def _path(self, key):
         return f"{self.start}-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.bin"
@@ -82,13 +79,13 @@ class _Sealed:
     def save(self, key, data):
         """Keep compiled code if the disk takes it; another process sees all of it or nothing."""
         content, path = dumps(data), self._path(key)
-        part = f"{path}.{os.getpid()}.tmp"
-        try:
-            pathlib.Path(part).write_bytes(hashlib.sha256(content).digest() + content)
-            os.replace(part, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
+        part = pathlib.Path(f"{path}.{os.getpid()}.tmp")
+        with contextlib.suppress(OSError):
+            try:
+                part.write_bytes(hashlib.sha256(content).digest() + content)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
 
 
 CACHE_FOLDER = _cache_folder()
@@ -108,29 +105,24 @@ def njit(**options):
             numba.config.CACHE_DIR = before
         if options.get("cache") and not numba.config.DISABLE_JIT:
             name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-            made._cache._cache_file = _Sealed(CACHE_FOLDER, name)
+            made._cache._cache_file = _Sealed(f"{CACHE_FOLDER}/{name}")
         return made
     return decorate
 
 
 def threads() -> int:
-    """Threads that kernels run on, as numba.set_num_threads() has them.
-
-    Only this asks Numba for its threading layer: where NUMBA_THREADING_LAYER names one that is not
-    installed, any other will do.
-    """
+    """Threads that kernels run on, as numba.set_num_threads() has them."""
     try:
         return 1 if numba.config.DISABLE_JIT else numba.get_num_threads()
-    except ValueError:
+    except ValueError:         # NUMBA_THREADING_LAYER names one that is not installed: another
         numba.config.THREADING_LAYER = "default"
         return numba.get_num_threads()
 
 
 def on_threads(call, n: int, step: int = 1) -> None:
-    """Call call(slice) for parts of 0 ... n - 1 on threads() threads.
+    """Call call(slice) for parts of 0 ... n - 1, multiples of step, on threads() threads.
 
-    call: runs a kernel that is compiled with nogil=True; as a parallel region of Numba's it took
-        twice as long to compile. step: int, what the parts are multiples of.
+    call: runs a kernel that is compiled with nogil=True: parallel regions compile twice as long.
     """
     count = threads()
     size = max(-(-n // (count * step)), 1) * step

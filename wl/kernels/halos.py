@@ -7,34 +7,30 @@ from . import njit
 from .noise import exponential, next_uint64, normal, seed_state
 
 HALOS = 5                # stream of random numbers, beside those of noise.py
-_U16, _U32 = np.uint64(16), np.uint64(32)
-_LOW_16, _LOW_32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
+_U16, _U32, _LOW_16, _LOW_32 = (np.uint64(n) for n in (16, 32, 0xFFFF, 0xFFFFFFFF))
 _TO_UNIT_16, _TO_UNIT_32 = 2.0**-16, 2.0**-32
 
 Table = namedtuple("Table", "low step rate smooth mean chance other")
 Table.__doc__ = """What a slice's Gaussian field g makes of a cell, at levels of g.
 
-low, step: first level, and distance of levels.
-rate, smooth, mean: (levels,) float64, mean number of halos; convergence without them, and with all
-    of them even over the cell.
-chance, other: (levels, kinds) float32, int16, of alias(): they draw the kind of a halo.
+low, step: first level, and distance of levels; rate, smooth, mean: (levels,) float64, mean number
+of halos, convergence without them, and with all of them even over the cell; chance, other: (levels,
+kinds) float32, int16, of alias(): they draw the kind of a halo.
 """
 
 Kinds = namedtuple("Kinds", "mass point size shape scatter")
 Kinds.__doc__ = """The halos of a slice by kind, a distance and a mass: (kinds,) float32 each.
 
-mass, point: sums over the pixels of the convergence of the extended part and of a point.
-size, shape: places of radius and median concentration among those of Profiles.
-scatter: float, standard deviation of the latter.
+mass, point: sums over the pixels of the convergence of the extended part and of a point; size,
+shape: places of radius and median concentration among those of Profiles; scatter: float, standard
+deviation of the latter.
 """
 
 Profiles = namedtuple("Profiles", "first reach value shapes per_pixel")
 Profiles.__doc__ = """Pixel-averaged profiles of mass one by size, shape and distance from middle.
 
-first: (sizes + 1,) int64, where the rows of a size begin, one row a shape.
-reach: (sizes,) float64, where the profile ends, pixels.
-value: (any,) float32, all rows.
-shapes: number of shapes.
+first: (sizes + 1,) int64, where the rows of a size begin, one row a shape; reach: (sizes,) float64,
+where the profile ends, pixels; value: (any,) float32, all rows; shapes: number of shapes;
 per_pixel: values of a row in a pixel.
 """
 
@@ -46,20 +42,16 @@ Turn.__doc__ = "Where a slice's field lies in the map: flips of both axes, perio
 def scatter(field, near, turn, table, smooth, seed):
     """Add the smooth part of a slice and place its halos, a Poisson process even over each cell.
 
-    field: (rows, columns) float32, g.
-    near: (rows, columns) bool, cells of the map that get halos.
-    turn, table: Turn and Table of the slice.
-    smooth: (rows, columns) float32, cells of the map, added to.
-    seed: integer, of this slice alone.
-    Returns (n, 3) float64: y and x of each halo in cells of the map, and the place of g among the
-    levels.
+    field: (rows, columns) float32, g; near: (rows, columns) bool, cells of the map that get halos;
+    turn, table, seed: Turn, Table and integer of the slice; smooth: (rows, columns) float32, cells
+    of the map, added to.
+    Returns (n, 3) float64: y, x of each halo in cells of the map, the place of g among the levels.
     """
     rows, columns = field.shape
     rates, smooths, means = table.rate, table.smooth, table.mean
     low, per_step, last = table.low, 1.0 / table.step, len(rates) - 1 - 1e-6
-    state = np.empty(4, np.uint64)
+    out, state = np.empty((1024, 3)), np.empty(4, np.uint64)
     seed_state(state, seed, HALOS, 0)
-    out = np.empty((1024, 3))
     rate, due, count = 0.0, exponential(state), 0
     for y in range(rows):
         to_y = ((rows - 1 - y if turn.flip_y else y) + turn.shift_y) % rows
@@ -78,9 +70,7 @@ def scatter(field, near, turn, table, smooth, seed):
             while due < rate:              # gaps of a Poisson process are exponential
                 due += exponential(state)
                 if count == len(out):
-                    grown = np.empty((2 * count, 3))
-                    grown[:count] = out
-                    out = grown
+                    out = np.concatenate((out, np.empty_like(out)))
                 bits = next_uint64(state)
                 off_y, off_x = (bits >> _U32) * _TO_UNIT_32, (bits & _LOW_32) * _TO_UNIT_32
                 out[count, 0] = to_y + (1.0 - off_y if turn.flip_y else off_y)
@@ -94,22 +84,16 @@ def scatter(field, near, turn, table, smooth, seed):
 def paint(sky, halos, table, kinds, profiles, seed):
     """Draw the kinds of halos and add them to the map.
 
-    sky: (2 rows, 2 columns) float32, pixels, periodic, added to.
-    halos: (n, 3) float64, of scatter().
-    table, kinds: Table and Kinds of the slice.
-    profiles: Profiles.
-    seed: integer, of this slice alone.
+    sky: (2 rows, 2 columns) float32, pixels, periodic, added to; halos: (n, 3) float64, of
+    scatter(); table, kinds, profiles, seed: Table, Kinds, Profiles and integer of the slice.
     Size, shape and level lie between two that are tabulated, and are rounded to one at random.
     """
-    rows, columns = sky.shape
-    chance, other = table.chance, table.other
+    (rows, columns), chance, other = sky.shape, table.chance, table.other
     mass, point, sizes, shapes, spread = kinds
     first, reach, value, n_shape, per_pixel = profiles
-    n_kind = chance.shape[1]
-    state = np.empty(4, np.uint64)
+    n_kind, state = chance.shape[1], np.empty(4, np.uint64)
     seed_state(state, seed, HALOS, 1)
-    widest = int(2.0 * np.max(reach)) + 3
-    stamp = np.empty(widest * widest, np.float32)
+    stamp = np.empty((int(2.0 * np.max(reach)) + 3)**2, np.float32)
     for h in range(len(halos)):
         bits, more = next_uint64(state), next_uint64(state)
         level = int(halos[h, 2] + (bits & _LOW_16) * _TO_UNIT_16)
@@ -147,13 +131,10 @@ def _add_stamp(sky, stamp, profile, where, mass):
             dx = np.float32(x) - x0
             at = min(np.sqrt(dy2 + dx * dx) * scale, top)
             i = int(at)
-            here = profile[i]
-            here += (at - np.float32(i)) * (profile[i + 1] - here)
-            stamp[k] = here
-            total += here
+            stamp[k] = profile[i] + (at - np.float32(i)) * (profile[i + 1] - profile[i])
+            total += stamp[k]
             k += 1
-    factor = np.float32(mass) / total
-    k = 0
+    factor, k = np.float32(mass) / total, 0
     for y in range(low_y, high_y + 1):
         to_y = y + rows if y < 0 else y - rows if y >= rows else y
         for x in range(low_x, high_x + 1):
@@ -164,24 +145,20 @@ def _add_stamp(sky, stamp, profile, where, mass):
 
 @njit(error_model="numpy", cache=True)
 def alias(weight, chance, other):
-    """Tables for drawing a kind in proportion to its weight with one comparison.
+    """Tables for drawing a kind in proportion to its weight with one comparison (Vose 1991).
 
-    weight: (levels, kinds) float64.
-    chance, other: (levels, kinds) float32, int16, filled: chance of staying with a kind drawn
-        evenly, and the kind to take instead.
-    Walker 1977, ACM Trans. Math. Softw. 3, 253; Vose 1991, IEEE Trans. Softw. Eng. 17, 972.
+    weight: (levels, kinds) float64; chance, other: (levels, kinds) float32, int16, filled: chance
+    of staying with a kind drawn evenly, and the kind to take instead.
     """
     levels, kinds = weight.shape
-    small, large = np.empty(kinds, np.int64), np.empty(kinds, np.int64)
-    share = np.empty(kinds)
+    small, large, share = np.empty(kinds, np.int64), np.empty(kinds, np.int64), np.empty(kinds)
     for level in range(levels):
         total, n_small, n_large = 0.0, 0, 0
         for i in range(kinds):
             total += weight[level, i]
         for i in range(kinds):
             share[i] = weight[level, i] * kinds / total
-            other[level, i] = i
-            chance[level, i] = 1.0
+            other[level, i], chance[level, i] = i, 1.0
             if share[i] < 1.0:
                 small[n_small] = i
                 n_small += 1

@@ -1,15 +1,13 @@
 """Log-likelihood of a summary whose mean and covariance vary over the design, for any dimension d.
 
 Gaussian: log L = -1/2 (r^T C^-1 r + ln det C) with r = summary - mean. Constants that depend on
-neither the parameters nor the summary are left to the callers. Mean, covariance and log-prior are
-linear in each triangle of the design.
+neither the parameters nor the summary are left to the callers. Log-prior, mean and covariance are
+linear in each triangle of the design, which has one row of `coefficient` (t, 6 + 3 k) float64:
+corner 2 (x, y), the matrix T (row-major) that takes (point - corner 2) to the weights c0, c1 of
+corners 0 and 1, then of k quantities (log-prior, d means, packed lower triangle of the covariance)
+the values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
 
-Every triangle has one row of `coefficient` (t, 6 + 3 k) float64: corner 2 (x, y), the matrix T
-(row-major) that takes (point - corner 2) to the weights c0, c1 of corners 0 and 1, then for k
-quantities their values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
-Quantities are the log-prior, the d means and the packed lower triangle of the covariance.
-
-error_model="numpy": Python's checks each division for zero and keeps loops from being vectorised.
+error_model="numpy": Python's checks of each division for zero keep loops from being vectorised.
 """
 import math
 from collections import namedtuple
@@ -28,12 +26,10 @@ _INV_LN2 = 1.44269504088896338700
 Triangulation = namedtuple("Triangulation", "coefficient neighbours grid box")
 Triangulation.__doc__ = """What the kernels take of an emulator.
 
-coefficient: (t, 6 + 3 k) float64, see above.
-neighbours: (t, 3) int32, across the edge opposite to each corner, -1 at the hull.
-grid: (nx, ny) int32, the look-up grid. Codes: t >= 0 the whole cell lies in triangle t, -1 the
-    whole cell is outside, -2 - t begin a walk at triangle t. The outermost cells are all -1, so
-    that cell() may clamp.
-box: Cells, those of the grid.
+coefficient: (t, 6 + 3 k) float64, see above; neighbours: (t, 3) int32, across the edge opposite to
+each corner, -1 at the hull; box: Cells, those of grid: (nx, ny) int32, the look-up grid. Codes:
+t >= 0 the whole cell lies in triangle t, -1 the whole cell is outside, -2 - t begin a walk at
+triangle t. The outermost cells are all -1, so that cell() may clamp.
 """
 
 Cells = namedtuple("Cells", "low_x low_y per_x per_y last_x last_y")
@@ -52,23 +48,20 @@ def weights(x: float, y: float, coefficient: np.ndarray, t: int) -> tuple[float,
 def locate(x: float, y: float, coefficient: np.ndarray, neighbours: np.ndarray, t: int) -> int:
     """The triangle that holds (x, y), found by walking from triangle t; -1 outside the hull.
 
-    The walk crosses the edge of the most negative weight. The hull is convex, so a point beyond a
-    hull edge is outside; a walk that does not end (rounding) gives way to a search of all.
+    It crosses the edge of the most negative weight. The hull is convex: a point beyond a hull edge
+    is outside. A walk that does not end (rounding) gives way to a search of all.
     """
     for _ in range(coefficient.shape[0]):
         c0, c1 = weights(x, y, coefficient, t)
         c2 = 1.0 - c0 - c1
-        corner, low = 0, c0
-        if c1 < low:
-            corner, low = 1, c1
+        corner, low = (1, c1) if c1 < c0 else (0, c0)
         if c2 < low:
             corner, low = 2, c2
         if low >= -TOLERANCE:
             return np.int64(t)
-        across = np.int64(neighbours[t, corner])
-        if across < 0:
-            return np.int64(-1)
-        t = across
+        t = np.int64(neighbours[t, corner])
+        if t < 0:
+            return t
     return _search(x, y, coefficient)
 
 
@@ -95,23 +88,19 @@ def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
 @njit(error_model="numpy", cache=True)
 def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
     """The triangles (m,) int64 that hold points theta (m, 2) float64, -1 outside the hull."""
-    grid, coefficient = triangulation.grid, triangulation.coefficient
-    out, cells = np.empty(theta.shape[0], np.int64), triangulation.box
+    coefficient, neighbours, grid, box = triangulation
+    out = np.empty(theta.shape[0], np.int64)
     for p in range(theta.shape[0]):
-        i, j = cell(theta[p, 0], theta[p, 1], cells)
+        x, y = theta[p, 0], theta[p, 1]
+        i, j = cell(x, y, box)
         code = np.int64(grid[i, j])
-        out[p] = code if code >= -1 else locate(theta[p, 0], theta[p, 1], coefficient,
-                                                triangulation.neighbours, -2 - code)
+        out[p] = code if code >= -1 else locate(x, y, coefficient, neighbours, -2 - code)
     return out
 
 
 @njit(error_model="numpy", cache=True)
 def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
-    """All quantities at points whose triangle is known.
-
-    theta: (m, 2) float64; triangle: (m,) int64, -1 outside.
-    Returns (m, k) float64, NaN outside.
-    """
+    """All quantities at points theta (m, 2) in triangles (m,), (m, k) float64, NaN at -1."""
     k = (coefficient.shape[1] - 6) // 3
     out = np.full((theta.shape[0], k), np.nan)
     for i in range(theta.shape[0]):
@@ -126,10 +115,10 @@ def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray
 
 @njit(error_model="numpy", cache=True)
 def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> np.ndarray:
-    """The look-up grid of a Triangulation; a cell is pure if its corners agree.
+    """The look-up grid of a Triangulation.
 
-    Triangles are convex, so four corners in one triangle put the whole cell there. A cell is
-    outside for certain if all four corners lie beyond one and the same hull edge.
+    Triangles are convex: four corners in one put the whole cell there. A cell is outside for
+    certain if all four corners lie beyond one and the same hull edge.
     """
     nx, ny = np.int64(box.last_x) + 1, np.int64(box.last_y) + 1
     corner = np.empty((nx + 1, ny + 1), np.int64)
@@ -146,7 +135,7 @@ def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> n
             t = max(a, b, c, d)
             if t < 0 and _outside(i, j, coefficient, neighbours, box):
                 continue
-            if t >= 0 and a == b and a == c and a == d:
+            if t >= 0 and a == b == c == d:
                 grid[i, j] = t
             else:
                 middle = locate(box.low_x + (i + 0.5) / box.per_x,
@@ -164,12 +153,10 @@ def _outside(i, j, coefficient, neighbours, box):
             if neighbours[t, k] >= 0:
                 continue
             beyond = 0
-            for a in range(2):
-                for b in range(2):
-                    c0, c1 = weights(box.low_x + (i + a) / box.per_x,
-                                     box.low_y + (j + b) / box.per_y, coefficient, t)
-                    low = c0 if k == 0 else c1 if k == 1 else 1.0 - c0 - c1
-                    beyond += low < -TOLERANCE
+            for a in range(4):
+                c0, c1 = weights(box.low_x + (i + a // 2) / box.per_x,
+                                 box.low_y + (j + a % 2) / box.per_y, coefficient, t)
+                beyond += (c0 if k == 0 else c1 if k == 1 else 1.0 - c0 - c1) < -TOLERANCE
             if beyond == 4:
                 return True
     return False
@@ -180,8 +167,8 @@ def _outside(i, j, coefficient, neighbours, box):
 def log(x: float) -> float:
     """Natural logarithm of a positive normal number, within one unit in the last place.
 
-    The fdlibm series (Sun Microsystems 1993) in arithmetic alone: it inlines and vectorises, where
-    a call into the C library does neither, and gives the same bits when the JIT is off.
+    The fdlibm series (Sun Microsystems 1993) in arithmetic alone: unlike a call into the C library
+    it inlines, vectorises, and gives the same bits when the JIT is off.
     """
     bits = np.float64(x).view(np.int64)
     k = (bits - _SQRT_HALF_BITS) >> _EXPONENT
@@ -198,10 +185,7 @@ def log(x: float) -> float:
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def exp(x: float) -> float:
-    """Exponential up to 700, within one unit in the last place; that of -700 for all below.
-
-    fdlibm's rational form, for the same reasons as log().
-    """
+    """Exponential up to 700, as log(); that of -700 for all below (fdlibm's rational form)."""
     x = max(x, -700.0)
     k = np.int64(math.floor(x * _INV_LN2 + 0.5))
     high, low = x - k * _LN2_HI, k * _LN2_LO
@@ -228,17 +212,14 @@ def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
     """log-prior plus log-likelihood of as many summaries as there are lanes, each at its own place.
 
     value: (1 + d + d (d + 1) / 2, lanes) float64, log-prior, mean, packed lower triangle of the
-        covariance; NaN comes out if this is not positive definite.
-    summary: (d, lanes) float64.
-    work: (2 d + 2 + d (d + 1) / 2, lanes) float64, overwritten.
-    out: (lanes,) float64, filled.
+    covariance; NaN comes out if this is not positive definite; summary: (d, lanes) float64; work:
+    (2 d + 2 + d (d + 1) / 2, lanes) float64, overwritten; out: (lanes,) float64, filled.
     The loops over the lanes are the inner ones, so that each is a few vector instructions: d = 10
     took 153 ns a step in place of 267.
     """
     d, lanes = summary.shape
     low, quadratic, log_det = 2 * d + 2, work[2 * d], work[2 * d + 1]
-    for l in range(lanes):
-        quadratic[l], log_det[l] = 0.0, 0.0
+    work[2 * d:low] = 0.0
     for a in range(d):
         row = low + a * (a + 1) // 2
         z, mean, e = work[a], value[1 + a], summary[a]
@@ -271,18 +252,16 @@ def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
 
 @njit(error_model="numpy", cache=True)
 def log_density_all(value: np.ndarray, summary: np.ndarray) -> np.ndarray:
-    """log-prior plus log-likelihood of every summary at every point.
+    """log-prior plus log-likelihood of every summary (k, d) at every point, (k, m) float64.
 
     value: (1 + d + d (d + 1) / 2, m) float64, of interpolate(), turned, at points in the hull.
-    summary: (k, d) float64. Returns (k, m) float64.
     """
     d, m = summary.shape[1], value.shape[1]
     out, e = np.empty((summary.shape[0], m)), np.empty((d, m))
     work = np.empty((2 * d + 2 + d * (d + 1) // 2, m))
     for i in range(summary.shape[0]):
         for j in range(m):
-            for a in range(d):
-                e[a, j] = summary[i, a]
+            e[:, j] = summary[i]
             if d == 2:
                 out[i, j] = value[0, j] + log_gaussian_2(
                     e[0, j] - value[1, j], e[1, j] - value[2, j], value[3, j], value[4, j],

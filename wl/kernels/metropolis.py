@@ -1,10 +1,10 @@
 """Random-walk Metropolis (Metropolis et al. 1953) over many maps at once, several chains a map.
 
-LANES chains walk in step. A step is a few loops over the lanes, most of which the compiler turns
-into vector instructions; branches that the processor cannot foresee are kept out of them (a list of
-the few lanes that have to walk took a step from 24.5 to 20.6 ns). A chain's numbers come from a
-generator of its own, seeded by (seed, stream + 256 chain, global map index): results depend on
-neither lanes, blocks, shards nor threads.
+LANES chains walk in step. A step is a few loops over the lanes, most of which become vector
+instructions; branches that the processor cannot foresee are kept out of them (a list of the few
+lanes that have to walk took a step from 24.5 to 20.6 ns). A chain's numbers come from a generator
+of its own, seeded by (seed, stream + 256 chain, global map index): results depend on neither lanes,
+blocks, shards nor threads.
 """
 import math
 from collections import namedtuple
@@ -26,42 +26,34 @@ ACCEPTANCE = 0.35      # that a proposal's size aims at: best for a Gaussian in 
 MEMORY = 0.33          # weight of the proposal before in the shape of the next one
 
 # rows of the lanes' table: one array with fixed strides, so that no loop has to fear overlaps
-X, Y, P = 0, 1, 2                      # where the chain is, and its log-posterior there
-NEW_X, NEW_Y, NEW_P = 3, 4, 5          # the proposal
-ORIGIN_X, ORIGIN_Y = 6, 7
-E0, E1 = 8, 9                          # the summary, for d = 2
-S0 = 10                                # five sums over the steps of a batch
-V0 = 15                                # log-prior, mean, covariance at the proposal, for d = 2
-COUNT = 21                             # accepted steps
-A00, A10, A11 = 22, 23, 24             # Cholesky factor of the proposal's covariance
-SCALE = 25                             # of it in units of the chain's covariance, 0: never learnt
-ROWS = 26
+X, Y, P, NEW_X, NEW_Y, NEW_P = range(6)      # the chain and its log-posterior; the proposal's
+ORIGIN_X, ORIGIN_Y, E0, E1 = range(6, 10)    # the chain's start; the summary, for d = 2
+S0, V0 = 10, 15          # five sums of a batch; log-prior, mean, covariance proposed, for d = 2
+COUNT, A00, A10, A11 = range(21, 25)         # accepted steps; Cholesky factor of the proposal
+SCALE, ROWS = 25, 26     # of the proposal in units of the chain's covariance, 0: never learnt
 
 Maps = namedtuple("Maps", "summary start index")
 Maps.__doc__ = """What is known of each map.
 
-summary: (n, d), start: (n, chains, 2) float64, where the chains begin, inside the hull;
-index: (n,) int64, global.
+summary: (n, d), start: (n, chains, 2) float64, inside the hull; index: (n,) int64, global.
 """
 
 Schedule = namedtuple("Schedule", "sigma adapt edges stride seed stream")
 Schedule.__doc__ = """How all chains walk.
 
-sigma: float64, width of the isotropic Gaussian proposal in Omega_m and S_8.
-adapt: bool, learn each chain's proposal in its burn-in.
-edges: (batches + 1,) int64, the kept steps [edges[0], edges[-1]) cut into batches.
-stride: int, steps between the draws that R-hat and ESS are made of.
-seed, stream: uint64 and int, of the generators, see core/seeds.py.
+sigma: float64, width of the isotropic Gaussian proposal in Omega_m and S_8; adapt: bool, learn each
+chain's proposal in its burn-in; edges: (batches + 1,) int64, the kept steps [edges[0], edges[-1])
+cut into batches; stride: int, steps between the draws that R-hat and ESS are made of; seed, stream:
+uint64 and int, of the generators, see core/seeds.py.
 """
 
 Output = namedtuple("Output", "batches accepted histogram draws lp")
 Output.__doc__ = """What metropolis() fills.
 
-batches: (n, chains, batches, 5) float64, sums over the steps of a batch.
-accepted: (n, chains) int64, among the kept steps.
-histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains, zero at the start.
-draws: (n, 2, chains, m) float64, every stride-th kept step.
-lp: (n, chains, m) float64, log-posteriors of the draws, up to a constant.
+batches: (n, chains, batches, 5) float64, sums over the steps of a batch; accepted: (n, chains)
+int64, among the kept steps; histogram: (n, 2, BINS) int32, every EVERY-th kept step of all chains,
+zero at the start; draws: (n, 2, chains, m) float64, every stride-th kept step; lp: (n, chains, m)
+float64, log-posteriors of the draws, up to a constant.
 """
 
 
@@ -71,7 +63,7 @@ def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, lim
     """Walk all chains of all maps, on one thread: for on_threads().
 
     limits: (2, 2) float64, the hull's lowest and highest Omega_m and S_8; out: Output, filled;
-    wide: d, but None for d = 2, which leaves out the compilation of what d > 2 needs.
+    wide: d, but None for d = 2, which spares the compilation of what d > 2 needs.
     """
     items = maps.start.shape[0] * maps.start.shape[1]
     for item in range(0, items, LANES):
@@ -80,10 +72,7 @@ def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, lim
 
 @njit(error_model="numpy", cache=True)
 def _walk(item, live, triangulation, maps, schedule, limits, out, wide):
-    """Chains item to item + live - 1, item = map * chains + chain; idle lanes repeat the last.
-
-    What is called for a lane is inlined without loops: reference counts took 24 to 27 ns a step.
-    """
+    """Chains item to item + live - 1, item = map * chains + chain; idle lanes repeat the last."""
     edges, grid, coefficient = schedule.edges, triangulation.grid, triangulation.coefficient
     d, cells = maps.summary.shape[1], triangulation.box
     bins = Cells(limits[0, 0], limits[0, 1], BINS / (limits[1, 0] - limits[0, 0]),
@@ -144,8 +133,7 @@ def _walk(item, live, triangulation, maps, schedule, limits, out, wide):
 @njit(error_model="numpy", cache=True)
 def _begin(item, maps, schedule, lane, owner, state, l):
     """Put the chain `item` on its start, into lane l."""
-    chains = maps.start.shape[1]
-    m, c = item // chains, item % chains
+    m, c = divmod(item, maps.start.shape[1])
     x, y = maps.start[m, c, 0], maps.start[m, c, 1]
     owner[0, l], owner[1, l] = m, c
     seed_state(state[l], schedule.seed, schedule.stream + 256 * c, maps.index[m])
@@ -171,20 +159,19 @@ def _draw(state, lane, noise, l):
     a00, a10, a11 = lane[A00, l], lane[A10, l], lane[A11, l]
     for k in range(noise.shape[0]):
         first, second = normal(state), normal(state)
-        noise[k, 0, l] = a00 * first
-        noise[k, 1, l] = a10 * first + a11 * second
+        noise[k, 0, l], noise[k, 1, l] = a00 * first, a10 * first + a11 * second
         noise[k, 2, l] = exponential(state)
 
 
 @njit(error_model="numpy", cache=True)
 def _adapt(lane, l, steps):
-    """The proposal of lane l for the time being, from the covariance of its last steps.
+    """The proposal of lane l from the covariance of its last steps; sums and count begin anew.
 
     At first 2.38^2 / 2 times the covariance, best for a Gaussian in two dimensions (Roberts, Gelman
     & Gilks 1997); then its shape keeps a part of the one before and its size follows the
     acceptance, as posteriors that the hull cuts off need smaller steps: of 3030 maps of the
     challenge's design 0.9 % in place of 1.5 % then accept outside of 0.2-0.5. A chain that hardly
-    moved gets half of its present proposal. Sums and count begin anew.
+    moved gets half of its present proposal.
     """
     if lane[COUNT, l] < MIN_MOVES:
         for row in (A00, A10, A11):
@@ -203,8 +190,7 @@ def _adapt(lane, l, steps):
         else:
             scale = 2.38 / math.sqrt(2.0)
         if xx > 0.0 and yy > 0.0:
-            lane[SCALE, l] = scale
-            lane[A00, l] = scale * math.sqrt(xx)
+            lane[SCALE, l], lane[A00, l] = scale, scale * math.sqrt(xx)
             lane[A10, l] = scale * xy / math.sqrt(xx)
             lane[A11, l] = scale * math.sqrt(max(yy - xy * xy / xx, 0.01 * yy))
     _clear(lane, l)
@@ -214,8 +200,7 @@ def _adapt(lane, l, steps):
 def _clear(lane, l):
     """Begin the sums and the count of lane l anew."""
     lane[COUNT, l] = 0.0
-    for s in range(SUMS):
-        lane[S0 + s, l] = 0.0
+    lane[S0:S0 + SUMS, l] = 0.0
 
 
 @njit(error_model="numpy", cache=True, forceinline=True)
@@ -255,7 +240,7 @@ def _density_2(lane, place, l):
 
 @njit(error_model="numpy", cache=True)
 def _density(lane, place, coefficient, values, wanted, work):
-    """Log-posterior at the new points of all lanes, for any d; see log_densities()."""
+    """Log-posterior at the new points of all lanes, for any d."""
     k = values.shape[0]
     for l in range(LANES):
         t, x, y = place[0, l], lane[NEW_X, l], lane[NEW_Y, l]
@@ -289,11 +274,9 @@ def _accept(lane, noise, ahead, l):
 @njit(error_model="numpy", cache=True)
 def _store_sums(lane, owner, live, batches, batch):
     """The sums of all lanes as those of a batch, and their new beginning."""
-    for l in range(LANES):
-        for s in range(SUMS):
-            if l < live:
-                batches[owner[0, l], owner[1, l], batch, s] = lane[S0 + s, l]
-            lane[S0 + s, l] = 0.0
+    for l in range(live):
+        batches[owner[0, l], owner[1, l], batch] = lane[S0:S0 + SUMS, l]
+    lane[S0:S0 + SUMS] = 0.0
 
 
 @njit(error_model="numpy", cache=True)
@@ -301,6 +284,5 @@ def _store_draws(lane, owner, live, stored, draws, lp):
     """Where the chains are as draw number `stored`."""
     for l in range(live):
         m, c = owner[0, l], owner[1, l]
-        draws[m, 0, c, stored] = lane[X, l]
-        draws[m, 1, c, stored] = lane[Y, l]
+        draws[m, 0, c, stored], draws[m, 1, c, stored] = lane[X, l], lane[Y, l]
         lp[m, c, stored] = lane[P, l]

@@ -3,8 +3,7 @@
 A state is an array (4,) uint64, one for each item, seeded from (seed, stream, index): an item's
 numbers depend on neither threads nor blocks nor jobs. The streams stand in core/seeds.py.
 
-The generators are inlined by force: as calls, with the reference counts of their arrays, a normal
-took 15 ns in place of 2.1.
+Generators are inlined by force: as calls, with reference counts, a normal took 15 ns, not 2.1.
 """
 import math
 from collections import namedtuple
@@ -12,15 +11,13 @@ from collections import namedtuple
 import numba
 import numpy as np
 
-from . import njit, on_threads
+from . import njit
 
 if numba.config.DISABLE_JIT:      # NumPy's uint64 scalars wrap as the compiled ones do, but warn
     np.seterr(over="ignore")
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_LOW_8, _LOW_16 = np.uint64(0xFF), np.uint64(0xFFFF)
+_GOLDEN, _MIX_1, _MIX_2, _LOW_8, _LOW_16 = (np.uint64(n) for n in (
+    0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xFF, 0xFFFF))
 _U11, _U16, _U17, _U19, _U23, _U27, _U30, _U31, _U41, _U45 = (
     np.uint64(n) for n in (11, 16, 17, 19, 23, 27, 30, 31, 41, 45))
 _TO_UNIT = 2.0**-53               # 53 random bits to [0, 1)
@@ -58,10 +55,9 @@ def _mix(z):
 
 @njit(error_model="numpy", cache=True, forceinline=True)
 def seed_state(state: np.ndarray, seed: int, stream: int, index: int) -> None:
-    """Fill a generator's state from three integers, by splitmix64.
+    """Fill a generator's state (4,) uint64 from three integers modulo 2^64, by splitmix64.
 
-    state: (4,) uint64, overwritten; seed, stream, index: ints, modulo 2^64. Two indices of one seed
-    and stream never share a state, two other triples with a probability of 2^-64.
+    Two indices of one seed and stream never share a state, two other triples at odds of 2^-64.
     """
     z = _mix(np.uint64(seed) + _GOLDEN)
     z = _mix((z ^ np.uint64(stream)) + _GOLDEN)
@@ -106,17 +102,15 @@ def _normal_rest(state, layer, j):
     """What the quick test of normal() leaves: the tail, the layers' edges, and new attempts."""
     while True:
         x = j * _NORMAL_W[layer]
+        if abs(j) < _NORMAL_K[layer]:
+            return x
         if layer == 0:
-            if abs(j) < _NORMAL_K[0]:
-                return x
             while True:
                 a = -math.log(1.0 - uniform(state)) / _NORMAL_R
                 b = -math.log(1.0 - uniform(state))
                 if b + b > a * a:
                     return _NORMAL_R + a if j >= 0 else -_NORMAL_R - a
         inner, outer = _NORMAL_F[layer + 1], _NORMAL_F[layer]
-        if abs(j) < _NORMAL_K[layer]:
-            return x
         if outer + uniform(state) * (inner - outer) < math.exp(-0.5 * x * x):
             return x
         bits = next_uint64(state)
@@ -147,47 +141,34 @@ def exponential(state: np.ndarray) -> float:
 Layout = namedtuple("Layout", "targets copies")
 Layout.__doc__ = """Where the pixels of a map go in the frame that a network sees.
 
-targets: (n_symmetry, n_observed) int32, place of each observed pixel.
-copies: (n_symmetry, n_copy, 2) int32, (from, to) inside the frame, for pixels that a packed
-    frame shows twice.
+targets: (n_symmetry, n_observed) int32, place of each observed pixel; copies: (n_symmetry, n_copy,
+2) int32, (from, to) inside the frame, for pixels that a packed frame shows twice.
 """
 
 Noise = namedtuple("Noise", "quantiles scale exact seed stream")
 Noise.__doc__ = """The noise of a batch; a map's follows from (seed, stream, its draw) alone.
 
-quantiles: (65536,) float32, standardised noise by 16-bit quantile, or empty for no noise; capped
-    at 4.3 sigma, it takes four normals from 64 random bits, at half the cost: for training.
-scale: float64, standard deviation of the standardised noise.
-exact: bool, draw from the ziggurat in place of the table.
-seed, stream: ints, of the generator, see core/seeds.py.
+quantiles: (65536,) float32, standardised noise by 16-bit quantile, or empty for no noise; capped at
+4.3 sigma, it takes four normals from 64 random bits, at half the cost: for training; scale:
+float64, standard deviation of the standardised noise; exact: bool, draw from the ziggurat in place
+of the table; seed, stream: ints, of the generator, see core/seeds.py.
 """
 
 
+@njit(cache=True, nogil=True)
 def fill_batch(out: np.ndarray, maps: np.ndarray, decode: np.ndarray, rows: np.ndarray,
                draws: np.ndarray, symmetry: np.ndarray, layout: Layout, noise: Noise) -> None:
-    """Write a batch of noisy standardised maps into their frames, in one pass, on all threads.
+    """Write a batch of noisy standardised maps into their frames, in one pass, for on_threads().
 
-    out: (n, n_frame) float32, overwritten.
-    maps: (n_all, n_observed) uint16, the bits of the float16 maps.
-    decode: (65536,) float32, the standardised value of each bit pattern.
-    rows, draws, symmetry: (n,) int64, which maps, the index of each one's draw of noise, and its
-        row of layout.targets.
+    out: (n, n_frame) float32, overwritten; maps: (n_all, n_observed) uint16, the bits of the
+    float16 maps; decode: (65536,) float32, the standardised value of each; rows, draws, symmetry:
+    (n,) int64, which maps, the index of each one's draw of noise, and its row of layout.targets.
     """
-    on_threads(lambda part: _fill(out[part], maps, decode, rows[part], draws[part], symmetry[part],
-                              layout, noise), len(rows))
-
-
-@njit(cache=True, nogil=True)
-def _fill(out, maps, decode, rows, draws, symmetry, layout, noise):
-    """fill_batch() on one thread."""
-    n_observed = maps.shape[1]
-    quantiles, scale = noise.quantiles, noise.scale
+    n_observed, quantiles, scale = maps.shape[1], noise.quantiles, noise.scale
     for b in range(rows.size):
-        state = np.empty(4, np.uint64)
-        frame, values = out[b], maps[rows[b]]
+        frame, values, state = out[b], maps[rows[b]], np.empty(4, np.uint64)
         target, copy = layout.targets[symmetry[b]], layout.copies[symmetry[b]]
-        for k in range(frame.shape[0]):
-            frame[k] = np.float32(0.0)
+        frame[:] = np.float32(0.0)
         seed_state(state, noise.seed, noise.stream, draws[b])
         if quantiles.size == 0:
             for p in range(n_observed):

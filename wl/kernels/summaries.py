@@ -1,9 +1,9 @@
 """Spectra in bins, and moments, histogram and peaks of maps smoothed by Gaussians.
 
 A smoothed map lies in blocks of LANES columns, (column blocks, rows x LANES) float32: what happens
-to a row of a block is a few vector instructions, and a block is one stretch of memory. In the same
-way a convolution along rows runs on blocks of LANES rows, turned. Blocks and rows from which
-nothing reaches an observed pixel are skipped: of the survey's frame, a third.
+to a row of a block is a few vector instructions, and a block is one stretch of memory. Along rows a
+convolution runs on blocks of LANES rows, turned. Blocks and rows from which nothing reaches an
+observed pixel are skipped: of the survey's frame, a third.
 """
 from typing import NamedTuple
 
@@ -18,27 +18,22 @@ TRAILS = 4             # geometric series in a kernel's tail
 class Smoothing(NamedTuple):
     """A Gaussian on a mask, for smooth().
 
-    taps: (1 + GROUP k,) float32, the kernel at distances 0, 1, ... without its tail; ratio, share:
-    (TRAILS,) float32, the tail at distance n is the sum of share x ratio^n, nothing where the first
-    share is 0; pad: rows of zeros at either end of a block, no fewer than the taps reach; across:
-    (row blocks, 2) int64, first and last + 1 of the column blocks that LANES rows need; along:
-    (column blocks, 2) int64, first and last + 1 of the rows that LANES columns need.
+    The tail at distance n is the sum of share x ratio^n, nothing where the first share is 0.
     """
-    taps: np.ndarray
-    ratio: np.ndarray
-    share: np.ndarray
-    pad: int
-    across: np.ndarray
-    along: np.ndarray
+    taps: np.ndarray      # (1 + GROUP k,) float32, the kernel at 0, 1, ... without its tail
+    ratio: np.ndarray     # (TRAILS,) float32
+    share: np.ndarray     # (TRAILS,) float32
+    pad: int              # rows of zeros at either end of a block, as many as the taps reach
+    across: np.ndarray    # (row blocks, 2) int64, column blocks that LANES rows need, the end + 1
+    along: np.ndarray     # (column blocks, 2) int64, rows that LANES columns need, the end + 1
 
 
 @njit(cache=True, nogil=True)
 def bin_power(modes, order, times, first):
-    """Sums of |mode|^2 over bins.
+    """Sums of |mode|^2 over bins, (n_bin,) float64.
 
     modes: (m,) complex64; order: (k,) int64, the modes bin after bin; times: (k,) float32, how
     often each counts; first: (n_bin + 1,) int64, where each bin begins in order.
-    Returns (n_bin,) float64.
     """
     out = np.zeros(first.size - 1)
     part = np.zeros(4)                     # sums side by side: an addition waits for the one before
@@ -56,7 +51,7 @@ def turn(kappa, pad, turned):
     """A map in blocks of LANES rows, column after column.
 
     kappa: (rows, columns) float32; turned: (row blocks, (pad + column blocks x LANES + pad) x
-    LANES) float32, of which what lies outside the map stays as it is: zeros.
+    LANES) float32, filled inside the map.
     """
     for b in range(turned.shape[0]):
         for l in range(min(LANES, kappa.shape[0] - b * LANES)):
@@ -69,10 +64,9 @@ def turn(kappa, pad, turned):
 def smooth(turned, smoothing, between, out):
     """A map smoothed at one scale.
 
-    turned: of turn(), for a map that is zero where nothing is observed; smoothing: Smoothing;
-    between: (column blocks, (pad + row blocks x LANES + pad) x LANES) float32, zeros before the
-    first map, then as another scale or map left it; out: (column blocks, row blocks x LANES x
-    LANES) float32, written inside smoothing.along.
+    turned: of turn(), for a map that is zero where nothing is observed; between: (column blocks,
+    (pad + row blocks x LANES + pad) x LANES) float32, zeros before the first map, then as any call
+    left it; out: (column blocks, row blocks x LANES x LANES) float32, written in smoothing.along.
     """
     across, along, pad = smoothing.across, smoothing.along, smoothing.pad
     line = np.empty(along.shape[0] * LANES * LANES, np.float32)
@@ -143,13 +137,12 @@ def subtract(field, weight, coarse, coarse_weight, along, out):
     """What lies between two scales: the difference of two smoothed maps times their weights.
 
     field, weight, coarse, coarse_weight: (column blocks, rows x LANES) float32, as distribution()
-    takes them; along: see Smoothing; out: the same shape, written inside along; it means something
-    where neither weight is zero.
+    takes them; along: see Smoothing; out: the same shape, written inside along.
     """
     for c in range(along.shape[0]):
-        part = slice(along[c, 0] * LANES, along[c, 1] * LANES)
-        f, w, g, v, result = (field[c, part], weight[c, part], coarse[c, part],
-                              coarse_weight[c, part], out[c, part])
+        at = slice(along[c, 0] * LANES, along[c, 1] * LANES)
+        f, w, result = field[c, at], weight[c, at], out[c, at]
+        g, v = coarse[c, at], coarse_weight[c, at]
         for p in range(result.size):
             result[p] = f[p] * w[p] - g[p] * v[p]
 
@@ -161,8 +154,7 @@ def distribution(field, weight, along, bins):
     field, weight: (column blocks, rows x LANES) float32, as smooth() writes it; a pixel of weight
     zero does not count; along: see Smoothing; bins: (3,) float64, lowest edge, width and number of
     the bins, the first and last of which also take what lies beyond.
-    Returns moments (3,) float64 (variance, third and fourth central moment) and histogram
-    (bins[2],) int64.
+    Returns variance, third and fourth central moment (3,) float64, histogram (bins[2],) int64.
     """
     last = np.int64(bins[2]) - 1
     low, per, top = bins[0], 1.0 / bins[1], np.float64(last)
@@ -187,26 +179,13 @@ def distribution(field, weight, along, bins):
     for b in range(last + 1):
         histogram[b] = (counts[0, b] + counts[1, b]) + (counts[2, b] + counts[3, b])
         n += histogram[b]
-    return _central(powers, max(n, 1)), histogram
-
-
-@njit(cache=True, nogil=True)
-def _central(powers, n):
-    """Variance, third and fourth central moment from the sums (4, LANES) of n numbers' powers.
-
-    Nothing is lost where the mean is small beside the scatter, as it is in a convergence map.
-    """
     mean = np.zeros(4)
-    for k in range(4):
-        for l in range(LANES):
-            mean[k] += powers[k, l]
-        mean[k] /= n
-    m, m2, m3, m4 = mean[0], mean[1], mean[2], mean[3]
-    out = np.empty(3)
-    out[0] = m2 - m * m
-    out[1] = m3 - 3.0 * m * m2 + 2.0 * m * m * m
-    out[2] = m4 - 4.0 * m * m3 + 6.0 * m * m * m2 - 3.0 * m * m * m * m
-    return out
+    for l in range(LANES):
+        mean += powers[:, l]
+    mean /= max(n, 1)
+    m, m2, m3, m4 = mean[0], mean[1], mean[2], mean[3]     # small mean: no digits are lost
+    return np.array([m2 - m * m, m3 - 3.0 * m * m2 + 2.0 * m * m * m,
+                     m4 - 4.0 * m * m3 + 6.0 * m * m * m2 - 3.0 * m * m * m * m]), histogram
 
 
 @njit(cache=True, nogil=True)
@@ -220,18 +199,13 @@ def peak_counts(field, valid, bins):
     peaks = np.zeros(int(bins[2]), np.int64)
     for y in range(1, rows - 1):
         for x in range(1, columns - 1):
-            if valid[y, x] and _is_peak(field, valid, y, x):
+            around = 0
+            while around < 9 and valid[y, x]:
+                j, k = y - 1 + around // 3, x - 1 + around % 3
+                if not valid[j, k] or (around != 4 and not field[y, x] > field[j, k]):
+                    break
+                around += 1
+            if around == 9:
                 place = (np.float64(field[y, x]) - bins[0]) / bins[1]
                 peaks[int(min(place, bins[2] - 1.0)) if place > 0.0 else 0] += 1
     return peaks
-
-
-@njit(cache=True, nogil=True)
-def _is_peak(field, valid, y, x):
-    """Whether a pixel lies above its eight neighbours, and these are valid."""
-    value = field[y, x]
-    for j in range(y - 1, y + 2):
-        for k in range(x - 1, x + 2):
-            if not valid[j, k] or ((j != y or k != x) and not value > field[j, k]):
-                return False
-    return True

@@ -7,6 +7,7 @@ from scipy.special import ndtri
 
 from ..core import seeds
 from ..core.params import noise_sigma
+from ..kernels import on_threads
 from ..kernels.noise import Layout, Noise, fill_batch
 
 N_SYMMETRY = 4                         # identity, rows reversed, columns reversed, both
@@ -126,9 +127,11 @@ class Batches:
         noise = NO_NOISE if self.noise == 0.0 else noise
         stream = seeds.TRAINING_NOISE if noise == FRESH else seeds.FIXED_NOISE
         quantiles = self.quantiles if noise != NO_NOISE else self.quantiles[:0]
-        fill_batch(out.reshape(len(rows), self.frame.size), self.maps, self.decode, rows, draws,
-                   symmetry, Layout(self.frame.targets, self.frame.copies),
-                   Noise(quantiles, self.noise, noise == FIXED, self.seed, stream))
+        flat, layout = (out.reshape(len(rows), self.frame.size),
+                        Layout(self.frame.targets, self.frame.copies))
+        drawn = Noise(quantiles, self.noise, noise == FIXED, self.seed, stream)
+        on_threads(lambda part: fill_batch(flat[part], self.maps, self.decode, rows[part],
+                                           draws[part], symmetry[part], layout, drawn), len(rows))
         return out
 
 
