@@ -225,13 +225,15 @@ def test_progress_in_a_log_is_dated_and_rare(clock):
     progress = Progress(100, "training", stream=stream)
     for _ in range(50):
         clock[0] += 1.0
-        progress.update(note="loss 0.5")
+        progress.note = "loss 0.5"
+        progress.update()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2                                       # each 20 s
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d training:  40 % 40/100, 40 s gone, "
                         r"1 min 00 s to go, loss 0.5", lines[1])
     clock[0] += 3600
-    progress.close("accuracy 1")
+    progress.note = "accuracy 1"
+    progress.close()
     assert stream.getvalue().splitlines()[-1].endswith("training: done in 1 h 00 min, accuracy 1")
 
 
@@ -306,7 +308,8 @@ def test_a_preset_sets_defaults_only(capsys):
     beside = cli.parse(made, ["--nstep", "5", "--preset", "much", "--option", "a=3"])
     assert beside.nstep == 5 and beside.option == ["a=1", "b=2", "a=3"]
     text = " ".join(made.format_help().split())
-    assert "much: --nstep 99 --no-slow --option a=1 --option b=2" in text and "plain: the defaults" in text
+    assert "much: --nstep 99 --no-slow --option a=1 --option b=2" in text
+    assert "plain: the defaults" in text
     with pytest.raises(SystemExit):
         cli.parse(made, ["--preset", "nope"])
     assert capsys.readouterr().err.count("\n") == 1

@@ -28,7 +28,6 @@ def array(name: str, value, shape: tuple | None = None, dtype=None, finite: bool
     """Check an array without copying it.
 
     name: str, what a message calls it
-    value: array-like
     shape: tuple or None, of an int, or None for any length, per axis
     dtype: a NumPy dtype, a letter of its kind ("f" for any float), or a tuple of these
     finite: bool, whether NaN and inf are refused (reads the array once)
@@ -42,27 +41,23 @@ def array(name: str, value, shape: tuple | None = None, dtype=None, finite: bool
                    else value.dtype == np.dtype(k) for k in kinds):
             words = " or ".join(KIND_WORDS.get(k) or np.dtype(k).name for k in kinds)
             raise InputError(f"{name}: expected dtype {words}, got {value.dtype}; {advice}")
-    if shape is not None:
-        if value.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, value.shape)):
-            want = ", ".join("any" if n is None else str(n) for n in shape)
-            raise InputError(f"{name}: expected shape ({want}), got {value.shape}; {advice}")
-    if finite and value.dtype.kind in "fc":
-        bad = ~np.isfinite(value)
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise InputError(f"{name}: expected finite numbers, got {value[where]} at index "
-                             f"{where} ({int(bad.sum())} in all); {advice}")
+    if shape is not None and (value.ndim != len(shape) or any(
+            n not in (None, m) for n, m in zip(shape, value.shape))):
+        want = ", ".join("any" if n is None else str(n) for n in shape)
+        raise InputError(f"{name}: expected shape ({want}), got {value.shape}; {advice}")
+    if finite and value.dtype.kind in "fc" and (bad := ~np.isfinite(value)).any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise InputError(f"{name}: expected finite numbers, got {value[where]} at index {where} "
+                         f"({int(bad.sum())} in all); {advice}")
     return value
 
 
 def positive(name: str, value, integer: bool = False) -> float | int:
     """A number above zero, as float or, if integer, as int. Raises InputError."""
-    want, shown = f"{name}: expected a positive {'whole ' * integer}number", _shown(value)
     found = number(value)
-    if not math.isfinite(found) or (integer and found != int(found)):
-        raise InputError(f"{want}, got {shown}; give another one")
-    if found <= 0:
-        raise InputError(f"{want}, got {shown}; give a larger one")
+    if not 0 < found < math.inf or (integer and found != int(found)):        # NaN fails the first
+        raise InputError(f"{name}: expected a positive {'whole ' * integer}number, got "
+                         f"{_shown(value)}; give {'a larger' if found <= 0 else 'another'} one")
     whole = value if isinstance(value, (int, np.integer)) else found          # a float has 53 bits
     return int(whole) if integer else found
 
@@ -110,7 +105,7 @@ def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     what: str, the design's name in a message
     theta: (n, 2) float64, Omega_m and S_8
     Returns triangles (t, 3) int32, and the neighbour opposite to each corner (t, 3) int32, -1 at
-    the hull. Raises InputError for fewer than 3 cosmologies, equal ones, and a design without area.
+    the hull. Raises InputError for fewer than 3 cosmologies, equal ones, or none off a line.
     """
     wanted = f"{what}: expected at least 3 cosmologies that span Omega_m and S_8, got {len(theta)}"
     if len(theta) < 3:
@@ -149,10 +144,9 @@ def _with_area(what, unit, found):
             raise InputError(f"{what}: has triangles without area inside; move cosmologies off a "
                              "line")
         on_hull |= behind
-    number = np.where(flat, -1, np.cumsum(~flat) - 1)
-    neighbours = np.where(found.neighbors < 0, -1, number[found.neighbors])
-    return (np.ascontiguousarray(found.simplices[~flat], np.int32),
-            np.ascontiguousarray(neighbours[~flat], np.int32))
+    order = np.where(flat, -1, np.cumsum(~flat) - 1)
+    neighbours = np.where(found.neighbors < 0, -1, order[found.neighbors])
+    return tuple(np.ascontiguousarray(a[~flat], np.int32) for a in (found.simplices, neighbours))
 
 
 def name_of(theta: np.ndarray, i: int) -> str:
@@ -162,9 +156,8 @@ def name_of(theta: np.ndarray, i: int) -> str:
 
 # ---------------------------------------------------------------- options of a stage
 def option(default, help: str | None = None, **more):
-    """A field of a dataclass of options.
+    """A field of a dataclass of options, and its default.
 
-    default: its value where nothing is given
     help: str, what --help says; None for a field that is no option of the command line
     more: metavar and choices as argparse has them; positive=True, or the highest value, or
         within=(low, high): what a value other than a default of None must be
@@ -214,8 +207,8 @@ class Options:
         """
         add = parser.add_argument_group(title).add_argument
         for field, flag, kind in cls._fields():
-            left_out = field.name in without or field.name not in (only or {field.name})
-            if left_out or field.metadata.get("help") is None:
+            if (field.name in without or field.name not in (only or {field.name})
+                    or field.metadata.get("help") is None):
                 continue
             shown = {k: v for k, v in field.metadata.items() if k in ("help", "metavar", "choices")}
             on = argparse.BooleanOptionalAction if field.default else "store_true"  # --[no-]name

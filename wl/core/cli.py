@@ -10,12 +10,12 @@ import sys
 import traceback
 
 # Linear algebra on several threads rounds differently: with one, --threads changes no result. Read
-# when numpy loads, so it stands before the imports that load it.
+# when numpy loads.
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 from .. import __version__  # noqa: E402
-from .checks import InputError, RunError, meant, number  # noqa: E402
+from .checks import InputError, RunError, meant, number, within  # noqa: E402
 from .progress import EXIT_STOPPED, end_of, fail, prepared  # noqa: E402
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -70,16 +70,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def _text(text):
-    if text == "":
-        raise argparse.ArgumentTypeError("expected a value, got nothing; is a variable of the "
-                                         "shell unset?")
-    return text
+    if text:
+        return text
+    raise argparse.ArgumentTypeError("expected a value, got nothing; is a shell's variable unset?")
 
 
 def _finite(text):
-    if not math.isfinite(value := number(text)):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
+    if math.isfinite(value := number(text)):
+        return value
+    raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
 
 
 def _whole(text, low=-MAX_WHOLE, high=MAX_WHOLE):
@@ -127,7 +126,7 @@ def add_common(parser: Parser, *, threads: bool = True) -> Parser:
     return parser
 
 
-def add_shown(parser: argparse.ArgumentParser) -> None:
+def add_shown(parser: Parser) -> None:
     """Add the options that say what is shown of a score."""
     parser.add_argument("--details", action="store_true", help="print all figures of the score")
     parser.add_argument("--figures", action=argparse.BooleanOptionalAction, default=True,
@@ -150,12 +149,9 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
 
 def _as_options(values):
     """Values by name as they would stand on a command line."""
-    words = []
-    for name, value in values.items():
-        flag = name.replace("_", "-")
-        words += [f"--no-{flag}" if value is False else f"--{flag} {one}"
-                  for one in (value if isinstance(value, list) else [value])]
-    return " ".join(words)
+    flat = [(name.replace("_", "-"), one) for name, value in values.items()
+            for one in (value if isinstance(value, list) else [value])]
+    return " ".join(f"--no-{flag}" if one is False else f"--{flag} {one}" for flag, one in flat)
 
 
 def _configured(parser, argv, path):
@@ -183,13 +179,13 @@ def _settings_of(path):
     try:
         content = json.loads(pathlib.Path(path).read_text())
         settings = dict(content.get("settings", content))
+        more = {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or "no JSON object"
         raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings, "
                          f"cannot read it ({reason})") from None
-    seed = content.get("posterior_seed", content.get("seed", settings.get("seed", 1)))
-    more = {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
-    return {**settings, **more, "seed": seed}
+    return {**settings, **more, "seed": content.get(
+        "posterior_seed", content.get("seed", settings.get("seed", 1)))}
 
 
 def folder(args: argparse.Namespace, name: str):
@@ -261,9 +257,7 @@ def thread_count(asked: int | None) -> int:
     """The number of threads asked for, None for all there are. Raises InputError."""
     if asked is None:
         return max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    if asked < 1 or asked > 1024:
-        raise InputError(f"--threads: expected a whole number from 1 to 1024, got {asked}")
-    return asked
+    return within("--threads", asked, 1, 1024, integer=True)
 
 
 def prepare_process(threads: int, allocator: bool = False) -> None:
@@ -286,8 +280,7 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
 
 def _is_plain_script():
     """Whether this process only runs its command line's script: no notebook, no import of it."""
-    if (sys.platform != "linux" or hasattr(sys, "ps1") or sys.flags.interactive
-            or "IPython" in sys.modules):
-        return False
     main = getattr(sys.modules.get("__main__"), "__file__", None)
-    return main is not None and os.path.realpath(main) == os.path.realpath(sys.argv[0])
+    return (sys.platform == "linux" and main is not None and "IPython" not in sys.modules
+            and not (hasattr(sys, "ps1") or sys.flags.interactive)
+            and os.path.realpath(main) == os.path.realpath(sys.argv[0]))

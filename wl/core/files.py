@@ -26,7 +26,7 @@ from .progress import program, warn
 PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py")
 STALE_SECONDS = 3600.0         # age of a temporary file that a killed run left
 LOCK_FILE, LOCK_TRIES = ".lock", 30
-# what file systems without locks answer
+# errors of file systems without locks
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -233,11 +233,9 @@ def _unusable(path, what, error):
 
 
 def digest_files(files: dict, cache=None) -> dict:
-    """sha256 of several files; a cache spares reading gigabytes while size and times agree.
+    """{name: sha256} of files {name: Path}. Raises InputError for one that cannot be read.
 
-    files: {name: Path}
-    cache: Path of a JSON file, or None
-    Returns {name: hex}. Raises InputError for a file that cannot be read.
+    cache: Path of a JSON file that spares reading gigabytes while size and times agree, or None
     """
     known, fresh = {}, {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -265,13 +263,11 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for source in sorted(here.rglob("*.py")):
         digest.update(source.relative_to(here).as_posix().encode() + b"\0" + source.read_bytes())
-    text = digest.hexdigest()[:16]
-    if (here.parent / ".git").exists():
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]
-            out = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5.0,
-                                 check=True)
-            text += " " + out.stdout.strip()
+    text, git = digest.hexdigest()[:16], (here.parent / ".git").exists()
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]
+        text += " " + subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5.0,
+                                     check=True).stdout.strip() if git else ""
     return text
 
 
@@ -312,9 +308,8 @@ def first_difference(before, now, name: str = "") -> tuple | None:
 
 def refuse_difference(start: str, before, now, end: str = "give --force to overwrite it, or "
                       "another --out", other: str = "this run") -> None:
-    """Raise InputError at the first difference of two settings.
+    """Raise InputError at the first difference of JSON values before and now.
 
-    before, now: JSON values
     start, end, other: str, of "START name = before, OTHER has name = now; END"
     """
     if found := first_difference(before, json.loads(to_json(now))):

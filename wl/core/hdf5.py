@@ -1,10 +1,9 @@
 """The only place that knows HDF5: the layout of the files, atomic writes, digests.
 
-The layout is netCDF-4's and ArviZ's, by h5py alone: a group per kind of content, each with its own
-dimension scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netcdf` and
-`h5dump` open a file unchanged. float16 variables crash netCDF4-python, a "/" in a name hides the
-variable, libver "latest" shuts out HDF5 1.10, and a bool has no netCDF type; files hold float32, no
-"/", version v110, and int8 with the attribute dtype="bool" in their place.
+The layout is netCDF-4's and ArviZ's: a group per kind of content, each with its own dimension
+scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netcdf` and `h5dump`
+open a file unchanged. float16 variables crash netCDF4-python, a "/" in a name hides the variable,
+libver "latest" shuts out HDF5 1.10, and a bool has no netCDF type.
 
 Two digests guard a file. The seal is the sha256 of all bytes, in 40 bytes behind the end of the
 HDF5 file, which other readers ignore: it is checked before HDF5 opens the file, as a flipped bit in
@@ -58,8 +57,7 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
     """Write one file atomically; equal contents give equal bytes but for the time of writing.
 
     The environment variable SOURCE_DATE_EPOCH (seconds) replaces the time.
-    path: str or Path
-    kind: str, of KINDS
+    path, kind: str or Path, and str, of KINDS
     groups: {group: {name: Var}}
     coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps
         whose draws are kept, say); a dimension without one counts from 0
@@ -68,18 +66,15 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
     origin: dict of JSON values, where the inputs lay; no part of the file's identity
     Returns the digest of the contents (File.digest). Raises RunError when the disk fails.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     parts = {group: _prepared(group, named, coords or {}) for group, named in groups.items()}
-    dims = {g: {n: v.dims for n, v in part.items()} for g, part in parts.items()}
-    attrs = {g: {n: v.attrs for n, v in part.items()} for g, part in parts.items()}
+    dims, attrs = ({g: {n: getattr(v, what) for n, v in part.items()} for g, part in parts.items()}
+                   for what in ("dims", "attrs"))
     digests = {f"{g}/{n}": digest_array(v.values) for g in parts for n, v in parts[g].items()}
     root = {"schema_version": SCHEMA_VERSION, "kind": kind, "settings": to_json(settings or {}),
             "seed": int(seed), "inputs": to_json(inputs or {}), "digests": to_json(digests)}
     identity = to_json([list(root.values()), dims, attrs])
-    root["content"] = hashlib.sha256(identity.encode()).hexdigest()
-    root |= {"versions": to_json(versions()), "code_version": code_version(),
-             "origin": to_json(origin or {})}
+    root |= {"content": hashlib.sha256(identity.encode()).hexdigest(), "origin": to_json(
+        origin or {}), "versions": to_json(versions()), "code_version": code_version()}
     created = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", created),
               "inference_library": "wl", "inference_library_version": __version__}
@@ -134,14 +129,13 @@ def _image(root, common, parts):
 
 def _write_group(target, variables):
     for name, (dims, values, attrs) in variables.items():
-        options = {}
-        if values.dtype.kind == "O":
+        options, kind = {}, values.dtype.kind
+        if kind == "O":
             options["dtype"] = h5py.string_dtype()       # filters see only the pointers of strings
-        elif values.ndim and values.size:
-            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-            if values.dtype.kind == "f":
-                options["fillvalue"] = np.nan
-        data = values.astype(np.int8) if values.dtype.kind == "b" else values
+        elif values.size and values.ndim:
+            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True,
+                       **({"fillvalue": np.nan} if kind == "f" else {})}
+        data = values.astype(np.int8) if kind == "b" else values
         dataset = target.create_dataset(name, data=data, **options)
         if dims == (name,):
             dataset.make_scale(name)
@@ -160,11 +154,9 @@ def _storable(name, values):
     values = np.asarray(values)
     if values.dtype.kind in "OU" and all(isinstance(x, str) for x in values.ravel().tolist()):
         return values.astype(object)
-    if values.dtype.kind == "f" and values.dtype.itemsize == 2:
-        return values.astype(np.float32)
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         raise ValueError(f"{name}: values of dtype {values.dtype} cannot be stored")
-    return values
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _clean_attrs(name, dtype, own):
@@ -180,7 +172,6 @@ def _clean_attrs(name, dtype, own):
 def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     """Read and verify a file.
 
-    path: str or Path
     kind: str, what it must be; None for any
     groups: names of the groups to read, None for all
     Raises InputError, naming the file and what to do, if it is missing, truncated, damaged, changed
@@ -212,15 +203,16 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
             root = _plain_attrs(file)
             if not {"schema_version", "kind", "content"} <= set(root):
                 raise InputError(f"{path}: is an HDF5 file, but not one of wl; {make}")
-            if root["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"{path}: has schema version {root['schema_version']}, this wl "
-                                 f"reads {SCHEMA_VERSION}; make it anew with "
-                                 f"{KINDS.get(root['kind'], maker)} --force")
+            version, found = root["schema_version"], root["kind"]
+            if version != SCHEMA_VERSION:
+                raise InputError(f"{path}: has schema version {version}, this wl reads "
+                                 f"{SCHEMA_VERSION}; make it anew with {KINDS.get(found, maker)} "
+                                 "--force")
             if not sealed:
                 raise InputError(damaged.format(" by another program"))
-            if kind is not None and root["kind"] != kind:
-                raise InputError(f"{path}: expected a {kind} file, got a {root['kind']} file; "
-                                 "check the path")
+            if kind not in (None, found):
+                raise InputError(f"{path}: expected a {kind} file, got a {found} file; check the "
+                                 "path")
             return _read_groups(path, file, root, groups)
     except InputError:
         raise
@@ -230,19 +222,18 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
 
 def _read_groups(path, file, root, wanted):
     """The File of an open HDF5 file. wanted: names of the groups to read, None for all."""
-    groups, dims, coords, attrs = {}, {}, {}, {}
-    for group in (g for g in file if wanted is None or g in wanted):
-        for part in (groups, dims, coords, attrs):
-            part[group] = {}
+    chosen = [g for g in file if wanted is None or g in wanted]
+    groups, dims, coords, attrs = ({g: {} for g in chosen} for _ in range(4))
+    for group in chosen:
         for name, dataset in file[group].items():
             (coords if dataset.is_scale else groups)[group][name] = _values(dataset)
             if not dataset.is_scale:
                 dims[group][name] = tuple(d[0].name.rsplit("/", 1)[1] for d in dataset.dims)
                 attrs[group][name] = _plain_attrs(dataset)
     texts = {n: json.loads(root[n]) for n in ("settings", "inputs", "versions", "origin")}
+    plain = {n: root[n] for n in ("kind", "seed", "code_version", "created_at")}
     return File(path=path, groups=groups, dims=dims, coords=coords, attrs=attrs,
-                digest=root["content"], **texts,
-                **{n: root[n] for n in ("kind", "seed", "code_version", "created_at")})
+                digest=root["content"], **texts, **plain)
 
 
 def _plain_attrs(node):
@@ -272,9 +263,8 @@ def arrays_of(path) -> dict | None:
 def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File | None:
     """The verified file that was made with these settings and inputs, None if there is none.
 
-    Values are compared as JSON has them: 1 equals 1.0, a tuple a list, an unset one null.
-    path, kind, settings, inputs, seed: as in write()
-    Raises InputError for a damaged file, and at the first setting or input that differs.
+    Values are compared as JSON has them: 1 equals 1.0, a tuple a list, an unset one null. Raises
+    InputError for a damaged file, and at the first setting or input that differs.
     """
     if not os.path.lexists(path):
         return None
@@ -340,10 +330,8 @@ class Folder:
 
     def is_whole(self, name: str, kind: str) -> bool:
         """False for a missing file, or a damaged one that --force replaces. Raises InputError."""
-        if not (self.out / name).exists():
-            return False
         try:
-            return bool(read(self.out / name, kind, groups=()))
+            return (self.out / name).exists() and bool(read(self.out / name, kind, groups=()))
         except InputError as error:
             if not self.force:
                 raise InputError(f"{error}; or give --force") from None

@@ -111,10 +111,8 @@ def attributes(name: str, dtype) -> dict:
     found = {"units": UNITS.get(name, "1"), "long_name": VARIABLES[name]}
     if name in LATEX:
         found["latex"] = LATEX[name]
-    if name == "flag":
-        found |= {"flag_masks": np.array(list(FLAGS), dtype),
-                  "flag_meanings": " ".join(FLAGS.values())}
-    if name == "split":
-        found |= {"flag_values": np.arange(len(SPLITS), dtype=dtype),
-                  "flag_meanings": " ".join(SPLITS)}
+    if name in ("flag", "split"):
+        which, words = ("masks", FLAGS) if name == "flag" else ("values", dict(enumerate(SPLITS)))
+        found |= {f"flag_{which}": np.array([*words], dtype),
+                  "flag_meanings": " ".join(words.values())}
     return found

@@ -1,5 +1,6 @@
 """What a run says while it works, signals that stop it, streams that may be closed or full."""
 import contextlib
+import functools
 import os
 import pathlib
 import signal
@@ -14,14 +15,12 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _came, _held = [], []          # signals that have come, blocks that must reach their own end
 
 
-
 def program() -> str:
     """What the user called: run_mcmc.py, or python -m wl.simulate."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    name = pathlib.Path(sys.argv[0] or "wl").name
-    if spec is None or not spec.name.startswith("wl."):
-        return name
-    return f"python -m {spec.name.removesuffix('.__main__')}"
+    if spec is not None and spec.name.startswith("wl."):
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    return pathlib.Path(sys.argv[0] or "wl").name
 
 
 def fail(message, code: int) -> int:
@@ -36,6 +35,7 @@ class Progress:
     total, label: int, steps, and str, what is being done
     every: float, seconds between lines in a log
     stream: a text stream, None for stderr
+    Has note: str, a few words to show behind.
     """
 
     def __init__(self, total: int, label: str, quiet: bool = False, every: float = 20.0,
@@ -50,35 +50,27 @@ class Progress:
         """Steps that an earlier run did: they count as done but not for the ETA."""
         self.done = self.first = done
 
-    def update(self, step: int = 1, note: str | None = None) -> None:
-        """So many more steps are done. note: str, a few words to show behind."""
+    def update(self, step: int = 1) -> None:
+        """So many more steps are done."""
         self.done += step
-        self.note = self.note if note is None else note
         now = time.monotonic()
-        if not self.quiet and now - self.last >= self.every:
-            self.last = now
-            self._show(now)
-
-    def close(self, note: str | None = None) -> None:
-        """The last line, with the time all of it took."""
-        if not self.quiet:
-            self.note = self.note if note is None else note
-            took = _duration(time.monotonic() - self.start)
-            self._write(f"{self.label}: done in {took}{self._behind()}", last=True)
-
-    def _show(self, now):
-        done, share = self.done - self.first, min(self.done / self.total, 1.0)
+        if self.quiet or now - self.last < self.every:
+            return
+        self.last, done, share = now, self.done - self.first, min(self.done / self.total, 1.0)
         eta = (now - self.start) / done * max(self.total - self.done, 0) if done > 0 else 0.0
         bar = f" [{'#' * int(24 * share):.<24}]" if self.terminal else ""
-        self._write(f"{self.label}: {100.0 * share:3.0f} %{bar} {self.done}/{self.total}, "
-                    f"{_duration(now - self.start)} gone, {_duration(eta)} to go{self._behind()}")
+        self._write(f"{100.0 * share:3.0f} %{bar} {self.done}/{self.total}, "
+                    f"{_duration(now - self.start)} gone, {_duration(eta)} to go")
 
-    def _behind(self):
-        return f", {self.note}" if self.note else ""
+    def close(self) -> None:
+        """The last line, with the time all of it took."""
+        if not self.quiet:
+            self._write(f"done in {_duration(time.monotonic() - self.start)}", "\n")
 
-    def _write(self, text, last=False):
+    def _write(self, text, end=""):
+        text = f"{self.label}: {text}" + (f", {self.note}" if self.note else "")
         dated = time.strftime("%Y-%m-%d %H:%M:%S ") + text + "\n"
-        self.stream.write("\r\x1b[K" + text + "\n" * last if self.terminal else dated)
+        self.stream.write("\r\x1b[K" + text + end if self.terminal else dated)
         self.stream.flush()
 
 
@@ -184,15 +176,8 @@ class _Stream:
             stream.reconfigure(errors="backslashreplace")       # names of files are any bytes
 
     def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        """As of any stream."""
-        return self._try(self.stream.write, text) or len(text)
-
-    def flush(self) -> None:
-        """As of any stream."""
-        self._try(self.stream.flush)
+        found = getattr(self.stream, name)
+        return functools.partial(self._try, found) if name in ("write", "flush") else found
 
     def _try(self, call, *words):
         try:

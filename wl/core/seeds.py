@@ -4,26 +4,21 @@
     rng = generator(seed, seeds.EPOCH, 3)    # others for another index
 
 Every generator follows from (seed, stream, index) alone, by SeedSequence(seed, spawn_key=(stream,
-*index)). Two streams never share numbers, nor do two seeds. The compiled kernels seed their own
-generators by the same triple.
+*index)): two streams never share numbers, nor do two seeds. Kernels' generators follow likewise.
 """
 import numpy as np
 
-# the simulator: signal, nuisances and noise of each map, labels of the test maps, what scatters
-# from map to map
+# the simulator: signal, nuisances, noise and labels of maps, what scatters from map to map
 KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)
 FORECAST, REALISM, LABELLED = 8, 9, 10       # validate limit, realism, and labelled spectra
 BOX = 11                                     # structure that maps of a cosmology share
 SPLIT = 100                                  # which realisations train
 EPOCH, WEIGHTS, DROPOUT = 101, 102, 103      # order and flips of an epoch, first weights, dropout
 NETWORK = 104                                # the seed of one network of several
-DENSE_WEIGHTS, DENSE_ORDER, NOISE_DRAW = 106, 107, 108
-DENSE_DROPOUT = 109
-COVARIANCE_FOLDS = 110                       # cross-validation of the smoothing
-CALIBRATION_DRAW = 111
+DENSE_WEIGHTS, DENSE_ORDER, NOISE_DRAW, DENSE_DROPOUT = range(106, 110)
+COVARIANCE_FOLDS, CALIBRATION_DRAW = 110, 111          # cross-validation of the smoothing
 CHAIN_START, RMS_SAMPLE, BOOTSTRAP = 113, 114, 115
 EXACT_DRAW = 116                             # independent draws of a map's posterior
-
 # of the kernels' generators: a chain's stream is METROPOLIS + 256 chain
 TRAINING_NOISE, FIXED_NOISE, METROPOLIS = 1, 2, 3
 
@@ -31,9 +26,7 @@ TRAINING_NOISE, FIXED_NOISE, METROPOLIS = 1, 2, 3
 def generator(seed: int, stream: int, *index: int, kind=np.random.PCG64) -> np.random.Generator:
     """A NumPy generator whose numbers depend on (seed, stream, index) alone.
 
-    seed: int, of the run
-    stream: int, one of this module's names
-    index: ints, e.g. cosmology and realisation
+    seed, stream, index: ints: of the run, one of this module's, e.g. cosmology and realisation
     kind: NumPy's bit generator; the simulator takes SFC64, which draws its fields faster
     """
     return np.random.Generator(kind(np.random.SeedSequence(seed, spawn_key=(stream, *index))))
