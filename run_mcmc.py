@@ -114,7 +114,7 @@ def predicted(args, posterior, shard=None) -> tuple:
     from wl.maps.splits import MapOptions
     from wl.posterior import infer
     from wl.posterior.options import Wanted
-    from wl.simulate.sets import locate
+    from wl.simulate.simulate import locate
     from wl.summaries import predict
     from wl.summaries.options import NetworkOptions
     map_options, network = MapOptions.of(args), NetworkOptions.of(args, args.method)

@@ -24,10 +24,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 
 from wl.simulate.fields import Field, Grid  # noqa: E402
-from wl.simulate.halo_sky import HaloMaps  # noqa: E402
 from wl.simulate.halos import PARTS, SLICES  # noqa: E402
-from wl.simulate.simulate import draw_maps, halo_sky  # noqa: E402
-from wl.simulate.survey import FIXED_NUISANCES, procedural_mask  # noqa: E402
+from wl.simulate.halo_sky import HaloMaps, draw_maps, halo_sky  # noqa: E402
+from wl.simulate.plan import FIXED_NUISANCES, procedural_mask  # noqa: E402
 from wl.simulate.theory import Theory, nfw_window  # noqa: E402
 
 THETA = (0.3, 0.8)

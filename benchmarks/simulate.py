@@ -28,8 +28,8 @@ import numpy as np  # noqa: E402
 
 from wl.simulate.fields import GAUSSIAN_SHARE, Field, Grid, component_shift  # noqa: E402
 from wl.simulate.fields import generator, log_normal_shift  # noqa: E402
-from wl.simulate.simulate import draw_maps  # noqa: E402
-from wl.simulate.survey import draw_nuisances, procedural_mask  # noqa: E402
+from wl.simulate.halo_sky import draw_maps  # noqa: E402
+from wl.simulate.plan import draw_nuisances, procedural_mask  # noqa: E402
 from wl.simulate.theory import Theory  # noqa: E402
 
 THETA = (0.3, 0.8)

@@ -29,7 +29,7 @@ from wl.summaries.options import MODELS  # noqa: E402
 from wl.core.params import PIXEL_ARCMIN  # noqa: E402
 from wl.summaries.handmade import (ELL_MAX, ELL_MIN, FINE_BINS, PDF_BINS, SIGNAL,  # noqa: E402
                                    Features)
-from wl.simulate.survey import procedural_mask  # noqa: E402
+from wl.simulate.plan import procedural_mask  # noqa: E402
 
 
 class Plain:

@@ -67,7 +67,7 @@ def maps_of(frame, n=128):
     """A mask and n noiseless maps of white pixels, (n, n_observed) float16, as fast as any."""
     import numpy as np
 
-    from wl.simulate.survey import procedural_mask
+    from wl.simulate.plan import procedural_mask
     mask = procedural_mask() if frame == (1424, 176) else np.ones(frame, bool)
     rng = np.random.default_rng(1)
     maps = 0.0114 * rng.standard_normal((n, int(mask.sum())), np.float32)

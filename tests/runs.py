@@ -10,7 +10,7 @@ from wl.core import cli
 from wl.core.progress import Progress
 from wl.maps import dataset
 from wl.maps.splits import MapOptions
-from wl.simulate.sets import locate
+from wl.simulate.simulate import locate
 from wl.summaries import predict
 from wl.summaries.options import NetworkOptions
 

@@ -7,7 +7,7 @@ from scipy import stats
 from wl.posterior import covariance as statistics
 from wl.core.checks import InputError
 from wl.posterior.covariance import RAW, per_cosmology, smoothed
-from wl.simulate.survey import design
+from wl.simulate.plan import design
 
 THETA = design(101)
 U = (THETA - THETA.mean(0)) / THETA.std(0)

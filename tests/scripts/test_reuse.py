@@ -13,7 +13,7 @@ from wl.core.checks import InputError, RunError
 from wl.maps.splits import MapOptions
 from wl.posterior import infer, posterior
 from wl.posterior.options import PosteriorOptions, Wanted
-from wl.simulate.sets import locate
+from wl.simulate.simulate import locate
 from wl.summaries import predict, training
 from wl.summaries.options import NetworkOptions
 

@@ -10,12 +10,11 @@ from conftest import one_line
 
 from wl.core.checks import InputError, RunError
 from wl.maps.dataset import TEST_FILE, TRUTH_FILE, UNFINISHED
-from wl.simulate import sets
 from wl.simulate import simulate as module
 from wl.simulate.fields import Field, Grid, log_normal_shift
-from wl.simulate.plan import Plan, SimulationOptions
-from wl.simulate.sets import KAPPA_FILE, LABEL_FILE
-from wl.simulate.simulate import draw_maps, simulate
+from wl.simulate.plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions
+from wl.simulate.halo_sky import draw_maps
+from wl.simulate.simulate import simulate
 
 NUMBERS = [
     f for f in dataclasses.fields(SimulationOptions)
@@ -138,7 +137,7 @@ def test_a_damaged_set_is_not_complete(mask_file, tmp_path):
 
 
 def test_a_proof_that_is_no_dictionary_is_refused(mask_file, tmp_path):
-    (tmp_path / sets.SIMULATION_FILE).write_text(json.dumps([1]))
+    (tmp_path / module.SIMULATION_FILE).write_text(json.dumps([1]))
     with pytest.raises(InputError) as error:
         simulate(tmp_path, cosmologies=3, realisations=2, test=0, mask=mask_file, quiet=True)
-    one_line(error, sets.SIMULATION_FILE)
+    one_line(error, module.SIMULATION_FILE)

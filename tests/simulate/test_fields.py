@@ -7,8 +7,8 @@ from wl.validate.labelled import masked_window
 from wl.core.checks import InputError
 from wl.simulate.fields import (ARCMIN, GAUSSIAN_SHARE, Field, Grid, generator, grid_size,
                                 log_normal_shift)
-from wl.simulate.simulate import draw_maps
-from wl.simulate.survey import FIXED_NUISANCES, procedural_mask
+from wl.simulate.halo_sky import draw_maps
+from wl.simulate.plan import FIXED_NUISANCES, procedural_mask
 from wl.simulate.theory import Theory
 from wl.core.params import FRAME, N_OBSERVED
 from wl.summaries.handmade import Spectrum

@@ -8,13 +8,11 @@ from test_fields import binned, measured
 
 from wl.validate.labelled import masked_window
 from wl.simulate.fields import UNTURNED, Boxes, Field, Grid, generator
-from wl.simulate.halo_sky import HaloMaps, HaloSky
+from wl.simulate.halo_sky import HaloMaps, HaloSky, draw_maps, halo_sky
 from wl.simulate.halos import Halos
 from wl.maps.dataset import TEST_FILE
-from wl.simulate.plan import Plan, SimulationOptions
-from wl.simulate.sets import KAPPA_FILE
-from wl.simulate.simulate import draw_maps, halo_sky, simulate
-from wl.simulate.survey import FIXED_NUISANCES, procedural_mask
+from wl.simulate.plan import FIXED_NUISANCES, KAPPA_FILE, Plan, SimulationOptions, procedural_mask
+from wl.simulate.simulate import simulate
 from wl.simulate.theory import Theory
 from wl.core.checks import InputError
 from wl.kernels.halos import Turn

@@ -7,10 +7,10 @@ from conftest import one_line
 
 from wl.core.checks import InputError
 from wl.simulate.fields import Field, Grid, component_shift, generator, log_normal_shift
-from wl.simulate.plan import Plan, SimulationOptions
-from wl.simulate.sets import KAPPA_FILE, LABEL_FILE
-from wl.simulate.simulate import draw_maps, parser, simulate
-from wl.simulate.survey import FIXED_NUISANCES, design, draw_nuisances
+from wl.simulate.plan import (FIXED_NUISANCES, KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions,
+                              design, draw_nuisances)
+from wl.simulate.halo_sky import draw_maps
+from wl.simulate.simulate import parser, simulate
 from wl.simulate.theory import PUBLISHED, Sky, Theory
 from wl.core.params import FRAME
 

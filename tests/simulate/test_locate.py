@@ -7,7 +7,7 @@ import pytest
 from conftest import one_line
 from test_dataset import KAPPA, MASK, TEST, labels, small_mask
 
-from wl.simulate import sets, simulate
+from wl.simulate import simulate as module
 from wl.maps import dataset
 from wl.core.checks import InputError
 from wl.core.files import digest_array
@@ -36,14 +36,14 @@ def find(tmp_path, monkeypatch):
     def stand_in(out, **options):
         calls.append((str(out), options))
         make_set(out, options["seed"],
-                 None if options["design"] is None else np.load(options["design"]))
-    monkeypatch.setattr(simulate, "simulate", stand_in)
+                 np.load(options["design"]) if "design" in options else None)
+    monkeypatch.setattr(module, "simulate", stand_in)
 
     def run(data="data", **options):
         defaults = dict(data=data, release="auto", test_maps=None, realisations=None, seed=1,
                         threads=1,
                         quiet=False, force=False)
-        return sets.locate(types.SimpleNamespace(**{**defaults, **options}))
+        return module.locate(types.SimpleNamespace(**{**defaults, **options}))
     run.calls = calls
     return run
 
@@ -129,10 +129,10 @@ def test_maps_simulated_for_real_labels_keep_the_folders_name(find, tmp_path):
 
 
 def test_room_counts_what_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(sets.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
-    assert sets.room(tmp_path / "a" / "b") == 1000
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    assert module.room(tmp_path / "a" / "b") == 1000
     (tmp_path / dataset.UNFINISHED).mkdir()
     (tmp_path / "label.npy").write_bytes(bytes(30))
     (tmp_path / dataset.UNFINISHED / (KAPPA + ".part")).write_bytes(bytes(500))
     (tmp_path / "notes.txt").write_bytes(bytes(77))
-    assert sets.room(tmp_path) == 1530
+    assert module.room(tmp_path) == 1530

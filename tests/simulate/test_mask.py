@@ -1,17 +1,19 @@
 """The procedural mask and design against the challenge's files, and their own promises."""
 import hashlib
+import runpy
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import ndimage
 from scipy.spatial import ConvexHull, Delaunay
 
 from wl.core.checks import InputError
 from wl.core.params import DELTA_Z_SIGMA, FRAME, N_OBSERVED
-from wl.simulate.survey import (DESIGN_SCALE, _trim, design, draw_nuisances, draw_unseen,
-                                procedural_mask)
+from wl.simulate.plan import (DESIGN_SCALE, design, draw_nuisances, draw_unseen, procedural_mask)
 
 EIGHT = np.ones((3, 3))
+RECIPE = runpy.run_path(str(ROOT / "benchmarks" / "mask.py"))
 
 
 def test_mask_has_the_challenges_pixels_and_never_changes():
@@ -21,6 +23,10 @@ def test_mask_has_the_challenges_pixels_and_never_changes():
     digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
     assert digest == hashlib.sha256(np.packbits(procedural_mask()).tobytes()).hexdigest()
     assert digest.startswith("035b50658e70c3fb")
+
+
+def test_the_file_is_what_the_formula_gives():
+    assert np.array_equal(procedural_mask(), RECIPE["make"]())
 
 
 def hole_sizes(mask):
@@ -59,9 +65,8 @@ def test_mask_resembles_the_real_one(real):
 
 @pytest.mark.parametrize("change", [-300, 300])
 def test_trim_reaches_any_count(change):
-    from wl.simulate.survey import _Chance
     mask = procedural_mask()
-    _trim(mask, N_OBSERVED + change, _Chance(1))
+    RECIPE["trim"](mask, N_OBSERVED + change, RECIPE["chances"](1))
     assert int(mask.sum()) == N_OBSERVED + change
 
 

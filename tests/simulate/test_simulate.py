@@ -13,15 +13,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, one_line
 
-from wl.simulate import sets
 from wl.simulate import simulate as module
 from wl.core.checks import InputError, RunError
 from wl.maps.dataset import MASK_FILE, TEST_FILE, TRUTH_FILE
 from wl.simulate.fields import Grid
-from wl.simulate.plan import Plan, SimulationOptions
-from wl.simulate.sets import FILES, KAPPA_FILE, LABEL_FILE
-from wl.simulate.simulate import simulate
-from wl.simulate.survey import design
+from wl.simulate.plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions, design
+from wl.simulate.simulate import FILES, simulate
 from wl.simulate.theory import Theory
 from wl.maps.dataset import UNFINISHED, open_set
 from wl.core.params import DELTA_Z_SIGMA, FILE_PREFIX, noise_sigma
@@ -241,7 +238,7 @@ def test_wrong_settings_are_refused(mask_file, tmp_path, change, word):
 
 def test_too_little_disk_is_said_before_the_start(mask_file, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(sets.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: full)
     with pytest.raises(InputError) as error:
         simulate(tmp_path / "out", mask=mask_file, **SMALL)
     one_line(error, "GB", "free")
@@ -259,7 +256,7 @@ def test_far_too_many_maps_are_refused_before_their_labels_are_drawn(mask_file, 
 
 
 def test_a_complete_set_needs_no_room(small, mask_file, monkeypatch):
-    monkeypatch.setattr(sets.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     assert simulate(small, mask=mask_file, **SMALL) is False
 
 
@@ -359,7 +356,7 @@ def killed_at(moves, out, mask_file, monkeypatch):
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sets.os, "replace", until)
+        patch.setattr(module.os, "replace", until)
         with pytest.raises(KeyboardInterrupt):
             simulate(out, mask=mask_file, **SMALL)
 
@@ -419,12 +416,12 @@ def test_a_dead_worker_is_one_line(mask_file, tmp_path, monkeypatch):
 
 def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
     plan = Plan(SimulationOptions(cosmologies=3, realisations=2, test=0, mask=mask_file))
-    assert sets.prepare(tmp_path, plan, False) == set()
+    assert module.prepare(tmp_path, plan, False) == set()
     # the second line was cut off by a kill
     (tmp_path / "done").write_text("train 0\ntrain")
-    assert sets.prepare(tmp_path, plan, False) == {"train 0"}
-    monkeypatch.setattr(sets, "_drawing_code", lambda: "another")
-    assert sets.prepare(tmp_path, plan, False) == set()
+    assert module.prepare(tmp_path, plan, False) == {"train 0"}
+    monkeypatch.setattr(module, "_drawing_code", lambda: "another")
+    assert module.prepare(tmp_path, plan, False) == set()
     assert (tmp_path / "done").read_text() == ""
 
 

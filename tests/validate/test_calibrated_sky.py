@@ -7,7 +7,7 @@ from wl.validate import labelled
 from wl.validate import realism as command
 from wl.core.checks import InputError
 from wl.simulate.fields import Field
-from wl.simulate.survey import FIXED_NUISANCES, draw_nuisances
+from wl.simulate.plan import FIXED_NUISANCES, draw_nuisances
 from wl.simulate.theory import PUBLISHED
 from wl.validate.labelled import Spectra, Survey, compare, read_spectra, regress, simulate
 from wl.maps.dataset import MASK_FILE, read_label, read_mask

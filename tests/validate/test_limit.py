@@ -17,7 +17,7 @@ from wl.core.checks import InputError
 from wl.maps.dataset import TRUTH_FILE
 from wl.simulate.fields import Grid, generator
 from wl.simulate.simulate import simulate
-from wl.simulate.survey import FIXED_NUISANCES, design
+from wl.simulate.plan import FIXED_NUISANCES, design
 from wl.simulate.theory import PUBLISHED, Theory
 from wl.validate.limit import (BandPowers, limit, log_likelihoods, periodic_window,
                                sobol_nuisances)

@@ -11,7 +11,7 @@ from wl.core.checks import InputError
 from wl.core.params import PARAMS
 from wl.maps.dataset import MASK_FILE, TEST_FILE
 from wl.simulate.fields import Field
-from wl.simulate.survey import FIXED_NUISANCES
+from wl.simulate.plan import FIXED_NUISANCES
 from wl.validate import labelled
 from wl.validate import realism as module
 from wl.validate.labelled import goodness, join

@@ -4,11 +4,12 @@
     power = grid.pixel_power(c_ell)                # (n, quarter) from spectra at grid.ell
     kappa = grid.draw(power[0], lam, rng)          # float32 (n_observed,), 3 ms
 
-Spectra are in steradian, ell in 1/radian. The grid is periodic and larger than the frame, which is
-cut from it, so that opposite edges do not know of one another. Real fields that are even along both
-axes (spectra, correlation functions) are kept as one quarter: ell_y, ell_x >= 0.
+Spectra are in steradian, ell in 1/radian. The grid is periodic and larger than the frame cut from
+it, so that opposite edges do not know of one another. Of what is even along both axes (spectra,
+correlation functions) one quarter is kept: ell_y, ell_x >= 0.
 """
 import functools
+import itertools
 from collections import namedtuple
 from collections.abc import Callable
 
@@ -54,16 +55,11 @@ def log_normal_shift(omega_m, s_8) -> np.ndarray:
 
 
 def component_shift(lam: float, variance: float, share: float) -> float:
-    """lambda of a log-normal with (1 - share) of the variance and the third moment of the whole.
-
-    lam, variance: of the single shifted log-normal it stands for
-    share: 0 to 1, Gaussian
-    A log-normal's skewness is x^3 + 3 x with x^2 = variance / lambda^2; its inverse has a sinh.
-    """
+    """lambda of a log-normal with (1 - share) of the variance and the third moment of the whole."""
     if share == 0.0:
         return lam
     x = np.sqrt(variance) / lam
-    skewness = (x**3 + 3.0 * x) / (1.0 - share)**1.5
+    skewness = (x**3 + 3.0 * x) / (1.0 - share)**1.5         # whose inverse has a sinh
     part = np.sqrt(variance * (1.0 - share))
     return float(part / (2.0 * np.sinh(np.arcsinh(0.5 * skewness) / 3.0)))
 
@@ -93,32 +89,30 @@ def check_frame(shape: tuple, periodic: bool = False) -> None:
 
 
 class Grid:
-    """The periodic grid of a mask, and everything about it that no cosmology changes.
+    """The periodic grid of a mask, and all about it that no cosmology changes; for one thread.
 
-    mask: bool (rows, columns), True = observed
-    pixel_arcmin: side of a pixel
+    mask, pixel_arcmin: bool (rows, columns), True = observed; side of a pixel
     periodic: the frame itself is the periodic grid, for what needs independent modes
-    Work space is kept: one Grid serves one thread.
     """
 
     def __init__(self, mask: np.ndarray, pixel_arcmin: float = PIXEL_ARCMIN,
                  periodic: bool = False):
         check_frame(mask.shape, periodic)
-        self.rows, self.columns = mask.shape if periodic else (grid_size(n) for n in mask.shape)
+        self.shape = mask.shape if periodic else tuple(grid_size(n) for n in mask.shape)
+        self.rows, self.columns = self.shape
         self.quarter = (self.rows // 2 + 1, self.columns // 2 + 1)
-        # places in the periodic map
-        self.observed = np.ravel_multi_index(np.nonzero(mask), (self.rows, self.columns))
+        self.observed = np.ravel_multi_index(np.nonzero(mask), self.shape)  # in the periodic map
         self.pixel = pixel_arcmin * ARCMIN
-        self.ell_y = 2.0 * np.pi * np.arange(self.quarter[0]) / (self.rows * self.pixel)
-        self.ell_x = 2.0 * np.pi * np.arange(self.quarter[1]) / (self.columns * self.pixel)
+        self.ell_y, self.ell_x = (2.0 * np.pi * np.arange(q) / (n * self.pixel)
+                                  for q, n in zip(self.quarter, self.shape))
+        self.ell_2 = np.add.outer(self.ell_y**2, self.ell_x**2).ravel()
         highest = np.sqrt(2.0) * (IMAGES + 0.5) * 2.0 * np.pi / self.pixel
         self.ell = log_ell_grid(0.9 * min(self.ell_y[1], self.ell_x[1]), 1.1 * highest)
         self._images = None
         # fresh pages for every temporary array cost more than its arithmetic: 3.3 ms against 0.8
         half = (self.rows, self.quarter[1])
-        self._square = np.empty(half, np.float32)
-        self._work = (*(np.empty(half, np.float32) for _ in range(3)),
-                      np.empty((*half, 2), np.float32))
+        self._square, *self._work = (np.empty(half, np.float32) for _ in range(4))
+        self._modes = np.empty((*half, 2), np.float32)
 
     def image_matrix(self) -> np.ndarray:
         """float32 (quarter cells, len(ell)): the pixel's spectrum as a linear map of C at self.ell.
@@ -129,29 +123,25 @@ class Grid:
         n, low = len(self.ell), np.log(self.ell[0] + 0.5)
         step = np.log((self.ell[1] + 0.5) / (self.ell[0] + 0.5))
         sampling, scale = 2.0 * np.pi / self.pixel, self.ell**2
-        row = np.arange(self.quarter[0] * self.quarter[1]) * n
+        row = np.arange(self.ell_2.size) * n
         out, images = np.zeros(row.size * n, np.float32), range(-IMAGES, IMAGES + 1)
         window_y, window_x = ([np.sinc((ell / sampling + m))**2 for m in images]
                               for ell in (self.ell_y, self.ell_x))
-        for m in images:
-            for k in images:
-                l2 = np.add.outer((self.ell_y + m * sampling)**2,
-                                  (self.ell_x + k * sampling)**2).ravel()
-                if m == k == 0:
-                    l2[0] = l2[1]                            # l = 0; set to zero below
-                factor = np.multiply.outer(window_y[m + IMAGES], window_x[k + IMAGES]).ravel() / l2
-                first, weights = cubic_weights((np.log(np.sqrt(l2) + 0.5) - low) / step, n)
-                for i, weight in enumerate(weights):
-                    out[row + (first + i)] += weight * factor * scale[first + i]
-        out = out.reshape(-1, n)
-        out[0] = 0.0                                 # the mean of the grid is zero: P(0) = 0
-        return out
+        for m, k in itertools.product(images, images):
+            l2 = np.add.outer(*((ell + shift * sampling)**2 for ell, shift in
+                                ((self.ell_y, m), (self.ell_x, k)))).ravel()
+            l2[0] = l2[1] if m == k == 0 else l2[0]          # l = 0; set to zero below
+            factor = np.multiply.outer(window_y[m + IMAGES], window_x[k + IMAGES]).ravel() / l2
+            first, weights = cubic_weights((np.log(np.sqrt(l2) + 0.5) - low) / step, n)
+            for i, weight in enumerate(weights):
+                out[row + (first + i)] += weight * factor * scale[first + i]
+        out[:n] = 0.0                                # the mean of the grid is zero: P(0) = 0
+        return out.reshape(-1, n)
 
     def pixel_power(self, c_ell: np.ndarray) -> np.ndarray:
-        """Spectrum of the pixel averages, window and aliases included: float32 (m, quarter cells).
+        """Spectra of pixel averages, window and aliases included: float32 (m, quarter cells).
 
-        c_ell: (m, n), steradian, at self.ell
-        A float32 matrix product: its last bits depend on m and on the number of BLAS threads.
+        c_ell: (m, n) at self.ell. The product's last bits depend on m and the number of threads.
         """
         if self._images is None:
             self._images = self.image_matrix()
@@ -160,7 +150,6 @@ class Grid:
     def gaussian_power(self, power: np.ndarray, lam: float) -> np.ndarray:
         """Spectrum of g where kappa = lam (exp(g - v/2) - 1): xi_g = ln(1 + xi / lam^2), or zero.
 
-        power: float32 (quarter cells), whose units are the result's
         Xavier, Abdalla & Joachimi 2016, MNRAS 459, 3693, equation 26; done on the periodic grid.
         """
         # the fields are real and even on both axes, so a DCT-I of a quarter is the whole transform
@@ -178,12 +167,10 @@ class Grid:
 
         power: float32 (quarter cells) of pixel_power()
         lam: shift of the log-normal, None for a Gaussian field
-        rng: of which only the raw bits are used
+        rng, boxes: the random numbers, of which only the raw bits are used, if no Boxes give them
         share: part of the power, a number or float32 (quarter cells) of share(), that an
-            independent Gaussian field brings; the log-normal one keeps the third moment of the
-            whole (component_shift)
+            independent Gaussian field brings; the log-normal one keeps the whole's third moment
         full: return the whole periodic map instead, float32 (rows, columns)
-        boxes: give the random numbers, or None
         With a share of 0.15 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8)
         kurtosis/skewness^2 is 1.80 in place of 1.54, real maps 2.0 (clipped to -0.02 ... 0.07).
         """
@@ -206,15 +193,14 @@ class Grid:
 
     def share(self, high: float, below: float) -> np.ndarray:
         """Gaussian share of each mode, float32: high + (1 - high) / (1 + (ell / below)^2)."""
-        ell2 = np.add.outer(self.ell_y**2, self.ell_x**2).ravel()
-        share = high + (1.0 - high) * below**2 / np.maximum(below**2 + ell2, ell2[1])
+        share = high + (1.0 - high) * below**2 / np.maximum(below**2 + self.ell_2, self.ell_2[1])
         return share.astype(np.float32)
 
     def _gaussian(self, spectrum, rng, full, boxes=None, layer=0):
         """A Gaussian field with the spectrum; layer: the first of boxes."""
         def one(rng):
-            return scipy.fft.irfft2(self.modes(spectrum, rng), s=(self.rows, self.columns),
-                                    workers=1, overwrite_x=True)
+            return scipy.fft.irfft2(self.modes(spectrum, rng), s=self.shape, workers=1,
+                                    overwrite_x=True)
         field = one(rng) if boxes is None else boxes.field(one, layer)
         return field if full else field.reshape(-1).take(self.observed)
 
@@ -228,7 +214,7 @@ class Grid:
         square[self.quarter[0]:] = square[self.quarter[0] - 2:0:-1]
         # Box & Muller 1958: |F|^2 is exponential, the phase uniform; from 32 bits each, so |F| ends
         # at 4.8 times its rms. In NumPy's vector units this takes a quarter of standard_normal's
-        radius, phase, work, modes = self._work
+        (radius, phase, work), modes = self._work, self._modes
         bits = rng.bit_generator.random_raw(radius.size).view(np.uint32)
         radius[...] = bits[:radius.size].reshape(radius.shape)
         phase[...] = bits[radius.size:].reshape(radius.shape)
@@ -238,10 +224,8 @@ class Grid:
         radius *= square
         np.sqrt(radius, out=radius)
         phase *= np.float32(2.0 * np.pi * 2.0**-32)
-        np.cos(phase, out=work)
-        np.multiply(work, radius, out=modes[..., 0])
-        np.sin(phase, out=work)
-        np.multiply(work, radius, out=modes[..., 1])
+        for part, function in enumerate((np.cos, np.sin)):
+            np.multiply(function(phase, out=work), radius, out=modes[..., part])
         return modes.view(np.complex64)[..., 0]
 
     def variance(self, spectrum: np.ndarray) -> float:
@@ -251,19 +235,13 @@ class Grid:
         return float(total / (self.rows * self.columns * self.pixel**2))
 
 
-class Boxes:
+class Boxes(namedtuple("Boxes", "count rng generator_of")):
     """Large-scale structure that realisations share, as maps from few N-body boxes do.
 
-    A map is a stack of layers, each one of a few boxes, flipped and shifted at random; boxes(layer)
-    gives its random numbers and its Turn. The challenge's real maps have one box for each cosmology
-    and range of redshifts, with 18 to 36 rotations and shifts.
-    count: boxes of each layer
-    rng: of the realisation
-    generator_of: (layer, box) -> a fresh Generator, the same for all realisations
+    A map is a stack of layers, each one of `count` boxes, flipped and shifted at random by rng;
+    boxes(layer) gives its random numbers, of generator_of(layer, box), and its Turn. Real maps have
+    one box for each cosmology and range of redshifts, with 18 to 36 rotations and shifts.
     """
-
-    def __init__(self, count: int, rng: np.random.Generator, generator_of: Callable):
-        self.count, self.rng, self.generator_of = count, rng, generator_of
 
     def __call__(self, layer: int) -> tuple[np.random.Generator, Turn]:
         box, flips, *shifts = (int(n) for n in self.rng.integers((self.count, 4, 2**20, 2**20)))

@@ -6,40 +6,39 @@
 
 The density of a slice is made from a Gaussian field g on cells of 2 x 2 pixels: halos of bias b lie
 in a cell with chances in proportion to exp(b g), and what is not in painted halos follows exp(b g)
-with the bias that is left for it (log-normal fields: Coles & Jones 1991, MNRAS 248, 1).
-
-Then the map is held to the theory's spectrum, by the spectrum that such maps have on average
-(halos.HaloSpectrum) and not by its own, which would take its sample variance away. Where the halos
-have too much power, modes are damped. They lack 10 to 15 % at ell 500 to 2000, matter between halos
-in filaments: the smooth part's modes are multiplied for the share FILAMENTS of it, Gaussian ones
-bring the rest. All modes multiplied, the tails of the one-point PDF are too heavy.
+with the bias that is left for it (log-normal fields: Coles & Jones 1991, MNRAS 248, 1). Then the
+map is held to the theory's spectrum, by the spectrum that such maps have on average
+(halos.HaloSpectrum): its own would take its sample variance away. Where halos have too much power,
+modes are damped. They lack 10 to 15 % at ell 500 to 2000, matter between halos in filaments: the
+smooth part's modes are multiplied for it, and Gaussian ones bring what is left.
 """
 import functools
+import itertools
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.fft
-from scipy.ndimage import maximum_filter
 
+from ..core import seeds
 from ..core.checks import InputError
 from ..core.params import PIXEL_ARCMIN
 from ..kernels import halos as kernels
-from .fields import IMAGES, UNTURNED, Grid
+from .fields import IMAGES, UNTURNED, Boxes, Field, Grid, generator, log_normal_shift
 from .halos import C_SCATTER, PARTS, SLICES, Halos, HaloSpectrum, Slices, cell_window
 from .theory import Theory
 
+CHUNK = 16               # spectra made in one matrix product
 LEVELS = 97              # of the density field of a slice
 WIDEST = 5.5             # standard deviations: one cell in 3 x 10^7 is beyond
-FILAMENTS, MAX_LIFT = 1.0, 1.6       # see above, and the largest factor of a mode
+MAX_LIFT = 1.6           # largest factor of a mode of the smooth part
 BEYOND = 12              # pixels from observed ones up to which halos are painted: half the time
 PER_PIXEL = 16           # radial steps of the profiles in a pixel
 SIZES = np.geomspace(0.12, 48.0, 33)       # radii R in pixels; a smaller halo is a point
 SHAPES = np.geomspace(0.5, 60.0, 33)       # concentrations
 CORNER = np.sqrt(0.5)    # from a pixel's centre to its corner
 
-_NODE, _WEIGHT = np.polynomial.legendre.leggauss(64)
-_NODE, _WEIGHT = 0.5 * (_NODE + 1.0), 0.5 * _WEIGHT
+_NODE, _WEIGHT = (0.5 * (v + i) for i, v in zip((1.0, 0.0), np.polynomial.legendre.leggauss(64)))
 
 
 def projected_mass(x: np.ndarray, c: float) -> np.ndarray:
@@ -52,17 +51,16 @@ def projected_mass(x: np.ndarray, c: float) -> np.ndarray:
     return 1.0 - outside / (np.log1p(c) - c / (1.0 + c))
 
 
-def pixel_share(r: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _pixel_share(r, y):
     """Share of a ring of radius y in a pixel r from its middle, in pixels, over orientations.
 
-    A circle of radius d about a pixel's centre is inside up to d = 1/2, then the part
-    1 - 4/pi arccos(1/(2d)) of it, and nothing beyond the corners.
+    Of a circle of radius d > 1/2 about a pixel's centre the part 1 - 4/pi arccos(1/(2d)) is inside.
     """
     # the ring's points up to the angle at which it leaves the circle through the corners
     cosine = (r * r + y * y - CORNER**2) / np.maximum(2.0 * r * y, 1e-9)
     widest = np.arccos(np.clip(cosine, -1.0, 1.0))
-    angle = widest[..., None] * _NODE
-    d2 = r[..., None]**2 + y[..., None]**2 - 2.0 * (r * y)[..., None] * np.cos(angle)
+    d2 = (r[..., None]**2 + y[..., None]**2
+          - 2.0 * (r * y)[..., None] * np.cos(widest[..., None] * _NODE))
     d = np.sqrt(np.maximum(d2, 1e-12))
     share = np.where(d <= 0.5, 1.0, 1.0 - 4.0 / np.pi * np.arccos(np.minimum(0.5 / d, 1.0)))
     share[d > CORNER] = 0.0
@@ -72,13 +70,12 @@ def pixel_share(r: np.ndarray, y: np.ndarray) -> np.ndarray:
 @functools.cache
 def profiles() -> kernels.Profiles:
     """The table of pixel-averaged profiles that painting reads."""
-    band = int(np.ceil(CORNER * PER_PIXEL)) + 1
-    reach = SIZES + CORNER
+    band, reach = int(np.ceil(CORNER * PER_PIXEL)) + 1, SIZES + CORNER
     width = np.ceil(reach * PER_PIXEL).astype(np.int64) + 2
     first = np.concatenate([[0], np.cumsum(width * len(SHAPES))])
     radius = np.arange(width[-1])[:, None]
     ring = radius + np.arange(-band, band)             # the rings that a pixel at a radius meets
-    share = pixel_share(radius / PER_PIXEL, np.maximum(ring + 0.5, 0.5) / PER_PIXEL)
+    share = _pixel_share(radius / PER_PIXEL, np.maximum(ring + 0.5, 0.5) / PER_PIXEL)
     share = np.where(ring >= 0, share, 0.0)
     x = np.linspace(0.0, 1.0, 400)                     # its square: more points in the core
     inside = np.array([projected_mass(x * x, c) for c in SHAPES])
@@ -99,51 +96,46 @@ def place_among(nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
 Held = namedtuple("Held", "transfer rest lift")
 Held.__doc__ = """What holds n maps to their spectra: float32 (n, quarter cells) each.
 
-transfer: factor of modes.
-rest: spectrum of Gaussian modes to add before, steradian.
-lift: factor of the smooth part's modes."""
+transfer: factor of modes
+rest: spectrum of Gaussian modes to add before, steradian
+lift: factor of the smooth part's modes"""
 
 
-def stamp_window(grid: Grid) -> np.ndarray:
+def _stamp_window(grid):
     """Power of painted profiles over that of true pixel averages, float32 (quarter cells).
 
     Painting averages over orientations of the pixel; for a spectrum that falls as ell^-1.5.
     """
-    sampling = 2.0 * np.pi / grid.pixel
+    sampling, images = 2.0 * np.pi / grid.pixel, range(-IMAGES, IMAGES + 1)
     ell = np.geomspace(1.0, 6.0 * sampling, 3000)
-    round_window = cell_window(ell, grid.pixel)**2
-    total = np.zeros((2, *grid.quarter))
-    for m in range(-IMAGES, IMAGES + 1):
-        for k in range(-IMAGES, IMAGES + 1):
-            y, x = grid.ell_y[:, None] + m * sampling, grid.ell_x + k * sampling
-            r = np.hypot(y, x)
-            power = np.maximum(r, ell[0])**-1.5
-            total[0] += power * np.interp(r, ell, round_window)
-            total[1] += power * (np.sinc(y / sampling) * np.sinc(x / sampling))**2
+    total, round_window = np.zeros((2, *grid.quarter)), cell_window(ell, grid.pixel)**2
+    for m, k in itertools.product(images, images):
+        y, x = grid.ell_y[:, None] + m * sampling, grid.ell_x + k * sampling
+        r = np.hypot(y, x)
+        power = np.maximum(r, ell[0])**-1.5
+        total[0] += power * np.interp(r, ell, round_window)
+        total[1] += power * (np.sinc(y / sampling) * np.sinc(x / sampling))**2
     return (total[0] / total[1]).ravel().astype(np.float32)
 
 
-def check_cells(rows: int, columns: int) -> None:
+def check_cells(shape: tuple) -> None:
     """Refuse a periodic grid that cells of 2 x 2 pixels do not fill evenly. Raises InputError."""
-    if rows % 4 or columns % 4:
+    if any(n % 4 for n in shape):
         raise InputError("--field halo: expected a periodic frame with sides of multiples of 4 "
-                         f"pixels, got {rows} x {columns}; give another --mask, or no --periodic")
+                         f"pixels, got {' x '.join(map(str, shape))}; give another --mask, or no "
+                         "--periodic")
 
 
 class HaloSky:
-    """What the cosmologies share on a grid. Work space is kept: one serves one thread.
-
-    grid: of the maps.
-    Raises InputError for a periodic frame whose sides are no multiples of 4.
-    """
+    """What the cosmologies share on a grid, for one thread. Raises InputError (check_cells)."""
 
     def __init__(self, grid: Grid):
-        check_cells(grid.rows, grid.columns)
-        self.grid = grid
-        cells = (grid.rows // 2, grid.columns // 2)
+        from scipy.ndimage import maximum_filter   # 0.1 s that a set on disk does not need
+        check_cells(grid.shape)
+        self.grid, cells = grid, (grid.rows // 2, grid.columns // 2)
         self.coarse = Grid(np.ones(cells, bool), 2.0 * PIXEL_ARCMIN, periodic=True)
-        self.profiles, self.window = profiles(), stamp_window(grid)
-        observed = np.zeros((grid.rows, grid.columns), bool)
+        self.profiles, self.window = profiles(), _stamp_window(grid)
+        observed = np.zeros(grid.shape, bool)
         observed.reshape(-1)[grid.observed] = True
         near = maximum_filter(observed, 2 * BEYOND + 1, mode="wrap")
         self.near = near.reshape(cells[0], 2, cells[1], 2).any((1, 3))
@@ -153,8 +145,7 @@ class HaloSky:
         x = np.arange(grid.columns // 4) / grid.columns
         factor_y, factor_x = (np.exp(-1j * np.pi * k) * np.sinc(k) for k in (y, x))
         self.shift = (4.0 * factor_y[:, None] * factor_x).astype(np.complex64)
-        self.map = np.empty((grid.rows, grid.columns), np.float32)
-        self.smooth = np.empty(cells, np.float32)
+        self.map, self.smooth = np.empty(grid.shape, np.float32), np.empty(cells, np.float32)
 
     def add_smooth(self, modes: np.ndarray, lift: np.ndarray) -> None:
         """Add the modes of the smooth part, pixel averages and lifted, to those of the map."""
@@ -196,7 +187,7 @@ class HaloMaps:
         painted = np.maximum(painted * self.sky.window, 1e-30) + light
         have = painted + 2.0 * cross + smooth
         # smooth x^2 + 2 cross x is to be so much more than with x = 1
-        more = np.float32(FILAMENTS) * np.maximum(power - have, 0.0)
+        more = np.maximum(power - have, 0.0)
         root = np.sqrt(np.maximum(cross**2 + smooth * (smooth + 2.0 * cross + more), 0.0))
         lift = np.divide(root - cross, smooth, out=np.ones_like(root), where=smooth > 1e-30)
         lift = np.minimum(lift, np.float32(MAX_LIFT))
@@ -205,11 +196,10 @@ class HaloMaps:
                     lift)
 
     def paint(self, nuisance: np.ndarray, layers: Callable, everywhere: bool = False) -> None:
-        """Fill sky.map with halos and sky.smooth with the rest.
+        """Fill sky.map with halos and sky.smooth with the rest, at one map's nuisance (3,).
 
-        nuisance: (3,).
-        layers: slice -> its Generator and Turn.
-        everywhere: paint halos also where nothing is observed.
+        layers: slice -> its Generator and Turn
+        everywhere: paint halos also where nothing is observed
         """
         sky, h = self.sky, self.halos
         extended, swell, stars = h.feedback(*nuisance[:2])
@@ -241,10 +231,9 @@ class HaloMaps:
              layers: Callable | None = None, full: bool = False) -> np.ndarray:
         """A map: float32 (n_observed,), the observed pixels in C order of the mask.
 
-        held, i: of hold(), and the map's place in it; nuisance: (3,).
-        rng: Generator of the map, of which only raw bits are used.
-        layers: Boxes that give the random numbers of the slices, or None for rng's.
-        full: return the whole periodic map, (rows, columns), instead.
+        held, i, nuisance: of hold(), the map's place in it, (3,)
+        rng, layers: random numbers of the map; Boxes with those of the slices, or None for rng's
+        full: return the whole periodic map, (rows, columns), instead
         """
         grid = self.sky.grid
         # a box must hold the same halos wherever it lies in the map: all of them, then
@@ -255,5 +244,47 @@ class HaloMaps:
         transfer, n = held.transfer[i].reshape(grid.quarter), grid.quarter[0]
         modes[:n] *= transfer
         modes[n:] *= transfer[n - 2:0:-1]
-        field = scipy.fft.irfft2(modes, s=(grid.rows, grid.columns), workers=1, overwrite_x=True)
+        field = scipy.fft.irfft2(modes, s=grid.shape, workers=1, overwrite_x=True)
         return field if full else field.reshape(-1).take(grid.observed)
+
+
+halo_sky = functools.lru_cache(maxsize=2)(HaloSky)     # made once for a grid
+
+
+def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Field,
+              noise: float = 0.0) -> Iterator[np.ndarray]:
+    """Yield maps of one cosmology, of any field, float32 (n_observed,).
+
+    labels: (n, 5), Omega_m and S_8 the same in all
+    keys: n tuples, each map's stream and indices
+    noise: standard deviation of the shape noise, 0 for none
+    """
+    omega_m, s_8 = labels[0, :2]
+    theory = Theory(omega_m, s_8, field.sky)
+    spectrum = theory.table(grid.ell)
+    halos = HaloMaps(halo_sky(grid), theory) if field.field == "halo" else None
+    # boxes belong to a cosmology, whatever its index: test maps share those of the others
+    bits = np.array([omega_m, s_8]).view(np.uint64).tolist()
+    of_box = functools.partial(generator, seed, seeds.BOX, *bits)
+    share = grid.share(field.gaussian_share, field.gaussian_below)
+    shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
+    for first in range(0, len(labels), CHUNK):
+        part = labels[first:first + CHUNK, 2:]
+        # always CHUNK rows: a matrix product of another shape may round otherwise in its last bit
+        full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), axis=0)])
+        power = grid.pixel_power(spectrum(*full.T))
+        held = halos.hold(full, power) if halos else None
+        for i, key in enumerate(keys[first:first + CHUNK]):
+            rng, own = generator(seed, *key), generator(seed, seeds.SCATTER, *key)
+            boxes = Boxes(field.boxes, rng, of_box) if field.boxes else None
+            lam = (None if field.field == "gaussian" else
+                   shift * np.exp(field.lambda_scatter * own.normal()))
+            kappa = (halos.draw(held, i, full[i], rng, boxes) if halos else
+                     grid.draw(power[i], lam, rng, share, boxes=boxes))
+            if field.pixel_scatter:
+                sigma = np.sqrt(field.pixel_scatter * own.random())
+                kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)
+            if noise:
+                rng = generator(seed, seeds.TEST_NOISE, *key)
+                kappa += np.float32(noise) * rng.standard_normal(len(kappa), dtype=np.float32)
+            yield kappa

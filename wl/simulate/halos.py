@@ -5,11 +5,11 @@
     spectrum = HaloSpectrum(slices, grid.ell, grid.pixel)     # once per cosmology, 0.1 s
     whole, light = spectrum(log10_t_agn, f_0, delta_z)        # (n, ell) each, steradian
 
-Halos: how many, how clustered and concentrated, and what feedback leaves of them. Masses M in
-Msun/h inside R, the radius of 200 times the mean density; R and distances in comoving Mpc/h. Halos
-lighter than LOG10_M_PAINTED are too many to be painted one by one: the `light` ones. The spectrum
-is the one by construction, before halo_sky holds maps to the theory's.
+Masses M in Msun/h inside R, the radius of 200 times the mean density; R and distances in comoving
+Mpc/h. Halos lighter than LOG10_M_PAINTED are too many to be painted one by one: the `light` ones.
+The spectrum is the one by construction, before halo_sky holds maps to the theory's.
 """
+import functools
 from math import factorial
 
 import numpy as np
@@ -37,6 +37,8 @@ ORDERS = 5               # of xi_g in the log-normal correlations exp(b_1 b_2 xi
 MAX_CLUSTERING = 1.3     # largest b sigma_g of halos in a cell: see Slices
 LONGEST = ((0.42, 320.0), (np.inf, 704.0))   # up to a redshift, longest wave of the fields, Mpc/h
 N_T, N_F = 5, 3          # Chebyshev nodes in log10 T_AGN and f_0
+LN_X = np.linspace(np.log(1e-3), np.log(300.0), 180)       # of the windows' table, x = ell R/chi
+LN_C = np.linspace(np.log(0.4), np.log(60.0), 40)
 
 
 def mass_function(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -64,45 +66,40 @@ def concentration(mass: np.ndarray, z: np.ndarray) -> np.ndarray:
 class Halos:
     """Halos in front of Z_FAR by distance (SLICES x PARTS of them) and mass.
 
-    theory: the cosmology.
-    z, chi, depth: (distance,) redshift, comoving distance and thickness in Mpc/h.
-    mass: (mass,) Msun/h, ascending; light and heavy are slices of it.
-    number: (distance, mass) per steradian.
-    bias, concentration: (distance, mass).
-    angle: (distance, mass) R/chi, radian.
-    area: (distance, mass) M/(rho chi^2), the convergence in steradian where lensing() is one.
-    share: (distance, heavy mass) of the mean density.
+    theory: the cosmology
+    z, chi, depth: (distance,) redshift, comoving distance and thickness in Mpc/h
+    mass: (mass,) Msun/h, ascending; light and heavy are slices of it
+    number, bias, concentration, angle, area: (distance, mass), number per steradian, R/chi in
+        radian, M/(rho chi^2), the convergence in steradian where lensing() is one
+    share: (distance, heavy mass) of the mean density
     """
 
     def __init__(self, theory: Theory):
         self.theory = theory
         om, rho = theory.omega_m, RHO_CRIT * theory.omega_m
         edges = np.linspace(0.0, float(theory.distance(Z_FAR)), SLICES * PARTS + 1)
-        near, far = edges[:-1], edges[1:]
         z_grid = np.linspace(0.0, Z_FAR, 200)
-        volume = (far**3 - near**3) / 3.0                                 # per steradian
-        self.depth = far - near
+        volume = (edges[1:]**3 - edges[:-1]**3) / 3.0                     # per steradian
+        self.depth = np.diff(edges)
         self.chi = np.sqrt(volume / self.depth)        # halos and a smooth density lens alike
         self.z = CubicSpline(theory.distance(z_grid), z_grid)(self.chi)
         self.mass = 10.0**(LOG10_M_PAINTED + STEP * (np.arange(-N_LIGHT, N_HEAVY) + 0.5))
         self.light, self.heavy = slice(0, N_LIGHT), slice(N_LIGHT, None)
         lagrange = (3.0 * self.mass / (4.0 * np.pi * rho))**(1.0 / 3.0)
-        ln_r = np.linspace(np.log(lagrange[0]) - 0.1, np.log(lagrange[-1]) + 0.1, 60)
-        ln_sigma = CubicSpline(ln_r, np.log(theory.top_hat_sigma(np.exp(ln_r))))
+        ln_sigma = theory.ln_sigma(np.log(lagrange[0]) - 0.1, np.log(lagrange[-1]) + 0.1)
         slope, z = -ln_sigma(np.log(lagrange), 1) / 3.0, self.z[:, None]  # d ln sigma / d ln M
         sigma = np.exp(ln_sigma(np.log(lagrange))) * growth(z, om)
         density = mass_function(sigma, z) * rho / self.mass * slope * STEP * np.log(10.0)
-        self.number = density * volume[:, None]
-        self.bias = bias(sigma)
+        self.number, self.bias = density * volume[:, None], bias(sigma)
         self.concentration = concentration(self.mass, z)
         self.angle = lagrange * OVERDENSITY**(-1.0 / 3.0) / self.chi[:, None]
         self.area = self.mass / (rho * self.chi[:, None]**2)
         self.share = (density * self.mass)[:, self.heavy] / rho
 
     def lensing(self, delta_z: np.ndarray) -> np.ndarray:
-        """Convergence of a comoving Mpc/h of mean density, h/Mpc: float64 (n, distance).
+        """Convergence of a comoving Mpc/h of mean density, h/Mpc: (n, distance) for delta_z (n,).
 
-        delta_z: (n,) of the labels. Bartelmann & Schneider 2001, Phys. Rep. 340, eq. 6.19-6.21.
+        Bartelmann & Schneider 2001, Phys. Rep. 340, eq. 6.19-6.21.
         """
         weight = self.theory.lensing_weight(self.z, delta_z)              # (c/H) (q/chi)^2
         return self.chi * np.sqrt(weight * self.theory.hubble(self.z) / HUBBLE_DISTANCE)
@@ -124,31 +121,25 @@ class Halos:
         return extended + stars - central, b_0 * 10.0**(z * b_z) / 4.0, central
 
 
-class Windows:
-    """Fourier transform of halos of mass one, and its square, averaged over C_SCATTER."""
+@functools.cache
+def _window_table(scatter):
+    """Transform of halos of mass one and its square, averaged over the scatter: (x, c, 2)."""
+    node, weight = np.polynomial.hermite_e.hermegauss(5)
+    weight = weight / weight.sum()
+    c = np.exp(LN_C[:, None] + scatter * node)
+    u = nfw_window(np.exp(LN_X)[:, None, None] / c, c)
+    return np.stack([u @ weight, (u * u) @ weight], axis=-1)
 
-    LN_X = np.linspace(np.log(1e-3), np.log(300.0), 180)       # x = ell R/chi
-    LN_C = np.linspace(np.log(0.4), np.log(60.0), 40)
 
-    def __init__(self, scatter: float = C_SCATTER):
-        node, weight = np.polynomial.hermite_e.hermegauss(5)
-        weight = weight / weight.sum()
-        c = np.exp(self.LN_C[:, None] + scatter * node)
-        u = nfw_window(np.exp(self.LN_X)[:, None, None] / c, c)
-        self.table = np.stack([u @ weight, (u * u) @ weight], axis=-1)        # (x, c, 2)
-
-    def __call__(self, x: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """Mean and mean square, (..., 2), bilinear; x: ell R/chi; c: median concentration."""
-        x, c = np.broadcast_arrays(np.log(x), np.log(c))
-        (i, p), (j, q), t = self._cell(x, self.LN_X), self._cell(c, self.LN_C), self.table
-        return ((1 - p) * ((1 - q) * t[i, j] + q * t[i, j + 1])
-                + p * ((1 - q) * t[i + 1, j] + q * t[i + 1, j + 1]))
-
-    @staticmethod
-    def _cell(value, nodes):
-        place = np.clip((value - nodes[0]) / (nodes[1] - nodes[0]), 0.0, len(nodes) - 1.001)
-        first = place.astype(np.int64)
-        return first, (place - first)[..., None]
+def windows(x: np.ndarray, c: np.ndarray, scatter: float = C_SCATTER) -> np.ndarray:
+    """Mean and mean square of the transforms, (..., 2); x: ell R/chi; c: median concentration."""
+    places = np.broadcast_arrays(*(
+        np.clip((np.log(value) - nodes[0]) / (nodes[1] - nodes[0]), 0.0, len(nodes) - 1.001)
+        for value, nodes in ((x, LN_X), (c, LN_C))))
+    (i, p), (j, q) = ((at.astype(np.int64), (at - at.astype(np.int64))[..., None]) for at in places)
+    t = _window_table(scatter)
+    return ((1 - p) * ((1 - q) * t[i, j] + q * t[i, j + 1])
+            + p * ((1 - q) * t[i + 1, j] + q * t[i + 1, j + 1]))
 
 
 def cell_window(ell: np.ndarray, side: float) -> np.ndarray:
@@ -160,20 +151,18 @@ def cell_window(ell: np.ndarray, side: float) -> np.ndarray:
 class Slices:
     """Gaussian density fields g of the slices of a cosmology, on a periodic grid of cells.
 
-    halos, coarse: the halos, and the grid of the cells.
-    power: (slice, quarter cells) float32, spectra of g, steradian: linear theory.
-    variance: (slice,) of g in a cell.
-    ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function.
-    bias: (distance, heavy mass) of halos, in exp(b g).
+    halos, coarse: the halos, and the grid of the cells
+    power, variance: (slice, quarter cells) float32, spectra of g, steradian, of linear theory;
+        (slice,) variance of g in a cell
+    ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function
+    bias: (distance, heavy mass) of halos, in exp(b g)
     smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias that is
-    left for it, so that the whole has the mean density and follows matter.
+        left for it, so that the whole has the mean density and follows matter
 
     Waves longer than LONGEST are not in g: the boxes of the challenge's real maps have none, and
-    with them the scatter of log10 P between maps is up to a tenth larger from ell 400 to 1600. The
-    bias is cut at MAX_CLUSTERING / sigma_g: exp(b g) would pile rare halos up in a cell, where they
-    exclude one another. That number is fitted, to third moments of three real maps: simulated over
-    real, at 0, 2, 4, 8 arcmin, 0.84 1.07 1.00 0.82, where three maps scatter by 0.07 0.13 0.17 0.22
-    (with 1.2 and Gaussian filaments, halo_sky.FILAMENTS 0, 0.77 0.98 0.91 0.75).
+    with them log10 P scatters between maps up to a tenth more from ell 400 to 1600. The bias is cut
+    at MAX_CLUSTERING / sigma_g, fitted to third moments of three real maps: exp(b g) would pile
+    rare halos up in a cell, where they exclude one another.
     """
 
     def __init__(self, halos: Halos, coarse: Grid):
@@ -217,26 +206,23 @@ class Slices:
 class HaloSpectrum:
     """C_ell of maps with halos in a cosmology, as a function of the nuisances.
 
-    slices: of the cosmology.
-    ell: (n,) multipoles, ascending.
-    pixel: side of a pixel of the map, radian; a cell has two.
-
+    slices: of the cosmology
+    ell: (n,) multipoles, ascending
+    pixel: side of a pixel of the map, radian; a cell has two
     One-halo terms are those of a Poisson process (Cooray & Sheth 2002, Phys. Rep. 372, eq. 89),
     two-halo terms those of log-normal densities in cells: of all pairs of halos, and of the smooth
     part. All are polynomials in log10 T_AGN and f_0; Delta_z enters by the lensing.
     """
 
-    EVERY = 2                # multipoles of the terms, with a cubic spline between
-
     def __init__(self, slices: Slices, ell: np.ndarray, pixel: float):
         self.slices, self.ell = slices, ell
-        self.sparse = np.append(ell[:-1:self.EVERY], ell[-1])
+        self.sparse = np.append(ell[:-1:2], ell[-1])      # with a cubic spline between
         self.nodes = chebyshev_nodes(*T_AGN_RANGE, N_T), chebyshev_nodes(*F_0_RANGE, N_F)
         shape = (N_T, N_F, SLICES * PARTS, len(self.sparse))
         self.heavy, self.light = np.empty(shape), np.empty(shape)
         self.two = np.empty((N_T, N_F, ORDERS, *shape[2:]))
         self.even = np.empty(self.two.shape[:-1])
-        windows, cell, halos = Windows(), cell_window(self.sparse, 2.0 * pixel), slices.halos
+        cell, halos = cell_window(self.sparse, 2.0 * pixel), slices.halos
         for t, log10_t_agn in enumerate(self.nodes[0]):
             c = halos.concentration * halos.feedback(log10_t_agn, 0.0)[1]
             u = windows(self.sparse * halos.angle[..., None], c[..., None])
@@ -253,9 +239,8 @@ class HaloSpectrum:
 
     def _fill(self, at, feedback, u, cell):
         """Terms where lensing() is one, at two nodes; u: mean of the window and of its square."""
-        halos, slices, h = self.slices.halos, self.slices, self.slices.halos.heavy
-        extended, _, stars = feedback
-        mean = halos.number * halos.area
+        slices, halos, (extended, _, stars) = self.slices, self.slices.halos, feedback
+        h, mean = halos.heavy, halos.number * halos.area
         for part, out in ((halos.light, self.light), (h, self.heavy)):
             e, point = extended[:, part], stars[:, part]
             w = (mean * halos.area)[:, part]
@@ -284,16 +269,13 @@ class HaloSpectrum:
         two = np.einsum("nab,abokl,nk->nokl", both, self.two, q, optimize=True)
         two = two.reshape(len(q), ORDERS, SLICES, PARTS, -1).sum(3)
         even = np.einsum("nab,abok,nk->nok", both, self.even, q, optimize=True)
-        even = even.reshape(len(q), ORDERS, SLICES, PARTS, 1).sum(3)
-        terms = (np.einsum("nosl,nosl,sol->nl", a, np.broadcast_to(b, two.shape), self.correlations)
-                 for a, b in ((two, two), (two, even), (np.broadcast_to(even, two.shape), even)))
-        painted, cross, smooth = terms
-        spread = [self._spread(c) for c in (heavy + painted, cross, smooth, light)]
-        for c in spread[1:3]:
+        even = np.broadcast_to(even.reshape(len(q), ORDERS, SLICES, PARTS, 1).sum(3), two.shape)
+        painted, cross, smooth = (np.einsum("nosl,nosl,sol->nl", a, b, self.correlations)
+                                  for a, b in ((two, two), (two, even), (even, even)))
+        out, ln_ell = [], np.log(self.sparse)
+        for c in (heavy + painted, cross, smooth, light):
+            spline = CubicSpline(ln_ell, np.log(np.maximum(c, 1e-30)), axis=1)
+            out.append(np.exp(spline(np.log(self.ell))))
+        for c in out[1:3]:
             c[:, self.ell > self.slices.ell[-1]] = 0.0      # of waves that cells do not hold
-        return spread
-
-    def _spread(self, c):
-        """From the sparse multipoles to all."""
-        return np.exp(CubicSpline(np.log(self.sparse), np.log(np.maximum(c, 1e-30)),
-                                  axis=1)(np.log(self.ell)))
+        return out

@@ -1,34 +1,123 @@
-"""The options of a simulated data set, and what they make of it, before the first map is drawn."""
+"""What a data set consists of, before its first map is drawn: mask, design, nuisances, options.
+
+Mask and design come from formulas that imitate the challenge's files in what matters to an analysis
+(shape, holes, density) and copy none of their numbers.
+"""
 import dataclasses
+import itertools
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.spatial import Delaunay, QhullError
 
 from ..core import seeds
 from ..core.checks import InputError, Options, array, option, within
 from ..core.files import digest_array
-from ..core.params import F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
-from ..maps.dataset import TEST_FILE, load_npy, read_label, read_mask
+from ..core.checks import InputError, Options, array, option, within
+from ..core.files import digest_array
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, check_frame, generator
 from .halo_sky import check_cells
-from .sets import KAPPA_FILE
-from .survey import FIXED_NUISANCES, design, draw_nuisances, draw_unseen, procedural_mask
 from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky, Theory
 
+KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 FIELDS = ("lognormal", "halo", "gaussian")
-NUISANCE_WAYS = ("drawn", "fixed", "design")
-SKY = Sky()
-MAX_MAPS = 10**15
+SKY, MAX_MAPS = Sky(), 10**15
+OMEGA_M_RANGE, S_8_RANGE = (0.0913, 0.619), (0.680, 0.9552)   # of the challenge's design
+DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design, a metric
+DESIGN_CENTRE = np.array([0.28, 0.822])      # where the design is densest
+FIXED_NUISANCES = (7.85, 0.01325, 0.0)       # the centres of the priors
+GOLDEN = 0.6180339887498949
+
+
+def draw_nuisances(n: int, rng: np.random.Generator) -> np.ndarray:
+    """n rows of (log10 T_AGN, f_0, Delta_z) from the published priors: float64 (n, 3)."""
+    return np.column_stack([rng.uniform(*T_AGN_RANGE, n), rng.uniform(*F_0_RANGE, n),
+                            rng.normal(0.0, DELTA_Z_SIGMA, n)])
+
+
+def design(n: int) -> np.ndarray:
+    """n cosmologies spread like the challenge's: float64 (n, 2), Omega_m and S_8.
+
+    A sunflower (angles by the golden section: any n is evenly spread) that thins outwards, and
+    about sqrt(n) points on the region's border that span the hull. Raises InputError below 3.
+    """
+    if n < 3:
+        raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a "
+                         "--design file for fewer")
+    edge = (_region() - DESIGN_CENTRE) / DESIGN_SCALE
+    angle = np.arctan2(edge[:, 1], edge[:, 0])
+    first = angle[np.argmax(edge[:, 0])]          # a boundary point sits on the largest Omega_m
+    order = np.argsort(angle)
+    grid = first + np.linspace(0.0, 2.0 * np.pi, 2001)
+    border = np.interp(grid, angle[order], np.hypot(*edge[order].T), period=2.0 * np.pi)
+    # share of the points per angle ~ border^0.6: between even (0) and the same density (2)
+    share = np.concatenate([[0.0], np.cumsum(border[1:]**0.6 + border[:-1]**0.6)])
+    outer = min(n, max(3, round(1.1 * np.sqrt(n))))
+    inner = np.arange(n - outer)
+    # radius = border x quantile^(1/1.2): a uniform density has 1/2, a real design is denser inside
+    radius = ((inner + 0.5) / max(n - outer, 1))**(1.0 / 1.2) * (1.0 - 0.6 / np.sqrt(n))
+    at = np.concatenate([np.interp((inner * GOLDEN) % 1.0, share / share[-1], grid),
+                         first + 2.0 * np.pi * np.arange(outer) / outer])
+    radius = np.concatenate([radius, np.ones(outer)]) * np.interp(at, grid, border)
+    direction = np.column_stack([np.cos(at), np.sin(at)])
+    return DESIGN_CENTRE + DESIGN_SCALE * radius[:, None] * direction
+
+
+def _region():
+    """The border of the challenge's region as a dense closed polygon, float64 (m, 2)."""
+    low, high = OMEGA_M_RANGE
+    om = low + (high - low) * (0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 300)))
+    bottom = (S_8_RANGE[0] + 0.045 * np.clip((0.16 - om) / 0.0687, 0, 1)**1.5
+              + 0.050 * np.clip((om - 0.42) / 0.199, 0, 1)**1.5)
+    top = (S_8_RANGE[1] - 0.215 * np.clip((om - 0.20) / 0.419, 0, 1)**2
+           - 0.130 * np.clip((0.135 - om) / 0.0437, 0, 1)**2)
+    corner = np.concatenate([np.column_stack([om, bottom]), np.column_stack([om, top])[::-1]])
+    side = np.roll(corner, -1, axis=0) - corner
+    pieces = np.maximum(1, np.hypot(*(side / DESIGN_SCALE).T) / 0.01).astype(int)    # at most 0.01
+    return np.concatenate([a + s * np.arange(m)[:, None] / m
+                           for a, s, m in zip(corner, side, pieces)])
+
+
+def draw_unseen(theta: np.ndarray, n: int, rng: np.random.Generator,
+                width: float = 0.5) -> np.ndarray:
+    """n cosmologies off the design, from its density, inside its hull: float64 (n, 2).
+
+    theta: (m, 2), of the design; width: in units of a point's distance to its third neighbour
+    Raises InputError when the design spans no area.
+    """
+    x = np.unique(np.asarray(theta, float), axis=0) / DESIGN_SCALE
+    try:
+        hull = Delaunay(x)
+    except (QhullError, ValueError):
+        raise InputError(f"design: {len(x)} different cosmologies span no area; unseen ones need "
+                         "at least 3 that are not on a line") from None
+    distance = np.sort(np.linalg.norm(x[:, None] - x, axis=2), axis=1)[:, min(3, len(x) - 1)]
+    out = np.empty((0, 2))
+    while len(out) < n:
+        pick = rng.integers(len(x), size=n + 16)
+        trial = x[pick] + width * distance[pick, None] * rng.standard_normal((len(pick), 2))
+        out = np.concatenate([out, trial[hull.find_simplex(trial) >= 0]])
+    return out[:n] * DESIGN_SCALE
+
+
+def procedural_mask() -> np.ndarray:
+    """A survey mask that imitates HSC Y3's wide 12-hour field: bool (1424, 176), True = observed.
+
+    benchmarks/mask.py made it: a strip with scalloped edges, a deep block, a notch, and about 860
+    holes; exactly 132,019 pixels are observed.
+    """
+    packed = np.load(pathlib.Path(__file__).with_name("mask.npz"))["mask"]
+    return np.unpackbits(packed, axis=1).astype(bool)
 
 
 @dataclasses.dataclass(frozen=True)
 class SimulationOptions(Options):
     """All that a data set consists of; stored with it. mask and design may be paths."""
-    cosmologies: int | None = option(
-        None, "cosmologies (default: 101, or all of the --design file)", metavar="N",
-        within=(1, MAX_MAPS))
+    cosmologies: int | None = option(None, "cosmologies (default: 101, or all of the --design "
+                                     "file)", metavar="N", within=(1, MAX_MAPS))
     realisations: int | None = option(
-        None, "noiseless maps of each cosmology (default: 32, or what the --design file has if "
+        None, "noiseless maps of each cosmology (default: 32, or fewer if the --design file has "
         "fewer)", metavar="N", within=(1, MAX_MAPS))
     test: int = option(512, "noisy test maps at cosmologies of the design, each as likely as the "
                        "others", metavar="N", within=(0, MAX_MAPS))
@@ -41,18 +130,15 @@ class SimulationOptions(Options):
         metavar="FILE")
     nuisances: str | None = option(
         None, "log10 T_AGN, f_0 and Delta_z of each map: drawn from the published priors; fixed at "
-        "their centres; or the --design file's (default: design if the file has them, else drawn). "
-        "Test maps take them from the priors unless they are fixed", choices=NUISANCE_WAYS)
-    shared_seeds: bool = option(
-        False, "give realisation i the same random field and nuisances in every cosmology, as the "
-        "first public release does")
-    field: str = option(
-        "lognormal", "shifted log-normal; halos in log-normal slices; or Gaussian; all with the "
-        "same spectrum", choices=FIELDS)
+        "their centres; or the --design file's (default: design if it has them, else drawn). Test "
+        "maps take them from the priors unless fixed", choices=("drawn", "fixed", "design"))
+    shared_seeds: bool = option(False, "give realisation i the same random field and nuisances in "
+                                "every cosmology, as the first public release does")
+    field: str = option("lognormal", "shifted log-normal; halos in log-normal slices; or Gaussian; "
+                        "all with the same spectrum", choices=FIELDS)
     boxes: int = option(
         0, "boxes of large-scale structure that the maps of a cosmology share, turned and shifted, "
-        "as maps from few simulations do; 0: all maps are independent", metavar="N",
-        within=(0, 10**6))
+        "as maps from few simulations do; 0: all are independent", metavar="N", within=(0, 10**6))
     gaussian_share: float = option(
         GAUSSIAN_SHARE, "part of a log-normal map's power that an independent Gaussian field "
         "brings at high multipoles, at an unchanged third moment. With --gaussian-below 0, 0: a "
@@ -78,16 +164,14 @@ class SimulationOptions(Options):
     periodic: bool = option(
         False, "no margin: the frame itself is the periodic grid. With --mask none and --field "
         "gaussian every map has an exact likelihood (python -m wl.validate limit)")
-    delta_z_sign: int = option(
-        SKY.delta_z_sign, "-1: n(z) -> n(z + Delta_z), as HSC Y3 writes it; 1: sources move to "
-        "higher redshift with Delta_z", choices=(-1, 1))
+    delta_z_sign: int = option(SKY.delta_z_sign, "-1: n(z) -> n(z + Delta_z), as HSC Y3 writes it; "
+                               "1: sources move to higher redshift with Delta_z", choices=(-1, 1))
     # sources beyond 0.9 + 5 x 0.06 + 0.15 are not tabulated: a shift upwards is small
     source_shift: float = option(
         SKY.source_shift, "redshift added to all sources, whose mean is 0.75 without it",
         metavar="Z", within=(-0.3, 0.05))
-    f_b_max: float = option(
-        SKY.f_b_max, "cap on the baryon fraction that feels feedback; 1: none", metavar="X",
-        within=(0.0, 1.0))
+    f_b_max: float = option(SKY.f_b_max, "cap on the baryon fraction that feels feedback; 1: none",
+                            metavar="X", within=(0.0, 1.0))
     stellar_boost: float = option(
         SKY.stellar_boost, "mass that f_0 concentrates in a halo's middle, in units of the stars'",
         metavar="X", within=(0.0, 10.0))
@@ -98,30 +182,27 @@ class SimulationOptions(Options):
     def drawing(self) -> Field:
         """What maps are made of."""
         sky = Sky(*(getattr(self, name) for name in Sky._fields))
-        return Field(*(sky if name == "sky" else getattr(self, name) for name in Field._fields))
+        return Field(**{name: getattr(self, name, sky) for name in Field._fields})
 
     @classmethod
     def add_groups(cls, parser) -> None:
         """Add all options to a parser, in groups."""
-        names, published = list(cls.__dataclass_fields__), " ".join(
-            f"--{name.replace('_', '-')} {value:g}" for name, value in PUBLISHED._asdict().items())
-        at = [0, *(names.index(name) for name in ("design", "field", "delta_z_sign")), None]
-        for title, first, last in zip(
-                ("size", "cosmologies and nuisances", "sky", "spectrum (fitted by "
-                 f"benchmarks/fit_sky.py; as published: {published})"), at[:-1], at[1:]):
-            cls.add_to(parser, title, only=names[first:last])
+        published = " ".join(f"--{name.replace('_', '-')} {value:g}"
+                             for name, value in PUBLISHED._asdict().items())
+        names, titles = list(cls.__dataclass_fields__), {
+            "cosmologies": "size", "design": "cosmologies and nuisances", "field": "sky",
+            "delta_z_sign": "spectrum (fitted by benchmarks/fit_sky.py; as published: "
+            + published + ")"}
+        for first, after in itertools.pairwise([*map(names.index, titles), None]):
+            cls.add_to(parser, titles[names[first]], only=names[first:after])
 
 
 class Plan:
     """Labels, mask and tasks of one data set.
 
-    options: of the set
-    room: bytes that it may take, None for any
-    settings, inputs (digests), origin: dicts
-    label: float64 (cosmology, realisation, 5); label_test: float64 (test map, 5)
-    mask: bool (rows, columns)
-    field: Field
-    Raises InputError.
+    options, room: of the set; bytes that it may take, None for any
+    Has settings, inputs (digests) and origin, dicts; label (cosmology, realisation, 5) and
+    label_test (test map, 5), float64; mask (rows, columns) bool; field. Raises InputError.
     """
 
     def __init__(self, options: SimulationOptions, room: int | None = None):
@@ -130,35 +211,40 @@ class Plan:
                      if str(options.mask) == "none" else read_mask(options.mask))
         check_frame(self.mask.shape, options.periodic)
         if options.field == "halo" and options.periodic:
-            check_cells(*self.mask.shape)
+            check_cells(self.mask.shape)
         self.n_observed = int(self.mask.sum())
         given = None if options.design is None else load_npy(options.design)
-        self.nuisances = self._way(given)
+        has = given is not None and given.ndim == 3
+        if options.nuisances == "design" and not has:
+            raise InputError("--nuisances design: expected a --design file with labels "
+                             "(n_cosmology, n_realisation, 5), got none; give one, or --nuisances "
+                             "drawn")
+        self.nuisances = options.nuisances or ("design" if has else "drawn")
         self._check_room(given, room)
         self.label = self._labels(given)
         self.label_test = self._test_labels()
-        self._check()
-        self.settings = self._settings()
-        self.origin = {name: str(getattr(options, name) or "procedural")
+        for omega_m, s_8 in self.label[:, 0, :2]:
+            Theory.check(omega_m, s_8)
+        for name, values, limits in zip(
+                ("log10 T_AGN", "f_0", "Delta_z"), np.moveaxis(self.label[..., 2:], 2, 0),
+                (T_AGN_RANGE, F_0_RANGE, (-DELTA_Z_MAX, DELTA_Z_MAX))):
+            for value in (values.min(), values.max()):
+                within(f"design: {name}", value, *limits)
+        self.settings = dataclasses.asdict(options) | {
+            "cosmologies": self.label.shape[0], "realisations": self.label.shape[1],
+            "nuisances": self.nuisances}
+        if options.field != "lognormal":          # what only that has must not tell two sets apart
+            self.settings |= dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor",
+                                            "lambda_scatter"))
+        self.origin = {name: str(self.settings.pop(name) or "procedural")     # contents are inputs
                        for name in ("mask", "design")}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
 
-    def _settings(self):
-        """The options as they are stored."""
-        stored = dataclasses.asdict(self.options)
-        del stored["mask"], stored["design"]                  # their contents are inputs
-        stored.update(cosmologies=self.label.shape[0], realisations=self.label.shape[1],
-                      nuisances=self.nuisances)
-        if self.options.field != "lognormal":     # what only that has must not tell two sets apart
-            stored.update(dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor",
-                                         "lambda_scatter")))
-        return stored
-
     def _check_room(self, given, room):
         """Refuse more maps than the disk holds, before so much as their labels are drawn."""
-        options, shape = self.options, (101, 32)
-        if given is not None:
-            shape = given.shape[:2] if given.ndim == 3 else (given.size // 2, 32)
+        options = self.options
+        shape = ((101, 32) if given is None else
+                 given.shape[:2] if given.ndim == 3 else (given.size // 2, 32))
         maps = (options.cosmologies or shape[0]) * (options.realisations or min(shape[1], 32))
         maps += options.test + options.unseen
         need = maps * (2 * self.n_observed + 40)
@@ -167,73 +253,55 @@ class Plan:
                              f"{need / 1e9:.2f} GB of disk, {room / 1e9:.2f} GB are free; make "
                              "room, or ask for fewer maps")
 
-    def _way(self, given):
-        """How nuisances are settled."""
-        has, way = given is not None and given.ndim == 3, self.options.nuisances
-        if way == "design" and not has:
-            raise InputError("--nuisances design: expected a --design file with labels "
-                             "(n_cosmology, n_realisation, 5), got none; give one, or --nuisances "
-                             "drawn")
-        return way or ("design" if has else "drawn")
-
     def _labels(self, given):
         """Labels of the training maps."""
-        options = self.options
-        path, cosmologies, realisations = options.design, options.cosmologies, options.realisations
-        if given is not None and given.ndim == 3:
-            label = read_label(path)
-            label = label[:_at_most("--cosmologies", cosmologies, label.shape[0], path)]
+        options, path, n = self.options, self.options.design, self.options.realisations
+
+        def some(values, asked, name):
+            if (asked or 0) > len(values):
+                raise InputError(f"{name}: expected at most {len(values)}, which {path} has, got "
+                                 f"{asked}")
+            return values[:asked]
+        if given is None:
+            theta = design(options.cosmologies or 101)
+        elif given.ndim == 3:
+            label = some(read_label(path), options.cosmologies, "--cosmologies")
             if self.nuisances == "design":
-                n = _at_most("--realisations", realisations or min(32, label.shape[1]),
-                             label.shape[1], path)
-                return np.ascontiguousarray(label[:, :n])
+                label = some(label.swapaxes(0, 1), n or min(32, label.shape[1]), "--realisations")
+                return np.ascontiguousarray(label.swapaxes(0, 1))
             theta = label[:, 0, :2]
-        elif given is None:
-            theta = design(cosmologies or 101)
         else:
             theta = array(path, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
                           "n_realisation, 5)").astype(float)
-            theta = theta[:_at_most("--cosmologies", cosmologies, len(theta), path)]
-        label = np.empty((len(theta), realisations or 32, 5))
+            theta = some(theta, options.cosmologies, "--cosmologies")
+        label = np.empty((len(theta), n or 32, 5))
         label[:, :, :2] = theta[:, None]
         for c, r in np.ndindex(label.shape[:2]):
-            index = 0 if options.shared_seeds else c  # the first release repeats nuisances as well
-            rng = generator(options.seed, seeds.NUISANCE, index, r)
-            label[c, r, 2:] = self._nuisances(1, rng)[0]
+            # the first release repeats nuisances as well
+            key = seeds.NUISANCE, 0 if options.shared_seeds else c, r
+            label[c, r, 2:] = self._nuisances(1, generator(options.seed, *key))[0]
         return label
 
     def _nuisances(self, n, rng):
-        """Nuisances (n, 3) that no file gives."""
         fixed = self.nuisances == "fixed"
         return np.tile(FIXED_NUISANCES, (n, 1)) if fixed else draw_nuisances(n, rng)
 
     def _test_labels(self):
         theta, test, unseen = self.label[:, 0, :2], self.options.test, self.options.unseen
-        label = np.empty((test + unseen, 5))
-        self.cosmology_test = np.full(len(label), -1)
+        label, self.cosmology_test = np.empty((test + unseen, 5)), np.full(test + unseen, -1)
         for i in range(test):
             rng = generator(self.options.seed, seeds.TEST_LABEL, i)
             self.cosmology_test[i] = rng.integers(len(theta))
-            label[i, :2] = theta[self.cosmology_test[i]]
-            label[i, 2:] = self._nuisances(1, rng)[0]
+            label[i] = *theta[self.cosmology_test[i]], *self._nuisances(1, rng)[0]
         if unseen:
             rng = generator(self.options.seed, seeds.UNSEEN)
             label[test:, :2] = draw_unseen(theta, unseen, rng)
             label[test:, 2:] = self._nuisances(unseen, rng)
         return label
 
-    def _check(self):
-        for omega_m, s_8 in self.label[:, 0, :2]:
-            Theory.check(omega_m, s_8)
-        ranges = (T_AGN_RANGE, F_0_RANGE, (-DELTA_Z_MAX, DELTA_Z_MAX))
-        for name, column, limits in zip(("log10 T_AGN", "f_0", "Delta_z"), (2, 3, 4), ranges):
-            for value in (self.label[..., column].min(), self.label[..., column].max()):
-                within(f"design: {name}", value, *limits)
-
     def tasks(self) -> Iterator[tuple]:
         """(name, file, places, labels, keys, noise) of each task: maps of a kind of a cosmology."""
-        sigma, test = noise_sigma(self.options.n_gal), self.options.test
-        n = self.label.shape[1]
+        sigma, test, n = noise_sigma(self.options.n_gal), self.options.test, self.label.shape[1]
         for c, label in enumerate(self.label):
             index = 0 if self.options.shared_seeds else c
             yield (f"train {c}", KAPPA_FILE, np.arange(c * n, (c + 1) * n), label,
@@ -243,11 +311,5 @@ class Plan:
                 keys = [(seeds.TEST_KAPPA, int(row)) for row in rows]
                 yield f"test {c}", TEST_FILE, rows, self.label_test[rows], keys, sigma
         for row in range(test, test + self.options.unseen):
-            keys = [(seeds.UNSEEN, row - test)]
-            yield f"unseen {row}", TEST_FILE, [row], self.label_test[[row]], keys, sigma
-
-
-def _at_most(name, value, most, source):
-    if value is not None and value > most:
-        raise InputError(f"{name}: expected at most {most}, which {source} has, got {value}")
-    return most if value is None else value
+            yield (f"unseen {row}", TEST_FILE, [row], self.label_test[[row]],
+                   [(seeds.UNSEEN, row - test)], sigma)

@@ -3,35 +3,48 @@
     python -m wl.simulate --out data/simulated --cosmologies 101 --realisations 32 --test 512
 
 Until it is complete a set lives in DIR/.unfinished; the same command goes on where a killed run
-stopped. Every map's numbers come from (seed, stream, cosmology, realisation), so that no map
-depends on which process drew it, on how many there are, or on the maps drawn before it.
+stopped. A map's numbers come from (seed, stream, cosmology, realisation) alone: it depends neither
+on the number of processes nor on the maps drawn before it.
 """
 import concurrent.futures
 import contextlib
+import dataclasses
+import errno
 import functools
+import hashlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from argparse import Namespace
 
 import numpy as np
 
-from ..core import cli, seeds
-from ..core.checks import RunError, within
-from ..core.files import lock
-from ..core.progress import Progress
+from ..core import cli
+from ..core.checks import InputError, RunError, within
+from ..core.files import (LOCK_FILE, atomic, code_version, first_difference, lock, to_json,
+                          versions)
+from ..core.progress import Progress, say, warn
+from ..maps import dataset
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
-from .fields import Boxes, Field, Grid, generator, log_normal_shift
-from .halo_sky import HaloMaps, HaloSky
-from .plan import Plan, SimulationOptions
-from .sets import KAPPA_FILE, LABEL_FILE, finish, is_complete, prepare, room
-from .theory import Theory
+from ..maps.splits import DEFAULT_DATA, DEFAULT_REALISATIONS
+from .fields import Field, Grid
+from .halo_sky import draw_maps
+from .plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions
 
-CHUNK = 16               # spectra made in one matrix product
+SIMULATED = "simulated"                # below the folder of --data: the set that a script simulates
+DEFAULT_TEST = 1024
+# in the order they are moved into place: what a reader looks for comes late, the proof last
+FILES = (MASK_FILE, TRUTH_FILE, TEST_FILE, LABEL_FILE, KAPPA_FILE, SIMULATION_FILE)
+# one process per core: BLAS threads would compete, and change the last bits of the spectra
+WORKER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                      **cli.ALLOCATOR}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _worker = {}             # of a worker process: mask, seed, field, grid
 
 
@@ -39,10 +52,8 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
              quiet: bool = False, force: bool = False, **settings) -> bool:
     """Write a data set; do nothing if it is there already.
 
-    out: folder
-    options: of the set; or its fields by keyword, as settings
-    processes: None for all CPUs
-    quiet: no progress
+    out, options: folder; of the set, or its fields by keyword, as settings
+    processes, quiet: None for all CPUs; no progress
     force: overwrite a simulated set made with other options
     Returns whether maps were made. Raises InputError, RunError.
     """
@@ -50,7 +61,7 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
     processes = cli.available_cpus() if processes is None else processes
     processes = within("--processes", processes, 1, 1024, integer=True)
     plan = Plan(options or SimulationOptions(**settings), room(out))
-    if is_complete(out, plan, force):
+    if _is_complete(out, plan, force):
         return False
     part = out / UNFINISHED
     held = lock(part)
@@ -59,7 +70,7 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
         tasks = [task for task in plan.tasks() if task[0] not in done]
         if tasks:
             _run(part, plan, tasks, processes, quiet)
-        finish(out, part, plan)
+        _finish(out, part, plan)
     except OSError as error:
         raise RunError(f"{error.filename or out}: {error.strerror}; the maps made so far are kept, "
                        "run the same command again to go on") from None
@@ -69,23 +80,18 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
 
 
 def _run(part, plan, tasks, processes, quiet):
-    train, test = plan.label.shape[:2], len(plan.label_test)
-    bar = Progress(train[0] * train[1] + test, "simulate", quiet)
+    """Draw the maps of the tasks on all processes."""
+    bar = Progress(plan.label[..., 0].size + len(plan.label_test), "simulate", quiet)
     bar.begin_at(bar.total - sum(len(task[2]) for task in tasks))
     start = {name: np.load(part / (name + ".part"), mmap_mode="r").offset
              for name in {task[1] for task in tasks}}
-    # one process per core: BLAS threads would compete, and change the last bits of the spectra
-    setting = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-               **cli.ALLOCATOR}
-    before = {name: os.environ.get(name) for name in setting}
-    os.environ.update(setting)
+    others, ended = set(multiprocessing.active_children()), False
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(processes, len(tasks)), multiprocessing.get_context("spawn"), start_worker,
+        min(processes, len(tasks)), multiprocessing.get_context("spawn"), _start_worker,
         (plan.mask, plan.options.seed, plan.field))
-    others, ended = multiprocessing.active_children(), False
     try:
         with open(part / "done", "a") as done:
-            with _no_main(), _no_signals():
+            with _own_start():
                 names = {pool.submit(write_maps, part / (file + ".part"), start[file], *rest): name
                          for name, file, *rest in tasks}
             for future in concurrent.futures.as_completed(names):
@@ -97,46 +103,36 @@ def _run(part, plan, tasks, processes, quiet):
         raise RunError("a worker process died (out of memory?); run the same command again to go "
                        "on, with fewer --processes") from None
     finally:
-        for child in () if ended else set(multiprocessing.active_children()) - set(others):
+        for child in () if ended else set(multiprocessing.active_children()) - others:
             child.kill()                   # a task that is not noted as done is drawn again
         pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
     bar.close()
 
 
 @contextlib.contextmanager
-def _no_main():
-    """Let the workers start without importing the main script again: they need nothing of it."""
+def _own_start():
+    """Workers begun here have one thread, need no main script, and leave signals to the parent."""
     main, empty = sys.modules["__main__"], type(sys)("__main__")
-    empty.__spec__ = None
-    sys.modules["__main__"] = empty
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.environ.update(WORKER_ENVIRONMENT)
+    empty.__spec__, sys.modules["__main__"] = None, empty
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-@contextlib.contextmanager
-def _no_signals():
-    """Children begun here leave the signals of a whole process group to their parent."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM,
-                                                       signal.SIGUSR1, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_worker(mask: np.ndarray, seed: int, field: Field) -> None:
+def _start_worker(mask, seed, field):
     """Initialise a worker process, which ends with its parent."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    def end_with_parent():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _worker.update(mask=mask, seed=seed, field=field)
-
-
-def _end_with_parent():
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def write_maps(path: pathlib.Path, first_byte: int, places, labels: np.ndarray, keys: list,
@@ -151,58 +147,206 @@ def write_maps(path: pathlib.Path, first_byte: int, places, labels: np.ndarray, 
             with np.errstate(over="ignore"):
                 row = kappa.astype("<f2")
             if not np.isfinite(row).all() or (row.size > 1 and (row == row[0]).all()):
-                raise RunError(f"a map at Omega_m = {labels[0, 0]:g}, S_8 = {labels[0, 1]:g} has "
-                               "infinite, undefined or equal pixels; give options nearer to their "
-                               "defaults")
+                where = "Omega_m = {:g}, S_8 = {:g}".format(*labels[0])
+                raise RunError(f"a map at {where} has infinite, undefined or equal pixels; give "
+                               "options nearer to their defaults")
             file.seek(first_byte + int(place) * size)
             file.write(row.tobytes())
         os.fsync(file.fileno())              # the parent notes the task as done: it has to be
     return len(places)
 
 
-halo_sky = functools.lru_cache(maxsize=2)(HaloSky)     # made once for a grid
+# ---------------------------------------------------------------- from begun to complete
+def room(out: pathlib.Path) -> int:
+    """Bytes that a set in a folder may take: the disk's free ones and those of the set in it."""
+    own = sum(path.stat().st_size for folder in (out, out / UNFINISHED) for path in folder.glob("*")
+              if path.name.removesuffix(".part") in FILES)
+    disk = next(path for path in (out, *out.absolute().parents) if path.exists())
+    return shutil.disk_usage(disk).free + own
 
 
-def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Field,
-              noise: float = 0.0) -> Iterator[np.ndarray]:
-    """Yield maps of one cosmology, float32 (n_observed,).
+def _is_complete(out, plan, force):
+    """Whether the folder holds this very set; refuses another (InputError) unless forced."""
+    proof, present = out / SIMULATION_FILE, [name for name in FILES if (out / name).exists()]
+    if not proof.is_file():
+        if present and not (out / UNFINISHED / SIMULATION_FILE).is_file():
+            raise InputError(f"{out}: holds {present[0]} but no {SIMULATION_FILE}, so it was not "
+                             "simulated and stays untouched; give another --out")
+        return False
+    if _is_plans(out, _read_json(proof), plan, force):
+        damage = _damage(out, plan)
+        if not damage:
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # of a run killed at its last step
+            return True
+        if not force:
+            raise InputError(f"{damage}; or give --force to simulate it again")
+    for name in reversed(FILES):                 # the proof goes first
+        (out / name).unlink(missing_ok=True)
+    return False
 
-    labels: (n, 5), Omega_m and S_8 the same in all
-    keys: n tuples, each map's stream and indices
-    noise: standard deviation of the shape noise, 0 for none
+
+def _damage(out, plan):
+    """What is wrong with the files of a set that was complete once, or nothing."""
+    n = len(plan.label_test)
+    for name in FILES:
+        if not (out / name).is_file() and (n or name not in (TEST_FILE, TRUTH_FILE)):
+            return f"{out}: {name} is gone from this simulated set"
+    try:
+        found = dataset.open_set(out)
+        found.check_maps()
+    except InputError as error:
+        return str(error)
+    changed = found.changed()
+    if found.n_test != n or (n and not np.array_equal(dataset.read_truth(out), plan.label_test)):
+        changed.append(TEST_FILE)
+    return f"{out / changed[0]}: is not what the simulator wrote" if changed else ""
+
+
+def _is_plans(folder, before, plan, force):
+    """True if settings and inputs are the plan's; InputError with both values unless force."""
+    differ = (first_difference(before.get("settings"), plan.settings)
+              or first_difference(before.get("inputs"), plan.inputs, "sha256"))
+    if differ and not force:
+        name, was, now = differ
+        raise InputError(f"{folder}: holds maps simulated with {name} = {was}, asked for {now}; "
+                         "give --force to replace them, or another --out")
+    return differ is None
+
+
+def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
+    """Set up or take up the unfinished folder; returns the names of the tasks that are done."""
+    state = part / "state.json"
+    now = {"settings": plan.settings, "inputs": plan.inputs, "code": _drawing_code()}
+    if state.is_file():
+        before = _read_json(state)
+        if _is_plans(part.parent, before, plan, force) and before.get("code") == now["code"]:
+            return set((part / "done").read_text().split("\n")[:-1])
+        # other code draws other maps: begin again
+    moved = FILES if (part / SIMULATION_FILE).is_file() else ()      # it was going to its place
+    for old in (*(part.parent / name for name in moved), *part.iterdir()):
+        if old.name != LOCK_FILE:
+            old.unlink(missing_ok=True)
+    (part / "done").write_text("")
+    for name, label in ((KAPPA_FILE, plan.label), (TEST_FILE, plan.label_test)):
+        if label.size:
+            _allocate(part / (name + ".part"), (*label.shape[:-1], plan.n_observed))
+    _write_json(state, now)
+    return set()
+
+
+def _drawing_code():
+    """Digest of the sources that decide what a map is made of."""
+    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    others = ("core/params.py", "core/seeds.py", "kernels/noise.py", "kernels/halos.py")
+    for source in (*sorted(here.glob("*.py")), *(here.parent / name for name in others)):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _allocate(path, shape):
+    """A .npy file of float16 zeros, its space reserved: a full disk shows at the start."""
+    np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except (AttributeError, OSError) as error:      # a system without it
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+
+
+def _finish(out, part, plan):
+    """Move everything into place, simulation.json last; taken up again if it is killed half-way."""
+    if not (part / SIMULATION_FILE).is_file():
+        for name, values in ((MASK_FILE, plan.mask), (LABEL_FILE, plan.label),
+                             (TRUTH_FILE, plan.label_test)):
+            if len(values):
+                np.save(part / name, values)
+        _write_json(part / SIMULATION_FILE, {
+            "settings": plan.settings, "seed": plan.options.seed, "inputs": plan.inputs,
+            "origin": plan.origin, "versions": versions(), "code_version": code_version()})
+    for name in FILES:
+        for source in (part / name, part / (name + ".part")):
+            if source.is_file():
+                os.replace(source, out / name)
+    shutil.rmtree(part)
+
+
+def _write_json(path, content):
+    with atomic(path) as part:
+        part.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
+
+
+def _read_json(path):
+    try:
+        return {**json.loads(path.read_text())}
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: expected JSON, could not read it; remove the folder or give "
+                         "another --out") from None
+
+
+# ---------------------------------------------------------------- the set that --data means
+def locate(args: Namespace) -> dataset.MapSet:
+    """The data set that --data means, simulated first if there is none.
+
+    args: the command line's values, with data, release, realisations, seed, threads, quiet, force
+    Raises InputError.
     """
-    omega_m, s_8 = labels[0, :2]
-    theory = Theory(omega_m, s_8, field.sky)
-    spectrum = theory.table(grid.ell)
-    halos = HaloMaps(halo_sky(grid), theory) if field.field == "halo" else None
-    # boxes belong to a cosmology, whatever its index: test maps share those of the others
-    bits = np.array([omega_m, s_8]).view(np.uint64).tolist()
-    of_box = functools.partial(generator, seed, seeds.BOX, *bits)
-    share = grid.share(field.gaussian_share, field.gaussian_below)
-    shift = field.lambda_factor * float(log_normal_shift(omega_m, s_8))
-    for first in range(0, len(labels), CHUNK):
-        part = labels[first:first + CHUNK, 2:]
-        # always CHUNK rows: a matrix product of another shape may round otherwise in its last bit
-        full = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), axis=0)])
-        power = grid.pixel_power(spectrum(*full.T))
-        held = halos.hold(full, power) if halos else None
-        for i, key in enumerate(keys[first:first + CHUNK]):
-            rng, own = generator(seed, *key), generator(seed, seeds.SCATTER, *key)
-            boxes = Boxes(field.boxes, rng, of_box) if field.boxes else None
-            lam = None
-            if field.field != "gaussian":
-                lam = shift * np.exp(field.lambda_scatter * own.normal())
-            if halos:
-                kappa = halos.draw(held, i, full[i], rng, boxes)
-            else:
-                kappa = grid.draw(power[i], lam, rng, share, boxes=boxes)
-            if field.pixel_scatter:
-                sigma = np.sqrt(field.pixel_scatter * own.random())
-                kappa += np.float32(sigma) * own.standard_normal(len(kappa), dtype=np.float32)
-            if noise:
-                rng = generator(seed, seeds.TEST_NOISE, *key)
-                kappa += np.float32(noise) * rng.standard_normal(len(kappa), dtype=np.float32)
-            yield kappa
+    folder = pathlib.Path(args.data)
+    if not folder.is_dir() and args.data != DEFAULT_DATA:
+        raise InputError(f"--data {args.data}: no such folder; give one with a data set, or none "
+                         "to simulate one")
+    sets, ours = [p for p in dataset.find_sets(folder) if p.name != "runs"], folder / SIMULATED
+    begun = (ours / UNFINISHED).is_dir() and (ours not in sets or dataset.interrupted(ours))
+    mask, label = folder / MASK_FILE, folder / LABEL_FILE
+    if folder in sets or (sets and not begun):
+        chosen = folder if folder in sets else ours if ours in sets else sets[0]
+        others = ", ".join(p.name for p in sets if p != chosen)
+        if chosen not in (folder, ours) and others:
+            raise InputError(f"--data {args.data}: expected one data set, found {chosen.name}, "
+                             f"{others}; give one of them, e.g. --data {chosen}")
+        if chosen != folder:
+            say(f"maps of {chosen}" + (f" (there are also {others})" if others else ""), args.quiet)
+        found = dataset.open_set(chosen, args.release, args.test_maps)
+    elif mask.is_file() and label.is_file() and not (folder / SIMULATION_FILE).is_file():
+        found = _simulated_for(args, folder, mask, label)
+    elif folder.is_dir() and any(folder.glob("*.npy")):
+        raise InputError(f"{folder}: expected {KAPPA_FILE} among its files, found none; complete "
+                         "the set, or give --data another folder")
+    else:
+        say(f"no maps in {folder}: simulating a set into {ours}", args.quiet)
+        found = _simulated(args, ours, test=DEFAULT_TEST)
+    if args.realisations not in (None, found.n_realisation):
+        raise InputError(f"--realisations {args.realisations}: {found.folder} is there already, "
+                         f"with {found.n_realisation}; leave the option out, or simulate another "
+                         "set by python -m wl.simulate and give its --data")
+    for name in found.changed():
+        warn(f"{found.folder / name} is not what the simulator wrote: it was changed since")
+    seed = found.simulation.get("seed", args.seed)
+    if seed != args.seed:
+        say(f"--seed {args.seed}: the maps of {found.folder} stay those of seed {seed}; split, "
+            "noise, weights and chains are new", args.quiet)
+    return found
+
+
+def _simulated(args, out, **settings):
+    simulate(out, realisations=args.realisations, seed=args.seed, processes=args.threads,
+             quiet=args.quiet, force=args.force, **settings)
+    return dataset.open_set(out)
+
+
+def _simulated_for(args, folder, mask, label):
+    """The set of a folder that has mask, labels and perhaps noisy maps: maps drawn for them."""
+    test_path = dataset.test_file(folder, name=args.test_maps)
+    settings = str((args.realisations or DEFAULT_REALISATIONS, args.seed))
+    stamp = hashlib.sha256(mask.read_bytes() + label.read_bytes() + settings.encode())
+    out = pathlib.Path(DEFAULT_DATA) / "simulations" / stamp.hexdigest()[:12]
+    say(f"mask and labels but no maps in {folder}: simulating maps for them into {out}", args.quiet)
+    found = _simulated(args, out, test=0, mask=mask, design=label)
+    more = {"name": folder.resolve().name}                            # not the digest
+    if test_path is not None:
+        more |= {"noisy_test": dataset.read_test(test_path, found.mask, mask),
+                 "files": {**found.files, "noisy_test": test_path}}
+    return dataclasses.replace(found, **more)
 
 
 def parser() -> cli.Parser:
@@ -220,10 +364,8 @@ Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the set")
     SimulationOptions.add_groups(parser)
     add = parser.add_argument_group("run").add_argument
-    add("--processes", type=int, metavar="N",
-        help="processes; their number changes no byte (default: all CPUs)")
-    add("--force", action="store_true",
-        help="replace a simulated set that was made with other settings")
+    add("--processes", type=int, metavar="N", help="their number changes no byte (default: all)")
+    add("--force", action="store_true", help="replace a set that was simulated with other settings")
     return cli.add_common(parser, threads=False)
 
 

@@ -4,11 +4,10 @@
     c_ell = spectrum(log10_t_agn=7.8, f_0=0.02, delta_z=0.0)      # steradian
     Theory(0.3, 0.8, PUBLISHED)                             # every formula as its paper has it
 
-No radiation, no neutrinos. Wavenumbers k in h/Mpc, distances in comoving Mpc/h, powers in
-(Mpc/h)^3; C_ell in steradian, without the pixel window (fields.py puts it in). Baryonic feedback is
-the response of HMcode-2020's halo model, R(k, z) = P_feedback / P_gravity, both from the same halo
-model (linear power + one-halo term), so that its errors cancel: Mead, Brieden, Troester & Heymans
-2021, MNRAS 502, 1401, sections 4 and 6, table 5.
+No radiation, no neutrinos. k in h/Mpc, distances in comoving Mpc/h, powers in (Mpc/h)^3; C_ell in
+steradian, without the pixel window (fields.py has it). Feedback is the response of HMcode-2020's
+halo model, R(k, z) = P_feedback / P_gravity, both from the same halo model (linear power + one-halo
+term), so that its errors cancel: Mead et al. 2021, MNRAS 502, 1401, sections 4 and 6, table 5.
 """
 from collections import namedtuple
 
@@ -37,29 +36,23 @@ Sky = namedtuple("Sky", "delta_z_sign source_shift f_b_max stellar_boost nonline
                  defaults=(-1, -0.046, 1.0, 2.5, -0.40))
 Sky.__doc__ = """What the spectrum is made of beyond cosmology and nuisances.
 
-benchmarks/fit_sky.py fits the defaults, to half of 60 real spectra (3 cosmologies, 20 realisations,
-known nuisances) and the mean signal of the public training set, in-mask standard deviation 0.01137.
-delta_z_sign: -1, n(z) -> n(z + Delta_z) as HSC Y3 writes it (Li et al. 2023, PRD 108, 123518;
-    sources come nearer), or 1; real spectra fall by 5 % per Delta_z of 0.022 in every bin
+benchmarks/fit_sky.py fits the defaults to half of 60 real spectra with truth and to the in-mask
+standard deviation 0.01137 of the public training set's signal.
+delta_z_sign: -1, n(z) -> n(z + Delta_z) as HSC Y3 writes it (Li et al. 2023, PRD 108, 123518), or
+    1; real spectra fall by 5 % per Delta_z of 0.022 in every bin
 source_shift: redshift added to all sources, fitted
-f_b_max: the baryon response's cap on the baryon fraction Omega_b/Omega_m, 1 for none: real spectra
-    at Omega_m = 0.195 exclude 0.15 and have no use for one
+f_b_max: cap on the baryon fraction Omega_b/Omega_m that feels feedback, 1 for none: real spectra at
+    Omega_m = 0.195 exclude 0.15 and have no use for one
 stellar_boost: central mass per stellar mass f_0 (a galaxy draws dark matter inwards, Blumenthal et
     al. 1986, ApJ 301, 27), fitted to the response to f_0
 nonlinear_tilt: exponent t in P_nonlinear - P_linear, of halofit, times (sigma_8 / 0.8)^t, fitted:
     halofit was made for sigma_8 of 0.75 to 0.9, the challenge has 0.5 to 1.6"""
-
 PUBLISHED = Sky(1, 0.0, 0.2, 1.0, 0.0)   # and sets made before there were such settings
-
-# largest variance of the white scatter in a pixel, uniform from zero: twice the fitted mean
-PIXEL_SCATTER = 2.1e-5
+PIXEL_SCATTER = 2.1e-5       # largest white variance of a pixel, from zero: twice the fitted mean
 
 
 def of_set(settings: dict) -> tuple[Sky, float]:
-    """The Sky and the pixel scatter of a data set.
-
-    settings: its simulator's, {} for real maps; what it does not name is older: as PUBLISHED
-    """
+    """Sky and pixel scatter of a set with these settings, {} for real maps; old sets have fewer."""
     if not settings:
         return Sky(), PIXEL_SCATTER
     return (Sky(*(settings.get(name, was) for name, was in PUBLISHED._asdict().items())),
@@ -71,12 +64,10 @@ def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndar
     k, theta = np.asarray(k, float) * H, T_CMB / 2.7               # 1/Mpc from here on
     om, ob = omega_m * H * H, omega_b * H * H
     fb, fc = omega_b / omega_m, 1.0 - omega_b / omega_m
-    z_eq = 2.50e4 * om * theta**-4
-    k_eq = 7.46e-2 * om * theta**-2
+    z_eq, k_eq = 2.50e4 * om * theta**-4, 7.46e-2 * om * theta**-2
     b1, b2 = 0.313 * om**-0.419 * (1.0 + 0.607 * om**0.674), 0.238 * om**0.223
     z_d = 1291.0 * om**0.251 / (1.0 + 0.659 * om**0.828) * (1.0 + b1 * ob**b2)
-    r_d = 31.5 * ob * theta**-4 * (1000.0 / z_d)
-    r_eq = 31.5 * ob * theta**-4 * (1000.0 / z_eq)
+    r_d, r_eq = (31.5 * ob * theta**-4 * (1000.0 / z) for z in (z_d, z_eq))
     s = (2.0 / (3.0 * k_eq) * np.sqrt(6.0 / r_eq)
          * np.log((np.sqrt(1.0 + r_d) + np.sqrt(r_d + r_eq)) / (1.0 + np.sqrt(r_eq))))
     k_silk = 1.6 * ob**0.52 * om**0.73 * (1.0 + (10.4 * om)**-0.95)
@@ -84,8 +75,7 @@ def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndar
     a1 = (46.9 * om)**0.670 * (1.0 + (32.1 * om)**-0.532)
     a2 = (12.0 * om)**0.424 * (1.0 + (45.0 * om)**-0.582)
     alpha_c = a1**-fb * a2**-fb**3
-    c1 = 0.944 / (1.0 + (458.0 * om)**-0.708)
-    c2 = (0.395 * om)**-0.0266
+    c1, c2 = 0.944 / (1.0 + (458.0 * om)**-0.708), (0.395 * om)**-0.0266
     beta_c = 1.0 / (1.0 + c1 * (fc**c2 - 1.0))
     log_term, plain = np.log(np.e + 1.8 * beta_c * q), np.log(np.e + 1.8 * q)
     wide = 386.0 / (1.0 + 69.9 * q**1.08)
@@ -97,8 +87,7 @@ def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndar
     g = y * (-6.0 * root + (2.0 + 3.0 * y) * np.log((root + 1.0) / (root - 1.0)))
     alpha_b = 2.07 * k_eq * s * (1.0 + r_d)**-0.75 * g
     beta_b = 0.5 + fb + (3.0 - 2.0 * fb) * np.sqrt((17.2 * om)**2 + 1.0)
-    beta_node = 8.41 * om**0.435
-    s_tilde = s / (1.0 + (beta_node / ks)**3)**(1.0 / 3.0)
+    s_tilde = s / (1.0 + (8.41 * om**0.435 / ks)**3)**(1.0 / 3.0)
     t_0 = plain / (plain + (14.2 + wide) * q * q)
     t_b = (t_0 / (1.0 + (ks / 5.2)**2) + alpha_b / (1.0 + (beta_b / ks)**3)
            * np.exp(-(k / k_silk)**1.4)) * np.sinc(k * s_tilde / np.pi)
@@ -120,37 +109,18 @@ def feedback_parameters(log10_t_agn) -> tuple:
 
 
 def nfw_window(x: np.ndarray, c) -> np.ndarray:
-    """Fourier transform of an NFW halo cut at c r_s: Cooray & Sheth 2002, Phys. Rep. 372, eq. 81.
-
-    x: k r_s; c: concentration, broadcasts against x
-    """
-    s_in, c_in = sici(x)
-    s_out, c_out = sici((1.0 + c) * x)
+    """Transform of an NFW halo cut at c r_s; x = k r_s. Cooray & Sheth 2002, Phys. Rep. 372, 81."""
+    (s_in, c_in), (s_out, c_out) = sici(x), sici((1.0 + c) * x)
     bracket = np.sin(x) * (s_out - s_in) + np.cos(x) * (c_out - c_in)
     bracket -= np.sin(c * x) / ((1.0 + c) * x)
     return bracket / (np.log1p(c) - c / (1.0 + c))
-
-
-def _response(theory, z, ln_k, log10_t_agn, f_0):
-    """R for all feedback temperatures and stellar fractions, (t, f, n, n_z); ln_k: (n, n_z)."""
-    z_nodes = chebyshev_nodes(0.0, Z_MAX, N_Z)
-    nodes = response_grid(theory, z_nodes, log10_t_agn, f_0)             # (t, f, n_z_nodes, n_k)
-    at_z = np.einsum("za,tfak->tfkz", lagrange_weights(z_nodes, z), nodes, optimize=True)
-    # cubic interpolation in ln k with constant ends: above 300 h/Mpc nothing reaches a map
-    step = LN_K[1] - LN_K[0]
-    place = np.clip((ln_k - LN_K[0]) / step, 0.0, len(LN_K) - 1.0)
-    first, weights = cubic_weights(place, len(LN_K))
-    column = np.arange(len(z))
-    return sum(w * at_z[:, :, first + i, column] for i, w in enumerate(weights))
 
 
 def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
                   f_0: np.ndarray) -> np.ndarray:
     """R on the wavenumbers exp(LN_K): float64 (t, f, n_z, n_k).
 
-    z: (n_z,)
-    log10_t_agn: (t,), kelvin
-    f_0: (f,), stellar fraction today
+    z, log10_t_agn, f_0: (n_z,); (t,), kelvin; (f,), stellar fraction today
     A halo's window is W = (f_c + f_g) u + f_* with f_g = (f_b - f_*) m^2/(1 + m^2), m = M/M_b (eq.
     24-25); it is linear in f_*, so three mass integrals serve every f_0. With sky.stellar_boost f_*
     stands for all mass that is concentrated like stars, dark matter too: it may exceed f_b.
@@ -160,8 +130,7 @@ def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
     radius = (3.0 * MASSES / (4.0 * np.pi * RHO_CRIT * om))**(1.0 / 3.0)
     # sigma of 0.01 M (for the collapse time) comes from the same table, two decades further down
     young = np.log(radius) - np.log(100.0) / 3.0
-    ln_r = np.linspace(young[0] - 0.01, np.log(radius[-1]) + 0.01, 60)
-    sigma = CubicSpline(ln_r, np.log(theory.top_hat_sigma(np.exp(ln_r))))
+    sigma = theory.ln_sigma(young[0] - 0.01, np.log(radius[-1]) + 0.01)
     ln_sigma, sigma_young = sigma(np.log(radius)), np.exp(sigma(young))
     slope = sigma(np.log(radius), 1) / 3.0                               # d ln sigma / d ln M
     z_form = np.linspace(0.0, 60.0, 400)
@@ -170,8 +139,7 @@ def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
     b_0, b_z, log_mb, mb_z, f_z = feedback_parameters(log10_t_agn)
     out = np.empty((len(log10_t_agn), len(f_0), len(z), len(k)))
     for i, redshift in enumerate(z):
-        d = float(growth(redshift, om))
-        omz = float(theory.omega_m_at(redshift))
+        d, omz = float(growth(redshift, om)), float(theory.omega_m_at(redshift))
         x, delta_c = omz - 1.0, 1.686 * (1.0 + 0.0123 * np.log10(omz))   # Nakamura & Suto 1997
         overdensity = (18.0 * np.pi**2 + 82.0 * x - 39.0 * x * x) / omz  # Bryan & Norman 1998
         nu = delta_c / (np.exp(ln_sigma) * d)
@@ -191,8 +159,7 @@ def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
             u = nfw_window(k[:, None] * virial / c, c)
             m = (MASSES / 10.0**(log_mb[j] + redshift * mb_z[j]))**2
             gas = m / (1.0 + m)
-            w_0 = (1.0 - f_b + f_b * gas) * u
-            w_1 = 1.0 - gas * u
+            w_0, w_1 = (1.0 - f_b + f_b * gas) * u, 1.0 - gas * u
             i_00, i_01, i_11 = (w_0 * w_0) @ weight, (w_0 * w_1) @ weight, (w_1 * w_1) @ weight
             f = (sky.stellar_boost * f_0 * 10.0**(redshift * f_z[j]))[:, None]
             out[j, :, i] = (p_linear + damp * (i_00 + 2.0 * f * i_01 + f * f * i_11)) / gravity
@@ -214,8 +181,7 @@ def log_ell_grid(low: float = 4.0, high: float = 9.0e4, step: float = 0.1) -> np
 class Theory:
     """Background, growth, powers and convergence spectrum of one cosmology under a Sky.
 
-    omega_m: matter density today, 0.051 to 1
-    s_8: sigma_8 sqrt(omega_m / 0.3)
+    omega_m, s_8: matter density today, 0.051 to 1; sigma_8 sqrt(omega_m / 0.3)
     Raises InputError.
     """
 
@@ -231,8 +197,9 @@ class Theory:
         self._delta2 *= self._norm
         z = np.linspace(0.0, Z_MAX, 181)
         t = 0.5 * z[:, None] * (_X48 + 1.0)
-        chi = 0.5 * HUBBLE_DISTANCE * z * np.sum(_W48 / self.hubble(t), axis=-1)
-        self._chi = CubicSpline(z, chi)
+        # comoving distance, Mpc/h, for z from 0 to Z_MAX: a spline through exact values, 1e-9
+        self.distance = CubicSpline(
+            z, 0.5 * HUBBLE_DISTANCE * z * np.sum(_W48 / self.hubble(t), axis=-1))
 
     @staticmethod
     def check(omega_m: float, s_8: float) -> None:
@@ -250,10 +217,6 @@ class Theory:
         """Matter density parameter at redshift z."""
         return self.omega_m * (1.0 + z)**3 / self.hubble(z)**2
 
-    def distance(self, z: np.ndarray) -> np.ndarray:
-        """Comoving distance, Mpc/h, for z from 0 to Z_MAX (spline through exact values, 1e-9)."""
-        return self._chi(z)
-
     def linear_power(self, k: np.ndarray) -> np.ndarray:
         """Linear P(k) today, (Mpc/h)^3; k in h/Mpc."""
         return 2.0 * np.pi**2 * self._norm * k**N_S * transfer(k, self.omega_m)**2
@@ -264,25 +227,24 @@ class Theory:
         w = np.where(x < 0.05, 1.0 - x * x / 10.0, 3.0 * (np.sin(x) - x * np.cos(x)) / x**3)
         return np.sqrt(self._step * np.sum(w * w * self._delta2, axis=1))
 
+    def ln_sigma(self, low: float, high: float) -> CubicSpline:
+        """ln of top_hat_sigma() as a spline of the radius's logarithm between low and high."""
+        ln_r = np.linspace(low, high, 60)
+        return CubicSpline(ln_r, np.log(self.top_hat_sigma(np.exp(ln_r))))
+
     def _halofit_scale(self, z):
         """k_sigma (h/Mpc), n_eff and curvature at z, from the Gaussian-smoothed variance."""
         ln_r = np.linspace(np.log(0.005), np.log(30.0), 160)
         x2 = (self._k * np.exp(ln_r)[:, None])**2
         weight = self._step * self._delta2 * np.exp(-x2)
-        s0 = weight.sum(1)
-        s1 = -2.0 * (x2 * weight).sum(1)                # d sigma^2 / d ln R
+        s0, s1 = weight.sum(1), -2.0 * (x2 * weight).sum(1)      # sigma^2, d sigma^2 / d ln R
         s2 = (-4.0 * x2 * weight + 4.0 * x2 * x2 * weight).sum(1)
-        ln_sigma = 0.5 * np.log(s0)
-        at = CubicSpline(-ln_sigma, ln_r)(np.log(growth(z, self.omega_m)))   # sigma(R) D = 1
-        slope = CubicSpline(ln_r, s1 / s0)(at)
-        curve = CubicSpline(ln_r, s2 / s0 - (s1 / s0)**2)(at)
+        at = CubicSpline(-0.5 * np.log(s0), ln_r)(np.log(growth(z, self.omega_m)))  # sigma(R) D = 1
+        slope, curve = (CubicSpline(ln_r, y)(at) for y in (s1 / s0, s2 / s0 - (s1 / s0)**2))
         return np.exp(-at), -3.0 - slope, -curve
 
     def nonlinear_power(self, k: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Matter power without feedback, shape of k: Takahashi et al. 2012, ApJ 761, 152, appendix.
-
-        k: h/Mpc, last axis along z (n_z,)
-        """
+        """Power without feedback at k (..., n_z), z (n_z,): Takahashi et al. 2012, ApJ 761, 152."""
         ks, n, c = self._halofit_scale(z)
         om = self.omega_m_at(z)
         a_n = 10.0**(1.5222 + n * (2.8553 + n * (2.3706 + n * (0.9903 + n * 0.2250))) - 0.6038 * c)
@@ -293,9 +255,8 @@ class Theory:
         beta = 2.0379 + n * (-0.7354 + n * (0.3157 + n * (1.2490 + n * 0.3980))) - 0.1682 * c
         nu = 10.0**(5.2105 + 3.6902 * n)
         f1, f2, f3 = om**-0.0307, om**-0.0585, om**0.0743
-        volume = k**3 / (2.0 * np.pi**2)
+        volume, y = k**3 / (2.0 * np.pi**2), k / ks
         linear = volume * self.linear_power(k) * growth(z, self.omega_m)**2
-        y = k / ks
         two = linear * (1.0 + linear)**beta / (1.0 + alpha * linear) * np.exp(-y / 4 - y * y / 8)
         one = a_n * y**(3.0 * f1) / (1.0 + b_n * y**f2 + (c_n * f3 * y)**(3.0 - gamma))
         whole = two + one / (1.0 + nu / (y * y))
@@ -303,21 +264,28 @@ class Theory:
         return (linear + (whole - linear) * tilt) / volume
 
     def lensing_weight(self, z: np.ndarray, delta_z: np.ndarray) -> np.ndarray:
-        """Weight w(z) of C_ell = integral dz w(z) P((ell + 1/2)/chi, z): float64 (m, n_z).
+        """Weight w(z) of C_ell = integral dz w(z) P((ell + 1/2)/chi, z): (m, n_z) for delta_z (m,).
 
-        z: (n_z,)
-        delta_z: (m,), of the label
         w = (c/H) q^2 / chi^2 with q = 3/2 Omega_m (H_0/c)^2 (1+z) chi (1 - chi <1/chi_s>): Limber
         with the flat-sky prefactor, Kilbinger et al. 2017, MNRAS 472, 2126.
         """
-        chi = self.distance(z)
+        chi, half = self.distance(z), 0.5 * (Z_MAX - z)
         shift = self.sky.source_shift + self.sky.delta_z_sign * np.atleast_1d(delta_z)
-        half = 0.5 * (Z_MAX - z)
         zs = z[:, None] + half[:, None] * (_X64 + 1.0)               # sources behind each lens
         gain = half[:, None] * _W64 * (1.0 - chi[:, None] / self.distance(zs))
         efficiency = np.stack([np.sum(gain * source_density(zs, d), axis=1) for d in shift])
         q = 1.5 * self.omega_m / HUBBLE_DISTANCE**2 * (1.0 + z) * efficiency
         return HUBBLE_DISTANCE / self.hubble(z) * q * q
+
+    def _response(self, z, ln_k, log10_t_agn, f_0):
+        """R for all feedback temperatures and stellar fractions, (t, f, n, n_z); ln_k: (n, n_z)."""
+        z_nodes = chebyshev_nodes(0.0, Z_MAX, N_Z)
+        nodes = response_grid(self, z_nodes, log10_t_agn, f_0)           # (t, f, n_z_nodes, n_k)
+        at_z = np.einsum("za,tfak->tfkz", lagrange_weights(z_nodes, z), nodes, optimize=True)
+        # cubic interpolation in ln k with constant ends: above 300 h/Mpc nothing reaches a map
+        place = np.clip((ln_k - LN_K[0]) / (LN_K[1] - LN_K[0]), 0.0, len(LN_K) - 1.0)
+        first, weights = cubic_weights(place, len(LN_K))
+        return sum(w * at_z[:, :, first + i, np.arange(len(z))] for i, w in enumerate(weights))
 
     def c_ell(self, ell: np.ndarray, delta_z=0.0, log10_t_agn=None, f_0=None) -> np.ndarray:
         """Convergence spectrum in steradian, without pixel window.
@@ -336,7 +304,7 @@ class Theory:
         if log10_t_agn is None:
             c = weight @ power.T
         else:
-            parts = _response(self, z, ln_k, np.atleast_1d(log10_t_agn), np.atleast_1d(f_0))
+            parts = self._response(z, ln_k, np.atleast_1d(log10_t_agn), np.atleast_1d(f_0))
             c = np.einsum("mz,tfnz->mtfn", weight, parts * power, optimize=True)
         return c if np.ndim(delta_z) else c.reshape(-1)
 
@@ -348,22 +316,15 @@ class Theory:
         return Spectrum(nodes, self.c_ell(ell, *nodes))
 
 
-class Spectrum:
-    """C_ell of one cosmology as a polynomial in Delta_z, log10 T_AGN and f_0.
-
-    nodes: three arrays
-    values: (n_z, n_t, n_f, n), steradian
-    """
-
-    def __init__(self, nodes: tuple, values: np.ndarray):
-        self.nodes, self.values = nodes, values
+class Spectrum(namedtuple("Spectrum", "nodes values")):
+    """C_ell of a cosmology as a polynomial in Delta_z, log10 T_AGN and f_0, from its nodes."""
 
     def __call__(self, log10_t_agn, f_0, delta_z) -> np.ndarray:
         """C_ell in steradian, float64 (m, n) for nuisances of shape (m,), (n,) for scalars."""
         args = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
         for name, value, node in zip(("Delta_z", "log10 T_AGN", "f_0"), args, self.nodes):
-            half = 0.5 * (node[-1] - node[0]) / np.cos(0.5 * np.pi / len(node))
-            middle = 0.5 * (node[-1] + node[0])
+            half, middle = 0.5 * np.array([node[-1] - node[0], node[-1] + node[0]])
+            half /= np.cos(0.5 * np.pi / len(node))
             inside = np.abs(value - middle) <= (1.0 + 2e-9) * half
             if not inside.all():
                 raise InputError(f"{name}: expected {middle - half:g} to {middle + half:g}, got "
@@ -382,18 +343,13 @@ def lagrange_weights(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Weights w (m, n) with f(x) = w @ f(nodes) for x (m,), nodes (n,), exact for polynomials."""
     weight = np.ones((len(x), len(nodes)))
     for i, node in enumerate(nodes):
-        for j, other in enumerate(nodes):
-            if i != j:
-                weight[:, i] *= (x - other) / (node - other)
+        for other in np.delete(nodes, i):
+            weight[:, i] *= (x - other) / (node - other)
     return weight
 
 
 def cubic_weights(place: np.ndarray, n: int) -> tuple[np.ndarray, tuple]:
-    """Four-point Lagrange weights on an even grid.
-
-    place: in steps from the first of n points
-    Returns the first of the four points, and four arrays of the shape of place.
-    """
+    """First of four points and their Lagrange weights; place: in steps from the first of n."""
     first = np.clip(place.astype(np.int64) - 1, 0, n - 4)
     u = place - first
     return first, (-(u - 1) * (u - 2) * (u - 3) / 6, u * (u - 2) * (u - 3) / 2,

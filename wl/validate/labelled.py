@@ -24,8 +24,8 @@ from ..core.checks import InputError, array
 from ..core.params import N_GAL, NUISANCES, noise_sigma
 from ..core.progress import Progress
 from ..simulate.fields import Field, Grid, mirror_weights
-from ..simulate.simulate import draw_maps
-from ..simulate.survey import FIXED_NUISANCES
+from ..simulate.halo_sky import draw_maps
+from ..simulate.plan import FIXED_NUISANCES
 from ..simulate.theory import Theory, chebyshev_nodes, lagrange_weights
 from ..summaries.handmade import Spectrum
 

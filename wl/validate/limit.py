@@ -29,7 +29,7 @@ from ..posterior.emulator import BANDWIDTH, log_prior, quadrature_points
 from ..scoring import report, table
 from ..scoring.report import STAMPS
 from ..simulate.fields import ARCMIN, Grid, generator, mirror_weights
-from ..simulate.survey import DESIGN_SCALE, FIXED_NUISANCES
+from ..simulate.plan import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import Sky, Theory, of_set
 from .labelled import CosmologyTable
 

@@ -22,8 +22,8 @@ from ..core.progress import Progress
 from ..maps import dataset
 from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, Grid
 from ..simulate.plan import FIELDS
-from ..simulate.simulate import draw_maps
-from ..simulate.survey import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
+from ..simulate.halo_sky import draw_maps
+from ..simulate.plan import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
 from ..simulate.theory import Theory, lagrange_weights
 from ..summaries.handmade import Shapes, Spectrum
 from . import labelled
