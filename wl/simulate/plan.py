@@ -14,8 +14,8 @@ from scipy.spatial import Delaunay, QhullError
 from ..core import seeds
 from ..core.checks import InputError, Options, array, option, within
 from ..core.files import digest_array
-from ..core.checks import InputError, Options, array, option, within
-from ..core.files import digest_array
+from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
+from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, check_frame, generator
 from .halo_sky import check_cells
 from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky, Theory
