@@ -113,7 +113,7 @@ def read_row(name, seed, folder):
     maps = truths.read_maps(folder / "posterior.h5")
     file, test = maps.file, np.flatnonzero(maps.split == params.TEST)
     truth = read_truth(file.origin["data"])[maps.realisation[test], :2]
-    answers = (maps.summary[key][test] for key in ("mean", maps.bars))
+    answers = (maps.summary[key][test] for key in ("posterior_mean", maps.bars))
     alone = file.settings["model"] == "statistics"
     nets = [(dense.Dense if alone or "statistics" in path.stem else network.Network).load(path)
             for path in sorted(folder.glob("model*.pt"))]   # model_compact before model_statistics

@@ -56,7 +56,7 @@ def test_every_example_runs(folder, capsys):
         run(folder, code.replace(', folds=2', ''), names)
     assert os.getpid() == process
     run(folder, 'new = wl.infer(wl.apply("data/runs/small", "new.npy"), "x", sampler="exact")', names)
-    for name in ("mean", "sd", "p_value"):
+    for name in ("posterior_mean", "sd", "p_value"):
         assert np.array_equal(names["new"].groups["summary"][name],
                               posterior.groups["summary"][name])
 

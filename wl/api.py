@@ -91,7 +91,7 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
     Returns a core.hdf5.File. Raises InputError, RunError.
 
         posterior = wl.infer(predictions, "data/runs/small", sampler="exact")
-        print(posterior.groups["summary"]["mean"])
+        print(posterior.groups["summary"]["posterior_mean"])
     """
     from .core import hdf5
     from .posterior import infer as stage

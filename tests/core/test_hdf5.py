@@ -25,7 +25,7 @@ def contents(rng, maps=np.arange(MAPS), shard=None, draws=(0, 5, 7)):
     groups = {
         "posterior": {"Omega_m": Var(("chain", "draw", "map"), draw[..., kept], {"units": "1"}),
                       "S_8": Var(("chain", "draw", "map"), -draw[..., kept])},
-        "summary": {"mean": Var(("map", "param"), mean[maps]),
+        "summary": {"posterior_mean": Var(("map", "param"), mean[maps]),
                     "converged": Var(("map",), mean[maps, 0] > 0),
                     "flag": Var(("map",), maps.astype(np.int8))},
         "constant_data": {"design": Var(("cosmology", "param"), np.arange(10.0).reshape(5, 2)),
@@ -235,7 +235,7 @@ def test_a_file_changed_by_another_program_is_refused(path, change):
     """What h5py or h5repack rewrites has no seal any more, or a wrong one."""
     with h5py.File(path, "a") as file:
         if change == "values":
-            file["summary/mean"][3, 1] += 1e-12
+            file["summary/posterior_mean"][3, 1] += 1e-12
         elif change == "attribute":
             file["posterior/Omega_m"].attrs["units"] = "arcmin"
         elif change == "settings":
@@ -261,7 +261,7 @@ def test_schema_1_is_refused_by_a_sentence_that_says_what_makes_it_anew(tmp_path
             hdf5.write(tmp_path / "old.h5", kind, {"g": {"x": Var((), 1.0)}})
         with pytest.raises(InputError) as error:
             hdf5.read(tmp_path / "old.h5")
-        one_line(error, "old.h5: has schema version 1, this wl reads 2; make it anew with "
+        one_line(error, "old.h5: has schema version 1, this wl reads 3; make it anew with "
                         f"{command} --force")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from wl.core import hdf5
 from wl.core.hdf5 import Folder
-from wl.core.params import EMULATOR, HOLDOUT, TEST
+from wl.core.params import EMULATOR, HOLDOUT, NAMES, TEST, VARIABLES
 from wl.posterior import infer
 from wl.posterior.options import PosteriorOptions, Wanted
 
@@ -58,15 +58,21 @@ def test_groups_open(tmp_path, options, engine):
         assert data["design"].shape == (N_COSMOLOGY, 2)
 
 
+def test_no_name_is_a_method_of_xarray():
+    """ds.sd, ds.posterior_mean: attributes of a Dataset, but for `map`, which counts the maps everywhere."""
+    assert set(VARIABLES) & set(dir(xarray.Dataset)) == {"map"}
+    assert set(NAMES.values()) <= set(VARIABLES)
+
+
 def test_two_runs_subtract_to_the_right_maps(tmp_path):
     """Other splits, so other hold-out maps: what both have is subtracted, map by map."""
     one, two = (run(tmp_path / str(seed), seed, sampler="exact") for seed in (1, 2))
     with xarray.open_dataset(one, group="summary") as a, xarray.open_dataset(two, group="summary") as b:
-        difference = a["mean"] - b["mean"]
+        difference = a["posterior_mean"] - b["posterior_mean"]
         both = np.intersect1d(a["map"], b["map"])
         assert np.array_equal(np.sort(difference["map"]), both) and N_TEST < len(both) < a.sizes["map"]
         for number in both[::7]:
-            assert np.array_equal(difference.sel(map=number), a["mean"].sel(map=number) - b["mean"].sel(map=number))
+            assert np.array_equal(difference.sel(map=number), a["posterior_mean"].sel(map=number) - b["posterior_mean"].sel(map=number))
         assert float(np.abs(difference / a["sd"]).max()) < 2.0          # other maps lie many sd apart
 
 
@@ -75,7 +81,7 @@ def test_draws_are_those_that_were_asked_for(tmp_path):
     plain = hdf5.read(run(tmp_path / "a")).groups["summary"]
     other = int(hdf5.read(tmp_path / "a" / "posterior.h5").coords["summary"]["map"].max())
     file = hdf5.read(run(tmp_path / "b", draws=40, chains=1, draw_maps=f"0-4,{other}"))
-    assert np.array_equal(file.groups["summary"]["mean"], plain["mean"])
+    assert np.array_equal(file.groups["summary"]["posterior_mean"], plain["posterior_mean"])
     assert file.groups["posterior"]["S_8"].shape == (1, 40, 6) == file.groups["sample_stats"]["lp"].shape
     steps = file.coords["posterior"]["draw"]
     assert np.array_equal(steps, 200 + 20 * np.arange(1, 41))
@@ -83,7 +89,7 @@ def test_draws_are_those_that_were_asked_for(tmp_path):
     exact = hdf5.read(run(tmp_path / "c", sampler="exact", draws=300))
     assert exact.groups["posterior"]["S_8"].shape == (1, 300, len(exact.coords["summary"]["map"]))
     mean = exact.groups["posterior"]["S_8"].mean(axis=(0, 1))
-    assert np.abs((mean - exact.groups["summary"]["mean"][:, 1]) / exact.groups["summary"]["sd"][:, 1]).max() < 0.3
+    assert np.abs((mean - exact.groups["summary"]["posterior_mean"][:, 1]) / exact.groups["summary"]["sd"][:, 1]).max() < 0.3
 
 
 def test_one_map_far_from_all_spoils_no_other(tmp_path, capsys):
@@ -95,10 +101,10 @@ def test_one_map_far_from_all_spoils_no_other(tmp_path, capsys):
                        Folder(tmp_path / "b", seed=1, quiet=True), Wanted("both"))
     file, number = hdf5.read(path), N_TEST - 3
     summary, row = file.groups["summary"], np.flatnonzero(file.coords["summary"]["map"] == number)[0]
-    assert summary["flag"][row] == 32 and np.isnan(summary["mean"][row]).all()
+    assert summary["flag"][row] == 32 and np.isnan(summary["posterior_mean"][row]).all()
     assert np.isnan(summary["errorbar"][row]).all() and np.isnan(summary["recalibrated_q16"][row]).all()
     others = np.delete(np.arange(len(summary["flag"])), row)
-    assert np.array_equal(summary["mean"][others], before["mean"][others])
+    assert np.array_equal(summary["posterior_mean"][others], before["posterior_mean"][others])
     assert np.isfinite(summary["errorbar"][others]).all()
     said = capsys.readouterr().err
     assert f"map {number}" in said and "never moved" in said

@@ -158,7 +158,7 @@ def test_the_graph_on_a_real_slurm_makes_the_bits_of_one_process(cluster, tmp_pa
     logs = {p.name: p.read_text() for p in sorted((tmp_path / "out" / "logs").iterdir())}
     assert len(logs) == 5 and (tmp_path / "out" / "score.json").is_file(), logs
     joined, one = (hdf5.read(tmp_path / name / "posterior.h5") for name in ("out", "whole"))
-    assert joined.digest == one.digest and len(one.groups["summary"]["mean"]) > 3
+    assert joined.digest == one.digest and len(one.groups["summary"]["posterior_mean"]) > 3
     assert not list((tmp_path / "out").glob(".*"))
 
 

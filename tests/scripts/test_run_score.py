@@ -57,7 +57,7 @@ def make_posterior(path, data, label, label_test, *, width=1.0, maps="both", see
     n, sd = len(split), np.array([0.03, 0.015]) * np.ones((len(split), 2)) * width
     mean = truth + sd / width * rng.normal(size=(n, 2))
     groups = {
-        "summary": {"mean": Var(("map", "param"), mean), "sd": Var(("map", "param"), sd),
+        "summary": {"posterior_mean": Var(("map", "param"), mean), "sd": Var(("map", "param"), sd),
                     "correlation": Var(("map",), np.zeros(n)),
                     "acceptance": Var(("map",), np.full(n, 0.31)),
                     "q16": Var(("map", "param"), mean - 0.994 * sd),
@@ -230,7 +230,7 @@ def test_exports(case, script, tmp_path):
     ok(script("run_score.py", path, "--no-figures", "--export", "csv", "t.csv", cwd=tmp_path))
     with open(tmp_path / "t.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [float(row["mean_S_8"]) for row in rows] == mean[:, 1].tolist()
+    assert [float(row["posterior_mean_S_8"]) for row in rows] == mean[:, 1].tolist()
     assert [float(row["true_Omega_m"]) for row in rows] == pytest.approx(truth[:, 0].tolist())
     assert [row["kind"] for row in rows] == [SPLITS[code] for code in split]
     ok(script("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
@@ -271,7 +271,7 @@ def test_a_map_without_posterior_is_left_out(case):
 
     def change(groups):
         groups["summary"]["flag"].values[row] = 32
-        for name in ("mean", "sd", "q16", "q84", "correlation"):
+        for name in ("posterior_mean", "sd", "q16", "q84", "correlation"):
             groups["summary"][name].values[row] = np.nan
     rewrite(path, change)
     result = report.score_posterior(path, bootstrap=10)
@@ -323,7 +323,7 @@ def test_one_real_map(tmp_path, script):
     """One test map without truth: its posterior and chi2 p-value are printed."""
     label, label_test = make_data(tmp_path / "set", truth=False)
     path = tmp_path / "posterior.h5"
-    groups = {"summary": {"mean": Var(("map", "param"), [[0.3, 0.8]]),
+    groups = {"summary": {"posterior_mean": Var(("map", "param"), [[0.3, 0.8]]),
                           "sd": Var(("map", "param"), [[0.05, 0.02]]),
                           "p_value": Var(("map",), [0.25])},
               "observed_data": {"split": Var(("map",), np.array([TEST])),
@@ -406,7 +406,7 @@ def test_real_labels_give_the_prior_score(real, tmp_path):
     label = np.load(real / "label.npy")
     index = np.arange(101)
     shape = np.ones((101, 1))
-    groups = {"summary": {"mean": Var(("map", "param"), label[:, 0, :2].mean(0) * shape),
+    groups = {"summary": {"posterior_mean": Var(("map", "param"), label[:, 0, :2].mean(0) * shape),
                           "sd": Var(("map", "param"), label[:, 0, :2].std(0) * shape)},
               "observed_data": {"split": Var(("map",), np.full(101, HOLDOUT)),
                                 "cosmology": Var(("map",), index),

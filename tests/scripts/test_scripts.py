@@ -65,7 +65,7 @@ def test_main_job_writes_every_file_and_prints_a_score(work):
     assert re.search(r"autocorrelation time \d+ steps \(most \d+\)", text)
     assert re.search(r"score +-?\d+\.\d\d \+- \d+\.\d\d", text) and "truth within 1 sd" in text
     with h5py.File(out / "posterior.h5") as file:
-        assert file["posterior/Omega_m"].shape[2] == 3 and file["summary/mean"].shape == (24, 2)
+        assert file["posterior/Omega_m"].shape[2] == 3 and file["summary/posterior_mean"].shape == (24, 2)
         assert (file["observed_data/split"][:] == params.TEST).all()
     for path in out.glob("*.h5"):
         with h5py.File(path) as file:
@@ -97,11 +97,11 @@ def test_posterior_lies_in_the_hull_and_matches_its_draws(work):
     found = posterior(work)
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
     theta, *_ = beyond(theta, theta, np.zeros((len(theta), 2, 2)))
-    assert (Delaunay(theta).find_simplex(found["mean"]) >= 0).all()
+    assert (Delaunay(theta).find_simplex(found["posterior_mean"]) >= 0).all()
     with h5py.File(work / RUN / "posterior.h5") as file:
         draws = np.stack([file[f"posterior/{p}"][:] for p in params.PARAMS], -1)
     assert (Delaunay(theta).find_simplex(draws.reshape(-1, 2)) >= 0).all()
-    assert np.allclose(draws.mean((0, 1)), found["mean"][:3], atol=5e-3)
+    assert np.allclose(draws.mean((0, 1)), found["posterior_mean"][:3], atol=5e-3)
 
 
 def test_second_run_repeats_nothing(work, script):
@@ -149,7 +149,7 @@ def test_exact_sampler_agrees_with_the_chains(work, predicted, called):
         assert run.returncode == 0, run.stderr
         found[name] = hdf5.read(predicted / "posterior.h5").groups["summary"]
     chains, exact = found["chains"], found["exact"]
-    assert (np.abs(chains["mean"] - exact["mean"]) < 0.2 * exact["sd"]).mean() > 0.95
+    assert (np.abs(chains["posterior_mean"] - exact["posterior_mean"]) < 0.2 * exact["sd"]).mean() > 0.95
     assert "ess" in chains and "ess" not in exact
 
 
@@ -227,7 +227,7 @@ def test_priors_and_recalibrations(work, predicted, called):
         assert run.returncode == 0, run.stderr
         with h5py.File(predicted / "posterior.h5") as file:
             found[name] = {key: file["summary"][key][:] for key in file["summary"]}
-    assert found["prior"]["mean"][:, 1].mean() < found["plain"]["mean"][:, 1].mean() - 0.01
+    assert found["prior"]["posterior_mean"][:, 1].mean() < found["plain"]["posterior_mean"][:, 1].mean() - 0.01
     assert (found["plain"]["area_95"] > 0).all()
     assert {"recalibrated_q16", "errorbar"} <= set(found["plain"])
     assert "recalibrated_q16" not in found["temperature"]
@@ -281,7 +281,7 @@ def test_spectrum_runs_end_to_end(work, called):
     run = called("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet",
                  "--nstep", "3000", "--sigma", "0.04", "--allow-unconverged", cwd=work)
     assert run.returncode == 0, run.stderr
-    assert np.isfinite(posterior(work, "small_spectrum")["mean"]).all()
+    assert np.isfinite(posterior(work, "small_spectrum")["posterior_mean"]).all()
 
 
 def test_direct_runs_end_to_end_and_holdout_is_scored(work, called):

@@ -248,7 +248,7 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--target", "both")
     work = start(data, *options)
     file = predict.predict(work)
-    found, weights = file.groups["predictions"], file.groups["constant_data"]["stack"]
+    found, weights = file.groups["predictions"], file.groups["constant_data"]["stacking"]
     names = {p.name for p in work.folder.out.iterdir()}
     assert {"features.h5", "model_compact.pt", "model_statistics.pt", "predictions.h5", "predictions_compact.h5",
             "predictions_statistics.h5"} <= names and "model.pt" not in names
@@ -286,7 +286,7 @@ def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     work = start(data, *options)
     file = predict.predict(work)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
-    assert found["summaries"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stack"].shape == (5, 2)
+    assert found["summaries"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stacking"].shape == (5, 2)
     assert (np.linalg.eigvalsh(constant["between"]) > 0).all()
     parts = [[hdf5.read(work.folder.out / f"predictions_{p}_f{k}_m0.h5", "predictions").groups["predictions"]
               for k in range(2)] for p in work.options.parts]
@@ -295,7 +295,7 @@ def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
                            for files, hs in zip(parts, held)], 1)
     new = found["split"] != EMULATOR
     assert set(found["split"][new]) == {HOLDOUT, TEST}
-    assert np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))] @ constant["stack"])
+    assert np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))] @ constant["stacking"])
     logs = np.mean([np.log(f["sd"][h]) for files, hs in zip(parts, held) for f, h in zip(files, hs)], 0)
     assert np.allclose(found["sd"][new], np.exp(logs))
 

@@ -74,7 +74,7 @@ def test_folds_take_the_networks_of_a_run_in_turn(data, first):
     assert np.isfinite(found.groups["predictions"]["summaries"]).all()
     alone = [predict.hdf5.read(work.folder.out / f"predictions_{part}.h5") for part in work.options.parts]
     both = np.concatenate([file.groups["predictions"]["summaries"] for file in alone], 1)
-    stacked = found.groups["constant_data"]["stack"]
+    stacked = found.groups["constant_data"]["stacking"]
     unfolded = found.groups["predictions"]["split"] != 1
     assert np.allclose((both @ stacked[:-1] + stacked[-1])[unfolded],
                        found.groups["predictions"]["summaries"][unfolded])

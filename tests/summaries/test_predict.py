@@ -293,7 +293,7 @@ def test_direct_and_mcmc_run_with_folds(data):
                            wanted)
         path = infer.infer(predict.predict(work), posterior, work.folder, wanted)
         with h5py.File(path) as file:
-            assert file["summary/mean"].shape == (N_TEST, 2) and np.isfinite(file["summary/errorbar"][:]).all()
+            assert file["summary/posterior_mean"].shape == (N_TEST, 2) and np.isfinite(file["summary/errorbar"][:]).all()
             assert json.loads(file.attrs["settings"])["loss_options"] == {"start": -4.0}
 
 

@@ -9,5 +9,5 @@ In Python:
 
     from wl.core import hdf5
     file = hdf5.read("data/runs/main/posterior.h5", "posterior")
-    print(file.groups["summary"]["mean"].shape, file.settings["sampler"])
+    print(file.groups["summary"]["posterior_mean"].shape, file.settings["sampler"])
 """

@@ -28,7 +28,7 @@ from .files import (atomic, code_version, digest_array, digest_file, digest_file
 from .params import attributes
 from .progress import say, warn
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # kind of file: the command that makes it
 KINDS = {"statistics": "run_mcmc.py", **dict.fromkeys(("predictions", "posterior", "features"),
                                                       "run_mcmc.py or run_direct.py")}

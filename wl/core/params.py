@@ -30,21 +30,23 @@ LEVELS = {"q2_5": 0.025, "q16": 0.16, "q50": 0.5, "q84": 0.84, "q97_5": 0.975}
 INTERVALS = {"68": ("q16", "q84"), "95": ("q2_5", "q97_5")}
 REGIONS = {"68": 0.682689492137, "95": 0.954499736104}
 
+NAMES = {"mean": "posterior_mean"}     # in files: ds.mean is a method of xarray
+
 # what each variable of the files is; those not in UNITS have no dimension
 UNITS = {"tau": "steps", "draw": "steps"}
 VARIABLES = {
     "summaries": "what a map becomes: a network's predictions, or log10 of a binned spectrum",
     "sd": "standard deviation of the posterior",
-    "mean": "mean: of the posterior, or of a cosmology's summaries",
+    "posterior_mean": "mean of the posterior", "summary_mean": "mean of a cosmology's summaries",
     "covariance": "covariance of a cosmology's summaries from map to map",
     **dict.fromkeys(("theta", "design"), "Omega_m and S_8 of each cosmology of the design"),
     "mask": "survey mask, True where a pixel is observed",
-    "count": "maps that mean and covariance are made of",
+    "n_maps": "maps that mean and covariance are made of",
     "cosmology": "index into the design, -1 for test maps",
     "realisation": "realisation of the cosmology, for test maps the row in their file",
     "fold": "fold whose networks predicted the map, -1 for a mean over all",
     "between": "covariance between the folds' networks for the same map",
-    "stack": "coefficients that combine the summaries of a model's parts",
+    "stacking": "coefficients that combine the summaries of a model's parts",
     "errorbar": "recalibrated error bar: what is scored and submitted",
     "correlation": "correlation of Omega_m and S_8 in the posterior",
     "acceptance": "share of accepted proposals among the kept steps",

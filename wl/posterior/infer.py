@@ -8,7 +8,7 @@ from ..core import hdf5
 from ..core.checks import InputError, RunError, triangulate
 from ..core.files import refuse_difference
 from ..core.hdf5 import Folder, Var
-from ..core.params import EMULATOR, PARAMS, SPLITS
+from ..core.params import EMULATOR, NAMES, PARAMS, SPLITS
 from ..core.progress import Progress, say, warn
 from . import covariance
 from .options import PRIORS, PosteriorOptions, Wanted
@@ -159,7 +159,7 @@ def load_emulator(folder):
     refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force",
                       "posterior.h5 beside it")
     prior = made.settings["prior"]
-    return emulator.build(stat["theta"], stat["mean"], stat["covariance"],
+    return emulator.build(stat["theta"], stat["summary_mean"], stat["covariance"],
                           prior if prior in PRIORS else constant["vertex_log_prior"])
 
 
@@ -173,9 +173,9 @@ def _emulator(predictions, options, folder, settings, inputs):
         f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
         for kind in ("mean", "covariance")), folder.quiet)
     group = {"theta": Var(("cosmology", "param"), theta),
-             "mean": Var(("cosmology", "summary"), mean),
+             "summary_mean": Var(("cosmology", "summary"), mean),
              "covariance": Var(("cosmology", "summary", "summary_2"), spread),
-             "count": Var(("cosmology",), count)}
+             "n_maps": Var(("cosmology",), count)}
     folder.write("statistics.h5", "statistics", {"statistics": group},
                  coords={"param": np.array(PARAMS)}, settings={**settings, "orders": orders},
                  inputs=inputs, origin=predictions.origin)
@@ -263,7 +263,8 @@ def _groups(predictions, chosen, summary, constant):
     """The groups and coordinates of posterior.h5, the same whatever the method."""
     data, named = predictions.groups["predictions"], predictions.coords["predictions"]
     kind = Var(("map",), np.array(SPLITS)[data["split"][chosen]])
-    groups = {"summary": {name: Var(("map", "param")[:np.ndim(value)], value, IS_COORDINATE)
+    groups = {"summary": {NAMES.get(name, name): Var(("map", "param")[:np.ndim(value)], value,
+                                                     IS_COORDINATE)
                           for name, value in summary.items()} | {"kind": kind}}
     groups["summary"] |= {name: Var(("map",), values[chosen]) for name, values in data.items()
                           if name.startswith("p_value_")}

@@ -41,7 +41,7 @@ def submit(path, out, force: bool = False) -> int:
                          f"each, got {len(test)}; run with --target test on the whole set")
     failed = "the sampler failed for this map"
     mean, sd = (array(f"{path}: summary/{name} of the test maps", maps.summary[name][test],
-                      (None, 2), advice=failed) for name in ("mean", maps.bars))
+                      (None, 2), advice=failed) for name in ("posterior_mean", maps.bars))
     if (sd <= 0).any():
         raise InputError(f"{path}: expected error bars above 0, got {sd.min()}; {failed}")
     content = json.dumps({"means": mean.tolist(), "errorbars": sd.tolist()})

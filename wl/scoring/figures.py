@@ -59,7 +59,7 @@ class Scored:
             rho = 0.0 if self.numbers.correlation is None else self.numbers.correlation[i]
             value = -0.5 * score.joint_distance(
                 points, *(np.broadcast_to(value[self.rows[i]], points.shape) for value in
-                          (self.maps.summary["mean"], self.maps.summary["sd"])),
+                          (self.maps.summary["posterior_mean"], self.maps.summary["sd"])),
                 np.full(len(points), rho))
         return np.exp(value - value.max())
 

@@ -110,7 +110,7 @@ def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
     if both.sum() < 2:
         return None, []
     rows, truth = rows[both], truth[both]
-    mean, sd = (other.summary[name][rows] for name in ("mean", "sd"))
+    mean, sd = (other.summary[name][rows] for name in ("posterior_mean", "sd"))
     limit = score.challenge_score(truth, mean, sd)
     ours = score.challenge_score(truth, posterior.mean[both], posterior.sd[both])
     values = np.stack([limit, ours - limit], axis=1)
@@ -152,7 +152,7 @@ def _without_truth(maps, pick):
     """Mean error bars of the maps whose truth nobody has, and each posterior if they are few."""
     if not pick.any():
         return None
-    mean, sd = maps.summary["mean"], maps.summary[maps.bars]
+    mean, sd = maps.summary["posterior_mean"], maps.summary[maps.bars]
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(sd[pick], axis=0).tolist()}
     if pick.sum() <= MAX_LISTED:
         p_value = maps.summary.get("p_value", np.full(len(pick), np.nan))

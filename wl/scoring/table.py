@@ -146,7 +146,7 @@ def new_maps(path, summary: dict, bars: str) -> str:
     path: Path of the posterior
     summary: {name: (n, ...)}, its group; bars: str, the variable that holds the error bars
     """
-    mean, sd = summary["mean"], summary[bars]
+    mean, sd = summary["posterior_mean"], summary[bars]
     p_value = summary.get("p_value_all", summary.get("p_value"))
     lines = [f"{len(mean)} new maps, mean error bars "
              + ", ".join(f"{v:.4f} ({p})" for v, p in zip(np.nanmean(sd, axis=0), PARAMS)) + "."]

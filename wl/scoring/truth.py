@@ -57,7 +57,7 @@ class Maps:
         some = {name: values[pick] for name, values in self.summary.items()}
         quantiles = {name: some.get(f"recalibrated_{name}", some.get(name)) for name in LEVELS}
         return score.Posterior(
-            some["mean"], some[self.bars], some["sd"] if self.bars != "sd" else None,
+            some["posterior_mean"], some[self.bars], some["sd"] if self.bars != "sd" else None,
             some.get("correlation"), {n: v for n, v in quantiles.items() if v is not None})
 
     def subsets(self) -> dict:
@@ -97,7 +97,7 @@ def read_maps(path) -> Maps:
         ids = file.coords["summary"].get("map", np.arange(len(keys[0])))
         maps = Maps(pathlib.Path(path), file, pathlib.Path(file.origin.get("data", "")), *keys, ids,
                     summary, np.full((len(keys[0]), 2), np.nan))
-        for name in ("mean", "sd", maps.bars):
+        for name in ("posterior_mean", "sd", maps.bars):
             array(f"{path}: summary/{name}", summary[name], (len(ids), 2), finite=False)
     except KeyError as error:
         raise InputError(f"{path}: expected a posterior with {error} in it; repeat the run "

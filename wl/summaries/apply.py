@@ -142,8 +142,8 @@ def _summarise(run, maps, mask, rows, threads, quiet):
     found = over_parts(options, [(job.fold, job.part, *of(job)) for job in jobs])
     summaries = np.mean([fold for fold, _ in found], 0)
     sd = None if found[0][1] is None else np.exp(np.mean([log_sd for _, log_sd in found], 0))
-    if "stack" in run.groups["constant_data"]:
-        summaries = combined(summaries, run.groups["constant_data"]["stack"])
+    if "stacking" in run.groups["constant_data"]:
+        summaries = combined(summaries, run.groups["constant_data"]["stacking"])
     return summaries, sd, features
 
 

@@ -39,7 +39,7 @@ summaries: (n_map, d)
 sd: (n_map, 2), error bars of the network's own, or None
 fold: (n_map,) int64, the fold whose networks predicted a map, -1 for a mean over all; or None
 between: (d, d), covariance between the folds' networks for the same map, or None
-weights: (n_part x d + 1, d), of the parts of a model and a constant, "stack" in the files; or None
+weights: (n_part x d + 1, d), of the parts of a model and a constant, "stacking" in files; or None
 """
 
 
@@ -388,7 +388,7 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, se
     for variable, values in (p_values or {}).items():
         group[variable] = Var(("map",), np.concatenate([np.full(len(rows), np.nan), values]))
     if predicted.weights is not None:
-        constant["stack"] = Var(("term", "summary"), predicted.weights)
+        constant["stacking"] = Var(("term", "summary"), predicted.weights)
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
     coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
               "param": np.array(PARAMS)}

@@ -19,7 +19,7 @@ from scipy.stats import qmc
 
 from ..core import cli, hdf5, seeds
 from ..core.checks import InputError, Options, array, option, triangulate
-from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, PARAMS, T_AGN_RANGE, TEST,
+from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, NAMES, PARAMS, T_AGN_RANGE, TEST,
                            noise_sigma)
 from ..core.progress import Progress
 from ..maps import dataset
@@ -337,7 +337,7 @@ def _forecast(powers, label, modes, scatter, seed):
 
 def _write(path, data, where, measured, summary, settings, seed):
     var, (split, cosmology, realisation) = hdf5.Var, where
-    groups = {"summary": {name: var(("map", "param")[:value.ndim], value)
+    groups = {"summary": {NAMES.get(name, name): var(("map", "param")[:value.ndim], value)
                           for name, value in summary.items()},
               "observed_data": {"summaries": var(("map", "summary"), measured),
                                 "split": var(("map",), split.astype(np.int8)),
