@@ -270,8 +270,8 @@ def _groups(predictions, chosen, summary, constant):
                           if name.startswith("p_value_")}
     coords = {"map": named["map"][chosen], "param": np.array(PARAMS), "summary": named["summary"]}
     groups["observed_data"] = {
-        "summaries": Var(("map", "summary"), data["summaries"][chosen], IS_COORDINATE),
         **{n: Var(("map",), data[n][chosen]) for n in ("split", "cosmology", "realisation")},
+        "summaries": Var(("map", "summary"), data["summaries"][chosen], IS_COORDINATE),
         "kind": kind}
     design = predictions.groups["constant_data"]["design"]
     groups["constant_data"] = {"design": Var(("cosmology", "param"), design), **constant}

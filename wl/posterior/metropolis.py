@@ -49,17 +49,17 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     kept, ess, rhat = np.empty((*lp.shape, 2)), np.empty((n, 2)), np.empty((n, 2))
     quantiles = np.empty((n, 2, len(levels)))
     block, limits = block_size(walk, threads()), emulator.limits
+    d = None if emulator.d == 2 else emulator.d
     for first in range(0, n, block):
         part = slice(first, min(first + block, n))
         maps = kernels.Maps(summary[part], begin[part], index[part])
+        count = len(maps.index)
         out = kernels.Output(batches[part], accepted[part],
-                             np.zeros((len(maps.index), 2, kernels.BINS), np.int32),
-                             np.empty((len(maps.index), 2, chains, size)),
-                             np.empty((len(maps.index), chains, size)))
+                             np.zeros((count, 2, kernels.BINS), np.int32),
+                             np.empty((count, 2, chains, size)), np.empty((count, chains, size)))
         on_threads(lambda rows: kernels.metropolis(
             emulator.triangulation, kernels.Maps(*(array[rows] for array in maps)), schedule,
-            limits, kernels.Output(*(array[rows] for array in out)),
-            None if emulator.d == 2 else emulator.d), len(maps.index),
+            limits, kernels.Output(*(array[rows] for array in out)), d), count,
             max(kernels.LANES // chains, 1))                # parts whose chains fill the lanes
         for k in range(2):
             quantiles[part, k] = histogram_quantiles(out.histogram[:, k], limits[:, k], levels)
@@ -69,12 +69,11 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
         kept[some] = np.moveaxis(out.draws[rows], 1, 3)[:, :, chosen]
         lp[some] = out.lp[rows][:, :, chosen]
         if progress is not None:
-            progress.update(len(maps.index))
+            progress.update(count)
     mean, covariance = _moments(batches, walk.kept, begin)
     tau = autocorrelation_time(batches, np.diff(edges), begin)
     return Chains(mean, *spread(covariance), *np.moveaxis(quantiles, 2, 0),
-                  accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, None, None, None, kept,
-                  lp)
+                  accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, draws=kept, lp=lp)
 
 
 def block_size(walk: Walk, threads: int) -> int:

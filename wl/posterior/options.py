@@ -47,9 +47,8 @@ FOREIGN_HELP = f"""predictions of others, --predictions FILE (.npz, .csv, .h5 or
 class Walk(Options):
     """How the chains of every map walk."""
     nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
-    sigma: float = option(
-        0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of 0.2 to 0.5",
-        metavar="X", positive=True)
+    sigma: float = option(0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of "
+                          "0.2 to 0.5", metavar="X", positive=True)
     burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F")
     chains: int = option(1, "chains per map", metavar="N", positive=True)
     thin: int | None = option(
@@ -335,10 +334,10 @@ def read_foreign(path, seed: int) -> File:
         path=path, kind="predictions", seed=seed, inputs={"label": digest}, dims={}, attrs={},
         settings={"method": "given", "model": "given", "n_summary": summaries.shape[1],
                   "target": "both" if (split == TEST).any() else "holdout"},
-        groups={"predictions": group, "constant_data": {"design": theta}},
+        groups={"predictions": group, "constant_data": {"design": theta}}, versions={},
         coords={"predictions": {"map": np.arange(len(truth)), "summary": np.array(names)}},
-        versions={}, code_version="", created_at="", digest=digest,
-        origin={"name": path.stem, "predictions": str(path)})
+        code_version="", created_at="", digest=digest, origin={"name": path.stem,
+                                                               "predictions": str(path)})
 
 
 def _foreign_tables(path):
@@ -347,9 +346,8 @@ def _foreign_tables(path):
     found = _columns(path) if kind == ".csv" else _npz(path) if kind == ".npz" else arrays_of(path)
     for names in (SUMMARIES, TRUTHS):
         if not set(names) & set(found):
-            raise InputError(f"{path}: expected an array called {', '.join(names[:-1])} or "
-                             f"{names[-1]}, got {', '.join(found) or 'none'}; see run_mcmc.py "
-                             "--help")
+            raise InputError(f"{path}: expected an array called {' or '.join(names)}, got "
+                             f"{', '.join(found) or 'none'}; see run_mcmc.py --help")
     summaries, truth = (next(np.asarray(found[name]) for name in names if name in found)
                         for names in (SUMMARIES, TRUTHS))
     if truth.ndim != 2 or truth.shape[1] < 2 or truth.dtype.kind not in "fiu":

@@ -28,22 +28,20 @@ PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R ris
 STUCK = 32                     # of params.FLAGS
 
 
-Chains = dataclasses.make_dataclass(
-    "Chains", "mean sd correlation q2_5 q16 q50 q84 q97_5 acceptance ess rhat "
-    "tau edge contour area log_evidence draws lp".split())
+FIELDS = ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau", "edge",
+          "contour", "area", "log_evidence", "draws", "lp")
+Chains = dataclasses.make_dataclass("Chains", [(name, object, None) for name in FIELDS])
 Chains.__module__ = __name__
 Chains.__doc__ = """Posteriors of n maps in numbers; None where a method has no such thing.
 
 mean, sd, q2_5, q16, q50, q84, q97_5: (n, 2) float64, Omega_m and S_8, with the quantiles.
 correlation, log_evidence, acceptance: (n,) float64, the last the share of the kept steps.
-ess, rhat: (n, 2) float64, bulk ESS and rank-normalised split R-hat of the kept draws (Vehtari
-    et al. 2021).
+ess, rhat: (n, 2) float64, bulk ESS and rank-normalised split R-hat of the kept draws.
 tau: (n, 2) float64, autocorrelation time in steps, by batch means of all steps.
 edge: (n,) float64, ln of the highest density on the hull's edge relative to the highest one.
 contour, area: (n, 2) float64, ln of the posterior density at the edge of the smallest regions
     that hold 68.3 and 95.4 %, and their areas.
-draws, lp: (k, chains, m, 2) and (k, chains, m) float64, of the maps that keep draws, and their
-    log-posteriors, or None.
+draws, lp: (k, chains, m, 2), (k, chains, m) float64, of maps that keep draws, and their densities.
 """
 
 
@@ -219,13 +217,12 @@ def checked(truth: np.ndarray, mean: np.ndarray,
     truth = array("truth", np.asarray(truth, dtype=np.float64), (None, len(PARAMS)))
     if len(truth) == 0:
         raise InputError("score: expected at least one map, got none; check the posterior")
-    mean, sd = (array(name, np.asarray(value, dtype=np.float64), truth.shape,
-                      advice="the sampler failed for this map")
+    failed = "the sampler failed for this map"
+    mean, sd = (array(name, np.asarray(value, dtype=np.float64), truth.shape, advice=failed)
                 for name, value in (("mean", mean), ("sd", sd)))
-    if (sd <= 0).any():
-        row, col = (int(i) for i in np.argwhere(sd <= 0)[0])
+    for row, col in np.argwhere(sd <= 0)[:1]:
         raise InputError(f"sd: expected error bars above 0, got {sd[row, col]} for {PARAMS[col]} "
-                         f"of map {row}; the sampler failed for this map")
+                         f"of map {row}; {failed}")
     return truth, mean, sd
 
 

@@ -52,9 +52,9 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
                 result[some] = values
     moments, quantiles, regions = results
     covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
-    return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), None, None,
-                  None, None, edge, regions[:, :, 0], regions[:, :, 1],
-                  moments[:, 5] + emulator.log_constant, None, None)
+    return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), edge=edge,
+                  contour=regions[:, :, 0], area=regions[:, :, 1],
+                  log_evidence=moments[:, 5] + emulator.log_constant)
 
 
 def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,

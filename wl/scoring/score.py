@@ -16,11 +16,9 @@ LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half 
 
 Posterior = namedtuple("Posterior", "mean sd plain_sd correlation quantiles",
                        defaults=(None, None, {}))
-Posterior.__doc__ = """A posterior's numbers for n maps.
+Posterior.__doc__ = """A posterior's numbers for n maps: what is scored, mean and sd (n, 2).
 
-mean, sd: (n, 2), sd is what is scored
-plain_sd: (n, 2), the error bars before any recalibration, or None
-correlation: (n,), or None
+plain_sd: (n, 2), before any recalibration, or None; correlation: (n,), or None
 quantiles: {name of params.LEVELS: (n, 2)}, those there are
 """
 

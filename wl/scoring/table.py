@@ -15,9 +15,8 @@ TITLES = {"test_on_design": "test, on design", "test_off_design": "test, off des
 SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma",
          "recalibrate", "shard")
 # of each set of maps: title, key of score.summarise(), digits, scale
-ROWS = (("maps", "n", 0, 1), ("score", "score", 2, 1),
-        ("score that the error bars promise", "expected_score", 2, 1),
-        ("score before recalibration", "score_plain", 2, 1),
+ROWS = (("maps", "n", 0, 1), ("score", "score", 2, 1), ("score that the error bars promise",
+        "expected_score", 2, 1), ("score before recalibration", "score_plain", 2, 1),
         ("MSE / label variance", "mse_mean", 4, 1))
 # the same for each parameter
 PARAM_ROWS = (("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1),
@@ -49,17 +48,12 @@ MAX_NEW = 20               # new maps that are listed one by one
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
 HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<style>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><link rel="icon" href="data:,">
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
 body {{ font-family: system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; }}
 pre {{ background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: 0.9em; }}
-figure {{ margin: 2em 0; }}
-img {{ max-width: 100%; height: auto; }}
-figcaption {{ color: #444; }}
-</style></head><body>
-<h1>{title}</h1>
+figure {{ margin: 2em 0; }} img {{ max-width: 100%; height: auto; }} figcaption {{ color: #444; }}
+</style></head><body><h1>{title}</h1>
 """
 
 
@@ -100,9 +94,8 @@ def last_line(result: dict) -> str:
         part = result["subsets"][result["scored"]]
         error = part["score_error"]
         said |= {"score": f"{part['score']:.4f}", "error": error and f"{error:.4f}",
-                 "maps": part["n"],
-                 **{f"in{name}": f"{value:.1f}" for name, value, *_ in _coverages(part)},
-                 "bars": "fail" if _off(part) else "hold"}
+                 "maps": part["n"], **{f"in{name}": f"{value:.1f}" for name, value, *_ in
+                                       _coverages(part)}, "bars": "fail" if _off(part) else "hold"}
     said |= {"flagged": result["diagnostics"].get("flagged", 0), "file": result["path"]}
     return "wl-result " + " ".join(f"{name}={value}" for name, value in said.items())
 
