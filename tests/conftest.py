@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -29,11 +30,11 @@ def real():
 
 @pytest.fixture(scope="session")
 def script():
-    """script("run_score.py", "--help", cwd=..., env={...}) runs a script, returns the CompletedProcess."""
+    """script("run_score.py", "--help", cwd=...) runs a script, returns the CompletedProcess."""
     def run(name, *arguments, cwd=None, env=None, timeout=900):
         return subprocess.run([sys.executable, str(ROOT / name), *map(str, arguments)], cwd=cwd,
-                              env={**os.environ, **(env or {})}, timeout=timeout, capture_output=True,
-                              text=True)
+                              env={**os.environ, **(env or {})}, timeout=timeout, text=True,
+                              capture_output=True)
     return run
 
 
@@ -63,14 +64,40 @@ def called():
 
 @pytest.fixture(scope="session")
 def python():
-    """python("code") runs code in a fresh interpreter that finds wl, returns the CompletedProcess."""
-    def run(code, *arguments, env=None, timeout=600):
-        folders = [ROOT, *(p for p in (ROOT / "tests").glob("**/") if p.name != "__pycache__")]
-        path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
-        return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], timeout=timeout,
-                              env={**os.environ, "PYTHONPATH": path, **(env or {})}, capture_output=True,
-                              text=True)
-    return run
+    """python("code") runs code in a fresh interpreter that finds wl: the CompletedProcess."""
+    return run_code
+
+
+def run_code(code, *arguments, env=None, timeout=600):
+    folders = [ROOT, *(p for p in (ROOT / "tests").glob("**/") if p.name != "__pycache__")]
+    path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], timeout=timeout,
+                          env={**os.environ, "PYTHONPATH": path, **(env or {})}, text=True,
+                          capture_output=True)
+
+
+# ---------------------------------------------------------------- work beside the tests
+def pytest_collection_modifyitems(items):
+    """Tests of work that goes on beside the others come last: it is done by then."""
+    items.sort(key=lambda item: "begun" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside(request, tmp_path_factory):
+    """What begin(folder) of a test file returns, by file: called in a thread before all tests.
+
+    It starts other processes, which compute or wait while the tests take one of two cores.
+    """
+    files = {i.module: None for i in request.session.items if "begun" in i.fixturenames}
+    pool = ThreadPoolExecutor(1)
+    yield {file: pool.submit(file.begin, tmp_path_factory.mktemp(file.__name__)) for file in files}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def begun(request, beside):
+    """What begin(folder) of this file returned."""
+    return beside[request.module].result()
 
 
 @pytest.fixture(scope="module")

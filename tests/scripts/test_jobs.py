@@ -103,100 +103,99 @@ def test_a_job_has_the_threads_and_folders_of_its_node(call, tmp_path):
 
 
 # ---------------------------------------------------------------- a real Slurm
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """The environment of a Slurm of one node, which is started for this file."""
+def begin(folder):
+    """A graph whose first job is preempted, and a job that is cancelled, on a Slurm of one node.
+
+    Returns the folder, the first job's id, what squeue had of all when it had been preempted, and
+    what submit.sh printed.
+    """
     if not all(shutil.which(name) for name in NEEDED) or os.getuid() != 0:
         pytest.skip("no Slurm: apt-get install slurm-wlm munge, as root")
     if not (SLURM / "start_slurm.sh").is_file():
         pytest.skip("no ../shared/slurm/start_slurm.sh beside the clone")
-    state = tmp_path_factory.mktemp("slurm")
-    for _ in range(2):                                  # on a busy machine its daemons are slow
-        started = subprocess.run(["timeout", "30", "bash", SLURM / "start_slurm.sh", state],
-                                 capture_output=True, text=True)
-        if started.returncode == 0:
-            break
-        subprocess.run(["bash", SLURM / "stop_slurm.sh", state], capture_output=True, timeout=60)
-    else:
-        pytest.skip(f"Slurm does not start, or another has its ports: {started.stderr[-150:]}")
-    cache = pathlib.Path(kernels.CACHE_FOLDER or state).parent
-    yield {**os.environ, "SLURM_CONF": str(state / "slurm.conf"), "WL_PYTHON": sys.executable,
-           "NUMBA_CACHE_DIR": str(cache)}
+    state = folder / "slurm"
+    try:
+        for _ in range(2):                              # on a busy machine its daemons are slow
+            started = subprocess.run(["timeout", "30", "bash", SLURM / "start_slurm.sh", state],
+                                     capture_output=True, text=True)
+            if started.returncode == 0:
+                break
+            stop(state)
+        else:
+            pytest.skip(f"Slurm does not start, or another has its ports: {started.stderr[-150:]}")
+        cache = pathlib.Path(kernels.CACHE_folder or state).parent
+        return worked(folder, {**os.environ, "SLURM_CONF": str(state / "slurm.conf"),
+                               "WL_PYTHON": sys.executable, "NUMBA_CACHE_DIR": str(cache)})
+    finally:
+        stop(state)
+
+
+def stop(state):
     subprocess.run(["bash", SLURM / "stop_slurm.sh", state], capture_output=True, timeout=60)
 
 
-def slurm(cluster, *words, cwd=None):
-    done = subprocess.run([*map(str, words)], env=cluster, cwd=cwd, capture_output=True, text=True,
-                          timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def worked(folder, env):
+    def slurm(*words):
+        done = subprocess.run([*map(str, words)], env=env, cwd=folder, capture_output=True,
+                              text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-
-def wait_for(cluster, seconds, is_done):
-    """Wait until is_done(), which gets the ids and states of all jobs."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        jobs = dict(line.split()[:2] for line in slurm(cluster, "squeue", "-h", "-o", "%i %T")
-                    .splitlines())
-        if is_done(jobs):
-            return
-        time.sleep(0.3)
-    pytest.fail(f"still {jobs} after {seconds} s")
-
-
-def test_the_graph_on_a_real_slurm_makes_the_bits_of_one_process(cluster, tmp_path):
-    data = make_set(tmp_path / "set")
-    options = ("--data", data, "--model", "compact", "--members", "2", *TINY)
-    printed = slurm(cluster, SUBMIT, "out", 2, "--cpus-per-task=1", "--mem=100M", "--", *options,
-                    cwd=tmp_path)
-    assert [line.split()[1] for line in printed.splitlines()] == [
-        "measure", "network", "infer", "score"]
-    whole = subprocess.run([sys.executable, ROOT / "run_mcmc.py", *map(str, options), "--out",
-                            "whole"], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert whole.returncode == 0, whole.stderr
-    wait_for(cluster, 600, lambda jobs: not jobs)
-    logs = {p.name: p.read_text() for p in sorted((tmp_path / "out" / "logs").iterdir())}
-    assert len(logs) == 5 and (tmp_path / "out" / "score.json").is_file(), logs
-    joined, one = (hdf5.read(tmp_path / name / "posterior.h5") for name in ("out", "whole"))
-    assert joined.digest == one.digest and len(one.groups["summary"]["posterior_mean"]) > 3
-    assert not list((tmp_path / "out").glob(".*"))
-
-
-def test_a_preempted_training_goes_on_and_a_cancelled_one_does_not(cluster, tmp_path):
-    data = make_set(tmp_path / "set")
-    options = ["--data", data, "--model", "compact", *TINY[2:], "--epochs", "100", "--patience", "0",
-               "--sampler", "exact"]
-    options = [o for o in map(str, options) if o not in ("--quiet", "--nstep", "500")]
-
-    def start(out):
-        command = " ".join(["exec", "bash", str(RUN), "run_mcmc.py", *options, "--out", out])
-        return slurm(cluster, "sbatch", "--parsable", "--requeue", "--open-mode=append", "-n1",
-                     "--cpus-per-task=2", f"--output={out}.log", f"--wrap={command}",
-                     cwd=tmp_path).strip()
+    def wait_for(is_done):
+        """Wait until is_done(), which gets the ids and states of all jobs. Returns them."""
+        end = time.monotonic() + 600
+        while time.monotonic() < end:
+            jobs = dict(line.split()[:2] for line in slurm("squeue", "-h", "-o", "%i %T")
+                        .splitlines())
+            if is_done(jobs):
+                return jobs
+            time.sleep(0.2)
+        pytest.fail(f"still {jobs} after 600 s")
 
     def trains(out):
-        return lambda _: (tmp_path / out / "checkpoint.pt").exists()
-    job = start("out")
-    wait_for(cluster, 300, trains("out"))
+        return lambda _: (folder / out).exists() and any((folder / out).glob("checkpoint*.pt"))
+    options = ["--data", make_set(folder / "set"), "--model", "compact", "--members", "2", *TINY]
+    printed = slurm(SUBMIT, "out", 2, "--cpus-per-task=1", "--mem=100M", "--", *options)
+    first, *_ = [line.split()[0] for line in printed.splitlines()]
+    whole = [sys.executable, ROOT / "run_mcmc.py", *options, "--out", "whole", "--threads", "1"]
+    whole = subprocess.Popen([*map(str, whole)], cwd=folder, env=env)
+    wait_for(trains("out"))
     # as a preemption does it, which Slurm begins up to half a minute after the other job came
-    slurm(cluster, "scontrol", "requeue", job)
-    wait_for(cluster, 60, lambda jobs: jobs == {job: "PENDING"})
-    assert "stopped by SIGTERM" in (tmp_path / "out.log").read_text()
+    slurm("scontrol", "requeue", first)
+    preempted = wait_for(lambda jobs: jobs.get(first) == "PENDING")
+    command = " ".join(map(str, ["exec", "bash", RUN, "run_mcmc.py", *options, "--only", "0",
+                                 "--out", "cancelled"]))
+    cancelled = slurm("sbatch", "--parsable", "--requeue", "-n1", "--cpus-per-task=1",
+                      "--mem=100M", "--output=cancelled.log", f"--wrap={command}").strip()
 
     def has_ended(jobs):                                # a requeued job waits for two minutes
-        if jobs.get(job) == "PENDING":
-            slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")
-        return job not in jobs
-    wait_for(cluster, 600, has_ended)
-    cancelled = start("cancelled")
-    text = (tmp_path / "out.log").read_text()
-    assert text.count("training compact") >= 1 and "Score" in text, text
-    wait_for(cluster, 300, trains("cancelled"))
-    slurm(cluster, "scancel", cancelled)
-    wait_for(cluster, 60, lambda jobs: not jobs)
-    assert not (tmp_path / "cancelled" / "posterior.h5").exists()
-    whole = subprocess.run([sys.executable, ROOT / "run_mcmc.py", *options, "--out", "whole"],
-                           cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert whole.returncode == 0, whole.stderr
-    one, other = (load_torch(tmp_path / out / "model.pt")["weights"] for out in ("out", "whole"))
-    assert all((one[name] == other[name]).all() for name in one)
+        if jobs.get(first) == "PENDING":
+            slurm("scontrol", "update", f"JobId={first}", "StartTime=now")
+        if jobs.get(cancelled) == "RUNNING" and trains("cancelled")(jobs):
+            slurm("scancel", cancelled)
+        return not jobs
+    wait_for(has_ended)
+    assert whole.wait(600) == 0
+    return folder, first, preempted, printed
+
+
+def test_a_preempted_graph_on_a_real_slurm_makes_the_bits_of_one_process(begun):
+    folder, first, preempted, printed = begun
+    names = [line.split()[1] for line in printed.splitlines()]
+    assert names == ["measure", "network", "infer", "score"]
+    out = folder / "out"
+    logs = {p.name: p.read_text() for p in sorted((out / "logs").iterdir())}
+    assert len(logs) == 5 and (out / "score.json").is_file(), logs
+    (log,) = [text for name, text in logs.items() if name.startswith("measure")]
+    assert log.count("stopped by SIGTERM") == 1 and preempted[first] == "PENDING", log
+    assert len(preempted) >= 4, preempted               # the others wait for it
+    joined, one = (hdf5.read(folder / name / "posterior.h5") for name in ("out", "whole"))
+    assert joined.digest == one.digest and len(one.groups["summary"]["posterior_mean"]) > 3
+    assert not list(out.glob(".*"))
+
+
+def test_a_cancelled_job_does_not_go_on(begun):
+    folder, *_ = begun
+    out = folder / "cancelled"
+    assert list(out.glob("checkpoint*.pt")) and not list(out.glob("*.h5")), [*out.iterdir()]
+    assert "stopped by SIGTERM" in (folder / "cancelled.log").read_text()

@@ -12,8 +12,8 @@ import sys
 import time
 
 import numpy as np
-import pytest
-from conftest import ROOT
+from conftest import run_code
+from runs import make_set
 
 KILLS = int(os.environ.get("WL_KILLS", 12))
 STOPS = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
@@ -115,14 +115,16 @@ def main(kills, seed):
     print(repr((counts, wrong)))
 
 
-def test_runs_killed_at_random_times_end_in_the_same_bits(tmp_path, python):
-    from runs import make_set
-    made = make_set(tmp_path / "data")
+def begin(folder):
+    made = make_set(folder / "data")
     (made / "simulation.json").unlink()
-    np.save(tmp_path / "mask.npy", np.ones((64, 48), bool))
-    code = f"import os, test_kills; os.chdir({str(tmp_path)!r}); test_kills.main({KILLS}, 7)"
-    run = python(code, env={"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}, timeout=3000)
-    assert run.returncode == 0 and run.stdout.startswith("("), run.stdout + run.stderr
-    counts, wrong = ast.literal_eval(run.stdout.splitlines()[-1])
+    np.save(folder / "mask.npy", np.ones((64, 48), bool))
+    code = f"import os, test_kills; os.chdir({str(folder)!r}); test_kills.main({KILLS}, 7)"
+    return run_code(code, env={"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}, timeout=3000)
+
+
+def test_runs_killed_at_random_times_end_in_the_same_bits(begun):
+    assert begun.returncode == 0 and begun.stdout.startswith("("), begun.stdout + begun.stderr
+    counts, wrong = ast.literal_eval(begun.stdout.splitlines()[-1])
     assert not wrong, wrong
     assert sum(counts.values()) == KILLS and len(counts) >= 3, counts

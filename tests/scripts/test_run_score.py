@@ -1,4 +1,4 @@
-"""run_score.py as a user meets it: a synthetic data set and posteriors, in a process of its own."""
+"""run_score.py as a user meets it: a synthetic data set and posteriors."""
 import base64
 import csv
 import html.parser
@@ -124,7 +124,8 @@ def test_table_details_and_json(case, script, tmp_path):
     want = score.challenge_score(truth[test], mean[test], sd[test]).mean()
     verdict, text = text.split("\n\n", 1)
     assert verdict.startswith(f"Score {want:.2f} +- ") and f"on {N_TEST} test maps" in verdict
-    assert max(map(len, verdict.replace(str(path), "").replace(str(path.parent), "").split("\n"))) <= 80
+    said = verdict.replace(str(path), "").replace(str(path.parent), "")
+    assert max(map(len, said.split("\n"))) <= 80
     assert len(verdict.splitlines()) <= 8 and "design alone" in verdict
     last = dict(word.split("=") for word in text.splitlines()[-1].split()[1:])
     assert text.splitlines()[-1].startswith("wl-result ") and last["file"] == str(path)
@@ -179,14 +180,14 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_pictures_and_a_page_of_its_own(case, script, tmp_path):
+def test_pictures_and_a_page_of_its_own(case, called, tmp_path):
     """Each picture as PNG and PDF, all of them inside one page that needs no other file."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
     _, path, _ = case
-    text = ok(script("run_score.py", path, cwd=tmp_path))
+    text = ok(called("run_score.py", path, cwd=tmp_path))
     drawn = sorted(p.name for p in (path.parent / "figures").iterdir())
-    assert drawn == sorted(f"{name}.{end}" for name in ("truth", "calibration", "residuals", "design", "contours")
-                           for end in ("png", "pdf"))
+    names = "truth", "calibration", "residuals", "design", "contours"
+    assert drawn == sorted(f"{name}.{end}" for name in names for end in ("png", "pdf"))
     assert (path.parent / "figures" / "truth.pdf").read_bytes().startswith(b"%PDF")
     page = Page((path.parent / "report.html").read_text())
     assert page.open == [] and len(page.pictures) == 5 and "report.html" in text
@@ -194,17 +195,17 @@ def test_pictures_and_a_page_of_its_own(case, script, tmp_path):
     assert base64.b64decode(page.pictures[0].split(",")[1]).startswith(b"\x89PNG")
     shutil.rmtree(path.parent / "figures")
     (path.parent / "report.html").unlink()
-    ok(script("run_score.py", path, "--no-figures", cwd=tmp_path))
+    ok(called("run_score.py", path, "--no-figures", cwd=tmp_path))
     assert sorted(p.name for p in path.parent.iterdir()) == ["posterior.h5", "score.json"]
 
 
-def test_a_comparison_of_runs(case, script, tmp_path):
+def test_a_comparison_of_runs(case, called, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     other = path.parent.parent / "narrow" / "posterior.h5"
     make_posterior(other, folder, label, label_test, width=0.5)
-    text = ok(script("run_score.py", path, other, "--bootstrap", 50))
+    text = ok(called("run_score.py", path, other, "--bootstrap", 50))
     assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("wl-result"))
     page = Page((path.parent.parent / "comparison.html").read_text())
     assert len(page.pictures) == 1 and (path.parent.parent / "comparison.pdf").is_file()
@@ -219,49 +220,51 @@ def test_the_spectrum_of_the_same_maps_stands_beside(case):
     result = report.score_posterior(other, bootstrap=20)
     report.save(result)
     beside = report.score_posterior(path, bootstrap=20)
-    assert beside["spectrum"]["score"] == result["score"] and "power spectrum" in table.verdict(beside)
+    assert beside["spectrum"]["score"] == result["score"]
+    assert "power spectrum" in table.verdict(beside)
     report.save(result | {"truth": {"label": "ab"}})
     assert report.score_posterior(path, bootstrap=20)["spectrum"] is None
 
 
-def test_exports(case, script, tmp_path):
+def test_exports(case, called, tmp_path):
     """A table, and the file with its truth; chains only where draws were kept."""
     folder, path, (mean, _, truth, split, realisation) = case
-    ok(script("run_score.py", path, "--no-figures", "--export", "csv", "t.csv", cwd=tmp_path))
+    ok(called("run_score.py", path, "--no-figures", "--export", "csv", "t.csv", cwd=tmp_path))
     with open(tmp_path / "t.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["posterior_mean_S_8"]) for row in rows] == mean[:, 1].tolist()
     assert [float(row["true_Omega_m"]) for row in rows] == pytest.approx(truth[:, 0].tolist())
     assert [row["kind"] for row in rows] == [SPLITS[code] for code in split]
-    ok(script("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
+    ok(called("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
     assert np.allclose(hdf5.read(tmp_path / "a.nc").groups["constant_data"]["truth"], truth)
-    failed(script("run_score.py", path, "--no-figures", "--export", "getdist", "g"), "--draws")
-    failed(script("run_score.py", path, "--export", "word", "g"), "--export", "getdist")
+    failed(called("run_score.py", path, "--no-figures", "--export", "getdist", "g"), "--draws")
+    failed(called("run_score.py", path, "--export", "word", "g"), "--export", "getdist")
     draws = np.random.default_rng(1).normal([0.3, 0.8], 0.02, size=(2, 50, 1, 2))
     rewrite(path, lambda groups: groups.update(posterior={
         p: Var(("chain", "draw", "map"), draws[..., k]) for k, p in enumerate(("Omega_m", "S_8"))}))
-    ok(script("run_score.py", path, "--no-figures", "--export", "getdist", "g", cwd=tmp_path))
+    ok(called("run_score.py", path, "--no-figures", "--export", "getdist", "g", cwd=tmp_path))
     table_ = np.loadtxt(tmp_path / "g_map0_2.txt")
     assert np.allclose(table_[:, 2:], draws[1, :, 0]) and (table_[:, 0] == 1.0).all()
-    assert (tmp_path / "g_map0.paramnames").read_text().split() == ["Omega_m", r"\Omega_\mathrm{m}", "S_8", "S_8"]
+    names = (tmp_path / "g_map0.paramnames").read_text().split()
+    assert names == ["Omega_m", r"\Omega_\mathrm{m}", "S_8", "S_8"]
     getdist = pytest.importorskip("getdist", reason="GetDist is not installed")
     found = getdist.loadMCSamples(str(tmp_path / "g_map0"))
     assert np.allclose(found.getMeans()[:2], draws.mean(axis=(0, 1, 2)), atol=1e-6)
 
 
-def test_a_score_is_not_replaced_by_none(case, script, tmp_path):
+def test_a_score_is_not_replaced_by_none(case, called, tmp_path):
     """Labels without the truth of the test maps give no score: the one that stands stays."""
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     make_posterior(path, folder, label, label_test, maps="test")
-    ok(script("run_score.py", path, "--no-figures"))
+    ok(called("run_score.py", path, "--no-figures"))
     before = (path.parent / "score.json").read_bytes()
     bare = tmp_path / "bare"
     bare.mkdir()
-    done = script("run_score.py", path, "--data", bare, "--no-figures")
+    done = called("run_score.py", path, "--data", bare, "--no-figures")
     assert "warning" in done.stderr and "score.json" in done.stderr
     assert (path.parent / "score.json").read_bytes() == before
-    failed(script("run_score.py", path, "--data", "", "--no-figures"), "--data", "unset")
+    failed(called("run_score.py", path, "--data", "", "--no-figures"), "--data", "unset")
 
 
 def test_a_map_without_posterior_is_left_out(case):
@@ -276,7 +279,8 @@ def test_a_map_without_posterior_is_left_out(case):
     rewrite(path, change)
     result = report.score_posterior(path, bootstrap=10)
     rest = (split == TEST) & (np.arange(len(split)) != row)
-    assert result["score"] == pytest.approx(score.challenge_score(truth[rest], mean[rest], sd[rest]).mean())
+    expected = score.challenge_score(truth[rest], mean[rest], sd[rest]).mean()
+    assert result["score"] == pytest.approx(expected)
     assert any(f"map {row}" in note and "never moved" in note for note in result["notes"])
     with pytest.raises(RunError) as error:
         report.check_convergence(path, False)
@@ -285,41 +289,42 @@ def test_a_map_without_posterior_is_left_out(case):
         export.submit(path, path.with_name("x.zip"))
 
 
-def test_several_posteriors_best_first(case, script, tmp_path):
+def test_several_posteriors_best_first(case, called, tmp_path):
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     names = [tmp_path / "runs" / n / "posterior.h5" for n in ("narrow", "main", "holdout")]
     make_posterior(names[0], folder, label, label_test, width=0.3)
     make_posterior(names[2], folder, label, label_test, width=1.3, maps="holdout")
-    text = ok(script("run_score.py", *names, "--no-figures", "--bootstrap", 50))
+    text = ok(called("run_score.py", *names, "--no-figures", "--bootstrap", 50))
     rows = [line.split() for line in text.splitlines()[1:4]]
     scores = [float(row[3]) for row in rows]
     assert scores == sorted(scores, reverse=True) and rows[-1][0].endswith("narrow")
-    listed = json.loads(ok(script("run_score.py", *names, "--json", "--no-figures", "--bootstrap", 50)))
+    listed = json.loads(ok(called("run_score.py", *names, "--json", "--no-figures",
+                                  "--bootstrap", 50)))
     assert [r["path"] for r in listed] == [str(n) for n in names]
 
 
-def test_one_bad_file_of_several(case, script, tmp_path):
+def test_one_bad_file_of_several(case, called, tmp_path):
     _, path, _ = case
     (tmp_path / "bad.h5").write_bytes(b"no")
-    done = script("run_score.py", tmp_path / "bad.h5", path, "--no-figures")
+    done = called("run_score.py", tmp_path / "bad.h5", path, "--no-figures")
     failed(done, tmp_path / "bad.h5")
     assert path.parent.name in done.stdout and (path.parent / "score.json").exists()
 
 
-def test_a_set_without_truth(tmp_path, script):
+def test_a_set_without_truth(tmp_path, called):
     folder = tmp_path / "public"
     label, label_test = make_data(folder, truth=False)
     both, only = tmp_path / "a" / "posterior.h5", tmp_path / "b" / "posterior.h5"
     make_posterior(both, folder, label, label_test)
     make_posterior(only, folder, label, label_test, maps="test")
-    text = ok(script("run_score.py", both, only, "--details", "--no-figures"))
+    text = ok(called("run_score.py", both, only, "--details", "--no-figures"))
     assert text.splitlines()[1].split()[1] == "holdout" and "no truth" in text.splitlines()[2]
     assert text.count(f"no truth for {N_TEST} test maps") == 2
     assert json.loads((only.parent / "score.json").read_text())["score"] is None
 
 
-def test_one_real_map(tmp_path, script):
+def test_one_real_map(tmp_path, called):
     """One test map without truth: its posterior and chi2 p-value are printed."""
     label, label_test = make_data(tmp_path / "set", truth=False)
     path = tmp_path / "posterior.h5"
@@ -332,33 +337,34 @@ def test_one_real_map(tmp_path, script):
               "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
     hdf5.write(path, "posterior", groups, origin={"data": str(tmp_path / "set")})
     assert ("test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25"
-            in ok(script("run_score.py", path, "--details")))
+            in ok(called("run_score.py", path, "--details")))
 
 
-def test_relative_data_folder_and_data_option(case, script, tmp_path):
+def test_relative_data_folder_and_data_option(case, called, tmp_path):
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     make_posterior(path, os.path.join("data", "set"), label, label_test)
-    text = ok(script("run_score.py", path, cwd=tmp_path))
+    text = ok(called("run_score.py", path, "--no-figures", cwd=tmp_path))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    failed(script("run_score.py", path, cwd=elsewhere), path, "--data")
-    assert ok(script("run_score.py", path, "--data", folder, cwd=elsewhere)) == text
+    failed(called("run_score.py", path, cwd=elsewhere), path, "--data")
+    again = called("run_score.py", path, "--no-figures", "--data", folder, cwd=elsewhere)
+    assert ok(again) == text
 
 
 @pytest.mark.parametrize("name", ["label", "label_test"])
-def test_another_truth_is_refused(case, script, name):
+def test_another_truth_is_refused(case, called, name):
     """By its digest, whatever folder it lies in."""
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     now = {n: hdf5.digest_file(folder / f"{n}.npy") for n in ("label", "label_test")}
     make_posterior(path, folder, label, label_test, inputs=now)
-    ok(script("run_score.py", path, "--no-figures"))
+    ok(called("run_score.py", path, "--no-figures"))
     before = (path.parent / "score.json").read_bytes()
     other = np.load(folder / f"{name}.npy")
     other[..., 3] += 0.1                                  # a nuisance: the cosmologies are the same
     np.save(folder / f"{name}.npy", other)
-    failed(script("run_score.py", path, "--no-figures"), f"{name}.npy", now[name][:12], "--data")
+    failed(called("run_score.py", path, "--no-figures"), f"{name}.npy", now[name][:12], "--data")
     assert (path.parent / "score.json").read_bytes() == before
 
 
@@ -441,31 +447,33 @@ def test_damaged_truth(case, name, damage):
     one_line(error, target)
 
 
-def test_other_cosmologies_are_refused(case, script, tmp_path):
+def test_other_cosmologies_are_refused(case, called, tmp_path):
     _, path, _ = case
     make_data(tmp_path / "other", seed=5)
-    failed(script("run_score.py", path, "--data", tmp_path / "other"), "label.npy", "--data")
+    failed(called("run_score.py", path, "--data", tmp_path / "other"), "label.npy", "--data")
     assert not (path.parent / "score.json").exists()
 
 
-def test_data_folder_without_labels_or_gone(case, script, tmp_path):
+def test_data_folder_without_labels_or_gone(case, called, tmp_path):
     folder, path, _ = case
     (folder / "label.npy").unlink()
-    failed(script("run_score.py", path), path, "label.npy", "--data")
+    failed(called("run_score.py", path), path, "label.npy", "--data")
     folder.rename(tmp_path / "moved")
-    failed(script("run_score.py", path), path, "--data")
+    failed(called("run_score.py", path), path, "--data")
 
 
 @pytest.mark.parametrize("arguments, part", [
     ((), "POSTERIOR"), (("none.h5",), "none.h5"), (("{path}", "--bootstrap", "0"), "--bootstrap"),
-    (("{path}", "--bootstrap", "x"), "--bootstrap"), (("{path}", "--bootstrap", 2**63), "--bootstrap"),
+    (("{path}", "--bootstrap", "x"), "--bootstrap"),
+    (("{path}", "--bootstrap", 2**63), "--bootstrap"),
     (("{path}", "--data", ""), "--data"), (("{path}", "--seed", "-1"), "--seed"),
     (("{path}", "--colour"), "--colour"), (("{path}", "--submission", "x.txt"), ".zip"),
     (("{path}", "{path}", "--submission", "x.zip"), "one posterior"),
     (("{path}", "--data", "nowhere"), "nowhere")])
-def test_wrong_usage(case, script, tmp_path, arguments, part):
+def test_wrong_usage(case, called, tmp_path, arguments, part):
     _, path, _ = case
-    failed(script("run_score.py", *(str(a).format(path=path) for a in arguments), cwd=tmp_path), part)
+    words = [str(a).format(path=path) for a in arguments]
+    failed(called("run_score.py", *words, cwd=tmp_path), part)
     assert not (path.parent / "score.json").exists() and not list(tmp_path.glob("x.*"))
 
 
@@ -482,10 +490,10 @@ def test_a_map_whose_sampler_failed(case, tmp_path):
 
 
 # ---------------------------------------------------------------- submission
-def test_submission(case, script, tmp_path):
+def test_submission(case, called, tmp_path):
     _, path, (mean, sd, _, split, realisation) = case
     out = tmp_path / "out" / "entry.zip"
-    done = script("run_score.py", path, "--submission", out)
+    done = called("run_score.py", path, "--submission", out, "--no-figures")
     ok(done)
     assert f"{N_TEST} test maps" in done.stderr
     with zipfile.ZipFile(out) as archive:
@@ -497,12 +505,12 @@ def test_submission(case, script, tmp_path):
         assert result["means"][test_map] == mean[at[test_map]].tolist()
         assert result["errorbars"][test_map] == sd[at[test_map]].tolist()
     before = out.read_bytes()
-    assert ok(script("run_score.py", path, "--submission", out, "--quiet", "--no-figures"))
+    assert ok(called("run_score.py", path, "--submission", out, "--quiet", "--no-figures"))
     assert out.read_bytes() == before
     out.write_bytes(b"somebody's")
-    failed(script("run_score.py", path, "--submission", out, "--no-figures"), out, "--force")
+    failed(called("run_score.py", path, "--submission", out, "--no-figures"), out, "--force")
     assert out.read_bytes() == b"somebody's"
-    ok(script("run_score.py", path, "--submission", out, "--force", "--no-figures"))
+    ok(called("run_score.py", path, "--submission", out, "--force", "--no-figures"))
     assert out.read_bytes() == before
 
 
@@ -539,20 +547,20 @@ def test_no_torch_and_no_numba(case, python):
     assert done.stdout.strip().endswith("heavy set()"), done.stdout + done.stderr
 
 
-def test_a_folder_that_cannot_be_written(case, script):
+def test_a_folder_that_cannot_be_written(case, called):
     _, path, _ = case
     (path.parent / "score.json").mkdir()                  # root may write anywhere else
-    done = script("run_score.py", path, "--no-figures")
+    done = called("run_score.py", path, "--no-figures")
     assert "Score " in ok(done) and "warning" in done.stderr and "score.json" in done.stderr
 
 
-def test_arviz_opens_the_export(case, script, tmp_path):
+def test_arviz_opens_the_export(case, called, tmp_path):
     """Draws with dimensions chain, draw, map, and the truth beside the design."""
     _, path, _ = case
     arviz = pytest.importorskip("arviz", reason="ArviZ is not installed (an optional package)")
     draws = np.random.default_rng(1).normal([0.3, 0.8], 0.02, size=(2, 50, 3, 2))
     rewrite(path, lambda groups: groups.update(posterior={
         p: Var(("chain", "draw", "map"), draws[..., k]) for k, p in enumerate(("Omega_m", "S_8"))}))
-    ok(script("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
+    ok(called("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
     data = arviz.from_netcdf(tmp_path / "a.nc")
     assert np.allclose(data["posterior"]["S_8"], draws[..., 1]) and "truth" in data["constant_data"]

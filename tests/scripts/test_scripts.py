@@ -187,7 +187,7 @@ def test_shards_merged_are_the_whole(work, predicted, called):
     for wrong in (shards[:2], [*shards, shards[0]]):
         assert "shard" in one_line(called("run_score.py", *wrong, "--merge", merged, cwd=work))
         assert not merged.exists()
-    merge = ("run_score.py", *shards, "--merge", merged)
+    merge = ("run_score.py", *shards, "--merge", merged, "--no-figures")
     run = called(*merge, "--data", "data/small", cwd=work)
     assert run.returncode == 1 and "score" in run.stdout, run.stderr
     assert "not converged" in run.stderr
@@ -242,7 +242,7 @@ def test_out_of_distribution_metric(work, predicted, called):
     path, label = RUN / "posterior.h5", predicted / "label.npy"
     np.save(label, np.arange(24) % 3 == 0)
     for other in (label, path):
-        run = called("run_score.py", path, "--ood", other, "--details", cwd=work)
+        run = called("run_score.py", path, "--ood", other, "--details", "--no-figures", cwd=work)
         assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stdout
     np.save(label, np.ones(5, bool))
     assert "24" in one_line(called("run_score.py", path, "--ood", label, cwd=work))
@@ -255,13 +255,12 @@ def test_out_of_distribution_metric(work, predicted, called):
     assert "has 3 summaries" in line and "has 2" in line
 
 
-def test_calibration_of_a_finished_run(work, predicted, python):
+def test_calibration_of_a_finished_run(work, predicted, called):
     """Calibrated: exit 0; shrunk posteriors: 1; a run without emulator, or two runs' files: 2."""
     run_folder = work / RUN
 
     def calibrate(*options):
-        code = "from wl.core import cli; from wl.validate import calibration as c; "
-        return python(code + "cli.run(c.main)", *options, "--maps", "3000", "--quiet")
+        return called("wl.validate.calibration", *options, "--maps", "3000", "--quiet")
     run = calibrate(run_folder)
     assert run.returncode == 0 and run.stdout.splitlines()[-1] == "calibrated", run.stderr
     run = calibrate(run_folder, "--scale", "0.7")
@@ -279,7 +278,8 @@ def test_calibration_of_a_finished_run(work, predicted, python):
 
 def test_spectrum_runs_end_to_end(work, called):
     run = called("run_mcmc.py", "--data", "data/small", "--method", "spectrum", "--quiet",
-                 "--nstep", "3000", "--sigma", "0.04", "--allow-unconverged", cwd=work)
+                 "--nstep", "3000", "--sigma", "0.04", "--allow-unconverged", "--no-figures",
+                 cwd=work)
     assert run.returncode == 0, run.stderr
     assert np.isfinite(posterior(work, "small_spectrum")["posterior_mean"]).all()
 
@@ -299,7 +299,8 @@ def test_direct_runs_end_to_end_and_holdout_is_scored(work, called):
 
 
 def test_run_score_and_submission(work, called):
-    run = called("run_score.py", RUN / "posterior.h5", "--submission", "out.zip", cwd=work)
+    run = called("run_score.py", RUN / "posterior.h5", "--submission", "out.zip", "--no-figures",
+                 cwd=work)
     assert run.returncode == 0 and (work / "out.zip").is_file(), run.stderr
 
 

@@ -18,7 +18,7 @@ from ..core import seeds
 from ..core.checks import RunError
 from .layers import LOG_SIGMA_RANGE, Dropout, Loss
 from .network import Task, load_torch, of_this_version, one_thread, save_torch
-from .training import learning_rate
+from .training import AdamW, learning_rate
 
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
 DECAY = 1.0                    # of AdamW; 0.01 overfits: validation loss 0.120, not 0.103
@@ -172,7 +172,7 @@ def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Re
         recipe.begin_from(net, start)
     groups = [{"params": [p for name, p in net.named_parameters() if name.endswith(kind)],
                "weight_decay": decay} for kind, decay in (("weight", DECAY), ("bias", 0.0))]
-    optimiser = torch.optim.AdamW(groups, lr=PEAK, fused=True)
+    optimiser = AdamW(groups, lr=PEAK, fused=True)
     rng = seeds.generator(recipe.seed, seeds.DENSE_ORDER, passes)
     batches = max(1, len(x) // BATCH)
     net.train()
