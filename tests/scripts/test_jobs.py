@@ -123,7 +123,7 @@ def begin(folder):
             stop(state)
         else:
             pytest.skip(f"Slurm does not start, or another has its ports: {started.stderr[-150:]}")
-        cache = pathlib.Path(kernels.CACHE_folder or state).parent
+        cache = pathlib.Path(kernels.CACHE_FOLDER or state).parent
         return worked(folder, {**os.environ, "SLURM_CONF": str(state / "slurm.conf"),
                                "WL_PYTHON": sys.executable, "NUMBA_CACHE_DIR": str(cache)})
     finally:
@@ -154,11 +154,13 @@ def worked(folder, env):
 
     def trains(out):
         return lambda _: (folder / out).exists() and any((folder / out).glob("checkpoint*.pt"))
-    options = ["--data", make_set(folder / "set"), "--model", "compact", "--members", "2", *TINY]
+    options = ["--data", make_set(folder / "set"), "--model", "compact", "--members", "2",
+               *TINY, "--epochs", "80", "--patience", "0"]
     printed = slurm(SUBMIT, "out", 2, "--cpus-per-task=1", "--mem=100M", "--", *options)
     first, *_ = [line.split()[0] for line in printed.splitlines()]
     whole = [sys.executable, ROOT / "run_mcmc.py", *options, "--out", "whole", "--threads", "1"]
-    whole = subprocess.Popen([*map(str, whole)], cwd=folder, env=env)
+    whole = subprocess.Popen([*map(str, whole)], cwd=folder, env=env, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
     wait_for(trains("out"))
     # as a preemption does it, which Slurm begins up to half a minute after the other job came
     slurm("scontrol", "requeue", first)
@@ -170,7 +172,7 @@ def worked(folder, env):
 
     def has_ended(jobs):                                # a requeued job waits for two minutes
         if jobs.get(first) == "PENDING":
-            slurm("scontrol", "update", f"JobId={first}", "StartTime=now")
+            slurm("bash", "-c", f"scontrol update JobId={first} StartTime=now || true")
         if jobs.get(cancelled) == "RUNNING" and trains("cancelled")(jobs):
             slurm("scancel", cancelled)
         return not jobs
