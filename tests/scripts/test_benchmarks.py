@@ -32,18 +32,47 @@ README = (ROOT / "benchmarks" / "README.md").read_text()
 N_COSMOLOGY, N_REALISATION, N_TEST = 7, 8, 6
 
 
-def benchmark(name, *words):
-    """Run a benchmark; returns its lines, the last of which has the form of all."""
-    run = subprocess.run([sys.executable, ROOT / "benchmarks" / f"{name}.py", *words],
-                         capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
-    assert re.fullmatch(LAST.format(name), lines[-1]), lines[-1]
-    return lines
+# the benchmarks that are run, beside the other tests, and their options
+OF_COMPARISON = ["--sets", "noise", "--variants", "compact", "--seeds", "2", "--quiet"]
+SMALL = ["--", "--emulator-fraction", "0.4", "--holdout-fraction", "0.2", "--batch-size", "8",
+         "--views", "1", "--model-option", "widths=8,12,16,24"]
+RUNS = {
+    "compare_networks": [*OF_COMPARISON, "--epochs", "2", *SMALL],
+    "train_step": ["--steps", "1", "--reference-steps", "1", "--rounds", "1", "--frame", "64x48",
+                   "--batch-size", "4", "--lanes", "2", "--threads", "1", "--leak-steps", "10",
+                   "--leak-batch", "2"],
+    "simulate": ["--maps", "2", "--rounds", "1"],
+    "sampler": ["--maps", "40", "--nstep", "200", "--reference-steps", "3", "--repeats", "1",
+                "--threads", "1"]}
+
+
+def begin(folder):
+    """Run the benchmarks. Returns what each said, and the folder of set and comparison."""
+    where = ["--data", make_maps(folder), "--out", folder / "out"]
+    return {name: subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py",
+         *map(str, where * (name == "compare_networks")), *words],
+        capture_output=True, text=True, timeout=900) for name, words in RUNS.items()}, folder
+
+
+@pytest.fixture(scope="module")
+def benchmark(begun):
+    """benchmark(name): the lines of a benchmark, the last of which has the form of all."""
+    def lines_of(name):
+        run = begun[0][name]
+        assert run.returncode == 0, run.stderr
+        lines = run.stdout.splitlines()
+        assert re.fullmatch(LAST.format(name), lines[-1]), lines[-1]
+        return lines
+    return lines_of
 
 
 @pytest.fixture(scope="module")
 def maps(tmp_path_factory):
+    return make_maps(tmp_path_factory.mktemp("benchmarks"))
+
+
+def make_maps(home):
     """A small public set: white pixels and a wave, whose amplitudes are the parameters."""
     rng, mask = np.random.default_rng(6), np.ones((64, 48), bool)
     mask[20:30, 10:15] = False
@@ -56,7 +85,7 @@ def maps(tmp_path_factory):
         white = rng.normal(size=(len(values), *mask.shape))
         kappa = 0.07 * values[:, 0, None, None] * white + (values[:, 1, None, None] - 0.8) * wave
         return kappa[:, mask].astype(np.float16)
-    folder = tmp_path_factory.mktemp("benchmarks") / "set"
+    folder = home / "set"
     folder.mkdir()
     label = np.zeros((N_COSMOLOGY, N_REALISATION, 5))
     label[..., :2] = theta[:, None]
@@ -306,13 +335,10 @@ def test_unknown_variants_and_sets_without_truth_are_refused(maps, tmp_path, mon
 
 
 # ---------------------------------------------------------------- the benchmarks themselves
-def test_compare_networks_trains_scores_and_refuses_other_settings(maps, tmp_path, capsys):
-    words = ["--data", str(maps), "--out", str(tmp_path / "out"), "--sets", "noise", "--variants",
-             "compact", "--seeds", "2", "--quiet"]
-    small = ["--", "--emulator-fraction", "0.4", "--holdout-fraction", "0.2", "--batch-size", "8",
-             "--views", "1", "--model-option", "widths=8,12,16,24"]
-    lines = benchmark("compare_networks", *words, "--epochs", "2", *small)
-    folder, table = tmp_path / "out" / "compact" / "seed2", tmp_path / "out" / "table_noise.md"
+def test_compare_networks_trains_scores_and_refuses_other_settings(begun, benchmark, capsys):
+    home, lines = begun[1], benchmark("compare_networks")
+    words = ["--data", str(home / "set"), "--out", str(home / "out"), *OF_COMPARISON]
+    folder, table = home / "out" / "compact" / "seed2", home / "out" / "table_noise.md"
     assert lines[:-2] == table.read_text().splitlines() and "6 test maps" in lines[0]
     subsets = json.loads((folder / "score.json").read_text())["subsets"]
     row = compare.read_row("compact", 2, folder)
@@ -323,17 +349,15 @@ def test_compare_networks_trains_scores_and_refuses_other_settings(maps, tmp_pat
     assert row.n_train == N_COSMOLOGY * 3
     began = (folder / "model.pt").stat().st_mtime_ns
     with pytest.raises(InputError) as error:
-        compare.main([*words, "--epochs", "3", *small])
+        compare.main([*words, "--epochs", "3", *SMALL])
     one_line(error, "compact, seed 2", "run_mcmc.py ended with 2")
     assert (folder / "model.pt").stat().st_mtime_ns == began
     compare.main([*words, "--table"])
     assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_train_step_prints_its_line():
-    lines = benchmark("train_step", "--steps", "1", "--reference-steps", "1", "--rounds", "1",
-                      "--frame", "64x48", "--batch-size", "4", "--lanes", "2", "--threads", "1",
-                      "--leak-steps", "10", "--leak-batch", "2")
+def test_train_step_prints_its_line(benchmark):
+    lines = benchmark("train_step")
     assert any("anonymous memory over 10 steps" in line for line in lines)
     assert sum("data path" in line for line in lines) == 2
 
@@ -348,15 +372,14 @@ def test_train_step_refuses_in_one_line(words, capsys):
     assert end.value.code == 2 and len(message.splitlines()) == 1 and words[0] in message
 
 
-def test_simulate_prints_its_line():
-    first = benchmark("simulate", "--maps", "2", "--rounds", "1")[0]
+def test_simulate_prints_its_line(benchmark):
+    first = benchmark("simulate")[0]
     sigma = [float(s) for s in re.findall(r"0\.0\d+", first)]
     assert len(sigma) == 4 and max(sigma) < 1.2 * min(sigma)        # the same maps but for chance
 
 
-def test_sampler_prints_its_line():
-    benchmark("sampler", "--maps", "40", "--nstep", "200", "--reference-steps", "3", "--repeats",
-              "1", "--threads", "1")
+def test_sampler_prints_its_line(benchmark):
+    benchmark("sampler")
 
 
 # ---------------------------------------------------------------- the page of the tables

@@ -12,7 +12,8 @@ from wl.summaries.options import PRESETS
 
 BOTH = [a for a in QUICK if a != "compact"]
 BOTH.insert(1, "compact+statistics")
-BOTH += ["--model-option", "scales=2,4", "--model-option", "networks=2", "--model-option", "layers=8,6"]
+BOTH += ["--model-option", "scales=2,4", "--model-option", "networks=2", "--model-option",
+         "layers=8,6"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def test_a_network_says_the_same_in_other_units(loss):
 
 
 def test_dense_networks_say_the_same_in_other_units():
-    plain = dict(model="statistics", loss="kl", loss_options={}, seed=1, split=[], members=3, layers=(8,), features="")
+    plain = dict(model="statistics", loss="kl", loss_options={}, seed=1, split=[], members=3,
+                 layers=(8,), features="")
     one, two = (dense.Recipe(label_mean=m, label_sd=s, **plain) for m, s in
                 (([0.3, 0.8], [0.1, 0.05]), ([0.2, 0.9], [0.02, 0.4])))
     nets = [dense.first_networks(6, 10, r) for r in (one, two)]
@@ -51,13 +53,16 @@ def test_dense_networks_say_the_same_in_other_units():
         assert np.allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_begins_from_another_and_is_the_same_for_any_threads_and_after_a_kill(data, first, monkeypatch):
+def test_a_run_begins_from_another_and_is_the_same_for_any_threads_and_after_a_kill(
+        data, first, monkeypatch):  # noqa: F811
     init = ("--init", str(first))
     whole = predict.predict(start(data, *init, quick=BOTH))
     plain = predict.predict(start(data, out="plain", quick=BOTH))
-    assert len(whole.settings["start"]) == 64 and plain.settings["start"] == "" and "init" not in whole.settings
-    assert not np.allclose(whole.groups["predictions"]["summaries"], plain.groups["predictions"]["summaries"])
-    assert predict.predict(start(data, *init, "--threads", "1", out="one", quick=BOTH)).digest == whole.digest
+    assert len(whole.settings["start"]) == 64 and plain.settings["start"] == ""
+    assert "init" not in whole.settings
+    assert not np.allclose(*(f.groups["predictions"]["summaries"] for f in (whole, plain)))
+    one = predict.predict(start(data, *init, "--threads", "1", out="one", quick=BOTH))
+    assert one.digest == whole.digest
     with monkeypatch.context() as patch:
         patch.setattr("wl.summaries.predict.Progress", interrupted_at(5))
         with pytest.raises(KeyboardInterrupt):
@@ -72,7 +77,8 @@ def test_folds_take_the_networks_of_a_run_in_turn(data, first):
     work = start(data, "--init", str(first), "--folds", "2", quick=BOTH)
     found = predict.predict(work)
     assert np.isfinite(found.groups["predictions"]["summaries"]).all()
-    alone = [predict.hdf5.read(work.folder.out / f"predictions_{part}.h5") for part in work.options.parts]
+    alone = [predict.hdf5.read(work.folder.out / f"predictions_{part}.h5")
+             for part in work.options.parts]
     both = np.concatenate([file.groups["predictions"]["summaries"] for file in alone], 1)
     stacked = found.groups["constant_data"]["stacking"]
     unfolded = found.groups["predictions"]["split"] != 1
@@ -82,7 +88,8 @@ def test_folds_take_the_networks_of_a_run_in_turn(data, first):
 
 @pytest.mark.parametrize("options, words", [
     (("--model-option", "hidden=7"), ("--init", "compact", "--model-option")),
-    (("--model", "inception", "--model-option", "widths=4,4,4,4"), ("--init", "inception", "--model"))])
+    (("--model", "inception", "--model-option", "widths=4,4,4,4"),
+     ("--init", "inception", "--model"))])
 def test_other_architectures_are_refused_in_a_line(data, first, options, words):
     quick = BOTH if "--model" not in options else [
         "--quiet", "--epochs", "1", "--batch-size", "8", "--lanes", "2", "--folds", "1"]
@@ -99,14 +106,15 @@ def test_a_folder_without_a_run_is_refused(data):
 
 # ---------------------------------------------------------------- presets
 @pytest.mark.parametrize("name", [name for name, of in PRESETS.items() if of])
-def test_a_preset_is_a_whole_run_and_says_its_settings(data, script, name):
+def test_a_preset_is_a_whole_run_and_says_its_settings(data, called, name):  # noqa: F811
     out = data.parent / name
-    run = script("run_mcmc.py", "--preset", name, "--data", data, "--out", out, "--epochs", "1", "--batch-size", "8",
-                 "--precision", "float32", "--quiet", "--threads", "1", "--emulator-fraction", "0.65",
-                 "--nstep", "1000", "--allow-unconverged", cwd=data.parent)
+    run = called("run_mcmc.py", "--preset", name, "--data", data, "--out", out, "--epochs", "1",
+                 "--batch-size", "8", "--precision", "float32", "--quiet", "--threads", "2",
+                 "--emulator-fraction", "0.65", "--nstep", "1000", "--allow-unconverged",
+                 "--no-figures", cwd=data.parent)
     assert run.returncode == 0 and "Score" in run.stdout, run.stderr
     made = predict.hdf5.read(out / "posterior.h5").settings
-    assert (made["batch_size"], made["epochs"], made["nstep"]) == (8, 1, 1000)          # what is given wins
+    assert (made["batch_size"], made["epochs"], made["nstep"]) == (8, 1, 1000)  # what is given
     for key, value in PRESETS[name].items():
         assert key in ("batch_size", "epochs", "nstep") or made[key] == value, key
     if name == "published":
