@@ -14,9 +14,10 @@ from wl.simulate.simulate import locate
 from wl.summaries import predict
 from wl.summaries.options import NetworkOptions
 
-QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision", "float32",
-         "--quiet", "--nstep", "500", "--model-option", "widths=3,4,4,5", "--model-option", "hidden=6", "--views", "1",
-         "--threads", "2", "--folds", "1", "--no-figures"]
+QUICK = ["--model", "compact", "--epochs", "2", "--batch-size", "8", "--lanes", "2", "--precision",
+         "float32", "--quiet", "--nstep", "500", "--model-option", "widths=3,4,4,5",
+         "--model-option", "hidden=6", "--views", "1", "--threads", "2", "--folds", "1",
+         "--no-figures"]
 N_TEST = 5
 
 
@@ -63,9 +64,9 @@ def interrupted_at(count):
     steps = []
 
     class Interrupted(Progress):
-        def update(self, step=1, note=None):
+        def update(self, step=1):
             steps.append(step)
             if len(steps) == count:
                 raise KeyboardInterrupt
-            super().update(step, note)
+            super().update(step)
     return Interrupted

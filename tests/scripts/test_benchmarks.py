@@ -247,7 +247,8 @@ def test_a_row_is_read_from_its_files(maps, tmp_path):
     split = np.r_[np.full(2, HOLDOUT), np.full(n, TEST)].astype(np.int8)
     number = np.r_[0, 1, np.arange(n)].astype(np.int32)
     mean, bar = rng.normal(0.5, 0.1, (2 + n, 2)), rng.uniform(0.01, 0.1, (2 + n, 2))
-    groups = {"summary": {"posterior_mean": var(("map", "param"), mean), "sd": var(("map", "param"), bar / 2),
+    groups = {"summary": {"posterior_mean": var(("map", "param"), mean),
+                          "sd": var(("map", "param"), bar / 2),
                           "errorbar": var(("map", "param"), bar)},
               "observed_data": {"split": var(("map",), split), "realisation": var(("map",), number),
                                 "cosmology": var(("map",), np.zeros(2 + n, np.int32))},

@@ -26,7 +26,7 @@ from .checks import InputError, RunError
 from .files import (atomic, code_version, digest_array, digest_file, digest_files,
                     refuse_difference, to_json, versions)
 from .params import attributes
-from .progress import say, warn
+from .progress import say, stop, warn
 
 SCHEMA_VERSION = 3
 # kind of file: the command that makes it
@@ -217,6 +217,7 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     except InputError:
         raise
     except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError
+        stop()                          # and a SystemError in place of a signal's exception
         raise InputError(damaged.format(f" ({type(error).__name__})")) from error
 
 

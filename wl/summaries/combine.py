@@ -7,7 +7,6 @@ from .options import NetworkOptions
 def over_parts(options: NetworkOptions, found: list) -> list:
     """Predictions of all networks of a run as one array a fold, the mean over the members.
 
-    options: NetworkOptions
     found: (fold, part, summaries (n, 2), sd (n, 2) or None) of each network
     Returns for each fold the summaries (n, n_part x 2), parts side by side, and the mean logarithm
     of the error bars (n, 2), or None.
@@ -18,9 +17,8 @@ def over_parts(options: NetworkOptions, found: list) -> list:
                  for part in options.parts]
         mean = np.concatenate([np.mean([m for m, _ in part], 0) for part in parts], 1)
         has_sd = parts[0][0][1] is not None
-        log_sd = np.mean([np.mean([np.log(s) for _, s in part], 0) for part in parts], 0) \
-            if has_sd else None
-        out.append((mean, log_sd))
+        out.append((mean, np.mean([np.mean([np.log(s) for _, s in part], 0) for part in parts], 0)
+                    if has_sd else None))
     return out
 
 
@@ -46,20 +44,15 @@ def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
 
 
 def combined(summaries: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """A linear combination whose bits do not depend on how many maps there are, as a product's do.
-
-    summaries, weights: (n, c) and (c + 1, d), the constant last
-    Returns (n, d) float64.
-    """
+    """(n, d) of (n, c) by weights (c + 1, d), the constant last: bits as of one map alone."""
     return (summaries[:, :, None] * weights[:-1]).sum(1) + weights[-1]
 
 
 def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Emulator maps by their own fold's networks, all others by the mean over the folds.
 
-    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps
-    rows, fold: (n,), sorted maps and their folds
-    Returns (n + n_other, d).
+    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps; rows, fold: (n,), sorted
+        maps and their folds. Returns (n + n_other, d).
     """
     out = np.empty((len(rows), values[0].shape[1]))
     for k, (value, mine) in enumerate(zip(values, kept)):

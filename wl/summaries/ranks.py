@@ -24,10 +24,6 @@ def _join():
         dist.init_process_group("gloo", timeout=PATIENCE)
 
 
-def _send(message, to):
-    dist.send_object_list([message], dst=to)
-
-
 def _receive(source):
     found = [None]
     dist.recv_object_list(found, src=source)
@@ -46,7 +42,7 @@ def shared(work: Callable[[], None], threads: int) -> None:
     finally:
         _join()
         for other in range(1, cli.processes()):
-            _send(None, other)
+            dist.send_object_list([None], dst=other)
         _leave()
 
 
@@ -60,24 +56,20 @@ def _leave():
 def ask(lanes, parts: list, x, target, loss) -> dict:
     """Send the helpers their lanes of a batch.
 
-    lanes: network.Lanes of the first process, whose weights and buffers are taken
-    parts: list of slices, a lane's part of the batch; lane i is of process i modulo cli.processes()
-    x, target, loss: as Lanes.step() takes them
+    lanes: network.Lanes of the first process; parts: its slices of the batch, lane i is of process
+        i modulo cli.processes(); x, target, loss: as Lanes.step() takes them
     Returns {process: its lanes}, for take().
     """
-    if cli.processes() == 1:
-        return {}
-    _join()
-    asked = {}
+    asked, n = {}, cli.processes()
     weights = [p.detach() for p in lanes.net.parameters()]
-    for other in range(1, cli.processes()):
-        mine = list(range(other, len(parts), cli.processes()))
-        if not mine:
-            continue
-        asked[other] = mine
-        _send({"recipe": lanes.recipe, "weights": weights, "loss": loss, "share": [
-            (lane, x[parts[lane]], target[parts[lane]], dict(lanes.copies[lane].named_buffers()),
-             lanes.state) for lane in mine], "size": len(x)}, other)
+    for other in range(1, min(n, len(parts))):
+        _join()
+        asked[other] = list(range(other, len(parts), n))
+        share = [(lane, x[parts[lane]], target[parts[lane]],
+                  dict(lanes.copies[lane].named_buffers()), lanes.state) for lane in asked[other]]
+        job = {"recipe": lanes.recipe, "weights": weights, "loss": loss, "share": share,
+               "size": len(x)}
+        dist.send_object_list([job], dst=other)
     return asked
 
 
@@ -89,9 +81,13 @@ def take(lanes, asked: dict) -> dict:
             values[lane], copy = value, lanes.copies[lane]
             for parameter, gradient in zip(copy.parameters(), gradients):
                 parameter.grad = gradient
-            for name, buffer in copy.named_buffers():
-                buffer.copy_(buffers[name])
+            _fill(copy, buffers)
     return values
+
+
+def _fill(net, buffers):
+    for name, buffer in net.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def serve(threads: int) -> None:
@@ -109,15 +105,15 @@ def serve(threads: int) -> None:
             for parameter, weight in zip(lanes.net.parameters(), job["weights"]):
                 parameter.copy_(weight)
         for lane, _, _, buffers, state in job["share"]:
-            for name, buffer in lanes.copies[lane].named_buffers():
-                buffer.copy_(buffers[name])
+            _fill(lanes.copies[lane], buffers)
         lanes.set_momentum(state[0])
         lanes.seed_dropout(*state[1])
         work = [(lanes.copies[lane], x, target) for lane, x, target, *_ in job["share"]]
         values = list(lanes.pool.map(lambda one: lanes.gradients(*one, job["loss"], job["size"]),
                                      work))
-        _send([(value, [p.grad for p in net.parameters()], dict(net.named_buffers()))
-               for value, (net, *_) in zip(values, work)], 0)
+        answer = [(value, [p.grad for p in net.parameters()], dict(net.named_buffers()))
+                  for value, (net, *_) in zip(values, work)]
+        dist.send_object_list([answer], dst=0)
         progress.stop()
     lanes = None
     _leave()
