@@ -11,7 +11,7 @@ from wl.core.checks import InputError
 from wl.posterior.posterior import coverage_curve, pit, uniform_p_value
 from wl.scoring import score
 from wl.scoring.score import Posterior
-from wl.validate import calibration
+from wl.validate import inference as calibration
 
 CORRELATION = -0.6
 

@@ -10,7 +10,7 @@ import run_direct
 import run_mcmc
 import run_score
 from conftest import ROOT
-from wl.validate import calibration, limit, realism
+from wl.validate import inference, realism
 from wl.summaries import options as models
 from wl.simulate import simulate
 
@@ -23,8 +23,9 @@ COMMANDS = [c.replace(".venv/bin/", "") for c in COMMANDS
             if re.match(r"(\.venv/bin/)?python (run_|-m wl)", c)]
 PARSERS = {"run_mcmc.py": run_mcmc.parser, "run_direct.py": run_direct.parser,
            "run_score.py": run_score.parser, "-m wl.simulate": simulate.parser,
-           "-m wl.validate limit": limit.parser, "-m wl.validate realism": realism.parser,
-           "-m wl.validate calibration": calibration.parser}
+           "-m wl.validate limit": inference.limit_parser,
+           "-m wl.validate realism": realism.realism_parser,
+           "-m wl.validate calibration": inference.calibration_parser}
 
 
 def test_commands_were_found():

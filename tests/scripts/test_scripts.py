@@ -263,7 +263,7 @@ def test_calibration_of_a_finished_run(work, predicted, called):
     run_folder = work / RUN
 
     def calibrate(*options):
-        return called("wl.validate.calibration", *options, "--maps", "3000", "--quiet")
+        return called("wl.validate.__main__", "calibration", *options, "--maps", "3000", "--quiet")
     run = calibrate(run_folder)
     assert run.returncode == 0 and run.stdout.splitlines()[-1] == "calibrated", run.stderr
     run = calibrate(run_folder, "--scale", "0.7")

@@ -125,8 +125,8 @@ def main(folder):
              "run_score.py": run_score.main}
     from wl.simulate import simulate
     mains["wl.simulate"] = simulate.main
-    for name in ("limit", "realism", "calibration"):
-        mains[name] = importlib.import_module(f"wl.validate.{name}").main
+    for name, module in (("limit", "inference"), ("realism", "realism"), ("calibration", "inference")):
+        mains[name] = getattr(importlib.import_module(f"wl.validate.{module}"), f"{name}_main")
     import torch  # noqa: F401
     from wl.summaries import apply, dense, handmade, training  # noqa: F401
     before = {str(p): p.stat().st_mtime_ns for p in pathlib.Path(".").rglob("*")}

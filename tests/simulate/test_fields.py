@@ -3,7 +3,7 @@ force."""
 import numpy as np
 import pytest
 
-from wl.validate.labelled import masked_window
+from wl.validate.spectra import masked_window
 from wl.core.checks import InputError
 from wl.simulate.fields import (ARCMIN, GAUSSIAN_SHARE, Field, Grid, generator, grid_size,
                                 log_normal_shift)

@@ -6,7 +6,7 @@ import pytest
 from conftest import one_line
 from test_fields import binned, measured
 
-from wl.validate.labelled import masked_window
+from wl.validate.spectra import masked_window
 from wl.simulate.fields import UNTURNED, Boxes, Field, Grid, generator
 from wl.simulate.halo_sky import HaloMaps, HaloSky, draw_maps, halo_sky
 from wl.simulate.halos import Halos

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from conftest import one_line
 
-from wl.validate import labelled
+from wl.validate import spectra as module
 from wl.validate import realism as command
 from wl.core.checks import InputError
 from wl.simulate.fields import Field
 from wl.simulate.plan import FIXED_NUISANCES, draw_nuisances
 from wl.simulate.theory import PUBLISHED
-from wl.validate.labelled import Spectra, Survey, compare, read_spectra, regress, simulate
+from wl.validate.spectra import Spectra, Survey, compare, read_spectra, regress, simulate
 from wl.maps.dataset import MASK_FILE, read_label, read_mask
 
 SPECTRA = "kit_spectra.npz"
@@ -58,7 +58,7 @@ def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
     assert off.sum() <= 2 and not off[:, :9].any(), part["ratio"]
     whole = compare(spectra, expected, drawn)
     verdicts = [whole[name] for name in ("means", "signs", "responses", "scatters")]
-    assert all(verdicts), labelled.table(whole, spectra.label)
+    assert all(verdicts), module.table(whole, spectra.label)
     # what maps really have is what the window says
     assert np.all(np.abs(whole["drawn"] - 1.0) < 0.02 + 3.5 * whole["drawn_error"]), whole["drawn"]
 
@@ -70,7 +70,7 @@ def test_responses_of_realisations_that_were_not_fitted(kit, drawn):
     expected = survey.expected(spectra.label, Field())
     part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])
     assert part["signs"] and part["responses"], part["slope_p"]
-    least = labelled.SIGNAL_FLOOR * spectra.noise
+    least = module.SIGNAL_FLOOR * spectra.noise
     slope, error, _ = regress(spectra.power - spectra.noise, spectra.label, least)
     assert np.all(slope[:, 2, 3:8] + error[:, 2, 3:8] < 0.0)
 
@@ -90,7 +90,7 @@ def test_each_setting_is_needed(kit, drawn, change, fails):
     """Negative controls: without one of the fitted settings the same comparison fails."""
     spectra, survey, _ = kit
     result = compare(spectra, survey.expected(spectra.label, Field()._replace(**change)), drawn)
-    assert not any(result[name] for name in fails), labelled.table(result, spectra.label)
+    assert not any(result[name] for name in fails), module.table(result, spectra.label)
 
 
 def test_the_old_fields_scatter_is_larger(kit, drawn):
@@ -98,7 +98,7 @@ def test_the_old_fields_scatter_is_larger(kit, drawn):
     spectra, survey, _ = kit
     expected = survey.expected(spectra.label, Field())
     old = simulate(survey, spectra.label, Field(gaussian_below=0.0, lambda_factor=0.85), repeats=3)
-    scatter = [compare(spectra, expected, one)["scatter"][labelled.SCATTER_BINS].mean()
+    scatter = [compare(spectra, expected, one)["scatter"][module.SCATTER_BINS].mean()
                for one in (drawn, old)]
     assert scatter[1] > 1.02 * scatter[0] and abs(scatter[0] - 1.0) < 0.1
 
@@ -140,7 +140,7 @@ def test_expected_signal_is_the_mean_of_drawn_maps_with_their_scatter(small):
 def test_regression_finds_the_slopes_that_were_put_in(rng):
     label = np.concatenate([np.tile([0.3, 0.8], (1, 60, 1)), draw_nuisances(60, rng)[None]], axis=2)
     truth = np.array([[-0.2, 0.1], [0.3, 0.0], [-0.05, -0.07]])
-    x = (label[0, :, 2:] - FIXED_NUISANCES) / labelled.UNITS
+    x = (label[0, :, 2:] - FIXED_NUISANCES) / module.UNITS
     noise = 0.03 * rng.standard_normal((400, 60, 2))
     found = [regress(np.exp(1.0 + x @ truth + one)[None], label, 1e-30)[:2] for one in noise]
     slope, error = (np.array([f[i][0] for f in found]) for i in (0, 1))
@@ -154,7 +154,7 @@ def test_command(small, own, tmp_path, capsys):
     np.save(tmp_path / "label.npy", own.label)
     options = ["--spectra", str(tmp_path / "spectra.npz"), "--mask", str(tmp_path / "mask.npy"),
                "--quiet", "--maps", "48"]
-    command.main([*options, "--label", str(tmp_path / "label.npy")])
+    command.realism_main([*options, "--label", str(tmp_path / "label.npy")])
     out = capsys.readouterr().out
     for word in ("2 simulated maps of each", "d ln P / d Delta_z", "scatter of log10 P", "p-value",
                  "standard deviation of the signal"):

@@ -5,7 +5,7 @@ import synthetic
 from conftest import one_line
 from scipy import stats
 
-from wl.validate import calibration
+from wl.validate import inference as calibration
 from wl.posterior.options import PosteriorOptions
 from wl.posterior import infer, quadrature
 from wl.scoring import score
@@ -69,19 +69,19 @@ def test_command_respects_threads_and_refuses_extremes(emulator, monkeypatch, ca
     monkeypatch.setattr(calibration, "check", check)
     try:
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-        calibration.main(["run", "--threads", "1", "--quiet"])
+        calibration.calibration_main(["run", "--threads", "1", "--quiet"])
     finally:
         numba.set_num_threads(before)
     assert used == [1] and "calibrated" in capsys.readouterr().out
     monkeypatch.setattr(calibration, "failures", lambda result: ["ranks"])
     with pytest.raises(RunError) as error:
-        calibration.main(["run", "--quiet"])
+        calibration.calibration_main(["run", "--quiet"])
     one_line(error, "not calibrated", "ranks", "--nstep")
     for option, value in (("--maps", 10), ("--maps", 10**19), ("--nstep", 10**19), ("--nstep", 3),
                           ("--sigma", 0), ("--sigma", "nan"), ("--scale", "inf"),
                           ("--threads", 0)):
         with pytest.raises((InputError, SystemExit)) as end:
-            calibration.main(["run", option, str(value)])
+            calibration.calibration_main(["run", option, str(value)])
         one_line(capsys.readouterr().err.strip() or end.value, option)
 
 

@@ -8,19 +8,19 @@ import pytest
 from conftest import one_line
 from scipy.spatial import Delaunay
 
-from wl.validate import limit as module
-from wl.validate import labelled
+from wl.validate import inference as module
+from wl.validate import spectra
 from wl.scoring import report, table
 from wl.core import hdf5
-from wl.validate.labelled import BREAK, masked_window
 from wl.core.checks import InputError
 from wl.maps.dataset import TRUTH_FILE
 from wl.simulate.fields import Grid, generator
 from wl.simulate.simulate import simulate
 from wl.simulate.plan import FIXED_NUISANCES, design
 from wl.simulate.theory import PUBLISHED, Theory
-from wl.validate.limit import (BandPowers, limit, log_likelihoods, periodic_window,
-                               sobol_nuisances)
+from wl.validate.inference import limit, log_likelihoods
+from wl.validate.spectra import (BREAK, BandPowers, masked_window, periodic_window,
+                                 sobol_nuisances)
 from wl.maps.dataset import TEST_FILE
 from wl.core.params import HOLDOUT, TEST, noise_sigma
 from wl.posterior.emulator import log_prior
@@ -39,7 +39,7 @@ def small():
 def coarse(monkeypatch):
     """Few points in the cosmology: for what does not ask how exact the theory is, a tenth of the
     time."""
-    monkeypatch.setattr(labelled, "NODES", (2, 2))
+    monkeypatch.setattr(spectra, "NODES", (2, 2))
 
 
 def correlation(grid, power):
@@ -113,8 +113,8 @@ def test_likelihood_against_every_mode_by_itself(small):
         small.draw(power, None, generator(1, r), full=True)
         + rng.normal(0, noise_sigma(), (48, 36)) for r in range(3)
     ]
-    powers.tabulate(np.array([FIXED_NUISANCES]))
-    ours = log_likelihoods(powers, theta, powers.white[None],
+    signals = powers.tabulate(np.array([FIXED_NUISANCES]))
+    ours = log_likelihoods(signals(theta) + powers.white,
                            np.stack([powers.measure(k) for k in maps]), powers.count)
     slow = np.array([[mode_by_mode(small, k, t, noise) for t in theta] for k in maps])
     difference = (ours - ours[:, :1]) - (slow - slow[:, :1])
@@ -126,10 +126,10 @@ def test_likelihood_against_every_mode_by_itself(small):
 def test_signals_are_the_theorys_to_a_few_1e4(small):
     theta = design(40)
     powers, nuisances = BandPowers(small, theta, 30.0), sobol_nuisances(8)[:, :3]
-    powers.tabulate(nuisances)
+    signals = powers.tabulate(nuisances)
     some = np.concatenate([theta[::9], [[BREAK - 1e-3, 0.8], [BREAK + 1e-3, 0.8]]])
     direct = np.array([powers.signal(t, nuisances) for t in some])
-    assert np.abs(powers.signals(some) / direct - 1.0).max() < 5e-4
+    assert np.abs(signals(some) / direct - 1.0).max() < 5e-4
     # another sky: sources move the other way
     published = BandPowers(small, theta, 30.0, sky=PUBLISHED)
     near, far = np.array([[7.8, 0.01, -0.03], [7.8, 0.01, 0.03]])
@@ -160,10 +160,10 @@ def test_narrow_posteriors_in_large_triangles(coarse, monkeypatch):
     for all fails."""
     grid, theta = Grid(np.ones((1024, 176), bool), periodic=True), design(12)
     powers, nuisances = BandPowers(grid, theta, 30.0), np.array([[*FIXED_NUISANCES, 0.0]])
-    powers.tabulate(nuisances[:, :3])
+    signals = powers.tabulate(nuisances[:, :3])
     rng = np.random.default_rng(8)
     truth = rng.dirichlet(np.ones(12), 40) @ theta
-    measured = (powers.signals(truth)[:, 0] + powers.white) * rng.chisquare(
+    measured = (signals(truth)[:, 0] + powers.white) * rng.chisquare(
         powers.count, (40, len(powers.count)))
     prior = {"flat": log_prior("flat", theta, Delaunay(theta).simplices)}
 
@@ -201,14 +201,14 @@ def from_prior():
     grid, theta, nuisances = Grid(np.ones((256, 128), bool),
                                   periodic=True), design(20), sobol_nuisances(32)
     powers = BandPowers(grid, theta, 30.0, sky=PUBLISHED)
-    powers.tabulate(nuisances[:, :3])
+    signals = powers.tabulate(nuisances[:, :3])
     triangles = Delaunay(theta).simplices
     log_density = log_prior("design", theta, triangles)
     points, weight, corners = quadrature_points(theta, triangles, 8)
     chance = (weight * np.exp(log_density[triangles] @ corners.T)).ravel()
     rng = np.random.default_rng(4)
     truth = points.reshape(-1, 2)[rng.choice(chance.size, 400, p=chance / chance.sum())]
-    expected = powers.signals(truth)[np.arange(400), rng.integers(32, size=400)] + powers.white
+    expected = signals(truth)[np.arange(400), rng.integers(32, size=400)] + powers.white
     measured = expected * rng.chisquare(powers.count, expected.shape) / powers.count
     return powers, nuisances, theta, {"design": log_density}, measured, truth
 
@@ -332,9 +332,9 @@ def test_counting_modes_behind_a_mask(masked, tmp_path, coarse):
 
 
 def test_modes_are_counted_by_the_observed_part(masked, tmp_path, monkeypatch, coarse):
-    counted, forecast = [], module._forecast
+    counted, forecast = [], spectra._forecast
     monkeypatch.setattr(
-        module, "_forecast", lambda powers, label, modes, *rest: counted.append(modes) or forecast(
+        spectra, "_forecast", lambda powers, label, modes, *rest: counted.append(modes) or forecast(
             powers, label, modes, *rest))
     limit(masked, out=tmp_path, sobol=1, order=2, quiet=True)
     mask = np.load(masked / "WIDE12H_bin2_2arcmin_mask.npy")
@@ -388,7 +388,7 @@ def test_a_score_above_the_exact_limit_is_called_a_leak():
 
 
 def test_command_line(masked, tmp_path, capsys, coarse):
-    module.main(["--data", str(masked), "--out", str(tmp_path), "--sobol", "32", "--quiet"])
+    module.limit_main(["--data", str(masked), "--out", str(tmp_path), "--sobol", "32", "--quiet"])
     out = capsys.readouterr().out
     assert "by counting modes, nuisances drawn, design prior" in out
     assert "flat prior" in out and "expected" in out
@@ -400,7 +400,7 @@ def test_command_line(masked, tmp_path, capsys, coarse):
     (["--sobol", "100"], "power of two"), (["--data", "absent"], "absent")])
 def test_faults_are_one_line(masked, options, word):
     with pytest.raises(InputError) as error:
-        module.main(["--data", str(masked), "--quiet", *options])
+        module.limit_main(["--data", str(masked), "--quiet", *options])
     one_line(error, word)
 
 
@@ -409,7 +409,7 @@ def test_faults_are_one_line(masked, options, word):
                                            (["--nuisances", "known"], "--nuisances")])
 def test_wrong_usage_is_one_line(options, word, capsys):
     with pytest.raises(SystemExit) as end:
-        module.main(["--data", "x", *options])
+        module.limit_main(["--data", "x", *options])
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and word in error

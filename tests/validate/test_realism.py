@@ -12,10 +12,9 @@ from wl.core.params import PARAMS
 from wl.maps.dataset import MASK_FILE, TEST_FILE
 from wl.simulate.fields import Field
 from wl.simulate.plan import FIXED_NUISANCES
-from wl.validate import labelled
+from wl.validate import spectra
 from wl.validate import realism as module
-from wl.validate.labelled import goodness, join
-from wl.validate.realism import Comparison, minkowski, read_maps, table
+from wl.validate.realism import Comparison, goodness, join, minkowski, read_maps, table
 
 LABEL = (0.3, 0.8, *FIXED_NUISANCES)
 
@@ -24,7 +23,7 @@ LABEL = (0.3, 0.8, *FIXED_NUISANCES)
 def fewer():
     """Fewer points of the cosmology and maps for the fit's covariance: a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelled, "NODES", (4, 3))
+        patch.setattr(spectra, "NODES", (4, 3))
         patch.setattr(module, "N_FIRST", 40)
         yield
 
@@ -231,7 +230,7 @@ def test_command(tmp_path, small, capsys):
     np.save(tmp_path / "map.npy", np.array(list(small.simulate(LABEL, 0.0, 2, 1))))
     options = ["--map", str(tmp_path / "map.npy"), "--mask", str(tmp_path / "mask.npy"),
                "--maps", "30", "--row", "all", "--quiet"]
-    module.main(options)
+    module.realism_main(options)
     out = capsys.readouterr().out
     for word in ("row 1, best fit", *PARAMS, "spectrum, ell 100-4100", "one-point PDF at 2",
                  "peak counts at 2", "minima counts at 8", "Euler characteristic, 4", "8 arcmin",

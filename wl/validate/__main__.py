@@ -5,24 +5,27 @@ import sys
 from ..core import cli
 from ..core.checks import InputError
 
-COMMANDS = {"limit": "the information limit of a simulated set: no method can beat it but by luck",
-            "realism": "real noisy maps beside simulated ones at their best fits",
-            "calibration": "ranks and coverage of a run's posteriors on summaries drawn from its "
-            "own emulator"}
+COMMANDS = {"limit": ("inference", "the information limit of a simulated set: no method can beat "
+                      "it but by luck"),
+            "realism": ("realism", "real noisy maps beside simulated ones at their best fits"),
+            "calibration": ("inference", "ranks and coverage of a run's posteriors on summaries "
+                            "drawn from its own emulator")}
 
 
 def main() -> None:
     """Hand the rest of the command line to the command that its first word names."""
     name, rest = (sys.argv[1] if len(sys.argv) > 1 else None), sys.argv[2:]
     if name in ("-h", "--help"):
-        lines = "\n".join(f"  {command:12} {text}" for command, text in COMMANDS.items())
+        lines = "\n".join(f"  {command:12} {text}" for command, (_, text) in COMMANDS.items())
         print("usage: python -m wl.validate COMMAND [options]; COMMAND --help explains its options"
               f"\n\n{lines}")
     elif name not in COMMANDS:
         raise InputError(f"expected one of {', '.join(COMMANDS)}, got {name or 'nothing'}; see "
                          "python -m wl.validate --help")
     else:
-        importlib.import_module(f".{name}", __package__).main(rest)
+        module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
+        getattr(module, f"{name}_main")(rest)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)

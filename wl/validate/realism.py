@@ -4,15 +4,16 @@
     python -m wl.validate realism --spectra kit_spectra.npz --mask mask.npy
 
 Finds the cosmology and nuisances whose spectrum fits a noisy map best, and the white scatter beyond
-the shape noise that its highest multipoles ask for, simulates maps there, and prints for each
-statistic chi2 against their mean and covariance and the p-value of it: small ones are where
-simulated maps are not like the real one. With --spectra, noisy spectra of maps whose truth is known
-take the place of the map (labelled.py): their mean signals, responses to nuisances and scatter.
+the shape noise that its highest multipoles ask for, simulates maps there, and prints chi2 of each
+statistic against their mean and covariance, and its p-value. With --spectra, noisy spectra of maps
+with truth take the map's place: mean signals, responses d ln P / d nuisance by regression on the
+realisations, scatter of log10 P between them.
 """
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+from scipy import stats
 from scipy.optimize import minimize
 
 from ..core import cli, seeds
@@ -21,18 +22,19 @@ from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, 
 from ..core.progress import Progress
 from ..maps import dataset
 from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, Grid
-from ..simulate.plan import FIELDS
 from ..simulate.halo_sky import draw_maps
-from ..simulate.plan import FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design, procedural_mask
+from ..simulate.plan import (FIELDS, FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design,
+                             procedural_mask)
 from ..simulate.theory import Theory, lagrange_weights
 from ..summaries.handmade import Shapes, Spectrum
-from . import labelled
-from .labelled import CosmologyTable, goodness, masked_window
+from . import spectra
+from .spectra import CosmologyTable, Survey, masked_window, read_spectra
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
 SCALES = (0.0, 2.0, 4.0, 8.0)                # arcmin; single pixels have moments alone
 MIN_PIXELS = 10_000                          # whose histograms have a covariance
+MIN_COUNT = 5.0                              # expected in a bin; emptier bins join their neighbour
 N_FIRST = 200                                # maps that give the fit its covariance
 THRESHOLDS = np.linspace(-2.0, 3.5, 12)      # of Minkowski functionals, in units of Shapes.unit
 TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
@@ -44,14 +46,11 @@ TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
 
 
 def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Minkowski functionals of the pixels above thresholds: float64 (3, thresholds).
+    """Minkowski functionals of the valid pixels above thresholds, ascending: (3, thresholds).
 
-    field: (rows, columns); valid: bool (rows, columns), the others count as below
-    thresholds: ascending
     Returns the area in pixels, the length of the border in sides of pixels, and the Euler
     characteristic (parts less holes) where pixels touch by their sides. Mantz, Jacobs & Mecke 2008,
-    J. Stat. Mech. P12015: sums over pixels, pairs and squares of four, each above where its lowest
-    pixel is.
+    J. Stat. Mech. P12015: sums over pixels, pairs, squares, each above where its lowest pixel is.
     """
     one = np.where(valid, field, -np.inf)
     down, right = np.minimum(one[1:], one[:-1]), np.minimum(one[:, 1:], one[:, :-1])
@@ -65,32 +64,27 @@ def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> n
 
 
 class Comparison:
-    """The statistics of a survey's maps and what the theory expects of them.
+    """The statistics of a survey's maps, and what the theory expects of their spectra.
 
-    mask: bool (rows, columns); n_gal: source galaxies per square arcminute
-    field: of the simulated maps. Raises InputError.
+    mask, n_gal, field: bool (rows, columns); noise level; of simulated maps. Raises InputError.
     """
 
     def __init__(self, mask: np.ndarray, n_gal: float = N_GAL, field: Field = Field()):
-        self.mask, self.n_gal, self.field = mask, n_gal, field
-        self.grid = Grid(mask)
-        self.spectrum = Spectrum(mask.shape, mask.sum(), N_BIN, *ELL_RANGE)
-        self.beyond = Spectrum(mask.shape, mask.sum(), N_WHITE, *WHITE_RANGE)
+        self.mask, self.n_gal, self.field, self.grid = mask, n_gal, field, Grid(mask)
+        self.both = [Spectrum(mask.shape, mask.sum(), n, *span)
+                     for n, span in ((N_BIN, ELL_RANGE), (N_WHITE, WHITE_RANGE))]
         self.shapes = Shapes(mask, SCALES, n_gal=n_gal)
         self.pixels = self.shapes.valid.sum(axis=(1, 2))
         if self.pixels.min() < MIN_PIXELS:
             raise InputError(f"--mask: expected a survey with {MIN_PIXELS} pixels to smooth to 8 "
                              f"arcmin, got {self.pixels.min()}; its histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
-        window = np.concatenate([masked_window(self.grid, mask, s)
-                                 for s in (self.spectrum, self.beyond)])
+        window = np.concatenate([masked_window(self.grid, mask, s) for s in self.both])
         self.nodes = Theory(0.3, 0.8, field.sky).table(self.grid.ell).nodes
         self.table = CosmologyTable(
             *zip(OMEGA_M_RANGE, S_8_RANGE),
             lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
-        self.area = self.grid.pixel**2
-        theta = design(101)
-        self.centre, self.spread = theta.mean(axis=0), np.cov(theta.T)
+        self.centre, self.spread = design(101).mean(axis=0), np.cov(design(101).T)
 
     def frame(self, kappa: np.ndarray) -> np.ndarray:
         """Pixels (n_observed,) as float32 (rows, columns), zero where nothing is observed."""
@@ -98,26 +92,26 @@ class Comparison:
         frame[self.mask] = kappa
         return frame
 
+    def spectra(self, kappa: np.ndarray) -> list[np.ndarray]:
+        """Binned spectra of a map (n_observed,) in ELL_RANGE and in WHITE_RANGE."""
+        return [10.0**spectrum(self.frame(kappa)[None])[0] for spectrum in self.both]
+
     def statistics(self, kappa: np.ndarray) -> dict:
         """Of one noisy map (n_observed,): each name of TITLES, those with a scale as "pdf 2"."""
         frame = self.frame(kappa)
         moments, pdf, peaks = (part[0] for part in self.shapes.describe(frame[None]))
-        minima = self.shapes.describe(-frame[None])[2][0]
+        minima, smoothed = self.shapes.describe(-frame[None])[2][0], self.shapes.smooth(frame)
         two, three, four = moments.T
-        out = {"spectrum": 10.0**self.spectrum(frame[None])[0],
-               "beyond": 10.0**self.beyond(frame[None])[0],
-               "third": three, "fourth": four - 3.0 * two**2}
-        smoothed = self.shapes.smooth(frame)
+        out = dict(zip(TITLES, (*self.spectra(kappa), three, four - 3.0 * two**2)))
         for i, scale in list(enumerate(SCALES))[1:]:
             levels = THRESHOLDS * self.shapes.unit[i]
-            area, length, euler = minkowski(smoothed[i], self.shapes.valid[i], levels)
-            found = {"pdf": pdf[i] * self.pixels[i], "peaks": peaks[i], "minima": minima[i],
-                     "area": area, "length": length, "euler": euler}
-            out.update({f"{name} {scale:g}": value for name, value in found.items()})
+            found = (pdf[i] * self.pixels[i], peaks[i], minima[i],
+                     *minkowski(smoothed[i], self.shapes.valid[i], levels))
+            out.update((f"{name} {scale:g}", v) for name, v in zip(list(TITLES)[4:], found))
         return out
 
     def expected(self, labels: np.ndarray) -> np.ndarray:
-        """Binned spectra of noiseless maps at labels (n, 5), spectrum's and beyond's: (n, bins)."""
+        """Binned spectra of noiseless maps at labels (n, 5), both in a row: (n, bins)."""
         values = self.table(labels[:, :2]).reshape(len(labels), *map(len, self.nodes), -1)
         weights = [lagrange_weights(nodes, labels[:, i]) for nodes, i in zip(self.nodes, (4, 2, 3))]
         return np.einsum("na,nb,nc,nabck->nk", *weights, values, optimize=True)
@@ -126,23 +120,22 @@ class Comparison:
         """Cosmology, nuisances and white scatter that fit a map's spectrum best.
 
         found: statistics()
-        covariance: of both spectra, or None for that of a Gaussian sky with as many modes as the
-            observed part of the frame has
+        covariance: of both spectra, or None for a Gaussian sky's with the observed part's modes
         The priors of the nuisances count, and as the spectrum alone leaves Omega_m open by 0.1, so
         do mean and covariance of the design. Returns label (5,), scatter (variance per pixel, 0 or
         more), chi2 with the priors'.
         """
-        real, n = np.concatenate([found["spectrum"], found["beyond"]]), self.spectrum.width
-        white = noise_sigma(self.n_gal)**2 * self.area
-        modes = np.concatenate([s.count[s.used] for s in (self.spectrum, self.beyond)])
-        modes = modes * self.mask.mean()
+        real, n = np.concatenate([found["spectrum"], found["beyond"]]), self.both[0].width
+        area = self.grid.pixel**2
+        white = noise_sigma(self.n_gal)**2 * area
+        modes = np.concatenate([s.count[s.used] for s in self.both]) * self.mask.mean()
 
         def levels(labels):
             level = self.expected(labels) + white
             weight = modes[n:] / level[:, n:]**2
             excess = np.sum(weight * (real[n:] - level[:, n:]), axis=1, keepdims=True)
-            scatter = np.maximum(0.0, excess / weight.sum(axis=1, keepdims=True) / self.area)
-            return level + self.area * scatter, scatter
+            scatter = np.maximum(0.0, excess / weight.sum(axis=1, keepdims=True) / area)
+            return level + area * scatter, scatter
 
         def chi2(labels):
             level, _ = levels(labels)
@@ -176,16 +169,13 @@ class Comparison:
 
     def compare(self, kappa: np.ndarray, n: int = 200, seed: int = 1,
                 progress: Progress | None = None) -> dict:
-        """Compare a real noisy map with n simulated ones at its best-fitting cosmology.
+        """Compare a real noisy map (n_observed,) with n simulated ones at its best fit.
 
-        kappa: (n_observed,)
-        Returns a dict: label (5,), scatter, n; tests, for each of statistics() what goodness()
-        gives.
+        Returns a dict: label (5,), scatter, n; tests, of each of statistics() what goodness() gives
         """
         found = self.statistics(kappa)
         label, scatter, _ = self.fit(found)
-        first = [np.concatenate([10.0**spectrum(self.frame(k)[None])[0]
-                                 for spectrum in (self.spectrum, self.beyond)])
+        first = [np.concatenate(self.spectra(k))
                  for k in self.simulate(label, scatter, N_FIRST, seed + 1)]
         label, scatter, _ = self.fit(found, np.cov(np.array(first).T))
         parts = [self.statistics(k) for k in self.simulate(label, scatter, n, seed, progress)]
@@ -196,6 +186,54 @@ class Comparison:
         return {"label": label, "scatter": scatter, "n": n, "tests": tests}
 
 
+def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: bool = False,
+             ranked: bool = False) -> dict:
+    """chi2 of a real map's numbers against n simulated ones, as of one more map about their mean.
+
+    real, drawn: (bins,); (n, bins)
+    counts: bins with fewer than MIN_COUNT expected join their neighbour nearer to the fullest
+    total: they add up to a constant, so that the last bin says nothing new
+    ranked: p_value is the share of all n + 1 maps that lie as far from the mean of all as the real
+        one: exact for moments, whose tails are heavy (Hotelling's is below 0.01 in 3 to 7 % of maps
+        from the simulations themselves)
+    Returns a dict: real, mean, sd (bins,); bins; chi2 with the factor of Hartlap et al. 2007, A&A
+    464, 399; p_value of Hotelling's T^2. Raises InputError for too few maps.
+    """
+    n, mean, sd = len(drawn), drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
+    group = join(mean) if counts else np.arange(len(mean))
+    a, b = (np.add.reduceat(v, np.unique(group, return_index=True)[1], axis=-1)
+            for v in (real, drawn))
+    if total:
+        a, b = a[:-1], b[:, :-1]
+    d = len(a)
+    if n < d + 3:
+        raise InputError(f"--maps: expected at least {d + 3} for {d} bins, got {n}; give more")
+    unit = b.std(axis=0)                 # moments of 1e-8 and areas of 1e5 pixels alike
+    rest = (a - b.mean(axis=0)) / unit
+    t2 = rest @ np.linalg.solve(np.cov((b / unit).T), rest) / (1.0 + 1.0 / n)
+    p_value = stats.f.sf(t2 * (n - d) / (d * (n - 1)), d, n - d)
+    if ranked:
+        all_maps = np.vstack([a, b]) / unit
+        off = all_maps - all_maps.mean(axis=0)
+        far = np.einsum("nd,nd->n", off, np.linalg.solve(np.cov(off.T), off.T).T)
+        p_value = np.mean(far >= far[0])
+    return {"real": real, "mean": mean, "sd": sd, "bins": d,
+            "chi2": float(t2 * (n - d - 2) / (n - 1)), "p_value": float(p_value)}
+
+
+def join(mean: np.ndarray) -> np.ndarray:
+    """Number of the group of each bin, ascending: tails joined until each expects MIN_COUNT."""
+    top, group = int(np.argmax(mean)), np.arange(len(mean))
+    for order, step in ((range(top), 1), (range(len(mean) - 1, top, -1), -1)):
+        held = 0.0
+        for i in order:
+            held += mean[i]
+            if held < MIN_COUNT:
+                group[group == group[i]] = group[i + step]
+            held *= held < MIN_COUNT
+    return np.unique(group, return_inverse=True)[1]
+
+
 def table(results: dict[int, dict]) -> str:
     """Comparisons as aligned text, a column each; results: row of the file -> compare()'s."""
     lines = [f"row {row}, best fit: "
@@ -204,11 +242,10 @@ def table(results: dict[int, dict]) -> str:
              for row, one in results.items()]
     lines += ["", f"{'chi2 / bins, p-value':36s}" + "".join(f"{f'row {r}':>20s}" for r in results)]
     tests = [one["tests"] for one in results.values()]
-    for kind, title in TITLES.items():
-        for name in (n for n in tests[0] if n.partition(" ")[0] == kind):
-            cells = (f"{t[name]['chi2']:10.1f}/{t[name]['bins']:2d} {t[name]['p_value']:6.3f}"
-                     for t in tests)
-            lines.append(f"{title.format(name.partition(' ')[2]):36s}" + "".join(cells))
+    for name in sorted(tests[0], key=lambda n: list(TITLES).index(n.partition(" ")[0])):
+        kind, _, scale = name.partition(" ")
+        lines.append(f"{TITLES[kind].format(scale):36s}" + "".join(
+            "{chi2:10.1f}/{bins:2d} {p_value:6.3f}".format(**t[name]) for t in tests))
     lines += ["", f"{'simulated / real, +- scatter':36s}" + "".join(
         f"{f'{scale:g} arcmin':>16s}" for scale in SCALES)]
     for kind, title in (("third", "third moment"), ("fourth", "fourth cumulant")):
@@ -222,16 +259,33 @@ def table(results: dict[int, dict]) -> str:
     return "\n".join(lines)
 
 
+def _print_spectra(args, field, n, n_gal):
+    mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
+    label = None if args.label is None else dataset.read_label(args.label)
+    real = read_spectra(args.spectra, mask, label, n_gal)
+    survey, number = Survey(mask, real.edges, n_gal), real.power[..., 0].size
+    repeats = -(-n // number)
+    progress = Progress(repeats * number, "realism", args.quiet)
+    drawn = spectra.simulate(survey, real.label, field, repeats, args.seed, progress)
+    progress.close()
+    print(f"{args.spectra}: " + "{} cosmologies, {} realisations; ".format(*real.label.shape)
+          + f"{repeats} simulated maps of each")
+    found = spectra.compare(real, survey.expected(real.label, field), drawn)
+    print(spectra.table(found, real.label))
+    if label is not None:
+        print("standard deviation of the signal in a pixel over all labels: "
+              f"{survey.rms(label, field):.5f}")
+
+
 def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]:
     """Noisy maps of a file by row, {row: float32 (n_observed,)}, and their mask.
 
-    rows: a number, or "all"
-    mask: file, or None for the one beside the maps, else a formula's. Raises InputError.
+    rows, mask: a number, or "all"; file, or None for the one beside the maps, else a formula's
+    Raises InputError.
     """
     path = pathlib.Path(path)
-    beside = path.parent / dataset.MASK_FILE if mask is None else mask
-    found = mask is not None or beside.is_file()
-    observed = dataset.read_mask(beside) if found else procedural_mask()
+    beside = pathlib.Path(mask or path.parent / dataset.MASK_FILE)
+    observed = dataset.read_mask(beside) if mask or beside.is_file() else procedural_mask()
     kappa = dataset.load_npy(path, mmap=True)
     kappa = array(path, kappa if kappa.ndim > 1 else kappa[None], (None, int(observed.sum())), "f",
                   finite=False, advice="the observed pixels of the mask, give --mask")
@@ -241,7 +295,7 @@ def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]
             for row in (range(len(kappa)) if rows == "all" else [int(rows)])}, observed
 
 
-def parser() -> cli.Parser:
+def realism_parser() -> cli.Parser:
     """The options of python -m wl.validate realism."""
     parser = cli.Parser(prog="python -m wl.validate realism", description=__doc__)
     add = parser.add_argument
@@ -256,28 +310,21 @@ def parser() -> cli.Parser:
     add("--maps", type=int, default=200, metavar="N", help="maps to simulate for each (with "
         "--spectra at least one per spectrum)")
     add("--field", default="lognormal", choices=FIELDS, help="of the simulated maps")
-    for flag, default, text in (("--gaussian-share", GAUSSIAN_SHARE, "as in wl.simulate"),
-                                ("--lambda-factor", LAMBDA_FACTOR, "as in wl.simulate"),
-                                ("--n-gal", N_GAL, "source galaxies per square arcminute")):
-        add(flag, type=float, default=default, metavar="X", help=text)
+    for name, default in (("gaussian-share", GAUSSIAN_SHARE), ("lambda-factor", LAMBDA_FACTOR),
+                          ("n-gal", N_GAL)):
+        add(f"--{name}", type=float, default=default, metavar="X", help="as in wl.simulate")
     return cli.add_common(parser, threads=False)
 
 
-def main(argv: list | None = None) -> None:
+def realism_main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate realism."""
-    args = cli.parse(parser(), argv)
+    args = cli.parse(realism_parser(), argv)
     field = Field(args.field, within("--gaussian-share", args.gaussian_share, 0.0, 0.9),
                   lambda_factor=within("--lambda-factor", args.lambda_factor, 0.3, 100.0))
     n = within("--maps", args.maps, 1, 10**6, integer=True)
     n_gal = within("--n-gal", args.n_gal, 0.01, 1e6)
     if args.spectra:
-        mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
-        label = None if args.label is None else dataset.read_label(args.label)
-        real = labelled.read_spectra(args.spectra, mask, label, n_gal)
-        survey = labelled.Survey(mask, real.edges, n_gal)
-        print(f"{args.spectra}: "
-              + labelled.report(real, survey, label, field, n, args.seed, args.quiet))
-        return
+        return _print_spectra(args, field, n, n_gal)
     maps, mask = read_maps(args.map, args.row, args.mask)
     comparison = Comparison(mask, n_gal, field)
     progress = Progress(n * len(maps), "realism", args.quiet)

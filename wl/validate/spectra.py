@@ -1,0 +1,383 @@
+"""What the theory expects of binned spectra, without drawing a map: linear maps of C_ell.
+
+    survey = Survey(mask, edges)                       # behind a mask, as the starting kit measures
+    signal = survey.expected(label, field)
+    powers = BandPowers(grid, theta, n_gal)            # of a whole periodic grid
+    drawn = simulate(survey, label, field, repeats=6)  # to compare with
+"""
+import zipfile
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import scipy.fft
+from scipy import stats
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from ..core import seeds
+from ..core.checks import InputError, array
+from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, N_GAL, NUISANCES, T_AGN_RANGE, TEST,
+                           noise_sigma)
+from ..core.progress import Progress
+from ..maps.dataset import MapSet, read_truth
+from ..simulate.fields import ARCMIN, Field, Grid, generator, mirror_weights
+from ..simulate.halo_sky import draw_maps
+from ..simulate.plan import FIXED_NUISANCES
+from ..simulate.theory import Sky, Theory, chebyshev_nodes, lagrange_weights
+from ..summaries.handmade import Spectrum
+
+NODES = (7, 6)      # Chebyshev points in ln Omega_m (on either side of BREAK) and in S_8
+BREAK = 0.23        # Omega_m where the panels meet: where PUBLISHED caps its baryon fraction at 0.2
+FORECAST = 1000     # maps other than the test maps
+N_BIN = 48          # of |ell|, logarithmic: with 96 scores move by less than 0.005
+UNITS = (1.0, 0.0133, 0.022)     # of responses: 1 dex of T_AGN, half of f_0's range, Delta_z sigma
+TOLERANCE, SCATTER_TOLERANCE = 0.05, 0.15    # of a mean signal, beyond its statistical error
+RESPONSE_BINS = slice(3, 8)      # bins 4-8: sample variance hides those below, noise those above
+SCATTER_BINS = slice(3, 9)
+SIGNAL_FLOOR = 1e-3              # of the noise: a signal that noise turns negative has no logarithm
+VERDICTS = {"means": f"signals within {TOLERANCE:.0%} plus their error",
+            "signs": "signs of the responses, bins 4-8",
+            "responses": "responses within 2 errors, bins 4-8",
+            "scatters": f"scatter within {SCATTER_TOLERANCE:.0%}, bins 4-9"}
+
+Spectra = namedtuple("Spectra", "power label edges noise")
+Spectra.__doc__ = """Noisy spectra with their truth.
+
+power: (n_cosmology, n_realisation, n_bin) steradian; label: (n_cosmology, n_realisation, 5); edges:
+(n_bin + 1,) multipoles; noise: mean power of the shape noise."""
+
+
+def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """What Spectrum measures of a masked map on average: (bins used, n), times C_ell at grid.ell.
+
+    mask: bool (rows, columns), that of the grid and of the spectrum's frame
+    The mean of |F(l)|^2 is a sum over separations of correlation function times the mask's own
+    correlation (Hivon et al. 2002, ApJ 567, 2, in flat sky and without an average over angles):
+    exact for maps of this grid, pixel window and aliases included.
+    """
+    rows, columns = mask.shape
+    size, cells = (2 * rows, 2 * columns), grid.rows * grid.columns
+    pairs = scipy.fft.irfft2(np.abs(scipy.fft.rfft2(mask.astype(float), s=size))**2, s=size)
+    # separation of each cell: 0 ... n - 1, then -n ... -1; modulo frame and grid
+    lag_y, lag_x = (np.r_[0:n, -n:0] for n in (rows, columns))
+    place = np.add.outer((lag_y % grid.rows) * grid.columns, lag_x % grid.columns).ravel()
+    scale = grid.pixel**2 / mask.sum() / (cells * grid.pixel**2)
+    kernel = np.empty((len(spectrum.used), grid.quarter[0] * grid.quarter[1]))
+    for i, b in enumerate(spectrum.used):
+        chosen = (spectrum.bin == b).reshape(rows, -1)
+        waves = scipy.fft.irfft2(chosen.astype(float), s=(rows, columns)) * rows * columns
+        at = (pairs * waves[np.ix_(lag_y % rows, lag_x % columns)]).ravel()
+        modes = scipy.fft.rfft2(np.bincount(place, at, cells).reshape(grid.shape)).real
+        modes[1:] = 0.5 * (modes[1:] + modes[:0:-1])               # fold the two halves of the rows
+        folded = modes[:grid.quarter[0]] * np.outer(*map(mirror_weights, grid.quarter))
+        kernel[i] = folded.ravel() * scale / spectrum.count[b]
+    images = grid.image_matrix()
+    return np.stack([k @ images for k in kernel.astype(np.float32)]).astype(float)
+
+
+class CosmologyTable:
+    """Positive numbers as a function of the cosmology, their logarithm by Chebyshev interpolation.
+
+    low, high: (2,) Omega_m and S_8 of the box
+    function: (omega_m, s_8) -> (k,) numbers; spectra of the challenge's region come out to 2e-4
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, function: Callable):
+        edges = [low[0], *([BREAK] if low[0] < BREAK < high[0] else []), high[0]]
+        self.s_8 = chebyshev_nodes(low[1], high[1], NODES[1])
+        self.panels = []
+        for left, right in zip(edges[:-1], edges[1:]):
+            ln_om = chebyshev_nodes(np.log(left), np.log(right), NODES[0])
+            values = [np.ravel(function(np.exp(x), s)) for x in ln_om for s in self.s_8]
+            self.panels.append((right, ln_om, np.log(values)))
+
+    def __call__(self, theta: np.ndarray) -> np.ndarray:
+        """At theta (n, 2) inside the box: float64 (n, k)."""
+        out = np.empty((len(theta), self.panels[0][2].shape[1]))
+        panel = np.searchsorted([right for right, *_ in self.panels[:-1]], theta[:, 0])
+        for i, (_, ln_om, values) in enumerate(self.panels):
+            part = theta[panel == i]
+            weight = np.einsum("na,nb->nab", lagrange_weights(ln_om, np.log(part[:, 0])),
+                               lagrange_weights(self.s_8, part[:, 1]))
+            out[panel == i] = np.exp(weight.reshape(-1, len(values)) @ values)
+        return out
+
+
+def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise: float) -> tuple:
+    """Bins of |ell| of the whole periodic grid, each mode divided by its fiducial power.
+
+    edges: (n_bin + 1,) of |ell|
+    c_fiducial, noise: (n,) steradian at grid.ell; white power in steradian
+    window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin, one where c is the
+    fiducial spectrum: bins need not be narrow. Returns window (n_bin, n), white (n_bin,), count
+    (n_bin,) of modes in the whole plane (conjugates both counted), which (quarter) int, a cell's
+    bin or -1, and weight (quarter), times in the plane / fiducial power.
+    """
+    images, n_bin = grid.image_matrix(), len(edges) - 1
+    ell = np.hypot.outer(grid.ell_y, grid.ell_x)
+    times = np.outer(*map(mirror_weights, grid.quarter))
+    which = np.digitize(ell, edges) - 1
+    which[(which == n_bin) | (ell == 0.0)] = -1
+    weight = times / ((images @ c_fiducial.astype(np.float32)).reshape(grid.quarter) + noise)
+    flat = which.ravel()
+    count, white = (np.bincount(flat[flat >= 0], v.ravel()[flat >= 0], n_bin)
+                    for v in (times, weight))
+    white *= noise / np.maximum(count, 1.0)
+    window = np.zeros((n_bin, len(grid.ell)))
+    for b in np.flatnonzero(count):
+        window[b] = weight.ravel()[flat == b] @ images[flat == b].astype(float) / count[b]
+    return window, white, count, which, weight
+
+
+def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
+    """n points of the priors (n, 4): log10 T_AGN, f_0, Delta_z, variance of white scatter."""
+    u = (qmc.Sobol(4, scramble=False).random(n) + 0.5 / n).T        # the middle of each cell
+    flat = [low + (high - low) * v for (low, high), v in zip((T_AGN_RANGE, F_0_RANGE), u)]
+    return np.column_stack([*flat, DELTA_Z_SIGMA * ndtri(u[2]), pixel_scatter * u[3]])
+
+
+class BandPowers:
+    """Expected power in bins of |ell|, in units of a fiducial one, for cosmologies near a design.
+
+    theta, n_gal: (n, 2) design; galaxies per square arcminute
+    count: modes per bin in the whole plane; white: the noise's part, of periodic_window()
+    """
+
+    def __init__(self, grid: Grid, theta: np.ndarray, n_gal: float, n_bin: int = N_BIN,
+                 sky: Sky = Sky()):
+        self.grid, self.sky = grid, sky
+        highest = np.hypot(grid.ell_y[-1], grid.ell_x[-1])
+        edges = np.geomspace(0.999 * min(grid.ell_y[1], grid.ell_x[1]), 1.001 * highest, n_bin + 1)
+        noise = noise_sigma(n_gal, grid.pixel / ARCMIN)**2 * grid.pixel**2
+        centre = Theory(*theta.mean(axis=0), sky).c_ell(grid.ell, 0.0, *FIXED_NUISANCES[:2])
+        window, white, count, which, self.weight = periodic_window(grid, edges, centre, noise)
+        used = np.flatnonzero(count)
+        self.window, self.white, self.count = window[used], white[used], count[used]
+        self.per_variance = self.white / noise * grid.pixel**2  # of scatter with a variance of one
+        self.cell = np.where(which < 0, len(used), np.searchsorted(used, which)).ravel()
+        self.low, self.high = theta.min(axis=0), theta.max(axis=0)
+
+    def measure(self, kappa: np.ndarray) -> np.ndarray:
+        """Mean power of the bins in one map (rows, columns), all of the grid: float64 (n_bin,)."""
+        modes = scipy.fft.rfft2(kappa, workers=1)
+        power = modes.real.astype(float)**2 + modes.imag.astype(float)**2
+        power[1:] = 0.5 * (power[1:] + power[:0:-1])                # rows mirror one another
+        power = power[:self.grid.quarter[0]] * self.weight * (self.grid.pixel**2 / kappa.size)
+        return np.bincount(self.cell, power.ravel(), len(self.count) + 1)[:-1] / self.count
+
+    def signal(self, theta: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
+        """Without noise, at one cosmology: (m, n_bin) for nuisances (m, 3)."""
+        return Theory(*theta, self.sky).table(self.grid.ell)(*nuisances.T) @ self.window.T
+
+    def tabulate(self, nuisances: np.ndarray) -> Callable:
+        """theta (n, 2) -> signals without noise at nuisances (m, 3): float64 (n, m, n_bin)."""
+        table = CosmologyTable(self.low, self.high, lambda *theta: self.signal(theta, nuisances))
+        return lambda theta: table(theta).reshape(len(theta), len(nuisances), len(self.count))
+
+
+def measured_powers(powers: BandPowers, data: MapSet) -> tuple:
+    """Band powers of a set's noisy test maps, each map a whole grid.
+
+    Returns the maps' split, cosmology and realisation (n,); powers (n, n_bin); modes (n_bin,).
+    """
+    where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
+    maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
+            for i, kappa in enumerate(data.noisy_test))
+    return where, np.stack([powers.measure(k.reshape(data.mask.shape)) for k in maps]), powers.count
+
+
+def forecast_powers(powers: BandPowers, data: MapSet, scatter: float, seed: int) -> tuple:
+    """As measured_powers(), of Gaussian skies with the modes of the observed part of the grid.
+
+    Of the test maps whose truth is known, and of FORECAST others, which a pipeline may hold out:
+    drawn at their labels, chi-squared numbers of modes.
+    """
+    row = generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)
+    row = np.sort(row[:FORECAST])
+    cosmology, realisation = np.divmod(row, data.n_realisation)
+    tests = read_truth(data.folder) if data.has_truth and data.n_test else np.empty((0, 5))
+    n, label = len(tests), np.concatenate([tests, data.label[cosmology, realisation]])
+    where = (np.repeat([TEST, HOLDOUT], [n, len(row)]), np.r_[np.full(n, -1), cosmology],
+             np.r_[np.arange(n), realisation])
+    modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
+    return where, _forecast(powers, label, modes, scatter, seed), modes
+
+
+def _forecast(powers, label, modes, scatter, seed):
+    rng, expected = generator(seed, seeds.FORECAST, 1), np.empty((len(label), len(modes)))
+    for theta in np.unique(label[:, :2], axis=0):
+        rows = (label[:, :2] == theta).all(axis=1)
+        expected[rows] = powers.signal(theta, label[rows, 2:])
+    expected += powers.white + scatter * rng.random((len(label), 1)) * powers.per_variance
+    return expected * rng.chisquare(modes, expected.shape) / modes
+
+
+class Survey:
+    """A mask, its grid and its spectrum's bins, with values as the starting kit has them.
+
+    They are |F|^2 of the zero-filled frame, mean over the modes of a bin, times pixel area over the
+    number of pixels of the frame.
+    mask, n_gal: bool (rows, columns); galaxies per square arcminute
+    edges: (n_bin + 1,) multipoles, evenly spaced in their logarithm
+    norm: what turns Spectrum's values into the kit's; noise: mean noise power
+    """
+
+    def __init__(self, mask: np.ndarray, edges: np.ndarray, n_gal: float = N_GAL):
+        self.mask, self.sigma, self.grid = mask, noise_sigma(n_gal), Grid(mask)
+        self.spectrum = Spectrum(mask.shape, mask.sum(), len(edges) - 1, edges[0], edges[-1])
+        even = np.allclose(self.spectrum.edges, edges, rtol=1e-6)
+        if not even or self.spectrum.width != len(edges) - 1:
+            raise InputError("ell_edges: expected multipoles evenly spaced in their logarithm, all "
+                             "with modes on the frame of the mask; check --spectra and --mask")
+        self.norm, self.window = float(mask.mean()), None
+        self.noise = self.sigma**2 * self.grid.pixel**2 * self.norm
+
+    def expected(self, label: np.ndarray, field: Field) -> np.ndarray:
+        """Mean signal of each map, of label's shape (n_cosmology, n_realisation, 5) but n_bin."""
+        if self.window is None:
+            self.window = masked_window(self.grid, self.mask, self.spectrum)
+        white = 0.5 * field.pixel_scatter * self.grid.pixel**2
+        return np.stack([(c_ell @ self.window.T + white) * self.norm
+                         for c_ell in self._tables(label, field)])
+
+    def _tables(self, label, field) -> Iterator:
+        """C_ell (n_realisation, n) of one cosmology after the other."""
+        return (Theory(*one[0, :2], field.sky).table(self.grid.ell)(*one[:, 2:].T) for one in label)
+
+    def rms(self, label: np.ndarray, field: Field) -> float:
+        """In-mask standard deviation of all noiseless maps at label, as expected()."""
+        mean = np.stack([c_ell.mean(axis=0) for c_ell in self._tables(label, field)])
+        variance = [self.grid.variance(power) for power in self.grid.pixel_power(mean)]
+        return float(np.sqrt(np.mean(variance) + 0.5 * field.pixel_scatter))
+
+
+def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
+                 n_gal: float = N_GAL) -> Spectra:
+    """Read an .npz with power, ell_edges and, unless label is given, label.
+
+    mask: bool (rows, columns) behind which they were measured
+    label: (any, any, 5), of which the first cosmologies and realisations are the spectra's
+    Raises InputError.
+    """
+    try:
+        with np.load(path) as file:
+            found = {name: file[name] for name in ("power", "ell_edges", "label") if name in file}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        found = {}
+    if not {"power", "ell_edges"} <= set(found):
+        raise InputError(f"{path}: expected an .npz file with arrays power and ell_edges, got "
+                         f"{', '.join(found) or 'none'}; check --spectra")
+    power = array(f"{path}: power", found["power"], (None, None, None), "f").astype(float)
+    edges = array(f"{path}: ell_edges", found["ell_edges"], (power.shape[2] + 1,), "f")
+    if label is None and "label" not in found:
+        raise InputError(f"{path}: expected an array label; give the labels by --label")
+    label = found["label"] if label is None else label[:power.shape[0], :power.shape[1]]
+    label = array(f"{path}: label", label, (*power.shape[:2], 5), "f").astype(float)
+    if power.shape[1] < len(NUISANCES) + 3:
+        raise InputError(f"{path}: expected at least {len(NUISANCES) + 3} realisations of a "
+                         f"cosmology to regress on the nuisances, got {power.shape[1]}; give more")
+    edges = edges.astype(float)
+    return Spectra(power, label, edges, Survey(mask, edges, n_gal).noise)
+
+
+def simulate(survey: Survey, label: np.ndarray, field: Field, repeats: int = 4, seed: int = 1,
+             progress: Progress | None = None) -> np.ndarray:
+    """Noisy spectra of maps drawn at label: (repeats, n_cosmology, n_realisation, n_bin)."""
+    out = np.empty((repeats, *label.shape[:2], survey.spectrum.width))
+    frame = np.zeros((1, *survey.mask.shape), np.float32)
+    for c, one in enumerate(label):
+        keys = [(seeds.LABELLED, c, i) for i in range(repeats * len(one))]
+        maps = draw_maps(survey.grid, np.tile(one, (repeats, 1)), seed, keys, field, survey.sigma)
+        for i, kappa in enumerate(maps):
+            frame[0][survey.mask] = kappa
+            out[i // len(one), c, i % len(one)] = survey.norm * 10.0**survey.spectrum(frame)[0]
+            if progress is not None:
+                progress.update()
+    return out
+
+
+def regress(signal: np.ndarray, label: np.ndarray, minimum: float) -> tuple:
+    """d ln P / d nuisance in UNITS, by least squares over the realisations.
+
+    signal, label: (n_cosmology, n_realisation, ...); minimum: of the signal that counts
+    Returns slope, error: (n_cosmology, 3, n_bin); residuals of ln P, of signal's shape.
+    """
+    slope, error, rest = [], [], []
+    for one, truth in zip(np.log(np.maximum(signal, minimum)), label):
+        x = np.column_stack([np.ones(len(truth)), (truth[:, 2:] - FIXED_NUISANCES) / UNITS])
+        found = np.linalg.lstsq(x, one, rcond=None)[0]
+        rest.append(one - x @ found)
+        variance = np.sum(rest[-1]**2, axis=0) / (len(x) - x.shape[1])
+        slope.append(found[1:])
+        error.append(np.sqrt(np.multiply.outer(np.diag(np.linalg.inv(x.T @ x))[1:], variance)))
+    return np.array(slope), np.array(error), np.array(rest)
+
+
+def _mean_errors(signal, label, minimum):
+    """Relative errors of mean signals (n_cosmology, n_bin), from scatter beyond the nuisances'."""
+    rest, n = regress(signal, label, minimum)[2], signal.shape[1]
+    return np.sqrt(np.sum(rest**2, axis=1) / (n - 1 - len(UNITS)) / n)
+
+
+def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
+    """Means, responses and scatter of simulated spectra against real ones.
+
+    expected, simulated: mean signals of Survey.expected(); noisy spectra of simulate()
+    Returns ratio, ratio_error, ratio_p (n_cosmology, n_bin), expected over real signals and the
+    probability that they agree to TOLERANCE; drawn, drawn_error, simulated over expected; slope,
+    slope_real, slope_error, slope_p (n_cosmology, 3, n_bin); scatter, scatter_error, scatter_p
+    (n_bin), of log10 P, simulated over real; and whether each of VERDICTS holds. Errors of the
+    scatter take cosmologies as independent; real ones share seeds: up to 1.7 times larger.
+    """
+    minimum, dof = SIGNAL_FLOOR * real.noise, real.power.shape[1] - 1 - len(UNITS)
+    signal, drawn = real.power - real.noise, simulated - real.noise
+    out = {"ratio": expected.mean(axis=1) / signal.mean(axis=1)}
+    out["ratio_error"] = error = _mean_errors(signal, real.label, minimum)
+    off = np.maximum(0.0, np.abs(out["ratio"] - 1.0) - TOLERANCE)
+    out["ratio_p"] = 2.0 * stats.norm.sf(off / error)
+    out["drawn"] = drawn.mean(axis=(0, 2)) / expected.mean(axis=1)
+    out["drawn_error"] = error / np.sqrt(len(drawn))
+    out["means"] = bool(np.all(off <= error))
+
+    out["slope_real"], out["slope_error"], _ = regress(signal, real.label, minimum)
+    out["slope"] = regress(expected, real.label, minimum)[0]
+    pull = (out["slope"] - out["slope_real"]) / out["slope_error"]
+    out["slope_p"] = 2.0 * stats.t.sf(np.abs(pull), dof)
+    out["responses"] = bool(np.all(np.abs(pull[:, :, RESPONSE_BINS]) <= 2.0))
+    # of the mean over cosmologies and bins: single real ones are known to two errors at times
+    along = [np.sign(out[name][:, :, RESPONSE_BINS].mean(axis=(0, 2)))
+             for name in ("slope", "slope_real")]
+    out["signs"] = bool(np.all(along[0] == along[1]))
+
+    variance = [np.log10(np.maximum(v, minimum)).var(axis=-2, ddof=1)
+                for v in (simulated, real.power)]
+    ratio = variance[0].mean(axis=(0, 1)) / variance[1].mean(axis=0)
+    count = len(real.power) * (real.power.shape[1] - 1)
+    out["scatter"] = np.sqrt(ratio)
+    out["scatter_error"] = out["scatter"] * np.sqrt(0.5 / count * (1.0 + 1.0 / len(simulated)))
+    out["scatter_p"] = 2.0 * np.minimum(stats.f.sf(ratio, count * len(simulated), count),
+                                        stats.f.cdf(ratio, count * len(simulated), count))
+    out["scatters"] = bool(np.all(np.abs(out["scatter"][SCATTER_BINS] - 1.0) <= SCATTER_TOLERANCE))
+    return out
+
+
+def table(result: dict, label: np.ndarray) -> str:
+    """The comparison of spectra as aligned text; label as in Spectra."""
+    rows = [("bin", range(1, result["scatter"].size + 1))]
+    for c, one in enumerate(label):
+        rows += [("({:.3f}, {:.3f}) signal, simulated / real".format(*one[0]), result["ratio"][c]),
+                 ("    +-", result["ratio_error"][c]),
+                 ("    drawn maps / expected", result["drawn"][c]),
+                 (f"    p-value, within {TOLERANCE:.0%}", result["ratio_p"][c])]
+        for i, nuisance in enumerate(NUISANCES):
+            rows += [(f"    d ln P / d {nuisance}, simulated", result["slope"][c, i]),
+                     ("        real", result["slope_real"][c, i]),
+                     ("        +-", result["slope_error"][c, i]),
+                     ("        p-value", result["slope_p"][c, i])]
+    rows += [("scatter of log10 P, sim. / real", result["scatter"]),
+             ("    +-", result["scatter_error"]), ("    p-value", result["scatter_p"])]
+    lines = [f"{name:34s}" + "".join(f"{v:7d}" if isinstance(v, int) else f"{v:7.3f}"
+                                     for v in values) for name, values in rows]
+    return "\n".join([*lines, *(f"{words}: {'yes' if result[name] else 'NO'}"
+                                for name, words in VERDICTS.items())])
