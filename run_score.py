@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
     add("--allow-unconverged", action="store_true",
         help="with --merge: exit 0 even if the run has not converged (see run_mcmc.py --help)")
     add("--ood", metavar="FILE",
-        help="out-of-distribution maps: a posterior.h5 of such, or .npy with a bool per test map "
+        help="posterior.h5 of out-of-distribution maps, or .npy with a bool per test map "
              "of the one posterior given")
     cli.add_shown(parser)
     add("--json", action="store_true",

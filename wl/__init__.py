@@ -1,6 +1,6 @@
 """wl: weak-lensing convergence maps to Omega_m and S_8 with error bars that can be trusted.
 
-Data flows one way through eight rooms; a room imports only from those above it.
+Data flows one way through eight rooms; a room (a subpackage) imports only from those above it.
 
     core, kernels    what every room needs; all compiled code
     maps             a data set: opened, checked, split

@@ -1,4 +1,4 @@
-"""What every room needs and that knows no physics.
+"""What every room (subpackage) needs; no physics.
 
 Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress,
 one-line errors. `checks` refuses wrong input, `seeds` lists all random streams, `files` writes a

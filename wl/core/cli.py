@@ -55,8 +55,8 @@ class Parser(argparse.ArgumentParser):
             f"{name}: {_as_options(of) or 'the defaults of all options'}"
             for name, of in presets.items())
         self.add_argument("--preset", default=next(iter(presets)), choices=tuple(presets),
-                          help="defaults for many options at once, of which any that is given "
-                               f"beside it wins. {listed}")
+                          help="defaults for many options at once; an option that is given wins. "
+                               + listed)
 
     def error(self, message: str):
         """Say a mistake, and what was perhaps meant, and end the process."""

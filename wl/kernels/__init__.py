@@ -1,6 +1,6 @@
 """All compiled code: arrays in, arrays out. A loop over maps, chains or pixels goes here.
 
-In come NumPy arrays that were checked at the border, NamedTuples of them, and the number of a
+In come NumPy arrays that were checked by the caller, NamedTuples of them, and the number of a
 random stream (core/seeds.py). Out go arrays, returned or filled in place. Nothing here reads a
 file, knows an option or checks an input: indices are not checked.
 
@@ -11,11 +11,10 @@ In Python:
     print(normal(state))
 
 A kernel is decorated by njit() of this file, never by Numba's own, whose cache looks only at the
-file of the function itself: a change in a callee or constant in another leaves a stale binary,
-silently. Here the cache folder carries a digest of all sources of the room. Loading compiled code
-runs it: the folder has to be the user's own, and each file in it carries a digest of its content,
-as a truncated one has ended a process by a segmentation fault. Without such a folder, or on a full
-disk, every process compiles.
+file of the function itself: a change in another file would go unnoticed. Here the cache folder
+carries a digest of all sources of the room. Loading compiled code runs it: the folder has to be the
+user's own, and each file in it carries a digest of its content, as a truncated one once crashed a
+process. Without such a folder, or on a full disk, every process compiles.
 """
 import contextlib
 import hashlib

@@ -22,20 +22,19 @@ TARGETS = ("test", "holdout", "both")
 class MapOptions(Options):
     """Which maps, and how their realisations are split."""
     data: str = option(
-        DEFAULT_DATA, "folder of the data set, or of folders with one (of several: simulated); a "
-        "set is simulated when it holds none, on the mask and labels found there if they are",
-        metavar="DIR")
+        DEFAULT_DATA, "folder of a data set, or of several (simulated is taken); one without "
+        "is simulated, on the mask and labels that are there", metavar="DIR")
     release: str = option("auto", "which of several releases in one folder",
                           choices=("auto", *RELEASES))
     test_maps: str | None = option(
-        None, "which of several files of test maps in the folder", metavar="NAME")
+        None, "name of the file of test maps, where the folder has several", metavar="NAME")
     realisations: int | None = option(
-        None, "realisations per cosmology of a set that has to be simulated (default: "
-        f"{DEFAULT_REALISATIONS}); one that is there with another number is refused",
+        None, "realisations per cosmology of a set that is simulated (default: "
+        f"{DEFAULT_REALISATIONS}); a set that is there must have this number",
         metavar="N", positive=True)
     emulator_fraction: float | None = option(
         None, "share of the realisations kept from training, for the mean and covariance of the "
-        f"summaries (default: {DEFAULT_EMULATOR} without --folds)", metavar="F",
+        f"summaries (default: {DEFAULT_EMULATOR}; with folds all feed them)", metavar="F",
         within=(0.0, 1.0))
     holdout_fraction: float | None = option(
         None, "share of the realisations kept from both, for a score (default: 0 where the test "

@@ -4,8 +4,8 @@ In come the summaries of maps at known cosmologies, and those of the maps to inf
 predictions.h5. Out goes the posterior of each map in numbers (posterior.Chains), or posterior.h5.
 On the way: covariance.py makes mean and covariance per cosmology, emulator.py interpolates them and
 the prior between cosmologies, metropolis.py walks chains or quadrature.py integrates exactly,
-posterior.py fits error bars to maps whose truth is known. The room knows neither maps nor networks,
-and of all truths only the cosmologies of the emulator split.
+posterior.py fits error bars to maps whose truth is known. The room knows neither maps nor networks.
+Of all truths it knows the cosmologies of the emulator split alone.
 
 In Python:
 
@@ -13,5 +13,5 @@ In Python:
     theta, covariance = r.uniform([0.1, 0.7], [0.5, 0.9], (40, 2)), np.diag([4e-4, 1e-4])
     print(quadrature.exact(emulator.build(theta, theta, [covariance] * 40), [[0.3, 0.8]]).mean)
 
-Here the summary of a map is a guess of its cosmology, right on average: mean and design are equal.
+In this example summaries are unbiased estimates of the cosmology: the mean equals the design.
 """

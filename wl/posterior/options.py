@@ -116,18 +116,19 @@ class PosteriorOptions(Walk):
         "auto", "fit mean and covariance over the design by polynomials of cross-validated order; "
         "auto includes the raw values among the candidates", choices=SMOOTHS)
     prior: str = option(
-        "design", "density of the design, which the challenge's test maps follow, flat in its "
-        "hull, or a file (.npy or text) with rows of Omega_m, S_8, density",
+        "design", "design: the density of the simulated cosmologies, as the challenge's test "
+        "maps have it; flat: constant in their hull; or a file (.npy or text) with rows of "
+        "Omega_m, S_8, density",
         metavar="design|flat|FILE")
-    sampler: str = option("metropolis", "chains, or quadrature over the triangles of the design",
+    sampler: str = option("metropolis", "chains, or integration over the triangles of the design",
                           choices=SAMPLERS)
     draw_maps: str = option(
         "all", "which maps keep their --draws: all, or numbers and ranges such as 0-9,25",
         metavar="MAPS")
     recalibrate: str = option(
-        "isotonic", "fit what is scored on the emulator split: the error bars by one factor per "
-        "parameter and (isotonic) the quantiles by their ranks; the posterior itself stays as it "
-        "is", choices=RECALIBRATIONS)
+        "isotonic", "learn from the emulator split a factor for each parameter's error bars, and "
+        "(isotonic) a correction of the quantiles; the posterior itself stays as it is",
+        choices=RECALIBRATIONS)
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""Posterior -> score: the only room that reads the truth of held-out maps.
+"""Posterior -> score: only this room, and the checks of `validate`, read the truth of test maps.
 
-Comes in: posterior.h5 of any method, and the label files of its data set. Goes out: score.json, a
-table, the challenge's zip. The score is defined in `score.challenge_score`; coverage and errors
-stand beside it.
+Comes in: posterior.h5 of any method, and label files. Goes out: score.json, a table, the
+challenge's zip. The score is defined in `score.challenge_score`: minus the mean over the
+maps of the sum over Omega_m and S_8 of e^2 / s^2 + ln s^2 + 1000 e^2, with error e and error bar s.
 
 In Python:
 

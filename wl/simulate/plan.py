@@ -119,8 +119,8 @@ class SimulationOptions(Options):
     realisations: int | None = option(
         None, "noiseless maps of each cosmology (default: 32, or fewer if the --design file has "
         "fewer)", metavar="N", within=(1, MAX_MAPS))
-    test: int = option(512, "noisy test maps at cosmologies of the design, each as likely as the "
-                       "others", metavar="N", within=(0, MAX_MAPS))
+    test: int = option(512, "noisy test maps, at cosmologies drawn uniformly from the design's",
+                       metavar="N", within=(0, MAX_MAPS))
     unseen: int = option(0, "further noisy test maps at cosmologies off the design, drawn from its "
                          "density", metavar="N", within=(0, MAX_MAPS))
     seed: int = option(1, within=(0, 2**63 - 1))
@@ -154,7 +154,8 @@ class SimulationOptions(Options):
         "cosmology", metavar="X", within=(0.0, 0.5))
     pixel_scatter: float = option(
         PIXEL_SCATTER, "white scatter on top of each map with a variance per pixel between 0 and "
-        "V, as real maps have it; twice the fitted mean", metavar="V", within=(0.0, 0.01))
+        "V, as real maps have it; the default is twice the fitted mean", metavar="V",
+        within=(0.0, 0.01))
     n_gal: float = option(N_GAL, "source galaxies per square arcminute, which set the noise of the "
                           "test maps", metavar="X", within=(0.01, 1e6))
     mask: str | None = option(

@@ -80,12 +80,12 @@ class NetworkOptions(Options):
         "number of threads does not", metavar="N", positive=1024)
     learning_rate: float = option(
         4e-3, "peak of the one-cycle schedule", metavar="X", positive=True)
-    weight_decay: float = option(1e-4, "of AdamW", metavar="X", within=(0.0, 1e6))
+    weight_decay: float = option(1e-4, "weight decay of AdamW", metavar="X", within=(0.0, 1e6))
     patience: int = option(
         12, "epochs without a better validation loss before training ends; 0 never", metavar="N")
     precision: str = option(
-        "auto", "of the convolutions (auto: what the folder's networks were begun with, else "
-        "bfloat16 where the CPU computes in it)", choices=("auto", *PRECISIONS))
+        "auto", "number type of the convolutions (auto: what the folder's networks began with, "
+        "else bfloat16 where the CPU computes in it)", choices=("auto", *PRECISIONS))
     noise: str = option(
         "fresh", "of the training maps: drawn anew at every use, or once for each map, which "
         "overfits", choices=NOISES)
@@ -100,12 +100,12 @@ class NetworkOptions(Options):
         1, "networks per fold that differ in their seed; their predictions are averaged",
         metavar="M", positive=1000)
     only: int | None = option(
-        None, "train and predict with the I-th of the K x M networks (of each part of the model, "
-        "one part after the other) alone, from 0, and end; a run without it goes on from what "
+        None, "train and predict with network I alone, of the K x M of each part of the model, and "
+        "end. They are counted from 0, one part after the other; a run without --only uses what "
         "such jobs left", metavar="I")
     init: str | None = option(
-        None, "folder of a finished run of the same model: training starts from its networks, "
-        "whose answers take the units of these labels", metavar="RUN")
+        None, "folder of a finished run of the same model: training starts from its weights, "
+        "rescaled to these labels", metavar="RUN")
     views: int = option(
         4, "symmetries of the frame that a prediction is averaged over", choices=VIEWS)
     threads: int = option(1, positive=True)
