@@ -1,5 +1,9 @@
-"""Posterior files as xarray and ArviZ open them: runs subtract map by map, nothing is lost or all NaN."""
+"""Posterior files in other tools: runs subtract map by map, each tool reads our numbers, nothing is all NaN."""
+import re
+import shutil
+import subprocess
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from wl.core.hdf5 import Folder
 from wl.core.params import EMULATOR, HOLDOUT, NAMES, TEST, VARIABLES
 from wl.posterior import infer
 from wl.posterior.options import PosteriorOptions, Wanted
+from wl.scoring import export, truth
 
 xarray = pytest.importorskip("xarray", reason="xarray is not installed (an optional package)")
 N_COSMOLOGY, N_REAL, N_TEST = 16, 24, 30
@@ -122,3 +127,84 @@ def test_many_draws_are_small_and_quick(tmp_path):
         xarray.open_dataset(path, group="summary").close()
         times.append(time.process_time() - start)
     assert min(times) < 0.05
+
+
+# ---------------------------------------------------------------- other tools, see tests/requirements.txt
+def tool(name):
+    """A package that is optional; some warn at their import of what they will become."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(name, reason=f"{name} is not installed (tests/requirements.txt)")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A posterior that keeps all draws of the maps 0, 1, 2 from two chains: its path, File and (chain, draw, map, 2)."""
+    path = run(tmp_path_factory.mktemp("drawn"), chains=2, draws=1600, draw_maps="0-2")
+    file = hdf5.read(path)
+    return path, file, np.stack([file.groups["posterior"][p] for p in ("Omega_m", "S_8")], axis=-1)
+
+
+def test_arviz(drawn):
+    """ArviZ 0.x or 1.x: the posterior's moments, and an ESS equal to the file's own."""
+    arviz = tool("arviz")
+    path, file, draws = drawn
+    data = arviz.from_netcdf(path)
+    posterior = data["posterior"].to_dataset() if hasattr(data["posterior"], "to_dataset") else data["posterior"]
+    assert dict(posterior.sizes) == {"chain": 2, "draw": 800, "map": 3}
+    ess = arviz.ess(posterior[["Omega_m", "S_8"]].astype(float), method="bulk")
+    ours = file.groups["summary"]["ess"][np.isin(file.coords["summary"]["map"], range(3))]
+    for k, name in enumerate(("Omega_m", "S_8")):
+        assert np.allclose(ess[name], ours[:, k], rtol=1e-3)
+    one = arviz.summary(posterior[["Omega_m", "S_8"]].sel(map=1, drop=True))
+    assert np.allclose(one["mean"].astype(float), draws[:, :, 1].mean((0, 1)), atol=1e-3)
+
+
+def test_getdist(drawn, tmp_path):
+    """The export as it is loaded by its root: draws, LaTeX labels, a density in two dimensions."""
+    getdist = tool("getdist")
+    path, _, draws = drawn
+    export.export(truth.read_maps(path), "getdist", tmp_path / "g")
+    found = getdist.loadMCSamples(str(tmp_path / "g_map2"))
+    assert np.allclose(found.getMeans()[:2], draws[:, :, 2].mean((0, 1)), atol=1e-6)
+    assert found.parLabel("Omega_m") == r"\Omega_\mathrm{m}" and found.numrows == 1600
+    assert found.get2DDensity("Omega_m", "S_8").P.max() == pytest.approx(1.0)
+
+
+def test_corner(drawn):
+    corner = tool("corner")
+    path, *_ = drawn
+    with xarray.open_dataset(path, group="posterior") as data:
+        one = data.sel(map=0).stack(sample=("chain", "draw"))
+        labels = [f"${data[name].attrs['latex']}$" for name in ("Omega_m", "S_8")]
+        figure = corner.corner(np.stack([one["Omega_m"], one["S_8"]], axis=1), labels=labels)
+    assert len(figure.axes) == 4 and figure.axes[2].get_xlabel() == r"$\Omega_\mathrm{m}$"
+
+
+def test_pandas(drawn, tmp_path):
+    """The table that is exported, and a group of the file as a frame."""
+    pandas = tool("pandas")
+    path, file, _ = drawn
+    export.export(truth.read_maps(path), "csv", tmp_path / "t.csv")
+    table, summary = pandas.read_csv(tmp_path / "t.csv").set_index("map"), file.groups["summary"]
+    assert np.array_equal(table.index, file.coords["summary"]["map"])
+    assert np.array_equal(table["errorbar_S_8"], summary["errorbar"][:, 1])
+    assert set(table["kind"]) == {"test", "holdout"} and table["true_S_8"].isna().all()
+    with xarray.open_dataset(path, group="summary") as data:
+        frame = data[["posterior_mean", "sd"]].to_dataframe()
+    assert frame.index.names == ["map", "param"]
+    assert frame.xs("S_8", level="param")["posterior_mean"].tolist() == summary["posterior_mean"][:, 1].tolist()
+
+
+@pytest.mark.parametrize("command, block", [
+    (["h5dump", "-y", "-m", "%.17g", "-d", "/summary/posterior_mean"], r"DATA \{(.*?)\}"),
+    (["ncdump", "-p", "9,17", "-v", "summary/posterior_mean"], r"\n *posterior_mean =(.*?);")])
+def test_command_line_tools(drawn, command, block):
+    """h5dump and ncdump print the file's numbers without a word of warning."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed (Debian: hdf5-tools, netcdf-bin)")
+    path, file, _ = drawn
+    done = subprocess.run([*command, path], capture_output=True, text=True, check=True)
+    values = re.findall(r"-?\d[\d.e+-]*", re.search(block, done.stdout, re.S)[1])
+    assert done.stderr == "" and np.array_equal(np.array(values, float),
+                                                file.groups["summary"]["posterior_mean"].ravel())
