@@ -4,7 +4,9 @@ import csv
 import html.parser
 import json
 import os
+import re
 import shutil
+import subprocess
 import zipfile
 
 import numpy as np
@@ -564,3 +566,24 @@ def test_arviz_opens_the_export(case, called, tmp_path):
     ok(called("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
     data = arviz.from_netcdf(tmp_path / "a.nc")
     assert np.allclose(data["posterior"]["S_8"], draws[..., 1]) and "truth" in data["constant_data"]
+
+
+def test_the_page_in_a_browser(case, script, tmp_path):
+    """Headless Chromium shows all of its pictures, in full size, and its console says nothing."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no Chromium is installed (Debian: chromium)")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
+    _, path, _ = case
+    ok(script("run_score.py", path, "--bootstrap", 20, cwd=tmp_path))
+    page, probe = path.with_name("report.html"), tmp_path / "probe.html"
+    count = ("<script>window.onload = () => console.log('broken ' + [...document.images].filter(i => !i.naturalWidth)"
+             ".length + ' of ' + document.images.length)</script>")
+    probe.write_text(page.read_text().replace("</body>", count + "</body>"))
+    for file, words in ((page, []), (probe, ["broken 0 of 5"])):
+        done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+                               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", file.as_uri()],
+                              capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "<h1>" in done.stdout, done.stderr
+        said = re.findall(r"CONSOLE.*?\] \"(.*?)\", source", done.stderr)
+        assert said == words, done.stderr

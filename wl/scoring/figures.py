@@ -5,6 +5,7 @@ their dashes too, for print.
 """
 import contextlib
 import pathlib
+import re
 
 import numpy as np
 
@@ -128,12 +129,13 @@ def _plane(figure, axis, scored, values, label, colours):
     """Means over the maps of each true cosmology as colours over the plane of Omega_m and S_8."""
     theta, which = np.unique(scored.truth, axis=0, return_inverse=True)
     mean = np.bincount(which, values) / np.bincount(which)
-    limit = np.abs(mean).max()
-    span = {"vmin": -limit, "vmax": limit} if colours == "PuOr" else {}
+    low, high = np.percentile(mean, [3, 97])            # a few cosmologies of one map hide the rest
+    if colours == "PuOr":
+        low, high = -max(-low, high), max(-low, high)
     axis.scatter(*scored.maps.design.T, s=10, color="white", edgecolors=GREY, linewidths=0.5)
     points = axis.scatter(*theta.T, c=mean, s=34, cmap=colours, edgecolors="black", linewidths=0.4,
-                          **span)
-    figure.colorbar(points, ax=axis, label=label)
+                          vmin=low, vmax=high)
+    figure.colorbar(points, ax=axis, label=label, extend="both")
     axis.set(xlabel=LABELS[0], ylabel=LABELS[1])
 
 
@@ -193,7 +195,7 @@ def _posterior(axis, scored, i):
     if draws is not None:
         from scipy.ndimage import gaussian_filter
         count = np.histogram2d(*draws.T, 60, [[low[0], high[0]], [low[1], high[1]]])[0].T
-        smooth = gaussian_filter(count, 2.0)
+        smooth = gaussian_filter(count, 7.5 * len(draws)**(-1 / 6))     # 7.5 bins a sd; Scott 1992
         centre = [low[k] + (high[k] - low[k]) * (np.arange(60) + 0.5) / 60 for k in range(2)]
         axis.contour(*centre, smooth, _levels(smooth), colors=ORANGE, linewidths=1.0,
                      linestyles="--")
@@ -237,6 +239,26 @@ def _map(figure, scored):
     below.legend(frameon=False, fontsize=7)
 
 
+def _training(figure, scored):
+    """Losses of the networks whose predictions these are, where their file stands beside."""
+    path, origin = scored.maps.path.with_name("predictions.h5"), scored.maps.file.inputs
+    file = hdf5.read(path, "predictions", groups=("training",)) if path.is_file() else None
+    if not file or file.digest != origin.get("predictions") or not file.groups.get("training"):
+        return False
+    names = [re.sub(r"^model_?|_?[fm]?\d+|\.pt$", "", name) for name in
+             file.coords["training"]["network"]]
+    kinds = list(dict.fromkeys(names))
+    for kind, axis in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0]):
+        rows = [i for i, name in enumerate(names) if name == kind]
+        for name, colour, line in (("loss", ORANGE, "--"), ("validation", BLUE, "-")):
+            values = (file.groups["training"][key][rows].T for key in ("trained", name))
+            lines = axis.plot(*values, line, color=colour, lw=1, marker=".", ms=3)
+            lines[0].set_label({"loss": "maps that train", "validation": "maps held out"}[name])
+        axis.set(xlabel="epochs or passes", ylabel="loss", title=kind)
+        axis.locator_params(axis="x", integer=True)
+        axis.legend(frameon=False)
+
+
 # name of the file: function(figure, scored) that returns False without data, inches, caption
 FIGURES = {
     "truth": (_truth, (8.0, 3.6), "Inferred against true parameters; the line is equality"),
@@ -247,4 +269,5 @@ FIGURES = {
     "design": (_design, (5.6, 3.8), "Score of each cosmology"),
     "contours": (_contours, (11.5, 3.4), "Posteriors of chosen maps: regions of 68 and 95 %"),
     "map": (_map, (7.0, 5.6), "A map and its posterior"),
+    "training": (_training, (7.0, 3.4), "Loss of the networks, a line each, as they were trained"),
 }

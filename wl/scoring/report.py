@@ -248,8 +248,8 @@ def publish(maps: Maps, result: dict, with_report: bool = True,
                 scored = figures.Scored(maps, result)
                 drawn = figures.draw_all(scored, _beside(maps.path, "figures"))
             where = _beside(maps.path, "report.html")
-            texts = [table.verdict(result), table.details(result)]
-            table.page(where, f"wl: {result['path']}", texts, drawn)
+            texts = [table.verdict(result), table.details(result), table.GLOSSARY]
+            table.page(where, f"wl: {maps.path.resolve().parent.name}", texts, drawn)
             written.append(where)
     except InputError as error:
         warn(error)

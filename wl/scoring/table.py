@@ -42,11 +42,15 @@ SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.
 NOMINAL = {"68": (68.0, 2.0, 68.3), "95": (95.0, 1.5, 95.4)}
 MIN_P = 1e-3               # of the uniformity of PIT, for a verdict without a warning
 PUBLISHED = 8.68           # the organisers' network and sampler, on the real test maps
-WIDTH = 80
+WIDTH, WIDE = 80, 110      # columns of a verdict, and of all figures
 MAX_NAME = 26              # letters of a run in a table
 MAX_NEW = 20               # new maps that are listed one by one
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
+GLOSSARY = """Score of a map: minus the sum over Omega_m and S_8 of (e / s)^2 + ln s^2 + 1000 e^2,
+with its error e and error bar s. MSE / label variance: 0 is perfect, 1 knows only the design.
+At the hull: cosmologies at the edge of the design. Off design: those that train no emulator.
+Quantiles (q16 ...) and error bars are recalibrated. PIT: posterior probability below the truth."""
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
@@ -61,7 +65,7 @@ def verdict(result: dict, written: list = ()) -> str:
     """What a run found, in a few plain lines of at most 80 columns.
 
     result: of report.score_posterior()
-    written: Paths of the files that belong to it
+    written: Paths of the files that belong to it, which are named with the next command if any
     """
     path, scored = pathlib.Path(result["path"]), result["scored"]
     if scored is None:
@@ -80,6 +84,8 @@ def verdict(result: dict, written: list = ()) -> str:
     if flags:
         lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + ".")
     lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
+    if not written:
+        return "\n".join(lines)
     names = sorted({f.parent.name + "/" if f.parent != path.parent else f.name for f in written})
     lines.append(f"Files: {', '.join([path.name, *names])} in {path.parent}")
     lines.append(f"Next: python run_score.py {path} "             # whole, to be copied
@@ -185,7 +191,8 @@ def details(result: dict) -> str:
     """
     settings, parts = result["settings"], result["subsets"]
     shown = [f"{name} {settings[name]}" for name in SHOWN if settings.get(name) is not None]
-    lines = [", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"])]
+    lines = [textwrap.fill(", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"]),
+                           WIDE, subsequent_indent="  ")]
     if parts:
         lines.append(_align(_figures(parts), left=1, indent="  "))
         if result["prior_only_score"] is not None:

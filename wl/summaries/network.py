@@ -21,6 +21,7 @@ import torch
 from ..core import cli, seeds
 from ..core.checks import InputError, RunError, choice
 from ..core.files import atomic, to_json
+from ..core.hdf5 import Var
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
 from . import ranks
 from .architectures import build
@@ -358,6 +359,16 @@ def save_torch(path: str | os.PathLike, content: Any) -> None:
     torch.save({"sha256": seal, "data": data}, outer)
     with atomic(path) as part:
         pathlib.Path(part).write_bytes(outer.getbuffer())
+
+
+def histories(paths: list) -> dict[str, Var]:
+    """The losses of networks by epoch, of dense networks by passes; {} without. paths: Paths."""
+    found = [load_torch(path)["history"] for path in paths]
+    table = np.full((3, len(found), max(map(len, found), default=0)), np.nan)
+    for i, rows in enumerate(found):
+        table[:, i, :len(rows)] = np.transpose([[*row.values()] for row in rows])
+    return {name: Var(("network", "entry"), values) for name, values in
+            zip(("trained", "loss", "validation"), table) if values.size}
 
 
 def load_torch(path: str | os.PathLike) -> Any:

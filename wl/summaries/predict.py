@@ -371,9 +371,8 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, se
     code = np.repeat([EMULATOR, HOLDOUT, TEST], [len(rows), len(every) - len(rows), n_test])
     cosmology = np.concatenate([every // n_real, np.full(n_test, -1)])
     realisation = np.concatenate([every % n_real, test])
-    names = PARAMS
-    if job.options.method == SPECTRUM:
-        names = [f"log10_C_ell_{i + 1}" for i in range(predicted.summaries.shape[1])]
+    names = PARAMS if job.options.method != SPECTRUM else [
+        f"log10_C_ell_{i + 1}" for i in range(predicted.summaries.shape[1])]
     group = {"summaries": Var(("map", "summary"), predicted.summaries),
              "split": Var(("map",), code.astype(np.int8)),
              "cosmology": Var(("map",), cosmology.astype(np.int32)),
@@ -392,6 +391,10 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, se
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
     coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
               "param": np.array(PARAMS)}
-    return job.folder.write(name, "predictions", {"predictions": group, "constant_data": constant},
-                            coords=coords, settings=settings, inputs=job.folder.digests(maps.files),
-                            origin={**maps.origin(), "networks": networks_of(job), "cpu": cpu()})
+    groups, used = {"predictions": group, "constant_data": constant}, networks_of(job)
+    if used:
+        from .network import histories
+        groups["training"] = histories([job.folder.out / model for model in used])
+    return job.folder.write(name, "predictions", groups, coords={**coords, "network": [*used]},
+                            settings=settings, inputs=job.folder.digests(maps.files),
+                            origin={**maps.origin(), "networks": used, "cpu": cpu()})
