@@ -253,7 +253,9 @@ def test_progress_on_a_terminal_is_a_bar(clock):
 def test_progress_of_a_resumed_run_counts_only_its_own_time(clock):
     stream = io.StringIO()
     progress = Progress(100, "training", stream=stream, every=0.0)
-    progress.begin_at(80)
+    clock[0] += 5.0                                              # of loading
+    progress.begin_at(80, "epoch 9/10")
+    assert stream.getvalue().endswith("training: goes on from 80 %, epoch 9/10\n")
     clock[0] += 10.0
     progress.update(10)
     assert "90 % 90/100, 10 s gone, 10 s to go" in stream.getvalue()

@@ -21,7 +21,7 @@ def series(chains, draws, rho, seed, ties=0.0, shift=0.0):
 
 
 def ours(x):
-    rhat, ess = diagnostics.rank_diagnostics(np.asarray(x)[None])
+    rhat, ess = diagnostics._rank_diagnostics(np.asarray(x)[None])
     return rhat[0], ess[0]
 
 
@@ -89,7 +89,7 @@ def test_ranks_do_not_depend_on_the_scale():
 def test_many_maps_at_once_are_each_alone(rng):
     """Chains that never moved, and others, side by side."""
     x = np.stack([series(2, 60, 0.5, 1, 0.4), np.ones((2, 60)), series(2, 60, 0.9, 2)])
-    rhat, ess = diagnostics.rank_diagnostics(x)
+    rhat, ess = diagnostics._rank_diagnostics(x)
     assert [ours(one) for one in x] == list(zip(rhat, ess)) and (rhat[1], ess[1]) == (np.inf, 0.0)
 
 

@@ -31,7 +31,7 @@ def test_equals_linear_nd_interpolator(d, rng):
         1.0, np.abs(covariance).max())
     assert np.isnan(ours[~inside]).all() and np.isnan(ours_c[~inside]).all()
     assert np.isneginf(emulator.log_prior(points)[~inside]).all()
-    assert np.isneginf(emulator.log_likelihood(points, mean[:1])[0, ~inside]).all()
+    assert np.isneginf(emulator.log_posterior(points, mean[:1])[0, ~inside]).all()
     assert np.array_equal(emulator.contains(points), inside)
 
 
@@ -49,7 +49,7 @@ def test_log_likelihood_between_covariances(d, rng):
     """All of it, and differences between cosmologies of other covariances, against scipy.stats."""
     emulator = synthetic.emulator(50, d)
     theta, summary = synthetic.draw(emulator, 12)
-    ours = emulator.log_likelihood(theta, summary)
+    ours = emulator.log_posterior(theta, summary) - emulator.log_prior(theta)
     values = LinearNDInterpolator(emulator.theta, np.concatenate(
         [emulator.mean, emulator.covariance.reshape(-1, d * d)], axis=1))(theta)
     oracle = np.array([[multivariate_normal.logpdf(e, v[:d], v[d:].reshape(d, d)) for v in values]
@@ -109,7 +109,7 @@ def test_refusals():
     emulator = build(theta, mean, covariance)
     for summary in (np.zeros((4, 3)), np.array([[0.3, np.nan]]), np.array([["a", "b"]])):
         with pytest.raises(InputError) as error:
-            emulator.log_likelihood(theta, summary)
+            emulator.log_posterior(theta, summary)
         one_line(error, "summary")
 
 

@@ -304,7 +304,7 @@ def test_autocorrelation_time(rho, chains, rng):
     """Of an AR(1) series whose time is known, within the scatter of 32 batches."""
     x = autoregressive(rho, 100, chains, 6400, rng)
     begin = rng.normal(size=(100, chains, 2))
-    tau = metropolis.autocorrelation_time(*batch_sums(x, begin), begin)
+    tau = metropolis._autocorrelation_time(*batch_sums(x, begin), begin)
     assert abs(np.median(tau) * (1 - rho) / (1 + rho) - 1.0) < 0.12
 
 
@@ -323,13 +323,13 @@ def test_starts(emulator, maps):
     summary = maps[1][:40]
     best, _, _ = survey(emulator, summary)
     assert np.array_equal(best, np.argmax(emulator.log_posterior(emulator.theta, summary), axis=1))
-    begin = metropolis.starts(emulator, best, 4, 0, np.arange(40))
+    begin = metropolis._starts(emulator, best, 4, 0, np.arange(40))
     assert emulator.contains(begin.reshape(-1, 2)).all()
     assert np.abs(begin[:, 0] - emulator.theta[best]).max() < 1e-3
     assert (begin[:, 1:] - begin[:, :1]).std(axis=(0, 1)).min() > 0.02
-    some = metropolis.starts(emulator, best[[7, 3]], 4, 0, np.array([7, 3]))
+    some = metropolis._starts(emulator, best[[7, 3]], 4, 0, np.array([7, 3]))
     assert np.array_equal(some, begin[[7, 3]])
-    assert not np.array_equal(metropolis.starts(emulator, best, 4, 1, np.arange(40))[:, 1:], begin[:, 1:])
+    assert not np.array_equal(metropolis._starts(emulator, best, 4, 1, np.arange(40))[:, 1:], begin[:, 1:])
 
 
 def test_progress_counts_maps(emulator, maps, monkeypatch):
@@ -458,7 +458,7 @@ def test_guesses_are_taken_inside_the_hull():
     emulator = synthetic.emulator(60)
     guess = np.array([[0.28, 0.81], [5.0, 5.0]])
     summary = np.repeat(emulator.interpolate(guess[:1])[0], 2, axis=0)
-    begin = metropolis.starts(emulator, np.array([3, 4]), 1, 0, np.arange(2), guess=guess)
+    begin = metropolis._starts(emulator, np.array([3, 4]), 1, 0, np.arange(2), guess=guess)
     assert np.abs(begin[0, 0] - guess[0]).max() < 1e-3
     assert np.abs(begin[1, 0] - emulator.theta[4]).max() < 1e-3
     found = synthetic.chains(emulator, summary, nstep=1, sigma=1e-9, burn_in=0.0, guess=guess)

@@ -8,7 +8,7 @@ from scipy.spatial import ConvexHull
 from wl.kernels import quadrature as kernels
 from wl.posterior.emulator import build
 from wl.posterior.quadrature import draw, exact, quadrature_error
-from wl.posterior.emulator import triangle_rule
+from wl.posterior.emulator import _triangle_rule
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_quadrature_converges():
 def test_triangle_rule():
     """Exact for all polynomials up to degree 2 order - 1, with weights that sum to one."""
     for order in (1, 2, 5):
-        corners, weight = triangle_rule(order)
+        corners, weight = _triangle_rule(order)
         assert (corners >= 0.0).all() and np.allclose(corners.sum(axis=1), 1.0)
         for a in range(2 * order):
             for b in range(2 * order - a):

@@ -88,7 +88,7 @@ class Kill:
     def __init__(self, at=None):
         self.at, self.steps, self.first, self.note = at, 0, None, ""
 
-    def begin_at(self, done):
+    def begin_at(self, done, note=""):
         self.first = done
 
     def update(self, step=1):

@@ -46,9 +46,12 @@ class Progress:
         self.every = 0.2 if self.terminal else every
         self.start = self.last = time.monotonic()
 
-    def begin_at(self, done: int) -> None:
-        """Steps that an earlier run did: they count as done but not for the ETA."""
+    def begin_at(self, done: int, note: str = "") -> None:
+        """Steps that an earlier run did: they count as done but not for the ETA. note: see above."""
         self.done = self.first = done
+        self.start, self.note = time.monotonic(), note
+        if done and not self.quiet:
+            self._write(f"goes on from {100.0 * done / self.total:.0f} %", "\n")
 
     def update(self, step: int = 1) -> None:
         """So many more steps are done."""

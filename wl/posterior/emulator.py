@@ -74,16 +74,11 @@ class Emulator:
         covariance[:, rows, columns] = covariance[:, columns, rows] = values[:, 1 + self.d:]
         return values[:, 1:1 + self.d], covariance, inside
 
-    def log_likelihood(self, theta: np.ndarray, summary: np.ndarray) -> np.ndarray:
-        """ln of the Gaussian likelihood of summaries at cosmologies, all constants included.
+    def log_posterior(self, theta: np.ndarray, summary: np.ndarray) -> np.ndarray:
+        """ln of the Gaussian likelihood of summaries at cosmologies, times the prior's density.
 
         theta: (m, 2), summary: (k, d) float64. Returns (k, m) float64, -inf outside the hull.
         """
-        prior = self.log_prior(theta)
-        return self.log_posterior(theta, summary) - np.where(np.isfinite(prior), prior, 0.0)
-
-    def log_posterior(self, theta: np.ndarray, summary: np.ndarray) -> np.ndarray:
-        """log_likelihood + log_prior, up to the evidence. Shapes as log_likelihood."""
         summary = summaries(summary, self.d)
         values, inside = self._values(theta)
         out = np.full((len(summary), len(values)), -np.inf)
@@ -118,8 +113,8 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
         design, (theta, mean, covariance) = theta, beyond(theta, mean, covariance)
         triangles, neighbours = checks.triangulate("design", theta)
         prior = _design_log_density(design, theta)
-    log_density = log_prior(prior, theta, triangles)
-    return Emulator(theta, triangles, neighbours, mean, covariance, log_density)
+    return Emulator(theta, triangles, neighbours, mean, covariance,
+                    log_prior(prior, theta, triangles))
 
 
 def beyond(theta: np.ndarray, mean: np.ndarray,
@@ -144,8 +139,8 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
         square = ((unit - unit[i])**2).sum(axis=1)
         near = np.argsort(square, kind="stable")[:NEIGHBOURS]
         weight = np.exp(-1.5 * square[near] / square[near].max())[:, None]
-        basis = np.concatenate([np.ones((len(near), 1)), unit[near] - unit[i]], axis=1)
-        fit = np.linalg.lstsq(basis * weight, mean[near] * weight, rcond=None)[0]
+        basis = np.column_stack([np.ones(len(near)), unit[near] - unit[i]])
+        fit = np.linalg.lstsq(basis * weight, mean[near] * weight)[0]
         means.append(mean[i] + away @ fit[1:])
     return (np.concatenate([theta, theta[owner] + step @ root.T]),
             np.concatenate([mean, means]), np.concatenate([covariance, covariance[owner]]))
@@ -190,12 +185,11 @@ def _coefficients(theta, triangles, prior, mean, covariance):
                            at[:, 0] - at[:, 2], at[:, 1] - at[:, 2]], axis=1)
 
 
-# ---------------------------------------------------------------- quadrature points
-def triangle_rule(order: int) -> tuple[np.ndarray, np.ndarray]:
+def _triangle_rule(order):
     """Gauss quadrature on a triangle by a collapsed square (Duffy 1982; Stroud 1971).
 
-    order: int, points per side; exact for polynomials of degree 2 order - 1.
-    Returns barycentric weights (order^2, 3) and quadrature weights (order^2,) that sum to one.
+    It is exact for polynomials of degree 2 order - 1, order points per side. Returns barycentric
+    weights (order^2, 3), and quadrature weights (order^2,) that sum to one.
     """
     u, wu = roots_legendre(order)
     v, wv = roots_jacobi(order, 1.0, 0.0)
@@ -210,11 +204,12 @@ def quadrature_points(theta: np.ndarray, triangles: np.ndarray,
                       order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quadrature points of a whole triangulation.
 
-    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta; order: int, as above.
+    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta.
+    order: int, points per side of a triangle.
     Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's area, and
     barycentric weights (order^2, 3), all float64.
     """
-    corners, weight = triangle_rule(order)
+    corners, weight = _triangle_rule(order)
     points = np.einsum("pc,tck->tpk", corners, theta[triangles])
     return points, triangle_areas(theta, triangles)[:, None] * weight, corners
 
@@ -226,7 +221,6 @@ def triangle_areas(theta: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return 0.5 * np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
 
 
-# ---------------------------------------------------------------- the prior
 def log_prior(prior: str | np.ndarray, theta: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """The log-prior at the design's points; linear inside each triangle, normalised over the hull.
 
@@ -314,12 +308,9 @@ def _read_table(path, name):
         if not text.strip():
             raise ValueError("it is empty")
         return np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=1)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror or error}); give design, flat "
-                         "or a file") from None
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{name}: is not a table of numbers ({error}); give rows of Omega_m, "
-                         "S_8, density") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{name}: cannot be read as a table of numbers ({error}); give design, "
+                         "flat or a file") from None
 
 
 def _at_design(points, log_density, theta, name):

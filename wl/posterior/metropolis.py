@@ -39,7 +39,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     n, seed = len(summary), int(seed) % 2**64
     index, edges = _map_index(map_index, n), walk.edges
     best, edge, _ = survey(emulator, summary)
-    begin = starts(emulator, best, walk.chains, seed, index, guess)
+    begin = _starts(emulator, best, walk.chains, seed, index, guess)
     schedule = kernels.Schedule(walk.sigma, walk.adapts, edges, walk.stride, np.uint64(seed),
                                 seeds.METROPOLIS)
     chains, size, levels = walk.chains, walk.kept // walk.stride, np.array(list(LEVELS.values()))
@@ -48,8 +48,9 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     accepted, lp = np.empty((n, chains), np.int64), np.empty((len(keep), chains, len(chosen)))
     kept, ess, rhat = np.empty((*lp.shape, 2)), np.empty((n, 2)), np.empty((n, 2))
     quantiles = np.empty((n, 2, len(levels)))
-    block, limits = block_size(walk, threads()), emulator.limits
-    d = None if emulator.d == 2 else emulator.d
+    by_time = max(int(WORK * threads() / (walk.nstep * chains)), 4 * threads() * kernels.LANES)
+    block = max(min(by_time, MAX_BYTES // (24 * chains * size + 8 * kernels.BINS)), 1)
+    limits, d = emulator.limits, None if emulator.d == 2 else emulator.d
     for first in range(0, n, block):
         part = slice(first, min(first + block, n))
         maps = kernels.Maps(summary[part], begin[part], index[part])
@@ -62,8 +63,8 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
             limits, kernels.Output(*(array[rows] for array in out)), d), count,
             max(kernels.LANES // chains, 1))                # parts whose chains fill the lanes
         for k in range(2):
-            quantiles[part, k] = histogram_quantiles(out.histogram[:, k], limits[:, k], levels)
-            rhat[part, k], ess[part, k] = rank_diagnostics(out.draws[:, k])
+            quantiles[part, k] = _histogram_quantiles(out.histogram[:, k], limits[:, k], levels)
+            rhat[part, k], ess[part, k] = _rank_diagnostics(out.draws[:, k])
         some = slice(*np.searchsorted(keep, [part.start, part.stop]))
         rows = keep[some] - part.start
         kept[some] = np.moveaxis(out.draws[rows], 1, 3)[:, :, chosen]
@@ -71,27 +72,17 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
         if progress is not None:
             progress.update(count)
     mean, covariance = _moments(batches, walk.kept, begin)
-    tau = autocorrelation_time(batches, np.diff(edges), begin)
+    tau = _autocorrelation_time(batches, np.diff(edges), begin)
     return Chains(mean, *spread(covariance), *np.moveaxis(quantiles, 2, 0),
                   accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, draws=kept, lp=lp)
 
 
-def block_size(walk: Walk, threads: int) -> int:
-    """Maps between two reports of progress, within MAX_BYTES of draws; no result depends on it."""
-    by_time = int(WORK * threads / (walk.nstep * walk.chains))
-    by_memory = MAX_BYTES // (24 * walk.chains * (walk.kept // walk.stride) + 8 * kernels.BINS)
-    return max(min(max(4 * threads * kernels.LANES, by_time), by_memory), 1)
-
-
-def starts(emulator: Emulator, best: np.ndarray, chains: int, seed: int, index: np.ndarray,
-           guess: np.ndarray | None = None) -> np.ndarray:
-    """Where each chain begins, inside the hull, (n, chains, 2) float64.
+def _starts(emulator, best, chains, seed, index, guess=None):
+    """Where each chain begins, inside the hull, (n, chains, 2).
 
     The first chain of a map begins at its guess, drawn a thousandth towards the centre, where that
-    lies in the hull; else at the design's point `best`, drawn likewise (a corner of the hull is on
-    its edge). Further ones begin DISPERSION of the way from there to a random cosmology.
-    emulator: Emulator; best, index: (n,) int, cosmologies, and the maps' global indices.
-    chains, seed: ints; guess: (n, 2) float64 or None.
+    lies in the hull; else at the cosmology `best`, drawn likewise (a corner of the hull is on its
+    edge). Further ones begin DISPERSION of the way from there to a random cosmology.
     """
     centre = emulator.theta.mean(axis=0)
     inner = emulator.theta + 1e-3 * (centre - emulator.theta)
@@ -108,14 +99,12 @@ def starts(emulator: Emulator, best: np.ndarray, chains: int, seed: int, index: 
     return np.ascontiguousarray(begin)
 
 
-def autocorrelation_time(sums: np.ndarray, size: np.ndarray, begin: np.ndarray) -> np.ndarray:
-    """Integrated autocorrelation time by batch means, from sums over batches of all steps.
+def _autocorrelation_time(sums, size, begin):
+    """Integrated autocorrelation time in steps, (n, 2); inf for a chain that never moved.
 
-    b var(batch means) / var over the batches of all chains (Flegal & Jones 2010), at least 1. It
+    b var(batch means) / var over the batches of all chains (Flegal & Jones 2010), at least 1, of
+    sums (n, chains, batches, 5) over batches of `size` steps, relative to begin (n, chains, 2). It
     tells the error of the mean, sd (tau / steps)^1/2, to 13 %, of chains however long.
-    sums: (n, chains, batches, 5) float64, relative to begin (n, chains, 2).
-    size: (batches,) int, steps.
-    Returns (n, 2) float64, steps; inf for a chain that never moved or is too short for batches.
     """
     n, chains, batches, _ = sums.shape
     if batches < 2:
@@ -125,8 +114,8 @@ def autocorrelation_time(sums: np.ndarray, size: np.ndarray, begin: np.ndarray) 
     var = np.einsum("nii->ni", covariance)
     squares = size[:, None] * (means - mean[:, None, None]) ** 2
     between = squares.sum(axis=(1, 2)) / (chains * batches - 1)
-    moved = var > 1e-24
-    return np.where(moved, np.maximum(between / np.where(moved, var, 1.0), 1.0), np.inf)
+    tau = np.full((n, 2), np.inf)
+    return np.maximum(np.divide(between, var, out=tau, where=var > 1e-24), 1.0)
 
 
 def _moments(sums, total, begin):
@@ -151,16 +140,13 @@ def _map_index(map_index, n):
     return index
 
 
-# ---------------------------------------------------------------- diagnostics
-def rank_diagnostics(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank-normalised split R-hat and bulk ESS (Vehtari et al. 2021, Bayesian Analysis 16, 667).
+def _rank_diagnostics(draws):
+    """R-hat and bulk ESS (n,) of draws (n, chains, m) (Vehtari et al. 2021, Bayes. Anal. 16, 667).
 
     Every chain is cut into halves, whose ranks (ties share one) become normal scores. R-hat is the
     larger of that of the scores and that of the scores of |x - median|; ESS is Geyer's initial
-    monotone sequence on the scores. NumPy needs 0.18 ms of CPU a map for 500 draws of two
-    parameters, a kernel 6.5 s to compile.
-    draws: (n, chains, m) float64.
-    Returns (n,) float64 each, inf and 0 for chains that never moved or have less than four draws.
+    monotone sequence on the scores. Chains that never moved have inf and 0. NumPy needs 0.18 ms of
+    CPU a map for 500 draws of two parameters, a kernel 6.5 s to compile.
     """
     n, half = len(draws), draws.shape[2] // 2
     rhat, ess = np.full(n, np.inf), np.zeros(n)
@@ -175,13 +161,8 @@ def rank_diagnostics(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rhat, ess
 
 
-def histogram_quantiles(histogram: np.ndarray, limits: np.ndarray,
-                        levels: np.ndarray) -> np.ndarray:
-    """Quantiles (n, levels) float64 of histograms, linear inside a bin.
-
-    histogram: (n, bins) int, counts of equal bins between the limits (2,).
-    levels: (levels,) float64, increasing probabilities.
-    """
+def _histogram_quantiles(histogram, limits, levels):
+    """Quantiles (n, levels) of histograms (n, bins) of equal bins, linear inside a bin."""
     bins, upto = histogram.shape[1], histogram.cumsum(1)
     wanted = levels * upto[:, -1:]
     at = np.stack([np.minimum((upto < w[:, None]).sum(1), bins - 1) for w in wanted.T], 1)

@@ -245,10 +245,9 @@ def merge(paths: list, out) -> str:
         same = {"kind": file.kind, "shards": shard[1], **_made(file)}
         whole = whole or same
         refuse_difference(f"{first.path}: has", whole, same, ONE_RUN, file.path)
-        if shard[0] in shards:
+        if shards.setdefault(shard[0], file) is not file:
             raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as "
-                             f"{shards[shard[0]]} is; give each once")
-        shards[shard[0]] = file.path
+                             f"{shards[shard[0]].path} is; give each once")
     count = whole["shards"]
     if set(shards) not in (set(range(count)), set(range(1, count + 1))):
         raise InputError(f"{out}: expected {count} shards, got {len(shards)} "
@@ -276,9 +275,8 @@ def _join(group, files):
         maps = np.concatenate([file.coords[group]["map"] for file in files])
         order = np.argsort(maps, kind="stable")
         coords["map"] = maps[order]
-        twice = coords["map"][1:][np.diff(coords["map"]) == 0]
-        if twice.size:
-            raise InputError(f"{first.path}: map {twice[0]} of group {group} is in two shards; "
+        for twice in coords["map"][1:][np.diff(coords["map"]) == 0][:1]:
+            raise InputError(f"{first.path}: map {twice} of group {group} is in two shards; "
                              f"{ONE_RUN}")
     for file in files:
         if file.dims[group] != dims or any(not np.array_equal(file.coords[group][d], coords[d])
@@ -286,15 +284,13 @@ def _join(group, files):
             raise InputError(f"{file.path}: group {group} is laid out otherwise than in "
                              f"{first.path}; {ONE_RUN}")
     for name, along in dims.items():
-        arrays = [file.groups[group][name] for file in files]
-        values = arrays[0]
+        values, *others = (file.groups[group][name] for file in files)
         if "map" in along:
             axis = along.index("map")
-            values = np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
-        for file, array in zip(files, () if "map" in along else arrays):
-            if not np.array_equal(array, values, equal_nan=array.dtype.kind == "f"):
-                raise InputError(f"{file.path}: {group}/{name} differs from that of {first.path}; "
-                                 f"{ONE_RUN}")
+            values = np.take(np.concatenate([values, *others], axis=axis), order, axis=axis)
+        elif any(not np.array_equal(values, other, equal_nan=values.dtype.kind == "f")
+                 for other in others):
+            raise InputError(f"{first.path}: {group}/{name} differs in another shard; {ONE_RUN}")
         variables[name] = Var(along, values, first.attrs[group][name])
     return variables, coords
 

@@ -120,12 +120,10 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
     """
     from scipy.special import ndtri
     n = len(mean)
-    fine = np.isfinite(mean) & np.isfinite(sd) & (np.asarray(sd) > 0.0)
-    bad = np.flatnonzero(~fine.all(axis=1))
-    if bad.size:
-        raise InputError("posterior: expected finite means and error bars above zero, got "
-                         f"{mean[bad[0]]} and {sd[bad[0]]} for map {bad[0]} ({bad.size} such "
-                         "maps); look at the training")
+    bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(sd) & (sd > 0.0)).all(axis=1))
+    for i in bad[:1]:
+        raise InputError(f"posterior: expected finite means and error bars above 0, got {mean[i]} "
+                         f"and {sd[i]} for map {i} ({bad.size} such maps); look at the training")
     return {"mean": mean, "sd": sd, "correlation": np.zeros(n), "flag": np.zeros(n, np.int16),
             **{name: mean + sd * ndtri(level) for name, level in LEVELS.items()}}
 
@@ -135,10 +133,10 @@ def warnings(result: dict[str, np.ndarray]) -> list[str]:
     n, flag, lines = len(result["flag"]), result["flag"], []
     off, few, wide = ((flag & bit) > 0 for bit in (1, 2, 4))
     if off.any():
-        rate = result["acceptance"]
-        advice = "lower --sigma" if np.median(rate[off]) < ACCEPTANCE[0] else "raise --sigma"
-        lines.append(f"acceptance of {off.sum()} of {n} maps is outside {ACCEPTANCE[0]}-"
-                     f"{ACCEPTANCE[1]} ({rate.min():.2f} to {rate.max():.2f}): {advice}")
+        rate, (low, high) = result["acceptance"], ACCEPTANCE
+        lines.append(f"acceptance of {off.sum()} of {n} maps is outside {low}-{high} ("
+                     f"{rate.min():.2f} to {rate.max():.2f}): "
+                     f"{'lower' if np.median(rate[off]) < low else 'raise'} --sigma")
     if few.any():
         lines.append(f"effective sample size of {few.sum()} of {n} maps is below {MIN_ESS:.0f} "
                      f"(lowest {np.nanmin(result['ess']):.0f}): raise --nstep")

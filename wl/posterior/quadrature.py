@@ -136,7 +136,7 @@ def _tables(emulator, order):
         parts.append((np.repeat(t, n * n), np.tile(corners, (len(t), 1)), weight.ravel(),
                       points.reshape(-1, 2) - centre))
     triangle, corners, weight, points = (np.concatenate(v) for v in zip(*parts))
-    lines = [line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
+    lines = [_line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
     first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
     on_line, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
     return (kernels.Points(np.ascontiguousarray(points.T), np.log(weight),
@@ -162,14 +162,11 @@ def _sides(emulator, order):
     return np.clip(side, 2, max(MAX_SIDE, order)).astype(int)
 
 
-def line_points(theta: np.ndarray, triangles: np.ndarray, axis: int, lines: int,
-                order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _line_points(theta, triangles, axis, lines, order):
     """Gauss points on lines of constant parameter `axis`, the centres of equal cells of its range.
 
-    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta; axis, lines: ints.
-    order: (t,) int, points where a line crosses a triangle.
-    Returns, sorted by line, triangle (m,) int, barycentric weights (m, 3), quadrature weights (m,)
-    and where each line begins (lines + 1,) int64.
+    order: (t,) int, points where a line crosses a triangle. Returns, sorted by line, triangle (m,),
+    barycentric weights (m, 3), quadrature weights (m,) and where each line begins (lines + 1,).
     """
     low, high = theta[:, axis].min(), theta[:, axis].max()
     at = low + (high - low) * (np.arange(lines) + 0.5) / lines
@@ -194,10 +191,7 @@ def line_points(theta: np.ndarray, triangles: np.ndarray, axis: int, lines: int,
 
 
 def _ends(a, sort, c):
-    """Where lines enter and leave triangles: barycentric weights (2, m, 3).
-
-    a: (m, 3) the corners' parameter, rising; sort: (m, 3) which corners; c: (m,) the line's.
-    """
+    """Barycentric weights (2, m, 3) where lines at c enter and leave triangles of corners a."""
     row, ends = np.arange(len(c)), np.zeros((2, len(c), 3))
     part = (c - a[:, 0]) / (a[:, 2] - a[:, 0])
     ends[0, row, sort[:, 0]], ends[0, row, sort[:, 2]] = 1.0 - part, part

@@ -40,7 +40,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
         by, which keep the same noise
     checkpoint: path, written after each epoch and each minute, and resumed from
     threads: int; the result does not depend on it
-    progress: with begin_at(step), update() and note, or None
+    progress: with begin_at(step, note), update() and note, or None
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
@@ -50,7 +50,8 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
             training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
             training.resume()
             if progress is not None:
-                progress.begin_at(training.step)
+                progress.begin_at(training.step,
+                                  f"epoch {len(training.history) + 1}/{recipe.epochs}")
             while not training.ended():
                 training.run_epoch(progress)
     if training.best_weights is None:
