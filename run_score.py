@@ -110,7 +110,8 @@ def main(argv: list | None = None) -> None:
             print(table.verdict(results[0], written))
         else:
             print(table.overview(results))
-            report.publish_comparison(results, options.figures)
+            if options.figures:
+                report.publish_comparison(results)
         for result in results if options.details else ():
             print("\n" + table.details(result))
         for result in results:

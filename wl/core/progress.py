@@ -47,7 +47,7 @@ class Progress:
         self.start = self.last = time.monotonic()
 
     def begin_at(self, done: int, note: str = "") -> None:
-        """Steps that an earlier run did: they count as done but not for the ETA. note: see above."""
+        """Steps an earlier run did: they count as done but not for the ETA. note: see above."""
         self.done = self.first = done
         self.start, self.note = time.monotonic(), note
         if done and not self.quiet:

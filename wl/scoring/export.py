@@ -48,9 +48,9 @@ def submit(path, out, force: bool = False) -> int:
     if pathlib.Path(out).is_file() and not force and not _holds(out, content):
         raise InputError(f"--submission {out}: is there with other contents; give another name, or "
                          "--force to replace it")
+    info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
+    info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
     with atomic(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        info = zipfile.ZipInfo("result.json", date_time=(1980, 1, 1, 0, 0, 0))
-        info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
         archive.writestr(info, content)
     return len(test)
 
@@ -84,8 +84,7 @@ def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
                   for g, named in file.groups.items()}
         groups["constant_data"]["truth"] = Var(("map", "param"), maps.truth)
         coords = {(g, dim): v for g, named in file.coords.items() for dim, v in named.items()}
-        coords["constant_data", "map"] = maps.ids
-        coords["constant_data", "param"] = np.array(PARAMS)
+        coords |= {("constant_data", "map"): maps.ids, ("constant_data", "param"): [*PARAMS]}
         hdf5.write(out, "posterior", groups, coords=coords, settings=file.settings, seed=file.seed,
                    inputs=file.inputs, origin=file.origin)
         return [out]
@@ -100,14 +99,14 @@ def _getdist(file, prefix):
     draws = np.stack([file.groups["posterior"][p] for p in PARAMS], axis=-1)
     lp = file.groups.get("sample_stats", {}).get("lp", np.zeros(draws.shape[:-1]))
     for k, number in enumerate(file.coords["posterior"]["map"]):
-        root = prefix.with_name(f"{prefix.name}_map{number}")
+        root = f"{prefix.name}_map{number}"
         for chain in range(len(draws)):
-            table = np.column_stack([np.ones(draws.shape[1]), -lp[chain, :, k], draws[chain, :, k]])
-            path = root.with_name(f"{root.name}_{chain + 1}.txt")
+            path = prefix.with_name(f"{root}_{chain + 1}.txt")
             with atomic(path) as part:
-                np.savetxt(part, table, fmt="%.9g")
+                np.savetxt(part, np.column_stack([np.ones(draws.shape[1]), -lp[chain, :, k],
+                                                  draws[chain, :, k]]), fmt="%.9g")
             yield path
-        path = root.with_name(f"{root.name}.paramnames")
+        path = prefix.with_name(f"{root}.paramnames")
         with atomic(path) as part:
             part.write_text("".join(f"{name} {LATEX[name]}\n" for name in PARAMS))
         yield path

@@ -55,10 +55,9 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
                 seed=seed, cluster=maps.cluster[pick] if clustered else None)
         except InputError as error:
             raise InputError(f"{path}: {name} maps: {error}") from None
-    if subsets:
-        best, pick = next(iter(subsets.items()))
-        result |= {"scored": best, **{n: result["subsets"][best][n]
-                                      for n in ("score", "score_error")}}
+    for best, pick in [*subsets.items()][:1]:
+        result |= {"scored": best, **{name: result["subsets"][best][name]
+                                      for name in ("score", "score_error")}}
         if best in ("emulator", "train"):
             notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a "
                          "held-out score")
@@ -69,10 +68,11 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
             notes += more
         result["spectrum"] = _spectrum_beside(result)
     result["diagnostics"] = _diagnostics(maps.summary)
-    if maps.failed.any():
-        named, n = ", ".join(map(str, maps.ids[maps.failed][:MAX_LISTED])), int(maps.failed.sum())
-        notes.append(f"{n} of {len(maps.ids)} maps have no posterior and are not scored, as their "
-                     f"chains never moved: map {named}" + ", ..." * (n > MAX_LISTED))
+    failed = maps.ids[maps.failed]
+    if failed.size:
+        notes.append(f"{len(failed)} of {len(maps.ids)} maps have no posterior and are not scored, "
+                     "as their chains never moved: map " + ", ".join(map(str, failed[:MAX_LISTED]))
+                     + ", ..." * (len(failed) > MAX_LISTED))
     if "flag" in maps.summary:
         notes += filter(None, [unconverged(maps.summary)])
     result["without_truth"] = _without_truth(maps, ~np.isfinite(maps.truth[:, 0]))
@@ -232,8 +232,7 @@ def publish(maps: Maps, result: dict, with_report: bool = True,
     """Write score.json and report.html, with pictures if matplotlib is there.
 
     maps, result: as score_maps() takes and returns them
-    with_report: bool, whether there is more than score.json
-    pictures: bool, whether they are drawn
+    with_report, pictures: bools, whether there is more than score.json
     Returns the paths of what was written, which an unwritable folder makes fewer, with a warning.
     """
     from . import figures
@@ -245,8 +244,8 @@ def publish(maps: Maps, result: dict, with_report: bool = True,
     try:
         if with_report and pictures:
             if result["scored"] is not None and find_spec("matplotlib"):
-                scored = figures.Scored(maps, result)
-                drawn = figures.draw_all(scored, _beside(maps.path, "figures"))
+                drawn = figures.draw_all(figures.Scored(maps, result),
+                                         _beside(maps.path, "figures"))
             where = _beside(maps.path, "report.html")
             texts = [table.verdict(result), table.details(result), table.GLOSSARY]
             table.page(where, f"wl: {maps.path.resolve().parent.name}", texts, drawn)
@@ -256,19 +255,18 @@ def publish(maps: Maps, result: dict, with_report: bool = True,
     return written + list(drawn.values())
 
 
-def publish_comparison(results: list[dict], with_figures: bool = True) -> None:
+def publish_comparison(results: list[dict]) -> None:
     """Write comparison.html, and its picture, into the folder that holds several runs.
 
-    results: dicts of score_maps(); with_figures: bool, whether anything is written
+    results: dicts of score_maps()
     """
     from . import figures
-    folders = [pathlib.Path(result["path"]).resolve().parent for result in results]
-    home = pathlib.Path(os.path.commonpath(folders))
+    home = pathlib.Path(os.path.commonpath([pathlib.Path(r["path"]).resolve().parent
+                                            for r in results]))
     try:
-        if with_figures:
-            drawn = figures.compare(results, home) if find_spec("matplotlib") else {}
-            texts = [table.overview(results), *map(table.details, results)]
-            table.page(home / "comparison.html", f"wl: runs in {home.name}", texts, drawn)
+        drawn = figures.compare(results, home) if find_spec("matplotlib") else {}
+        texts = [table.overview(results), *map(table.details, results)]
+        table.page(home / "comparison.html", f"wl: runs in {home.name}", texts, drawn)
     except InputError as error:
         warn(error)
 

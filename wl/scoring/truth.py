@@ -13,7 +13,7 @@ from ..posterior.posterior import STUCK
 from . import score
 
 ON_DESIGN = 1e-6            # a test cosmology this near to one of the design counts as seen
-GROUPS = ("summary", "observed_data", "constant_data")
+GIVE = "give --data FOLDER with the label files of the maps it was made from"
 
 
 @dataclasses.dataclass
@@ -90,15 +90,16 @@ def read_maps(path) -> Maps:
 
     Raises InputError, also for a file that lacks what every posterior has.
     """
-    file = hdf5.read(path, "posterior", groups=GROUPS)
+    file = hdf5.read(path, "posterior", groups=("summary", "observed_data", "constant_data"))
     try:
         summary, observed = file.groups["summary"], file.groups["observed_data"]
         keys = [observed[name].astype(np.int64) for name in ("split", "cosmology", "realisation")]
-        ids = file.coords["summary"].get("map", np.arange(len(keys[0])))
-        maps = Maps(pathlib.Path(path), file, pathlib.Path(file.origin.get("data", "")), *keys, ids,
-                    summary, np.full((len(keys[0]), 2), np.nan))
+        n = len(keys[0])
+        maps = Maps(pathlib.Path(path), file, pathlib.Path(file.origin.get("data", "")), *keys,
+                    file.coords["summary"].get("map", np.arange(n)), summary,
+                    np.full((n, 2), np.nan))
         for name in ("posterior_mean", "sd", maps.bars):
-            array(f"{path}: summary/{name}", summary[name], (len(ids), 2), finite=False)
+            array(f"{path}: summary/{name}", summary[name], (n, 2), finite=False)
     except KeyError as error:
         raise InputError(f"{path}: expected a posterior with {error} in it; repeat the run "
                          "that made it") from None
@@ -120,15 +121,14 @@ def open_maps(path, data=None) -> Maps:
         return maps
     maps.folder = folder = pathlib.Path(data if data is not None else maps.folder)
     if (data is None and "data" not in file.origin) or not folder.is_dir():
-        raise InputError(f"{path}: its data folder {str(folder)!r} is not there; give --data "
-                         "FOLDER with the label files of the maps it was made from")
+        raise InputError(f"{path}: its data folder {str(folder)!r} is not there; {GIVE}")
     if maps.design is not None:
         array(f"{path}: constant_data/design", maps.design, (None, 2), "f",
               advice="repeat the run of it")
     if maps.design is None or not test.all():
         _join_labels(maps, ~test)
-    if test.any() and (folder / dataset.TRUTH_FILE).is_file():
-        where = folder / dataset.TRUTH_FILE
+    where = folder / dataset.TRUTH_FILE
+    if test.any() and where.is_file():
         _check_digest(maps, "label_test", where)
         label = dataset.read_truth(folder)
         _in_range(file, where, maps.realisation[test], len(label), "maps")
@@ -144,10 +144,9 @@ def _join_labels(maps, pick):
     _in_range(file, where, r, label.shape[1], "realisations")
     maps.truth[pick] = label[c, r, :2]
     maps.design = label[:, 0, :2] if maps.design is None else maps.design
-    if c.size and (c.max() >= len(maps.design)
-                   or np.abs(maps.design[c] - maps.truth[pick]).max() > ON_DESIGN):
-        raise InputError(f"{where}: expected the cosmologies of {file.path}, got others; give the "
-                         "--data it was made from")
+    if (c.max(initial=-1) >= len(maps.design)
+            or np.abs(maps.design[c] - maps.truth[pick]).max(initial=0.0) > ON_DESIGN):
+        raise InputError(f"{where}: expected the cosmologies of {file.path}, got others; {GIVE}")
     _check_digest(maps, "label", where)
     if c.size and _shared_seeds(maps.folder, label):
         maps.cluster = maps.realisation
@@ -172,14 +171,13 @@ def _label_path(file, folder):
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"{file.path}: expected {' or '.join(names)} in {folder}, found none; give "
-                     "--data FOLDER with the label files of the maps it was made from")
+    raise InputError(f"{file.path}: expected {' or '.join(names)} in {folder}, found none; {GIVE}")
 
 
 def _in_range(file, label_path, index, size, what):
-    if len(index) and (index.max() >= size or index.min() < 0):
+    if index.max(initial=-1) >= size or index.min(initial=0) < 0:
         raise InputError(f"{label_path}: holds {size} {what}, {file.path} refers to number "
-                         f"{index.max()}; give the --data it was made from")
+                         f"{index.max()}; {GIVE}")
 
 
 def _shared_seeds(folder, label):
