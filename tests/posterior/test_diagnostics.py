@@ -98,11 +98,11 @@ def test_quantiles_of_a_histogram(rng):
     levels, limits = np.array([0.025, 0.16, 0.5, 0.975]), np.array([-1.0, 3.0])
     values = rng.normal(1.0, 0.5, (5, 4000))
     histogram = np.stack([np.histogram(v, 1024, limits)[0] for v in values])
-    found = diagnostics.histogram_quantiles(histogram, limits, levels)
+    found = diagnostics._histogram_quantiles(histogram, limits, levels)
     assert np.abs(found - np.quantile(values, levels, axis=1).T).max() < 2 * 4.0 / 1024
-    flat = diagnostics.histogram_quantiles(np.full((1, 8), 3), limits, levels)
+    flat = diagnostics._histogram_quantiles(np.full((1, 8), 3), limits, levels)
     assert np.allclose(flat, -1.0 + 4.0 * levels)
-    gap = diagnostics.histogram_quantiles(np.array([[2, 0, 0, 2]]), limits, np.array([0.5, 0.75]))
+    gap = diagnostics._histogram_quantiles(np.array([[2, 0, 0, 2]]), limits, np.array([0.5, 0.75]))
     assert np.allclose(gap, [[0.0, 2.5]])
 
 

@@ -35,11 +35,10 @@ def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarr
     """Out-of-fold predictions that scatter like the mean of all networks, which test maps get.
 
     All networks see a part of scatter C, each adds one of scatter B: S = C + B out of fold, and
-    C + B / K = S - (1 - 1/K) B in their mean. Residuals about each cosmology's mean are multiplied
-    by the symmetric matrix that takes S, the mean over the design, to that.
+    C + B / K = S - (1 - 1/K) B in their mean. A symmetric matrix takes S, the mean over the design,
+    to that; it multiplies the residuals about each cosmology's mean.
     summary: (n_cosmology, n_realisation, d) float64, each map by the network of its own fold.
-    between: (d, d) float64, B: covariance between the networks for the same map, unseen by them.
-    folds: int, K.
+    between: (d, d) float64, B: covariance between the networks for the same map; folds: int, K.
     Returns an array like summary.
     """
     n_cosmology, n, d = summary.shape
@@ -69,9 +68,8 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     theta: (n_cosmology, 2), summary: (n_cosmology, n_realisation, d) float64.
     smooth: "auto", "none", or "always" (raw only where the design is too small for a polynomial).
     seed: int, of the cross-validation's folds.
-    Returns mean, covariance, count as per_cosmology(), and what was chosen, a dict: orders "mean"
-    and "covariance" (-1: raw), and "gain", cross-validated log-likelihood per map over the raw one
-    (the lowest orders where raw is impossible).
+    Returns mean, covariance, count as per_cosmology(), and the choice: orders "mean", "covariance"
+    (-1: raw), and "gain", cross-validated log-likelihood per map over the raw or lowest ones.
     Raises InputError for too few realisations, or summaries that do not vary.
     """
     choice("--smooth", smooth, SMOOTHS)
@@ -199,8 +197,7 @@ def _smooth_covariance(u, residual, order, correction):
 
     Each summary is divided by its log-linear standard deviation (else a slope must follow the ratio
     of two, which changes by a factor of ten over the design) and regressed on those before it; the
-    variance left over is log-linear again. All are of the greatest likelihood, and the result is
-    positive definite. correction: for the degrees of freedom that the mean took.
+    variance left is log-linear too. correction: for the degrees of freedom that the mean took.
     """
     n_cosmology, n, d = residual.shape
     basis = _polynomials(u, order)

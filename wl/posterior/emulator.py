@@ -47,7 +47,13 @@ class Emulator:
         self.vertex_log_prior = vertex_log_prior
         self.limits = np.stack([theta.min(axis=0), theta.max(axis=0)])
         self.log_constant = -0.5 * self.d * np.log(2.0 * np.pi)
-        coefficient = _coefficients(theta, triangles, vertex_log_prior, mean, covariance)
+        rows, columns = np.tril_indices(self.d)
+        value = np.column_stack([vertex_log_prior, mean, covariance[:, rows, columns]])
+        corner, at = theta[triangles], value[triangles]
+        edge = np.stack([corner[:, 0] - corner[:, 2], corner[:, 1] - corner[:, 2]], axis=2)
+        coefficient = np.column_stack(                       # rows as in kernels/likelihood.py
+            [corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2], at[:, 0] - at[:, 2],
+             at[:, 1] - at[:, 2]])
         step = (self.limits[1] - self.limits[0]) / GRID
         box = kernels.Cells(*self.limits[0] - 1.5 * step, *1.0 / step, GRID + 2.0, GRID + 2.0)
         grid = kernels.build_grid(coefficient, neighbours, box)
@@ -99,8 +105,7 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
 
     theta: (n, 2) float64, Omega_m and S_8.
     mean: (n, d), covariance: (n, d, d) float64, symmetric positive definite.
-    prior: "design" the density that the design's points follow, also beyond() its hull, "flat"
-        constant in the hull, or (n,) log densities at the design's points.
+    prior: as log_prior() takes it; that of the design goes on beyond() its hull.
     Raises InputError for a design without area or with equal cosmologies, and a covariance that is
     not positive definite.
     """
@@ -121,10 +126,9 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
            covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A design with points MARGIN around its hull, where mean and covariance are extrapolated.
 
-    A posterior that ends at the hull has all of its mass on one side of a cosmology there. Of six
-    sets of 4040 synthetic maps at the challenge's cosmologies, the central 68 % interval held the
-    truth of 35-39 % of the maps on the hull without a margin, of 54-62 % with one of 0.5, and the
-    score of all rose by 0.03-0.09.
+    Of six sets of 4040 synthetic maps at the challenge's cosmologies, the central 68 % interval
+    held the truth of 35-39 % of the maps on the hull without a margin, of 54-62 % with one of 0.5,
+    and the score of all rose by 0.03-0.09.
     theta: (n, 2), mean: (n, d), covariance: (n, d, d) float64.
     Returns the same with DIRECTIONS rows more: a point's covariance is that of the cosmology which
     it stands before, its mean follows the slope that NEIGHBOURS cosmologies around that one have.
@@ -173,16 +177,6 @@ def _check_covariances(theta, covariance):
             f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])} "
             f"({bad.size} such), lowest eigenvalue of the correlation {lowest[bad[0]]:.3g}; use "
             "more realisations for each cosmology or fewer summaries")
-
-
-def _coefficients(theta, triangles, prior, mean, covariance):
-    """The rows of kernels/likelihood.py for every triangle."""
-    rows, columns = np.tril_indices(mean.shape[1])
-    value = np.concatenate([prior[:, None], mean, covariance[:, rows, columns]], axis=1)
-    corner, at = theta[triangles], value[triangles]
-    edge = np.stack([corner[:, 0] - corner[:, 2], corner[:, 1] - corner[:, 2]], axis=2)
-    return np.concatenate([corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2],
-                           at[:, 0] - at[:, 2], at[:, 1] - at[:, 2]], axis=1)
 
 
 def _triangle_rule(order):
@@ -261,11 +255,9 @@ def _design_log_density(theta, at):
 def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, float]:
     """A user's own prior at the design's points.
 
-    path: .npy, or text (blanks or commas, # comments), with one of
-     - n numbers, the ln density at each cosmology of the design, in its order;
-     - rows of Omega_m, S_8, density: any three or more points that span the design, a grid say, or
-       its own cosmologies to six decimals, with densities in any normalisation, between which ln
-       density is linear; 0 excludes a point.
+    path: .npy, or text (blanks or commas, # comments), with n numbers, the ln density at each
+        cosmology of the design; or with rows of Omega_m, S_8, density in any normalisation, of
+        points that span the design or are its own to six decimals, 0 excluding a point.
     theta: (n, 2) float64, the design.
     Returns log densities (n,), not normalised, and what is lost between the cosmologies: the rms
     difference of ln density at the file's points in the hull, by density (0 for the first form).

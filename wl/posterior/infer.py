@@ -22,14 +22,12 @@ IS_COORDINATE = {"coordinates": "kind"}        # of xarray, beside the dimension
 
 def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
           wanted: Wanted) -> pathlib.Path:
-    """Make posterior.h5, or a shard of it, from a file of summaries.
+    """Make posterior.h5, or a shard of it, from a file of summaries, and return its path.
 
-    predictions: hdf5.File, a predictions.h5
-    options: PosteriorOptions
-    folder: Folder, where it goes
-    wanted: Wanted, which maps
-    Returns the path. Raises InputError where files with other settings stand in the way, RunError
-    where no chain ever moved; a map whose chain alone never moved is named and gets NaN.
+    predictions: hdf5.File, a predictions.h5; options: PosteriorOptions
+    folder: Folder, where it goes; wanted: Wanted, which maps
+    Raises InputError where files with other settings stand in the way, RunError where no chain ever
+    moved; a map whose chain alone never moved is named and gets NaN.
     """
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
@@ -43,7 +41,7 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         return path
     chosen = wanted.rows(predictions.groups["predictions"]["split"])
     if direct:
-        steps, chains, constant = None, None, {}
+        chains, constant = None, {}
         summary, known = _from_network(predictions, options, chosen)
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
@@ -51,13 +49,12 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         constant |= more
         _warn(summary, predictions.coords["predictions"]["map"][chosen], options, path)
         known = held_out(emulator, per, options, folder.seed)
-        steps = options.draw_steps if options.sampler == "metropolis" else None
     if known is not None:
         summary, more = _recalibrated(summary, known, options, predictions, folder.quiet)
         constant |= more
     groups, coords = _groups(predictions, chosen, summary, constant)
     if chains is not None and chains.draws is not None and chains.draws.size:
-        _add_draws(groups, coords, chains, options, steps)
+        _add_draws(groups, coords, chains, options)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)
     return path
@@ -68,8 +65,7 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
     """Raise InputError, before any work, if the inference cannot end well.
 
     settings: dict, of the predictions that are there or still to be made
-    n_emulator: int, realisations per cosmology of the emulator split
-    theta: (n_cosmology, 2), the design
+    n_emulator: int, realisations per cosmology of the emulator split; theta: (n_cosmology, 2)
     options, folder, wanted: as infer() takes them
     """
     direct = settings["method"] == "direct"
@@ -113,8 +109,7 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
     emulator: emulator.Emulator, for its design and prior
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
     options: PosteriorOptions; seed: int
-    Returns the maps' cosmologies (n, 2) and their posteriors, a dict as of posterior.summarise();
-    None where nothing is recalibrated.
+    Returns the maps' cosmologies (n, 2) and their posteriors, as of summarise(); None without need.
     """
     if options.recalibrate == "none":
         return None
@@ -278,18 +273,16 @@ def _groups(predictions, chosen, summary, constant):
     return groups, coords
 
 
-def _add_draws(groups, coords, chains, options, steps):
-    """The draws in /posterior and /sample_stats; float32 holds them to 3e-8. steps: of draws."""
+def _add_draws(groups, coords, chains, options):
+    """The draws in /posterior and /sample_stats; float32 holds them to 3e-8."""
     dims, keep = ("chain", "draw", "map"), options.drawn(coords["map"])
-    kind = Var(("map",), groups["summary"]["kind"].values[keep])
     draws = np.moveaxis(chains.draws.astype(np.float32), 0, 2)      # (chain, draw, map, param)
-    parts = {"posterior": {p: Var(dims, draws[..., i], IS_COORDINATE)
-                           for i, p in enumerate(PARAMS)}}
+    groups["posterior"] = {p: Var(dims, draws[..., i], IS_COORDINATE) for i, p in enumerate(PARAMS)}
     if chains.lp is not None:
         lp = np.moveaxis(chains.lp.astype(np.float32), 0, 2)
-        parts["sample_stats"] = {"lp": Var(dims, lp, IS_COORDINATE)}
-    for group, named in parts.items():
-        groups[group] = named | {"kind": kind}
+        groups["sample_stats"] = {"lp": Var(dims, lp, IS_COORDINATE)}
+    for group in ("posterior", "sample_stats")[:1 + (chains.lp is not None)]:
+        groups[group]["kind"] = Var(("map",), groups["summary"]["kind"].values[keep])
         coords[group, "map"] = coords["map"][keep]
-        if steps is not None:
-            coords[group, "draw"] = (options.burn + steps).astype(np.int32)
+        if options.sampler == "metropolis":
+            coords[group, "draw"] = (options.burn + options.draw_steps).astype(np.int32)

@@ -25,19 +25,20 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
                guess: np.ndarray | None = None, progress=None) -> Chains:
     """Random-walk Metropolis for every map (Metropolis et al. 1953), all maps in one kernel.
 
-    Memory does not grow with the steps: a map's draws are reduced as soon as its chains end.
-    emulator: Emulator; summary: (n, d) float64; walk: Walk, how the chains go.
-    seed: int.
-    map_index: (n,) int, global index of each map, which with the seed alone decides its random
-        numbers; None: 0 ... n - 1.
+    A map's draws are reduced as soon as its chains end: memory does not grow with the steps.
+    emulator: Emulator; summary: (n, d) float64; walk: Walk; seed: int.
+    map_index: (n,) int, global indices, which with the seed alone decide random numbers; or None.
     keep: (k,) int, sorted rows of the maps that return their draws, those of walk.draw_steps.
     guess: (n, 2) float64, first points of the maps' first chains in the hull, or None.
     progress: an object with update(maps), or None.
     Returns Chains. Raises InputError for summaries or indices that make no sense.
     """
     summary = summaries(summary, emulator.d)
-    n, seed = len(summary), int(seed) % 2**64
-    index, edges = _map_index(map_index, n), walk.edges
+    n, seed, edges = len(summary), int(seed) % 2**64, walk.edges
+    index = np.arange(n) if map_index is None else np.ascontiguousarray(map_index, np.int64)
+    if index.shape != (n,) or index.min(initial=0) < 0 or len(np.unique(index)) != n:
+        raise InputError(f"map_index: expected {n} different whole numbers from 0, got shape "
+                         f"{index.shape}")
     best, edge, _ = survey(emulator, summary)
     begin = _starts(emulator, best, walk.chains, seed, index, guess)
     schedule = kernels.Schedule(walk.sigma, walk.adapts, edges, walk.stride, np.uint64(seed),
@@ -128,16 +129,6 @@ def _moments(sums, total, begin):
     square += cross + np.swapaxes(cross, -1, -2) + shift[..., :, None] * shift[..., None, :]
     covariance = square.mean(axis=1) - mean[:, :, None] * mean[:, None, :]
     return mean + reference[:, 0], covariance
-
-
-def _map_index(map_index, n):
-    if map_index is None:
-        return np.arange(n, dtype=np.int64)
-    index = np.ascontiguousarray(map_index, dtype=np.int64)
-    if index.shape != (n,) or index.min(initial=0) < 0 or len(np.unique(index)) != n:
-        raise InputError(f"map_index: expected {n} different whole numbers from 0, got shape "
-                         f"{index.shape}")
-    return index
 
 
 def _rank_diagnostics(draws):

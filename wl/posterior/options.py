@@ -225,8 +225,7 @@ def shard_of(text: str | None) -> tuple | None:
 def merge(paths: list, out) -> str:
     """Join the shards of one run along the dimension `map`, sorted by the map coordinate.
 
-    paths: one file per shard, in any order; the settings of each hold shard = [i, n], i from 0 or
-        from 1; all else must be equal
+    paths: one file per shard, whose settings hold shard = [i, n], i from 0 or from 1
     out: str or Path, the file to write
     Returns the digest of the result, whose settings hold no shard. Raises InputError, also if `out`
     is one of the shards, or holds another result than theirs.
@@ -304,8 +303,7 @@ def is_foreign(path) -> bool:
 def read_foreign(path, seed: int) -> File:
     """The predictions of others as a predictions.h5 holds them, in memory.
 
-    path: str or Path, see FOREIGN_HELP
-    seed: int, decides which maps feed the emulator
+    path: str or Path, see FOREIGN_HELP; seed: int, decides which maps feed the emulator
     Raises InputError.
     """
     path = pathlib.Path(path)
@@ -340,7 +338,13 @@ def read_foreign(path, seed: int) -> File:
 def _foreign_tables(path):
     """Summaries (n, d) and cosmologies (n, 2), float64, of a file."""
     kind = path.suffix.lower()
-    found = _columns(path) if kind == ".csv" else _npz(path) if kind == ".npz" else arrays_of(path)
+    found = _columns(path) if kind == ".csv" else arrays_of(path)
+    try:
+        if kind == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+    except Exception as error:             # a damaged archive raises anything from zipfile to NumPy
+        raise InputError(f"{path}: cannot be read as .npz ({error})") from None
     for names in (SUMMARIES, TRUTHS):
         if not set(names) & set(found):
             raise InputError(f"{path}: expected an array called {' or '.join(names)}, got "
@@ -354,14 +358,6 @@ def _foreign_tables(path):
                       advice="give a row of finite numbers for each map")
     return (np.ascontiguousarray(summaries, np.float64),
             np.ascontiguousarray(truth[:, :2], np.float64))
-
-
-def _npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:             # a damaged archive raises anything from zipfile to NumPy
-        raise InputError(f"{path}: cannot be read as .npz ({error})") from None
 
 
 def _columns(path):

@@ -1,12 +1,10 @@
 """One structure for every posterior, from chains, quadrature or a network; its calibration.
 
 Error bars are the sd times one factor per parameter, a temperature. Quantiles are mapped
-isotonically: the probabilities below the truth (PIT) of maps whose cosmology is known have an
-empirical distribution R; a calibrated posterior has R(p) = p. Replacing the posterior's
-distribution function F by R(F) makes it so (Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263). R is
-monotone, so quantiles stay in order. Before, those of posteriors at the design's hull are widened
-about the median, so that they hold for its cosmologies too. The score reads this file and needs no
-SciPy: imports inside.
+isotonically: with R the distribution of the probabilities below the truth (PIT) of maps of known
+cosmology, a posterior's distribution function F becomes R(F) (Kuleshov, Fenner & Ermon 2018,
+arXiv:1807.00263). Before, those at the design's hull are widened about the median, so that they
+hold for its cosmologies too. The score reads this file and needs no SciPy: imports inside.
 """
 import dataclasses
 
@@ -63,14 +61,12 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
               covariance: np.ndarray) -> dict[str, np.ndarray]:
     """The result of chains or of a quadrature, as /summary of posterior.h5 holds it.
 
-    chi2 = r^T C^-1 r of what the emulator leaves of the summary at the posterior's mean, and
-    p_value its probability with d degrees of freedom (conservative: the parameters were fitted).
-    chains: Chains.
-    summary, mean: (n, d), covariance: (n, d, d) float64, the last two of the emulator at the
+    chains: Chains; summary, mean: (n, d), covariance: (n, d, d) float64, of the emulator at the
         posterior's mean.
-    Returns {name: array}: what Chains has but for draws, contour_68, ... (n,), chi2, p_value (n,)
-    and flag (n,) int16, a sum of the keys of params.FLAGS. A map whose chains have no spread, or
-    not one accepted step, has STUCK for its flag and NaN for all that would tell of a posterior.
+    Returns {name: array}: what Chains has but for draws, contour_68, ... (n,), chi2 = r^T C^-1 r of
+    what the emulator leaves of the summary, its p_value (conservative: parameters were fitted), and
+    flag (n,) int16, a sum of the keys of params.FLAGS. A map whose chains never moved has STUCK for
+    its flag and NaN for all that would tell of a posterior.
     """
     from scipy.special import chdtrc
     residual = summary - mean
@@ -112,10 +108,9 @@ def unconverged(result: dict[str, np.ndarray]) -> str | None:
 
 
 def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
-    """The result of a network's own means and error bars.
+    """The result of a network's own means and error bars, as summarise() gives it.
 
     mean, sd: (n, 2) float64, Omega_m and S_8.
-    Returns mean, sd, correlation, quantiles and flag as summarise() does.
     Raises InputError for means that are not finite and error bars that are not positive.
     """
     from scipy.special import ndtri
@@ -186,11 +181,10 @@ def coverage_curve(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def uniform_p_value(values: np.ndarray, cluster: np.ndarray | None = None) -> float:
     """p-value of the Kolmogorov-Smirnov test that values (n,) float64 are uniform in (0, 1).
 
-    Stephens' (1970, JRSS B 32, 115) correction for the sample size is within 0.025 of the exact
-    value from n = 5 on, and spares the second that importing scipy.stats takes.
-    cluster: (n,) int, maps of equal number depend on each other, as those of one cosmology do, or
-        None. n is then divided by the design effect, the factor by which the variance of the share
-        below 0.1, 0.2 ... 0.9 exceeds that of independent maps.
+    Stephens' (1970, JRSS B 32, 115) correction for n is within 0.025 of the exact value from n = 5
+    on, and spares the second that importing scipy.stats takes.
+    cluster: (n,) int, equal for maps that depend on each other, or None. n is divided by the factor
+        by which the variance of the share below 0.1, 0.2 ... 0.9 exceeds that of independent maps.
     """
     from scipy.special import kolmogorov
     order = np.argsort(values)
@@ -242,24 +236,19 @@ def temperature(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarr
 def isotonic(values: np.ndarray) -> np.ndarray:
     """R at the knots, (KNOTS, 2) float64, from values (n, 2), PIT of the emulator split alone."""
     from scipy.special import ndtr
-    p = ndtr(_knots())
+    p = ndtr(np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS))
     share = (np.asarray(values)[None] <= p[:, None, None]).sum(1)
     return (share + PRIOR_COUNT * p[:, None]) / (len(values) + PRIOR_COUNT)
-
-
-def _knots():
-    return np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)
 
 
 def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
                 known: dict[str, np.ndarray], design: np.ndarray) -> tuple[dict, dict]:
     """What a recalibration adds to a posterior's result, and what it learnt.
 
-    Temperature gives "errorbar" alone, isotonic the quantiles "recalibrated_q2_5", ... too. Those
-    are first widened about the median by 1 + (h - 1) x, x in 0 ... 1 being how much the posterior
-    is at the hull; h makes them hold 68 % of the truths of the cosmologies on the hull.
-    kind: "temperature" or "isotonic".
-    result, known: of summarise() or gaussian(), known of maps of the emulator split.
+    "temperature" gives "errorbar" alone, "isotonic" the quantiles "recalibrated_q2_5", ... too.
+    Those are first widened about the median by 1 + (h - 1) x, x in 0 ... 1 being how much the
+    posterior is at the hull; h makes them hold 68 % of the truths of the cosmologies on the hull.
+    kind: str; result, known: of summarise() or gaussian(), known of maps of the emulator split.
     truth: (k, 2) float64, of those maps; design: (n_cosmology, 2) float64.
     Returns two dicts: for the result, (n, 2) float64 each; "temperature" (2,) and, if isotonic,
     "widening" h (2,) and "recalibration" (KNOTS, 2).
@@ -276,34 +265,26 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
         learnt = {"temperature": factor, "widening": h, "recalibration": curve}
         if on_hull.sum() < MIN_WIDENED:
             break
-        inner = [value[on_hull] for value in list(quantiles(wide, curve).values())[1:4]]
-        h = np.clip(h * _shortfall(truth[on_hull], *inner), 1.0, MAX_WIDENING)
+        true = truth[on_hull]
+        low, middle, high = (v[on_hull] for v in list(quantiles(wide, curve).values())[1:4])
+        half = np.where(true > middle, high - middle, middle - low)
+        short = np.quantile(np.abs(true - middle) / half, LEVELS["q84"] - LEVELS["q16"], axis=0)
+        h = np.clip(h * short, 1.0, MAX_WIDENING)
     wide = _widened(result, learnt["widening"], hull.equations)
     return {"errorbar": result["sd"] * factor} | quantiles(wide, curve), learnt
 
 
-def _nearness(equations, result):
-    """How much each posterior is at the hull, (n, 1): 0 far inside, 1 with its mean there.
+def _widened(result, h, equations):
+    """Quantiles with their distances from the median multiplied by h at the hull, 1 far inside.
 
     By the distance of the mean to the nearest edge in units of the sd across that edge.
     """
-    normal, offset = equations[:, :2], equations[:, 2]
+    normal, offset, middle = equations[:, :2], equations[:, 2], result["q50"]
     a, b = (normal[:, k] * result["sd"][:, k:k + 1] for k in range(2))
     width = np.sqrt(a * a + b * b + 2.0 * result["correlation"][:, None] * a * b)
     distance = (-(result["mean"] @ normal.T + offset) / width).min(axis=1, keepdims=True)
-    return np.clip((HULL_SD - distance) / (HULL_SD - FULL_SD), 0.0, 1.0)
-
-
-def _shortfall(truth, low, middle, high):
-    """By what recalibrated 68 % intervals have to be multiplied to hold 68 % of the truths."""
-    half = np.where(truth > middle, high - middle, middle - low)
-    return np.quantile(np.abs(truth - middle) / half, LEVELS["q84"] - LEVELS["q16"], axis=0)
-
-
-def _widened(result, h, equations):
-    """Quantiles with their distances from the median multiplied by up to h at the hull."""
-    middle, factor = result["q50"], 1.0 + (h - 1.0) * _nearness(equations, result)
-    return {name: middle + factor * (result[name] - middle) for name in LEVELS}
+    near = np.clip((HULL_SD - distance) / (HULL_SD - FULL_SD), 0.0, 1.0)
+    return {name: middle + (1.0 + (h - 1.0) * near) * (result[name] - middle) for name in LEVELS}
 
 
 def quantiles(result: dict[str, np.ndarray], curve: np.ndarray) -> dict[str, np.ndarray]:
@@ -314,10 +295,10 @@ def quantiles(result: dict[str, np.ndarray], curve: np.ndarray) -> dict[str, np.
     """
     from scipy.special import ndtri
     known = np.stack([result[name] for name in LEVELS])
-    scores = ndtri(np.array(list(LEVELS.values())))
+    scores, knots = ndtri([*LEVELS.values()]), np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)
     out = np.empty_like(known)
     for k in range(2):
-        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), _knots())
+        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
         right = np.clip(np.searchsorted(scores, back), 1, len(scores) - 1)
         part = (back - scores[right - 1]) / (scores[right] - scores[right - 1])
         step = part[:, None] * (known[right, :, k] - known[right - 1, :, k])

@@ -25,13 +25,10 @@ PER_EDGE = 8           # points that survey() looks at along each hull edge
 def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains:
     """The posterior of every map by Gauss quadrature in each triangle of the design.
 
-    Mean, covariance and log-prior are linear inside a triangle, so the posterior is smooth there
-    and converges exponentially with the order. The marginal densities that the quantiles need are
-    integrals along LINES lines for each parameter.
-    emulator: Emulator; summary: (n, d) float64.
-    order: int, points per side of a triangle of usual size, see _sides().
-    Returns Chains without acceptance, ess, rhat, tau and draws.
-    Raises InputError for summaries or an order that make no sense.
+    Mean, covariance and log-prior are linear inside a triangle: it converges exponentially with the
+    order. The marginal densities that quantiles need are integrals along LINES lines.
+    emulator: Emulator; summary: (n, d) float64; order: int, points per side, see _sides().
+    Returns Chains without acceptance, ess, rhat, tau, draws. Raises InputError for a wrong summary.
     """
     summary = summaries(summary, emulator.d)
     order = checks.positive("order", order, integer=True)
@@ -59,14 +56,13 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
 
 def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
          map_index: np.ndarray) -> np.ndarray:
-    """Independent draws of each map's posterior.
+    """Independent draws of each map's posterior, (n, 1, count, 2) float64.
 
     A triangle of the design is cut into cells of equal area; a cell is drawn by its share of the
-    posterior, and in it a point. Cells are about an eighth of a posterior's sd wide, so that its sd
-    comes out 0.1 % too large.
+    posterior, and in it a point. Cells are an eighth of a posterior's sd wide: its sd comes out
+    0.1 % too large.
     emulator: Emulator; summary: (n, d) float64; count, seed: ints.
     map_index: (n,) int, which with the seed alone decides a map's random numbers.
-    Returns (n, 1, count, 2) float64.
     """
     summary = summaries(summary, emulator.d)
     side = DRAW_CELLS * _sides(emulator, ORDER)
@@ -111,11 +107,11 @@ def _room(n):
 
 def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6, ORDER),
                      against: int = 12, maps: int = 64) -> np.ndarray:
-    """How far exact() has converged: the largest difference of a mean or sd from a higher order.
+    """The largest difference of a mean or sd by exact() from one of a higher order, in sd.
 
     emulator: Emulator; summary: (n, d) float64, of which `maps`, at even distances, are looked at.
     orders, against: ints, of exact(), and the higher one.
-    Returns (len(orders),) float64, in units of the sd; NaN without maps.
+    Returns (len(orders),) float64, NaN without maps.
     """
     n = len(summary)
     if not n:
