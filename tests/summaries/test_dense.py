@@ -281,6 +281,20 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     assert np.allclose(measured["fixed"][rows[3]], oracle[0], rtol=1e-6)
 
 
+def test_measured_statistics_of_another_list_are_refused(data, monkeypatch):  # noqa: F811
+    """A new statistic in the code is never silently missing from what an older run measured."""
+    work = statistics_alone(data, *SMALL, out="listed")
+
+    def measured():
+        return handmade.features_file(work.maps, work.split, work.options, work.folder)
+    file = measured()
+    assert measured().digest == file.digest
+    monkeypatch.setattr(handmade.OnePoint, "NAME", "another")
+    with pytest.raises(InputError) as error:
+        measured()
+    one_line(error, "features.h5", "statistics.another")
+
+
 def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target", "both")
     work = start(data, *options)

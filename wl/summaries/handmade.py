@@ -3,9 +3,8 @@
 A new statistic is a class with a NAME and a width, and an entry in Features.statistics: called with
 maps (n, rows, columns) float32, zero outside the mask, it gives (n, width) float64, and a map's
 numbers depend on that map alone. On a sky with halos the bands between scales gain 0.34 +- 0.05 in
-score over moments and PDF at four scales alone. Peaks, minima, Minkowski
-functionals, joint PDFs and second-order scattering beside them gain 0.02 at most, each within two
-standard errors of nothing (benchmarks/README.md).
+score over moments and PDF at four scales alone; peaks, minima, Minkowski functionals, joint PDFs
+and second-order scattering beside them at most 0.02 (benchmarks/README.md).
 """
 from concurrent.futures import ThreadPoolExecutor
 
@@ -308,7 +307,7 @@ def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: 
     batches, rows, noise: Batches on an unpacked frame, scale 1; (n,) int, its maps; for fetch()
     progress: with update(n), or None
     chunk: int, maps that a thread takes at a time
-    Returns (n, width) float64. Raises InputError for a map of zeros, which has no spectrum.
+    Returns (n, width) float64. Raises InputError for a number that is not finite.
     """
     out, step = np.empty((len(rows), statistic.width)), chunk * threads
     frames = np.empty((min(len(rows), step), 1, *batches.frame.shape), np.float32)
@@ -322,8 +321,8 @@ def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: 
                 progress.update(len(part))
     dead = ~np.isfinite(out).all(1)
     if dead.any():
-        raise InputError(f"map {rows[int(np.argmax(dead))]} of {len(batches.maps)}: expected a "
-                         "convergence map, got no power at all in a bin of ell; repair the file")
+        raise InputError(f"map {rows[int(np.argmax(dead))]} of {len(batches.maps)}: expected finite "
+                         "statistics, got NaN, or no power in a bin of ell; repair the file")
     return out
 
 
@@ -339,15 +338,16 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     own, seed = options.of_statistics(), folder.seed
     rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
     draws = own["draws"] or min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
-    settings = {"scales": list(own["scales"]), "bands": "neighbours", "draws": draws,
+    frame, every = Frame(maps.mask, pack=False), np.arange(len(maps.flat_kappa))
+    features = Features(frame.observed, maps.n_gal, own["scales"])
+    statistics = {one.NAME: one.width for one in features.statistics}
+    settings = {"scales": list(own["scales"]), "statistics": statistics, "draws": draws,
                 "rows": hdf5.digest_array(rows), "n_gal": maps.n_gal, "test_maps": split.n_test}
     digests = folder.digests(maps.files)
     found = folder.reuse("features.h5", "features", settings, digests)
     if found is not None:
         return found
     maps.check_maps(folder.quiet)
-    frame, every = Frame(maps.mask, pack=False), np.arange(len(maps.flat_kappa))
-    features = Features(frame.observed, maps.n_gal, own["scales"])
     progress = Progress(len(every) + (draws - 1) * len(rows) + split.n_test, "measuring statistics",
                         folder.quiet)
 
