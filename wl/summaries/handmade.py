@@ -321,7 +321,7 @@ def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: 
                 progress.update(len(part))
     dead = ~np.isfinite(out).all(1)
     if dead.any():
-        raise InputError(f"map {rows[int(np.argmax(dead))]} of {len(batches.maps)}: expected finite "
+        raise InputError(f"map {rows[dead.argmax()]} of {len(batches.maps)}: expected finite "
                          "statistics, got NaN, or no power in a bin of ell; repair the file")
     return out
 
