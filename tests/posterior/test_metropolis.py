@@ -194,7 +194,7 @@ def small(emulator, maps):
 def test_same_for_any_block(emulator, maps, small, monkeypatch):
     options, whole = small
     for block in (1, 7, 60):
-        monkeypatch.setattr(metropolis, "block_size", lambda *_: block)
+        monkeypatch.setattr(metropolis, "_block_size", lambda *_: block)
         assert same(whole, synthetic.chains(emulator, maps[1][:60], **options))
 
 
@@ -338,7 +338,7 @@ def test_progress_counts_maps(emulator, maps, monkeypatch):
 
         def update(self, step):
             self.calls.append(step)
-    monkeypatch.setattr(metropolis, "block_size", lambda *_: 16)
+    monkeypatch.setattr(metropolis, "_block_size", lambda *_: 16)
     synthetic.chains(emulator, maps[1][:50], nstep=10, sigma=0.1, progress=Count())
     assert Count.calls == [16, 16, 16, 2]
 

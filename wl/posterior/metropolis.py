@@ -49,8 +49,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     accepted, lp = np.empty((n, chains), np.int64), np.empty((len(keep), chains, len(chosen)))
     kept, ess, rhat = np.empty((*lp.shape, 2)), np.empty((n, 2)), np.empty((n, 2))
     quantiles = np.empty((n, 2, len(levels)))
-    by_time = max(int(WORK * threads() / (walk.nstep * chains)), 4 * threads() * kernels.LANES)
-    block = max(min(by_time, MAX_BYTES // (24 * chains * size + 8 * kernels.BINS)), 1)
+    block = _block_size(walk, threads())
     limits, d = emulator.limits, None if emulator.d == 2 else emulator.d
     for first in range(0, n, block):
         part = slice(first, min(first + block, n))
@@ -76,6 +75,13 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     tau = _autocorrelation_time(batches, np.diff(edges), begin)
     return Chains(mean, *spread(covariance), *np.moveaxis(quantiles, 2, 0),
                   accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, draws=kept, lp=lp)
+
+
+def _block_size(walk, threads):
+    """Maps between two reports of progress, within MAX_BYTES of draws; no result depends on it."""
+    by_time = max(int(WORK * threads / (walk.nstep * walk.chains)), 4 * threads * kernels.LANES)
+    by_memory = MAX_BYTES // (24 * walk.chains * (walk.kept // walk.stride) + 8 * kernels.BINS)
+    return max(min(by_time, by_memory), 1)
 
 
 def _starts(emulator, best, chains, seed, index, guess=None):
