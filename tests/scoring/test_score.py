@@ -190,21 +190,17 @@ def test_summary(posterior):
     assert out == score.summarise(truth, given, variance, count=300)
 
 
-def test_curves_of_error_bars_and_of_quantiles(posterior):
-    """All five quantiles of half the width give a curve of their own; without one there is none."""
+def test_the_curve_is_that_of_the_quantiles(posterior):
+    """All five quantiles of half the width give their own curve; without one it is that of the error bars."""
     truth, mean, sd, _ = posterior
     quantiles = {name: mean + 0.5 * sd * stats.norm.ppf(p) for name, p in params.LEVELS.items()}
-    given = Posterior(mean, sd, plain_sd=0.5 * sd, quantiles=quantiles)
-    out = score.summarise(truth, given, [0.01, 0.004], count=2)
-    curve = out["coverage_curve"]
-    np.testing.assert_allclose(curve["error_bars"], np.array([curve["level"]] * 2).T, atol=0.03)
-    want = [2 * stats.norm.cdf(0.5 * stats.norm.ppf(0.5 + p / 2)) - 1 for p in curve["level"]]
-    np.testing.assert_allclose(curve["quantiles"], np.array([want] * 2).T, atol=0.03)
-    half = score.summarise(truth, Posterior(mean, 0.5 * sd), [0.01, 0.004], count=2)
-    for name in ("score", "coverage_68", "coverage_95"):
-        assert out[f"{name}_plain"] == half[name]
+    given, level = Posterior(mean, sd, quantiles=quantiles), np.arange(1, 10) / 10
+    curve = score.summarise(truth, given, [0.01, 0.004], count=2)["coverage_curve"]
+    want = [2 * stats.norm.cdf(0.5 * stats.norm.ppf(0.5 + p / 2)) - 1 for p in level]
+    np.testing.assert_allclose(curve, np.array([want] * 2).T, atol=0.03)
     del quantiles["q50"]
-    assert "quantiles" not in score.summarise(truth, given, [1, 1], count=2)["coverage_curve"]
+    curve = score.summarise(truth, given, [0.01, 0.004], count=2)["coverage_curve"]
+    np.testing.assert_allclose(curve, np.array([level] * 2).T, atol=0.03)
 
 
 def test_expected_score_is_the_mean_score_of_right_error_bars(rng):

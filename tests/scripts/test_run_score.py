@@ -386,19 +386,12 @@ def test_shared_seeds_widen_the_error(tmp_path, shared, simulation):
     assert any("share their seeds" in note for note in notes) == shared
 
 
-def test_coverage_before_and_after_recalibration(case):
-    """errorbar is what is scored; what sd holds stands beside it."""
+def test_the_recalibrated_error_bars_are_scored(case):
     _, path, (mean, sd, truth, split, _) = case
     before = report.score_posterior(path, bootstrap=10)["subsets"]["test"]
-    assert "coverage_68_plain" not in before and "before recalibration" not in table.details(
-        report.score_posterior(path, bootstrap=10))
     rewrite(path, lambda groups: groups["summary"].update(errorbar=Var(("map", "param"), 3.0 * sd)))
-    result = report.score_posterior(path, bootstrap=10)
-    after = result["subsets"]["test"]
-    assert after["coverage_68_plain"] == before["coverage_68"]
-    assert after["score_plain"] == before["score"]
+    after = report.score_posterior(path, bootstrap=10)["subsets"]["test"]
     assert min(after["coverage_68"]) > 0.95 and after["score"] != before["score"]
-    assert "S_8: within 1 sd before recalibration" in table.details(result)
 
 
 def test_an_unconverged_posterior_is_noted(case):

@@ -184,7 +184,6 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     add_shown(parser)
 
 
-# ---------------------------------------------------------------- shards
 @dataclasses.dataclass(frozen=True)
 class Wanted:
     """Which maps a run, or one job of several, infers.
@@ -294,7 +293,6 @@ def _join(group, files):
     return variables, coords
 
 
-# ---------------------------------------------------------------- somebody else's predictions
 def is_foreign(path) -> bool:
     """Whether a file holds predictions that wl did not make. path: str or Path."""
     return pathlib.Path(path).suffix.lower() in (".npz", ".csv") or arrays_of(path) is not None

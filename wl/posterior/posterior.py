@@ -141,7 +141,6 @@ def warnings(result: dict[str, np.ndarray]) -> list[str]:
     return lines
 
 
-# ---------------------------------------------------------------- probabilities below the truth
 def pit(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated.
 
@@ -218,7 +217,6 @@ def checked(truth: np.ndarray, mean: np.ndarray,
     return truth, mean, sd
 
 
-# ---------------------------------------------------------------- error bars that hold them
 def temperature(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """What error bars have to be multiplied by to match the errors of maps of known cosmology.
 

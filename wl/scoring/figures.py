@@ -37,19 +37,13 @@ class Scored:
         self.mean, self.bars = self.numbers.mean, self.numbers.sd
         self.pit = score.probabilities(self.truth, self.numbers)
         file = hdf5.read(maps.path, "posterior", groups=("posterior",))
-        self._draws = file.groups.get("posterior")
+        self.drawn = file.groups.get("posterior")
         self.kept = file.coords.get("posterior", {}).get("map", np.arange(0))
         self.emulator = None
         if maps.path.name == "posterior.h5" and maps.path.with_name("statistics.h5").is_file():
             from ..posterior.infer import load_emulator
             with contextlib.suppress(InputError):              # of another run
                 self.emulator = load_emulator(maps.path.parent)
-
-    def draws(self, i: int) -> np.ndarray | None:
-        """Draws (m, 2) of map i, None if the file keeps none."""
-        at = np.flatnonzero(self.kept == self.ids[i])
-        return None if not at.size else np.stack(
-            [self._draws[name][..., at[0]].ravel() for name in PARAMS], axis=1)
 
     def density(self, i: int, points: np.ndarray) -> np.ndarray:
         """Density of map i at points (m, 2) up to a factor: its emulator's, else a Gaussian."""
@@ -160,8 +154,8 @@ def _calibration(figure, scored):
         expected = len(scored.pit) / PIT_BINS
         axes[k + 1].axhspan(expected - 2 * np.sqrt(expected), expected + 2 * np.sqrt(expected),
                             color="0.88")
-        axes[k + 1].hist(scored.pit[:, k], PIT_BINS, (0, 1), color=colour, histtype="step", lw=1.5,
-                         ls=dash)
+        axes[k + 1].hist(scored.pit[:, k], PIT_BINS, range=(0, 1), color=colour, histtype="step",
+                         lw=1.5, ls=dash)
         axes[k + 1].axhline(expected, color="black", lw=1)
         axes[k + 1].set(xlabel=f"posterior probability below the true {LABELS[k]}", ylabel="maps",
                         xlim=(0, 1), ylim=(0, None))
@@ -191,8 +185,9 @@ def _posterior(axis, scored, i):
     density = scored.density(i, points).reshape(GRID, GRID)
     axis.contour(x, y, density, _levels(density), colors=BLUE, linewidths=1.2)
     axis.plot([], [], color=BLUE, label="exact" if scored.emulator else "Gaussian")
-    draws = scored.draws(i)
-    if draws is not None:
+    kept = scored.kept == scored.ids[i]
+    if kept.any():
+        draws = np.stack([scored.drawn[name][..., kept].ravel() for name in PARAMS], axis=1)
         from scipy.ndimage import gaussian_filter
         count = np.histogram2d(*draws.T, 60, [[low[0], high[0]], [low[1], high[1]]])[0].T
         smooth = gaussian_filter(count, 7.5 * len(draws)**(-1 / 6))     # 7.5 bins a sd; Scott 1992

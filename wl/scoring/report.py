@@ -196,7 +196,6 @@ def out_of_distribution(path, other) -> dict:
             "n_out": len(outside)}
 
 
-# ---------------------------------------------------------------- what becomes of it
 def save(result: dict) -> pathlib.Path:
     """Write score.json beside the posterior, atomically. Returns its path.
 
@@ -303,10 +302,10 @@ def check_convergence(path, allowed: bool) -> None:
     allowed: bool, whether it is only warned of
     """
     file = hdf5.read(path, "posterior", groups=("summary", "constant_data"))
+    error = file.groups["constant_data"].get("quadrature_error", [0.0])[-1]
     reason = unconverged(file.groups["summary"])
-    error = file.groups["constant_data"].get("quadrature_error")
-    if reason is None and error is not None and error[-1] > MAX_QUADRATURE_ERROR:
-        reason = (f"not converged: the quadrature is {error[-1]:.2g} sd from a higher order; give "
+    if reason is None and error > MAX_QUADRATURE_ERROR:
+        reason = (f"not converged: the quadrature is {error:.2g} sd from a higher order; give "
                   "--sampler metropolis")
     if reason is not None:
         if not allowed:

@@ -14,16 +14,13 @@ from ..posterior.posterior import checked, coverage_curve, pit, pit_quantiles, u
 
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
 
-Posterior = namedtuple("Posterior", "mean sd plain_sd correlation quantiles",
-                       defaults=(None, None, {}))
-Posterior.__doc__ = """A posterior's numbers for n maps: what is scored, mean and sd (n, 2).
+Posterior = namedtuple("Posterior", "mean sd correlation quantiles", defaults=(None, {}))
+Posterior.__doc__ = """What is scored of n maps: mean, sd (n, 2); correlation (n,), or None.
 
-plain_sd: (n, 2), before any recalibration, or None; correlation: (n,), or None
 quantiles: {name of params.LEVELS: (n, 2)}, those there are
 """
 
 
-# ---------------------------------------------------------------- the score
 def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """The terms e^2/sd^2, ln sd^2 and 1000 e^2 of the challenge's score, (n, 3, 2) float64.
 
@@ -88,7 +85,6 @@ def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
     return means
 
 
-# ---------------------------------------------------------------- calibration
 def joint_distance(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray,
                    correlation: np.ndarray) -> np.ndarray:
     """Squared Mahalanobis distance of the truth, (n,): chi2 of 2 degrees of freedom if calibrated.
@@ -129,7 +125,6 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
     return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
 
 
-# ---------------------------------------------------------------- all of it for one set of maps
 def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarray, *,
               count: int = 1000, seed: int = 1, cluster: np.ndarray | None = None) -> dict:
     """Everything that run_score.py reports of one set of maps.
@@ -138,8 +133,8 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     label_variance: (2,), of the design, the unit of the mean squared error
     count, seed, cluster: of bootstrap_means()
     Returns a dict of plain numbers: an error beside each mean, None where undefined, lists in the
-    order of params.PARAMS, names that end in "_plain" for what held before recalibration, and
-    "coverage_curve", central coverage at 0.1 ... 0.9. Raises InputError as score_terms() does.
+    order of params.PARAMS, and "coverage_curve", share of truths inside the central intervals of
+    0.1 ... 0.9. Raises InputError as score_terms() does.
     """
     truth, mean, sd = checked(truth, posterior.mean, posterior.sd)
     terms = score_terms(truth, mean, sd)
@@ -164,11 +159,8 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
     out["r2"] = [None if v == 0 else float(1.0 - m / v)
                  for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]
-    levels, below = np.arange(1, 10) / 10, probabilities(truth, posterior)
-    whole = len(posterior.quantiles) == len(params.LEVELS)
-    curves = {"error_bars": pit(truth, mean, sd), **({"quantiles": below} if whole else {})}
-    out["coverage_curve"] = {"level": _plain(levels), **{
-        name: _plain(coverage_curve(values, levels)) for name, values in curves.items()}}
+    below = probabilities(truth, posterior)
+    out["coverage_curve"] = _plain(coverage_curve(below, np.arange(1, 10) / 10))
     _, same = np.unique(truth, axis=0, return_inverse=True)
     out["pit_p_value"] = ([uniform_p_value(u, same.ravel()) for u in below.T] if len(truth) > 1
                           else None)
@@ -176,9 +168,7 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
 
 
 def probabilities(truth: np.ndarray, posterior: Posterior) -> np.ndarray:
-    """Probability below the truth in the posteriors that are reported: their quantiles, if all are
-    there, else mean and error bars. truth: (n, 2). Returns (n, 2) float64.
-    """
+    """Probability below the truth (n, 2), by the quantiles if all are there, else mean and sd."""
     if len(posterior.quantiles) < len(params.LEVELS):
         return pit(truth, posterior.mean, posterior.sd)
     return pit_quantiles(truth, list(params.LEVELS.values()),
@@ -187,14 +177,12 @@ def probabilities(truth: np.ndarray, posterior: Posterior) -> np.ndarray:
 
 def _columns(truth, posterior, terms, label_variance):
     """What summarise() averages over the maps: {name: (n,) or (n, 2)}."""
-    mean, sd, plain_sd, correlation, quantiles = posterior
+    mean, sd, correlation, quantiles = posterior
     offset = mean - truth
     columns = {"score": -terms.sum(axis=(1, 2)), "expected_score": expected_score(sd),
                "mse": offset**2 / np.asarray(label_variance), "bias": offset, "mean_sd": sd,
                "mean_pull2": terms[:, 0]}
     columns["mse_mean"] = columns["mse"].mean(axis=1)
-    if plain_sd is not None:
-        columns["score_plain"] = challenge_score(truth, mean, plain_sd)
     for name, (probability, width) in LEVELS.items():
         inside = {"": np.abs(offset) <= width * sd}
         if set(params.INTERVALS[name]) <= set(quantiles):
@@ -203,8 +191,6 @@ def _columns(truth, posterior, terms, label_variance):
         for kind, values in inside.items():
             columns |= {f"coverage_{name}{kind}": values,
                         f"coverage_{name}{kind}_mean": values.mean(axis=1)}
-        if plain_sd is not None:
-            columns[f"coverage_{name}_plain"] = np.abs(offset) <= width * np.asarray(plain_sd)
         if correlation is not None:
             distance = joint_distance(truth, mean, sd, correlation)
             columns[f"coverage_{name}_joint"] = distance <= -2.0 * np.log1p(-probability)

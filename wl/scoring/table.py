@@ -16,19 +16,16 @@ SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "
          "recalibrate", "shard")
 # of each set of maps: title, key of score.summarise(), digits, scale
 ROWS = (("maps", "n", 0, 1), ("score", "score", 2, 1), ("score that the error bars promise",
-        "expected_score", 2, 1), ("score before recalibration", "score_plain", 2, 1),
-        ("MSE / label variance", "mse_mean", 4, 1))
+        "expected_score", 2, 1), ("MSE / label variance", "mse_mean", 4, 1))
 # the same for each parameter
-PARAM_ROWS = (("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1),
-              ("mean error", "bias", 5, 1), ("mean error bar", "mean_sd", 5, 1),
-              ("mean (error / error bar)^2", "mean_pull2", 3, 1),
-              ("truth within 1 sd, % (68.3)", "coverage_68", 1, 100),
-              ("truth within 2 sd, % (95.4)", "coverage_95", 1, 100),
-              ("within 1 sd before recalibration", "coverage_68_plain", 1, 100),
-              ("within 2 sd before recalibration", "coverage_95_plain", 1, 100),
-              ("truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100),
-              ("truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100),
-              ("p-value: truths even in posterior", "pit_p_value", 3, 1))
+PARAM_ROWS = (
+    ("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1), ("mean error", "bias", 5, 1),
+    ("mean error bar", "mean_sd", 5, 1), ("mean (error / error bar)^2", "mean_pull2", 3, 1),
+    ("truth within 1 sd, % (68.3)", "coverage_68", 1, 100),
+    ("truth within 2 sd, % (95.4)", "coverage_95", 1, 100),
+    ("truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100),
+    ("truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100),
+    ("p-value: truths even in posterior", "pit_p_value", 3, 1))
 JOINT_ROWS = (("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100),
               ("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100))
 # what the sampler said of itself: key of the diagnostics, text
@@ -37,14 +34,12 @@ SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.
         ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),
         ("rhat_max", "R-hat at most {rhat_max:.3f}"),
         ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})"))
-
 # central interval: its probability in %, how far the coverage may lie from it; that of error bars
 NOMINAL = {"68": (68.0, 2.0, 68.3), "95": (95.0, 1.5, 95.4)}
 MIN_P = 1e-3               # of the uniformity of PIT, for a verdict without a warning
 PUBLISHED = 8.68           # the organisers' network and sampler, on the real test maps
 WIDTH, WIDE = 80, 110      # columns of a verdict, and of all figures
-MAX_NAME = 26              # letters of a run in a table
-MAX_NEW = 20               # new maps that are listed one by one
+MAX_NAME, MAX_NEW = 26, 20               # letters of a run, and new maps, that a table shows
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
 GLOSSARY = """Score of a map: minus the sum over Omega_m and S_8 of (e / s)^2 + ln s^2 + 1000 e^2,
@@ -147,22 +142,26 @@ def new_maps(path, summary: dict, bars: str) -> str:
     """
     mean, sd = summary["posterior_mean"], summary[bars]
     p_value = summary.get("p_value_all", summary.get("p_value"))
-    lines = [f"{len(mean)} new maps, mean error bars "
-             + ", ".join(f"{v:.4f} ({p})" for v, p in zip(np.nanmean(sd, axis=0), PARAMS)) + "."]
+    lines = [f"{len(mean)} new maps, mean error bars {_named(np.nanmean(sd, axis=0))}."]
+    rows = [["map", *PARAMS], *([str(i), *(f"{a:.4f} +- {b:.4f}" for a, b in zip(m, s))]
+                                for i, (m, s) in enumerate(zip(mean[:MAX_NEW], sd)))]
     if p_value is not None:
         found, expected = int((p_value < UNLIKELY).sum()), UNLIKELY * len(mean)
         lines.append(f"{found} of them with a p-value below {UNLIKELY:g}; of maps like those "
                      f"that trained {expected:.1f}.")
         if found > expected + 3.0 * np.sqrt(expected) + 1.0:
             lines.append("Distrust these posteriors: other depth, mask, sky or systematics?")
-    rows = [("map", *PARAMS, *["p-value"] * (p_value is not None))]
-    for i, (m, s) in enumerate(zip(mean[:MAX_NEW], sd)):
-        values = [f"{a:.4f} +- {b:.4f}" for a, b in zip(m, s)]
-        rows.append((str(i), *values, *([] if p_value is None else [f"{p_value[i]:.3g}"])))
+        for row, text in zip(rows, ["p-value", *(f"{p:.3g}" for p in p_value)]):
+            row.append(text)
     lines.append(_align(rows, left=0, indent="  "))
     if len(mean) > MAX_NEW:
         lines.append(f"  and {len(mean) - MAX_NEW} more in the file")
     return "\n".join([*lines, f"Files: {path}"])
+
+
+def _named(values):
+    """Error bars of both parameters as text."""
+    return ", ".join(f"{v:.4f} ({p})" for v, p in zip(values, PARAMS))
 
 
 def overview(results: list) -> str:
@@ -243,10 +242,9 @@ def _figures(parts):
     add(ROWS)
     for param in range(len(PARAMS)):
         add(PARAM_ROWS, param)
-    curves = [part["coverage_curve"] for part in parts]
     rows.append(("truths inside, % (10, 30, 50, 70, 90)", *(
-        " ".join(f"{100 * np.mean(level):.0f}" for level in curve[::2])
-        for curve in (c.get("quantiles", c["error_bars"]) for c in curves))))
+        " ".join(f"{100 * np.mean(share):.0f}" for share in part["coverage_curve"][::2])
+        for part in parts)))
     add(JOINT_ROWS)
     return rows
 
@@ -254,7 +252,7 @@ def _figures(parts):
 def _without_truth(part):
     """Lines on the maps whose truth nobody has."""
     yield (f"  no truth for {part['n']} test map{'s' * (part['n'] > 1)}: mean error bar "
-           + ", ".join(f"{v:.4f} ({p})" for v, p in zip(part["mean_sd"], PARAMS)))
+           + _named(part["mean_sd"]))
     for one in part.get("maps", ()):
         text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}"
                          for p, m, s in zip(PARAMS, one["mean"], one["sd"]))

@@ -57,8 +57,8 @@ class Maps:
         some = {name: values[pick] for name, values in self.summary.items()}
         quantiles = {name: some.get(f"recalibrated_{name}", some.get(name)) for name in LEVELS}
         return score.Posterior(
-            some["posterior_mean"], some[self.bars], some["sd"] if self.bars != "sd" else None,
-            some.get("correlation"), {n: v for n, v in quantiles.items() if v is not None})
+            some["posterior_mean"], some[self.bars], some.get("correlation"),
+            {name: value for name, value in quantiles.items() if value is not None})
 
     def subsets(self) -> dict:
         """{name: bool (n,)} of the maps to score apart, the headline first."""
