@@ -87,7 +87,7 @@ def main(argv: list | None = None) -> None:
                              f"{options.submission}")
         count = export.submit(options.posterior[0], options.submission, options.force)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
-    results, failures = [], []
+    scored, failures = [], []
     for path in dict.fromkeys(options.posterior):
         try:
             maps = truth.open_maps(path, options.data)
@@ -97,12 +97,12 @@ def main(argv: list | None = None) -> None:
             continue
         if options.ood is not None:
             result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
-        results.append(result)
-        one = len(options.posterior) == 1
-        written = report.publish(maps, result, options.figures, pictures=one)
+        scored.append((maps, result))
         if options.export is not None:
             for name in export.export(maps, *options.export):
                 say(f"{name}: written", options.quiet)
+    results = [result for _, result in scored]
+    written = report.publish(scored, options.figures) if scored else []
     if options.json:
         print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
     elif results:
@@ -110,8 +110,6 @@ def main(argv: list | None = None) -> None:
             print(table.verdict(results[0], written))
         else:
             print(table.overview(results))
-            if options.figures:
-                report.publish_comparison(results)
         for result in results if options.details else ():
             print("\n" + table.details(result))
         for result in results:

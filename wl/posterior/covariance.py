@@ -133,9 +133,8 @@ def _units(summary):
         residual /= unit
         dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < MIN_EIGENVALUE
     if dead.any():
-        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, each in "
-                         "its own way, got a singular covariance: one is constant, or follows "
-                         "from others")
+        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, got a "
+                         "singular covariance; one is constant, or follows from others")
     return unit
 
 

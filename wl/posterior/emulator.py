@@ -175,8 +175,7 @@ def _check_covariances(theta, covariance):
     if bad.size:
         raise InputError(
             f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])} "
-            f"({bad.size} such), lowest eigenvalue of the correlation {lowest[bad[0]]:.3g}; use "
-            "more realisations for each cosmology or fewer summaries")
+            f"({bad.size} such); use more realisations for each cosmology or fewer summaries")
 
 
 def _triangle_rule(order):
@@ -285,9 +284,8 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
     points, first, which = np.unique(points, axis=0, return_index=True, return_inverse=True)
     for i in np.flatnonzero(density != density[first[which]])[:1]:
         j = first[which[i]]
-        raise InputError(f"{name}: rows {j} and {i} give the same point ({table[i, 0]:.6g}, "
-                         f"{table[i, 1]:.6g}) the densities {density[j]:g} and {density[i]:g}; "
-                         "keep one of them")
+        raise InputError(f"{name}: rows {j} and {i} give the same point the densities "
+                         f"{density[j]:g} and {density[i]:g}; keep one of them")
     return _at_design(points, values[first], theta, name)
 
 
@@ -316,9 +314,8 @@ def _at_design(points, log_density, theta, name):
                          "line") from None
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
-        raise InputError(f"{name}: expected points all around the design, "
-                         f"{checks.name_of(theta, bad[0])} is outside of them ({bad.size} such); "
-                         "extend the table")
+        raise InputError(f"{name}: expected points all around the design, outside of them lies "
+                         f"{checks.name_of(theta, bad[0])} ({bad.size} such); extend the table")
     difference = LinearNDInterpolator(theta, values)(points) - log_density
     inside = np.isfinite(difference)
     if not inside.any():

@@ -78,9 +78,8 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
             d = settings.get("n_summary") or settings.get("n_bin", len(PARAMS))
             covariance.check_count(n_emulator, d)
         if options.recalibrate != "none" and n_emulator < 3:
-            raise InputError(f"--recalibrate {options.recalibrate}: expected at least 3 "
-                             "realisations of the emulator split, to leave some out in turn, got "
-                             f"{n_emulator}; raise --emulator-fraction or give --recalibrate none")
+            raise InputError(f"--recalibrate: expected at least 3 realisations of the emulator "
+                             f"split, got {n_emulator}; raise --emulator-fraction or give none")
     made = {**settings, "target": wanted.target, **options.stored(direct), **wanted.stored()}
     folder.refuse_other(wanted.file_name, "posterior", made)
 

@@ -52,8 +52,8 @@ class Walk(Options):
     burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F")
     chains: int = option(1, "chains per map", metavar="N", positive=True)
     thin: int | None = option(
-        None, "steps between the draws that R-hat and effective sample size are made of, and that "
-        f"are kept (default: {STORED} draws a chain or a few more)", metavar="N", positive=True)
+        None, "steps between draws, of which R-hat and effective sample size are made (default: "
+        f"{STORED} draws a chain or a few more)", metavar="N", positive=True)
     adapt: bool = option(
         True, "learn each chain's proposal in its burn-in, beginning with --sigma (of at least "
         f"{MIN_ADAPT_STEPS} steps); --no-adapt keeps --sigma, as published")
@@ -70,9 +70,8 @@ class Walk(Options):
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
         if self.thin is not None and self.thin > max(self.kept // MIN_DRAWS, 1):
-            raise InputError(f"--thin: expected at most {max(self.kept // MIN_DRAWS, 1)}, so that "
-                             f"each chain keeps {MIN_DRAWS} draws of its {self.kept} steps, got "
-                             f"{self.thin}")
+            raise InputError(f"--thin: expected at most {max(self.kept // MIN_DRAWS, 1)}, for "
+                             f"{MIN_DRAWS} draws of {self.kept} steps, got {self.thin}")
 
     @property
     def burn(self) -> int:
@@ -118,13 +117,11 @@ class PosteriorOptions(Walk):
     prior: str = option(
         "design", "design: the density of the simulated cosmologies, as the challenge's test "
         "maps have it; flat: constant in their hull; or a file (.npy or text) with rows of "
-        "Omega_m, S_8, density",
-        metavar="design|flat|FILE")
+        "Omega_m, S_8, density", metavar="design|flat|FILE")
     sampler: str = option("metropolis", "chains, or integration over the triangles of the design",
                           choices=SAMPLERS)
-    draw_maps: str = option(
-        "all", "which maps keep their --draws: all, or numbers and ranges such as 0-9,25",
-        metavar="MAPS")
+    draw_maps: str = option("all", "which maps keep their --draws: all, or numbers and ranges "
+                            "such as 0-9,25", metavar="MAPS")
     recalibrate: str = option(
         "isotonic", "learn from the emulator split a factor for each parameter's error bars, and "
         "(isotonic) a correction of the quantiles; the posterior itself stays as it is",
@@ -165,9 +162,8 @@ class PosteriorOptions(Walk):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of PosteriorOptions to a parser, but for --recalibrate."""
     add = PosteriorOptions.add_to(parser, "posterior", without={"recalibrate"})
-    add("--allow-unconverged", action="store_true",
-        help="exit 0 even if more than 1 %% of the maps have an effective sample size below 100 "
-             "or an R-hat above 1.05")
+    add("--allow-unconverged", action="store_true", help="exit 0 even if more than 1 %% of the "
+        "maps have an effective sample size below 100 or an R-hat above 1.05")
     add("--shard", default=None, metavar="I/N",
         help="infer only every N-th map from the I-th; join the files with run_score.py --merge")
 

@@ -24,13 +24,10 @@ GRID = 160                 # points of a contour along each parameter
 PIT_BINS = 20
 
 
-class Scored:
-    """The maps whose score is the headline, as the pictures take them.
+class _Scored:
+    """The maps whose score is the headline, as the pictures take them."""
 
-    maps, result: truth.Maps with a truth, and report.score_maps() of it
-    """
-
-    def __init__(self, maps, result: dict):
+    def __init__(self, maps, result):
         pick = maps.subsets()[result["scored"]]
         self.maps, self.rows = maps, np.flatnonzero(pick)
         self.numbers, self.truth, self.ids = maps.numbers(pick), maps.truth[pick], maps.ids[pick]
@@ -45,7 +42,7 @@ class Scored:
             with contextlib.suppress(InputError):              # of another run
                 self.emulator = load_emulator(maps.path.parent)
 
-    def density(self, i: int, points: np.ndarray) -> np.ndarray:
+    def density(self, i, points):
         """Density of map i at points (m, 2) up to a factor: its emulator's, else a Gaussian."""
         if self.emulator is not None:
             summary = self.maps.file.groups["observed_data"]["summaries"][self.rows[i]]
@@ -59,14 +56,14 @@ class Scored:
         return np.exp(value - value.max())
 
 
-def draw_all(scored, folder: pathlib.Path) -> dict:
+def draw_all(maps, result: dict, folder: pathlib.Path) -> dict:
     """Every picture that a scored posterior has the data for.
 
-    scored: Scored
+    maps, result: truth.Maps with a truth, and report.score_maps() of it
     folder: Path, gets NAME.png and NAME.pdf
     Returns {caption: Path of the PNG}.
     """
-    found = {}
+    found, scored = {}, _Scored(maps, result)
     for name, (function, size, caption) in FIGURES.items():
         figure = _blank(*size)
         if function(figure, scored) is not False:

@@ -189,9 +189,8 @@ def out_of_distribution(path, other) -> dict:
     else:
         outside, _, d_other = chi2_of(other)
         if d != d_other:
-            raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}, so "
-                             "that their chi2 cannot be compared; give a run with the same "
-                             "--method")
+            raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}: "
+                             "their chi2 cannot be compared; give a run with the same --method")
     return {"tpr": score.out_of_distribution(inside, outside), "n_in": len(inside),
             "n_out": len(outside)}
 
@@ -226,48 +225,38 @@ def _beside(path, name):
     return path.with_name(name if path.name == "posterior.h5" else f"{path.stem}.{name}")
 
 
-def publish(maps: Maps, result: dict, with_report: bool = True,
-            pictures: bool = True) -> list[pathlib.Path]:
-    """Write score.json and report.html, with pictures if matplotlib is there.
+def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
+    """Write score.json of each posterior, and report.html of one or comparison.html of several.
 
-    maps, result: as score_maps() takes and returns them
-    with_report, pictures: bools, whether there is more than score.json
+    scored: pairs of truth.Maps and what score_maps() returns of them
+    with_figures: bool, whether there is more than score.json: a page, and pictures by matplotlib
     Returns the paths of what was written, which an unwritable folder makes fewer, with a warning.
     """
     from . import figures
-    written, drawn = [], {}
+    written, drawn, (maps, result) = [], {}, scored[0]
+    for _, each in scored:
+        try:
+            written.append(save(each))
+        except InputError as error:    # a colleague's folder, or a disk that is only read from now
+            warn(f"no new score.json, {error}")
+    results, can_draw = [each for _, each in scored], find_spec("matplotlib") is not None
     try:
-        written.append(save(result))
-    except InputError as error:        # a colleague's folder, or a disk that is only read from now
-        warn(f"no new score.json, {error}")
-    try:
-        if with_report and pictures:
-            if result["scored"] is not None and find_spec("matplotlib"):
-                drawn = figures.draw_all(figures.Scored(maps, result),
-                                         _beside(maps.path, "figures"))
-            where = _beside(maps.path, "report.html")
+        if with_figures and len(scored) == 1:
+            if result["scored"] is not None and can_draw:
+                drawn = figures.draw_all(maps, result, _beside(maps.path, "figures"))
+            where, title = _beside(maps.path, "report.html"), maps.path.resolve().parent.name
             texts = [table.verdict(result), table.details(result), table.GLOSSARY]
-            table.page(where, f"wl: {maps.path.resolve().parent.name}", texts, drawn)
+        elif with_figures:
+            home = os.path.commonpath([each.path.resolve().parent for each, _ in scored])
+            drawn = figures.compare(results, pathlib.Path(home)) if can_draw else {}
+            where, title = pathlib.Path(home, "comparison.html"), f"runs in {home}"
+            texts = [table.overview(results), *map(table.details, results), table.GLOSSARY]
+        if with_figures:
+            table.page(where, f"wl: {title}", texts, drawn)
             written.append(where)
     except InputError as error:
         warn(error)
     return written + list(drawn.values())
-
-
-def publish_comparison(results: list[dict]) -> None:
-    """Write comparison.html, and its picture, into the folder that holds several runs.
-
-    results: dicts of score_maps()
-    """
-    from . import figures
-    home = pathlib.Path(os.path.commonpath([pathlib.Path(r["path"]).resolve().parent
-                                            for r in results]))
-    try:
-        drawn = figures.compare(results, home) if find_spec("matplotlib") else {}
-        texts = [table.overview(results), *map(table.details, results)]
-        table.page(home / "comparison.html", f"wl: runs in {home.name}", texts, drawn)
-    except InputError as error:
-        warn(error)
 
 
 def report_on(path, seed: int, data=None, *, details: bool = False,
@@ -281,7 +270,7 @@ def report_on(path, seed: int, data=None, *, details: bool = False,
     """
     maps = open_maps(path, data)
     result = score_maps(maps, seed=seed)
-    written = publish(maps, result, with_figures)
+    written = publish([(maps, result)], with_figures)
     print(table.verdict(result, written))
     if details:
         print("\n" + table.details(result))

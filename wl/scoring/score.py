@@ -110,12 +110,11 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
     """
     inside, outside = (array(f"{name}-distribution maps", np.asarray(value, np.float64), (None,),
                              finite=False) for name, value in (("in", inside), ("out-of", outside)))
-    strange = np.isnan(inside).any() or np.isnan(outside).any()
-    if not (len(inside) and len(outside)) or strange:
-        raise InputError(f"out-of-distribution test: expected a value of each map, got "
-                         f"{len(inside)} in- and {len(outside)} out-of-distribution maps"
-                         + " with NaN among them" * bool(strange))
-    thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
+    both = np.concatenate([inside, outside])
+    if not (len(inside) and len(outside)) or np.isnan(both).any():
+        raise InputError("out-of-distribution test: expected a value of each map, got "
+                         f"{len(inside)} inside, {len(outside)} outside, {np.isnan(both).sum()} NaN")
+    thresholds = np.unique(both)[::-1]
     # the ROC curve, ties as steps
     false, true = (np.append(0.0, 1.0 - np.searchsorted(np.sort(v), thresholds) / len(v))
                    for v in (inside, outside))

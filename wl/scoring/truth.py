@@ -159,9 +159,8 @@ def _check_digest(maps, name, where):
     file, now = maps.file, hdf5.digest_file(where)
     then = {**file.origin, **file.inputs}.get(name, now)
     if then != now:
-        raise InputError(f"{where}: is not the {where.name} of the set that {file.path} was made "
-                         f"from (sha256 {then[:12]} then, {now[:12]} now); give its --data, or "
-                         "repeat the run")
+        raise InputError(f"{where}: is not the one that {file.path} was made from (sha256 "
+                         f"{then[:12]} then, {now[:12]} now); give its --data, or repeat the run")
     maps.digests[name] = now
 
 
