@@ -113,7 +113,7 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
     both = np.concatenate([inside, outside])
     if not (len(inside) and len(outside)) or np.isnan(both).any():
         raise InputError("out-of-distribution test: expected a value of each map, got "
-                         f"{len(inside)} inside, {len(outside)} outside, {np.isnan(both).sum()} NaN")
+                         f"{len(inside)} and {len(outside)}, {np.isnan(both).sum()} of them NaN")
     thresholds = np.unique(both)[::-1]
     # the ROC curve, ties as steps
     false, true = (np.append(0.0, 1.0 - np.searchsorted(np.sort(v), thresholds) / len(v))
