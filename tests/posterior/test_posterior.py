@@ -79,16 +79,6 @@ def test_one_chain_that_never_moved_leaves_the_others_alone(emulator):
     assert np.isnan(result["mean"][1:3]).all() and np.array_equal(result["mean"][[0, 3]], whole["mean"][[0, 3]])
 
 
-def test_warnings(emulator):
-    """None for a good run; a small sigma asks for a larger one, a short run for more steps."""
-    summary = synthetic.draw(emulator, 30)[1]
-    assert posterior.warnings(result_of(emulator, summary, exact(emulator, summary))) == []
-    slow = synthetic.chains(emulator, summary, nstep=500, sigma=0.003)
-    lines = posterior.warnings(result_of(emulator, summary, slow))
-    assert any("raise --sigma" in line for line in lines) and any("raise --nstep" in line for line in lines)
-    assert all("\n" not in line for line in lines)
-
-
 def test_unconverged_runs_say_so(emulator):
     """1 % of the maps may miss a threshold by chance; more, a map alone, or a chain that never moved may not."""
     summary = np.repeat(emulator.interpolate(np.array([[0.28, 0.81]]))[0], 250, axis=0)

@@ -249,8 +249,6 @@ def _warn(summary, ids, options, path):
         named = ", ".join(map(str, stuck[:MAX_NAMED])) + ", ..." * (len(stuck) > MAX_NAMED)
         warn(f"{path}: the posterior of {len(stuck)} of {len(ids)} maps is NaN (map {named}): "
              "their chains never moved, their summaries lie far from all of the emulator's")
-    for warning in posterior.warnings(summary):
-        warn(warning)
 
 
 def _groups(predictions, chosen, summary, constant):

@@ -123,24 +123,6 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
             **{name: mean + sd * ndtri(level) for name, level in LEVELS.items()}}
 
 
-def warnings(result: dict[str, np.ndarray]) -> list[str]:
-    """What a user should know of the chains of a result, one line each; [] if all is well."""
-    n, flag, lines = len(result["flag"]), result["flag"], []
-    off, few, wide = ((flag & bit) > 0 for bit in (1, 2, 4))
-    if off.any():
-        rate, (low, high) = result["acceptance"], ACCEPTANCE
-        lines.append(f"acceptance of {off.sum()} of {n} maps is outside {low}-{high} ("
-                     f"{rate.min():.2f} to {rate.max():.2f}): "
-                     f"{'lower' if np.median(rate[off]) < low else 'raise'} --sigma")
-    if few.any():
-        lines.append(f"effective sample size of {few.sum()} of {n} maps is below {MIN_ESS:.0f} "
-                     f"(lowest {np.nanmin(result['ess']):.0f}): raise --nstep")
-    if wide.any():
-        lines.append(f"R-hat of {wide.sum()} of {n} maps is above {MAX_RHAT} "
-                     f"(highest {np.nanmax(result['rhat']):.3f}): raise --nstep")
-    return lines
-
-
 def pit(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated.
 

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 
 from ..core.files import atomic
-from ..core.params import PARAMS
+from ..core.params import FLAGS, PARAMS
 
 TITLES = {"test_on_design": "test, on design", "test_off_design": "test, off design",
           "test_at_hull": "at the hull", "holdout_at_hull": "at the hull",
@@ -40,6 +40,7 @@ MIN_P = 1e-3               # of the uniformity of PIT, for a verdict without a w
 PUBLISHED = 8.68           # the organisers' network and sampler, on the real test maps
 WIDTH, WIDE = 80, 110      # columns of a verdict, and of all figures
 MAX_NAME, MAX_NEW = 26, 20               # letters of a run, and new maps, that a table shows
+CHAINS = {FLAGS[bit].replace("_", " ") for bit in (1, 2, 4)}     # flags that more steps may mend
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
 GLOSSARY = """Score of a map: minus the sum over Omega_m and S_8 of (e / s)^2 + ln s^2 + 1000 e^2,
@@ -77,7 +78,8 @@ def verdict(result: dict, written: list = ()) -> str:
                  _bars_verdict(part)]
     flags = result["diagnostics"].get("flags")
     if flags:
-        lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + ".")
+        advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
+        lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + advice)
     lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
     if not written:
         return "\n".join(lines)
