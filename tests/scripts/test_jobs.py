@@ -162,8 +162,8 @@ def worked(folder, env):
     whole = subprocess.Popen([*map(str, whole)], cwd=folder, env=env, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     wait_for(trains("out"))
-    # as a preemption does it, which Slurm begins up to half a minute after the other job came
-    slurm("scontrol", "requeue", first)
+    slurm("sbatch", "-p", "high", "-n1", "--cpus-per-task=2", "--mem=100M", "--output=/dev/null",
+          "--wrap=true")                                    # which preempts the first
     preempted = wait_for(lambda jobs: jobs.get(first) == "PENDING")
     command = " ".join(map(str, ["exec", "bash", RUN, "run_mcmc.py", *options, "--only", "0",
                                  "--out", "cancelled"]))
