@@ -67,8 +67,7 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     from .maps.splits import MapOptions
     from .summaries import options as choices, predict as stage
     threads = _threads(threads)
-    texts = [f"{name}={','.join(map(str, v)) if isinstance(v, (list, tuple)) else v}"
-             for name, v in options.pop("model_options", {}).items()]
+    texts = choices.as_texts(options.pop("model_options", {}))
     own, network = _options(options, MapOptions, choices.NetworkOptions)
     if method == choices.SPECTRUM:
         network = dataclasses.replace(network, method=method, model=choices.SPECTRUM)

@@ -54,6 +54,17 @@ CASES = [
         "--predictions set/label.npy", "--config nowhere.json", "--config mask.npy", "--views 3",
         "--config set/wrong.json", "--out mask.npy", "--out mask.npy/x", "--out set/label.npy",
         "--realisations 5", "--maps set/noisy.npy", "--apply nowhere --maps set/noisy.npy")),
+    *((MCMC, f"--config {name}") for name in (
+        "deep.json", "part.json", "list.json", "value.json", "pipe", "/dev/zero", "set")),
+    *((MCMC, words) for words in (
+        "--shard 1/2 --only 0", "--burn-in 0.9999999", f"--out {'x' * 300}", "--init nowhere",
+        f"--data {'x' * 300}", "--data pipe", "--prior /dev/zero", "--out /dev/null")),
+    *(("run_mcmc.py", f"--predictions {name}") for name in (
+        "empty.npz", "negative.npz", "huge.npz", "long.csv", "pipe",
+        "run/predictions.h5 --model compact", "run/predictions.h5 --folds 3 --dry-run")),
+    *(("run_mcmc.py --apply run", f"--maps {name}") for name in (
+        "scalar.npy", "pipe", "mask.npy", "set/noisy.npy --data set", "set/noisy.npy --only 0",
+        "set/noisy.npy --model compact", "set/noisy.npy --method spectrum --dry-run")),
     *((SPECTRUM, words) for words in (
         "--smooth none --emulator-fraction 0.5 --holdout-fraction 0.4", "--prior nowhere.npy",
         "--holdout-fraction 0.95", "--draws -2", "--nstep -3")),
@@ -75,7 +86,8 @@ CASES = [
         "--mask '", "--mask nowhere.npy", "--mask set/label.npy", "--design nowhere.npy",
         "--design mask.npy", "--design '", "--lambda-factor 0", "--pixel-scatter -1",
         "--source-shift nan", "--nonlinear-tilt 2", "--gaussian-share 1", "--cosmologies 0",
-        "--field cube", "--nuisances design", "--out mask.npy")),
+        "--field cube", "--nuisances design", "--out mask.npy", "--design none.npy",
+        "--design pipe", f"--out {'x' * 300}")),
     *((LIMIT, words) for words in (
         f"--sobol {HUGE}", "--sobol 3", "--sobol 0", f"--order {ABSURD}", "--order 0",
         "--n-gal nan", "--data nowhere", "--data '", "--out '")),
@@ -107,6 +119,18 @@ def make(folder):
              quiet=True)
     np.save("set/noisy.npy", np.load("set/WIDE12H_bin2_2arcmin_kappa_noisy_test.npy"))
     pathlib.Path("set/wrong.json").write_text('{"settings": {"nsetp": 100}}')
+    long = f"Omega_m,S_8,x\n{'9' * 200_000}"
+    value = '{"settings": {"model_options": {"compact": {"hidden": ""}}}}'
+    for name, text in (("deep.json", "[" * 100_000), ("long.csv", long), ("value.json", value),
+                       ("part.json", '{"settings": {"model_options": {"nothing": {}}}}'),
+                       ("list.json", '{"settings": {"model_options": [1]}}')):
+        pathlib.Path(name).write_text(text)
+    truth = np.repeat(np.random.default_rng(1).uniform(0.2, 0.9, (6, 2)), 10, axis=0)
+    for name, summaries, sign in (("empty", truth[:, :0], 1), ("negative", truth, -1),
+                                  ("huge", 1e300 * truth, 1)):
+        np.savez(name, summaries=summaries, truth=sign * truth)
+    np.save("scalar.npy", np.float16(1)), np.save("none.npy", np.zeros((0, 2)))
+    os.mkfifo("pipe")
     devnull = open(os.devnull, "w")
     sys.stdout, out = devnull, sys.stdout
     run_mcmc.main("--data set --method spectrum --sampler exact --quiet --out run".split())

@@ -25,14 +25,12 @@ class RunError(Exception):
 
 def array(name: str, value, shape: tuple | None = None, dtype=None, finite: bool = True,
           advice: str = "check the file") -> np.ndarray:
-    """Check an array without copying it.
+    """An array, checked without a copy. Raises InputError.
 
-    name: str, what a message calls it
+    name, advice: str, what a message calls it, and says to do
     shape: tuple or None, of an int, or None for any length, per axis
     dtype: a NumPy dtype, a letter of its kind ("f" for any float), or a tuple of these
     finite: bool, whether NaN and inf are refused (reads the array once)
-    advice: str, what a message says to do
-    Returns the array. Raises InputError.
     """
     value = np.asanyarray(value)
     if dtype is not None:

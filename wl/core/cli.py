@@ -1,6 +1,7 @@
 """What the scripts share: options, exit codes, progress, threads and allocator."""
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
@@ -37,10 +38,7 @@ change no bit of a result; a CPU with other instructions may: files name it."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults and exit codes in --help, and mistakes in one line (exit 2).
-
-    Whole numbers may be written 1e4; no option takes an empty text, NaN or inf.
-    """
+    """argparse with defaults in --help, whole numbers as 1e4, and mistakes in one line (exit 2)."""
 
     def __init__(self, **kwargs):
         super().__init__(formatter_class=_Help, epilog=EPILOG, allow_abbrev=False, **kwargs)
@@ -83,18 +81,15 @@ def _finite(text):
 
 def _whole(text, low=-MAX_WHOLE, high=MAX_WHOLE):
     with contextlib.suppress(ValueError, OverflowError):
-        try:
-            value = int(text)
-        except ValueError:
-            value = int(float(text)) if float(text) == int(float(text)) else high + 1
-        if low <= value <= high:
-            return value
+        value = int(text) if re.fullmatch(r"\s*[-+]?\d+\s*", text) else float(text)
+        if low <= value <= high and value == int(value):
+            return int(value)
     raise argparse.ArgumentTypeError(f"expected a whole number {'' if low < 0 else f'from {low} '}"
                                      f"to {high}, got {text[:80]!r}")
 
 
 class _Version(argparse.Action):
-    """Says versions and digest of the code; the digest reads all sources, so it is made late."""
+    """Says versions and digest of the code, for which it reads all sources."""
 
     def __call__(self, parser, *_):
         from .files import code_version
@@ -116,12 +111,10 @@ def add_common(parser: Parser, *, threads: bool = True) -> Parser:
     add("--seed", type=lambda text: _whole(text, 0, (1 << 63) - 1), default=1, metavar="N",
         help="seed of everything random")
     if threads:
-        add("--threads", type=int, default=None, metavar="N",
-            help="CPU threads (default: all that this process may use)")
+        add("--threads", type=int, metavar="N", help="CPU threads (default: all that there are)")
     add("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
-    add("--config", metavar="FILE",
-        help="a result (.h5) or JSON with the settings of a run: it is repeated; options beside "
-             "this one win")
+    add("--config", metavar="FILE", help="a result (.h5) or JSON with the settings of a run: it "
+        "is repeated; options beside this one win")
     add("--version", action=_Version, nargs=0, help="show versions and digest of the code")
     return parser
 
@@ -137,6 +130,10 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
     """The values of a command line, with a checked number of threads. Raises InputError."""
     argv, more = [*map(str, sys.argv[1:] if argv is None else argv)], {}
     args = parser.parse_args(argv)
+    for word in argv:                     # a pipe is waited for, /dev/zero has no end
+        word = word.partition("=")[2] if word.startswith("--") else word
+        if os.path.exists(word) and not (os.path.isfile(word) or os.path.isdir(word)):
+            raise InputError(f"{word}: expected a file or a folder, got a pipe or a device")
     if getattr(args, "config", None) is not None:
         words, more = _configured(parser, argv, args.config)
         argv = words + argv
@@ -158,7 +155,9 @@ def _configured(parser, argv, path):
     """The settings of a file as words of a command line, and those that are options of a model."""
     known, words, more = {action.dest: action for action in parser._actions}, [], {}
     for name, value in _settings_of(path).items():
-        if isinstance(value, dict):                  # options of a model: taken as they are
+        if name in ("model_options", "loss_options"):
+            if not isinstance(value, dict):
+                raise InputError(f"{path}: expected names and values in {name}, got {value!r:.80}")
             if not any(word.startswith(("--model", f"--{name[:4]}")) for word in argv):
                 more[name] = value
         elif name in known and value is not None:
@@ -173,14 +172,14 @@ def _configured(parser, argv, path):
 def _settings_of(path):
     """Settings and seed of a result, or of a JSON file that holds them."""
     if str(path).endswith(".h5"):
-        from . import hdf5
-        file = hdf5.read(path, groups=())
+        from .hdf5 import read
+        file = read(path, groups=())
         return {**file.settings, "seed": file.seed, "data": file.origin.get("data")}
     try:
         content = json.loads(pathlib.Path(path).read_text())
         settings = dict(content.get("settings", content))
         more = {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "no JSON object"
         raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings, "
                          f"cannot read it ({reason})") from None
@@ -217,14 +216,13 @@ def _code_of(main):
     """The exit code of main(), with the line that says why it is not 0."""
     try:
         return main() or EXIT_OK
-    except InputError as error:
-        return fail(error, EXIT_USAGE)
-    except RunError as error:
-        return fail(error, EXIT_FAILED)
+    except (InputError, RunError) as error:
+        return fail(error, EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILED)
     except (OSError, MemoryError) as error:
         name = getattr(error, "filename", None)
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return fail(f"{name}: {text}" if name else text, EXIT_FAILED)
+        odd = getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP)
+        return fail(f"{str(name)[:200]}: {text}" if name else text, 1 + odd)
     except KeyboardInterrupt as error:
         return end_of(error)
     except SystemExit as error:                       # --help, or what the parser refuses
@@ -232,10 +230,9 @@ def _code_of(main):
     except Exception as error:                        # a mistake of ours
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             traceback.print_exc()
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{pathlib.Path(where.filename).name}:{where.lineno}"
-        return fail(f"internal error, please report it: {type(error).__name__}: {error} ({place}; "
-                    f"{TRACEBACK}=1 shows all of it)", EXIT_FAILED)
+        file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
+        return fail(f"internal error, please report it: {type(error).__name__}: {error} "
+                    f"({os.path.basename(file)}:{line}; {TRACEBACK}=1 shows all of it)", 1)
 
 
 def available_cpus() -> int:
@@ -243,14 +240,15 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def processes() -> int:
-    """Processes that torchrun started for this run, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1
+def processes(name: str = "WORLD_SIZE") -> int:
+    """Processes that torchrun started for this run, 1 without it. Raises InputError."""
+    count = os.environ.get(name, "1") if "MASTER_ADDR" in os.environ else "1"
+    return within(f"{name} in the environment", count, 0, 65536, integer=True)
 
 
 def rank() -> int:
     """Number of this process among them, 0 for the first or the only one."""
-    return int(os.environ.get("RANK", 0)) if processes() > 1 else 0
+    return processes("RANK") if processes() > 1 else 0
 
 
 def thread_count(asked: int | None) -> int:
@@ -266,13 +264,12 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
     threads: int, of numba and of linear algebra
     allocator: bool, whether the script trains networks
     """
-    if "numba" in sys.modules:                    # its limit cannot change any more: use less of it
-        import numba
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if numba := sys.modules.get("numba"):         # its limit cannot change any more: use less of it
         with contextlib.suppress(ValueError):     # of a threading layer that is not installed
             numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     else:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if allocator and not {*ALLOCATOR} <= {*os.environ} and _is_plain_script():
         os.environ.update({**ALLOCATOR, **os.environ})
         os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])   # with python's options

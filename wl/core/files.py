@@ -34,7 +34,6 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def atomic(path) -> Iterator[pathlib.Path]:
     """A temporary path beside a file, whose place it takes when the block ends without an error.
 
-    A reader, or a run killed at any moment, sees the old file or the new one.
     path: str or Path, whose folder is made if need be and whose suffix the temporary name keeps
     Raises InputError if the folder cannot be used.
     """
@@ -56,9 +55,8 @@ def atomic(path) -> Iterator[pathlib.Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 class Lock:
@@ -71,8 +69,8 @@ _locks = weakref.WeakValueDictionary()      # by folder, of this process
 def lock(folder, job: dict | None = None) -> Lock:
     """Keep other runs out of a folder, for as long as the result is kept.
 
-    Nothing is left of an ended run: its lock, the temporary files of killed writes, and folders
-    made for a run that wrote nothing. Where the file system has no locks it warns.
+    Nothing is left of an ended run: neither lock, nor temporary files of killed writes, nor folders
+    made for a run that wrote nothing.
     folder: str or Path, made if need be
     job: JSON values that say which run this is one of several jobs of; those share the folder
     Raises InputError that names the owner.
@@ -81,8 +79,8 @@ def lock(folder, job: dict | None = None) -> Lock:
     held = _locks.get(folder) or Lock()
     if folder in _locks:
         return held
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
+        made = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         handle = _locked(folder / LOCK_FILE, job)
     except OSError as error:
@@ -275,7 +273,7 @@ def code_version() -> str:
 def versions() -> dict:
     """{package: version} of Python, wl and the packages it stands on; imports none of them."""
     found = {"python": platform.python_version(), "wl": __version__}
-    for name in PACKAGES:                      # by the metadata: importing torch takes seconds
+    for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

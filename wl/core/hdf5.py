@@ -41,12 +41,10 @@ Var.__doc__ = """One variable: names of dimensions, an array, attributes beyond 
 
 File = namedtuple("File", "path kind settings seed inputs groups dims coords attrs versions "
                           "code_version created_at digest origin")
-File.__doc__ = """A file that was read and verified.
+File.__doc__ = """A file that was read and verified; digest is the one of its contents.
 
 settings, inputs, versions, origin: dicts; seed: int; path: Path; the rest: str
 groups, dims, attrs: {group: {name: array, tuple, dict}}; coords: {group: {dimension: array}}
-digest: str, sha256 hex of arrays, settings, seed and inputs (not of the time, the versions, the
-    origin or the bytes on disk): the value for `inputs` of whatever is made from this file
 """
 
 
@@ -54,9 +52,9 @@ digest: str, sha256 hex of arrays, settings, seed and inputs (not of the time, t
 def write(path, kind: str, groups: dict, *, coords: dict | None = None,
           settings: dict | None = None, seed: int = 0, inputs: dict | None = None,
           origin: dict | None = None) -> str:
-    """Write one file atomically; equal contents give equal bytes but for the time of writing.
+    """Write one file atomically; equal contents give equal bytes but for the time of writing, which
+    the environment variable SOURCE_DATE_EPOCH (seconds) replaces.
 
-    The environment variable SOURCE_DATE_EPOCH (seconds) replaces the time.
     path, kind: str or Path, and str, of KINDS
     groups: {group: {name: Var}}
     coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps
@@ -79,14 +77,13 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
     common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", created),
               "inference_library": "wl", "inference_library_version": __version__}
     image = _image({**root, **common}, common, parts)
-    with atomic(path) as temporary:
-        try:
-            with open(temporary, "wb") as stream:
-                stream.write(image)
-                stream.write(SEAL + hashlib.sha256(image).digest())
-        except OSError as error:
-            raise RunError(f"{path}: could not be written ({error.strerror}); free some space or "
-                           "give another --out") from None
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as stream:
+            stream.write(image)
+            stream.write(SEAL + hashlib.sha256(image).digest())
+    except OSError as error:
+        raise RunError(f"{path}: could not be written ({error.strerror}); free some space or give "
+                       "another --out") from None
     return root["content"]
 
 
@@ -105,8 +102,8 @@ def _prepared(group, named, coords):
                              f"and {sizes}")
         found[name] = Var(tuple(dims), values, _clean_attrs(name, values.dtype, dict(attrs)))
     for dim, size in sizes.items():
-        values = coords.get((group, dim), coords.get(dim))
-        values = _storable(dim, np.arange(size, dtype=np.int32) if values is None else values)
+        values = coords.get((group, dim), coords.get(dim, np.arange(size, dtype=np.int32)))
+        values = _storable(dim, values)
         if values.shape != (size,) or dim in named:
             raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got "
                              f"{values.shape}")
@@ -264,8 +261,8 @@ def arrays_of(path) -> dict | None:
 def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File | None:
     """The verified file that was made with these settings and inputs, None if there is none.
 
-    Values are compared as JSON has them: 1 equals 1.0, a tuple a list, an unset one null. Raises
-    InputError for a damaged file, and at the first setting or input that differs.
+    Values are compared as JSON has them. Raises InputError for a damaged file, and at the first
+    setting or input that differs.
     """
     if not os.path.lexists(path):
         return None
@@ -298,7 +295,6 @@ class Folder:
               at_home: bool = False) -> File | None:
         """The file of a stage if it stands, None if the stage has to be done.
 
-        name: str, of the file
         kind, settings, inputs: as in write(), what the file must have been made with and from
         at_home: bool, whether one in the run's home will do; another prior trains nothing
         Raises InputError for a damaged file, or other settings or inputs, without --force.

@@ -12,14 +12,11 @@ N_GAL = 30.0                           # source galaxies per square arcminute
 SHAPE_NOISE = 0.4                      # ellipticity dispersion, both components together
 FILE_PREFIX = "WIDE12H_bin2_2arcmin"   # first part of the public file names
 SCORE_WEIGHT = 1000.0                  # of the squared error in the challenge's score
-
-T_AGN_RANGE = (7.2, 8.5)               # uniform prior of log10 T_AGN
-F_0_RANGE = (0.0, 0.0265)              # uniform prior of f_0
+T_AGN_RANGE, F_0_RANGE = (7.2, 8.5), (0.0, 0.0265)     # uniform priors of log10 T_AGN and f_0
 DELTA_Z_SIGMA = 0.022                  # normal prior of Delta_z, mean zero
 
 SPLITS = ("train", "emulator", "holdout", "test")     # codes 0, 1, 2, 3 in every file
 TRAIN, EMULATOR, HOLDOUT, TEST = range(4)
-
 
 FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100",
          4: "R_hat_above_1.05", 16: "p_value_below_0.001", 32: "chain_never_moved"}
@@ -95,11 +92,10 @@ for _name, _share in REGIONS.items():
 
 
 def noise_sigma(n_gal: float = N_GAL, pixel_arcmin: float = PIXEL_ARCMIN) -> float:
-    """Standard deviation of the shape noise in one pixel of convergence.
+    """Standard deviation of the shape noise in a pixel of convergence: 0.025820 in the challenge.
 
-    n_gal: float, source galaxies per square arcminute
-    pixel_arcmin: float, side of a pixel in arcminutes
-    Returns 0.4 / sqrt(2 n_gal A) (van Waerbeke 2000, MNRAS 313, 524): 0.025820 for the challenge.
+    n_gal, pixel_arcmin: floats, source galaxies per square arcminute, side of a pixel in arcminutes
+    Returns 0.4 / sqrt(2 n_gal A) (van Waerbeke 2000, MNRAS 313, 524).
     """
     return SHAPE_NOISE / np.sqrt(2.0 * n_gal * pixel_arcmin**2)
 

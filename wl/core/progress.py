@@ -140,7 +140,7 @@ def stopped() -> bool:
 
 
 def stop() -> None:
-    """Raise Stopped if a signal waits and no block has to be ended first."""
+    """Raise Stopped if a signal waits."""
     if _came:
         raise Stopped(_came[0])
 
@@ -159,12 +159,11 @@ def prepared() -> Iterator["_Stream"]:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r+" if number else "r", closefd=False))
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_Stream, before)
     try:
-        yield sys.stdout
+        with contextlib.redirect_stderr(_Stream(sys.stderr)), contextlib.redirect_stdout(
+                _Stream(sys.stdout)) as out:
+            yield out
     finally:
-        sys.stdout, sys.stderr = before
         _came.clear()
         for number, handler in handlers.items():
             signal.signal(number, handler)

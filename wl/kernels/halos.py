@@ -6,7 +6,7 @@ import numpy as np
 from . import njit
 from .noise import exponential, next_uint64, normal, seed_state
 
-HALOS = 5                # stream of random numbers, beside those of noise.py
+HALOS = 5                # stream of random numbers, beside those of core/seeds.py
 _U16, _U32, _LOW_16, _LOW_32 = (np.uint64(n) for n in (16, 32, 0xFFFF, 0xFFFFFFFF))
 _TO_UNIT_16, _TO_UNIT_32 = 2.0**-16, 2.0**-32
 
@@ -75,8 +75,7 @@ def scatter(field, near, turn, table, smooth, seed):
                 off_y, off_x = (bits >> _U32) * _TO_UNIT_32, (bits & _LOW_32) * _TO_UNIT_32
                 out[count, 0] = to_y + (1.0 - off_y if turn.flip_y else off_y)
                 out[count, 1] = to_x + (1.0 - off_x if turn.flip_x else off_x)
-                out[count, 2] = at
-                count += 1
+                out[count, 2], count = at, count + 1
     return out[:count]
 
 
@@ -160,11 +159,9 @@ def alias(weight, chance, other):
             share[i] = weight[level, i] * kinds / total
             other[level, i], chance[level, i] = i, 1.0
             if share[i] < 1.0:
-                small[n_small] = i
-                n_small += 1
+                small[n_small], n_small = i, n_small + 1
             else:
-                large[n_large] = i
-                n_large += 1
+                large[n_large], n_large = i, n_large + 1
         while n_small > 0 and n_large > 0:
             n_small -= 1
             i, j = small[n_small], large[n_large - 1]
@@ -172,5 +169,4 @@ def alias(weight, chance, other):
             share[j] -= 1.0 - share[i]
             if share[j] < 1.0:
                 n_large -= 1
-                small[n_small] = j
-                n_small += 1
+                small[n_small], n_small = j, n_small + 1

@@ -349,7 +349,7 @@ def read_new(path, mask: np.ndarray) -> np.ndarray:
     array(path, maps, None, "f", finite=False, advice="give convergence maps")
     if maps.shape in ((n_observed,), mask.shape):
         maps = maps[None]
-    if not len(maps) or maps.shape[1:] not in ((n_observed,), mask.shape):
+    if not maps.size or maps.shape[1:] not in ((n_observed,), mask.shape):
         raise InputError(f"{path}: expected maps of {n_observed} observed pixels each, (n, "
                          f"{n_observed}), or frames (n, {mask.shape[0]}, {mask.shape[1]}) as the "
                          f"mask of the run, got shape {maps.shape}; cut them to that mask")

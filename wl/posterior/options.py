@@ -25,6 +25,7 @@ RECALIBRATIONS = ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS = 4                  # of a chain, for an R-hat
+MAX_SUMMARY = 1e100            # in the file of others: its square is finite
 MAX_DRAWS = 10**6              # of a map
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
 BATCHES = 32                   # of a chain, for its autocorrelation time
@@ -63,9 +64,9 @@ class Walk(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0.0 <= self.burn_in < 1.0:
-            raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
-                             f"{self.burn_in}")
+        if not 0.0 <= self.burn_in < 1.0 or self.kept < min(MIN_DRAWS, self.nstep):
+            raise InputError("--burn-in: expected a fraction from 0 to below 1, which leaves some "
+                             f"steps, got {self.burn_in}")
         if self.nstep * self.chains >= MAX_STEPS:
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
@@ -350,6 +351,10 @@ def _foreign_tables(path):
                          f"{truth.shape} of {truth.dtype}; give Omega_m and S_8 of each map")
     summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
                       advice="give a row of finite numbers for each map")
+    if summaries.shape[1] == 0 or np.abs(summaries).max(initial=0.0) > MAX_SUMMARY or (
+            truth[:, :2] <= 0.0).any():
+        raise InputError(f"{path}: expected summaries up to {MAX_SUMMARY:g}, at least one a map, "
+                         "and cosmologies above 0")
     return (np.ascontiguousarray(summaries, np.float64),
             np.ascontiguousarray(truth[:, :2], np.float64))
 
@@ -363,7 +368,7 @@ def _columns(path):
         if not set(PARAMS) < set(head) or len(set(head)) < len(head):
             raise ValueError(f"its columns are {', '.join(head)}")
         values = values.reshape(len(rows), len(head))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: expected a first line with Omega_m, S_8 and the names of the "
                          f"summaries, and numbers in all others ({error})") from None
     at = [head.index(name) for name in PARAMS]

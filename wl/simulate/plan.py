@@ -215,6 +215,8 @@ class Plan:
             check_cells(self.mask.shape)
         self.n_observed = int(self.mask.sum())
         given = None if options.design is None else load_npy(options.design)
+        if given is not None and not given.size:
+            raise InputError(f"{options.design}: expected cosmologies, got shape {given.shape}")
         has = given is not None and given.ndim == 3
         if options.nuisances == "design" and not has:
             raise InputError("--nuisances design: expected a --design file with labels "

@@ -141,12 +141,13 @@ class NetworkOptions(Options):
             return cls(method=method, model=SPECTRUM, threads=args.threads)
         alone = method == "direct" or args.emulator_fraction is not None
         folds = (1 if alone else DEFAULT_FOLDS) if args.folds is None else args.folds
-        more = {name: getattr(args, name) for name in ("model_options", "loss_options")
-                if name in args}                                    # of --config, complete
-        more.setdefault("loss_options", options("--loss-option", args.loss_option,
-                                                LOSSES[args.loss]))
-        more.setdefault("model_options", model_options(args.model, args.model_option))
-        return super().of(args, **{**more, "method": method, "folds": folds})
+        given = vars(args)
+        loss, model = (given.get(f"{kind}_options", given[f"{kind}_option"])    # --config
+                       for kind in ("loss", "model"))
+        loss = options("--loss-option", as_texts(loss) if isinstance(loss, dict) else loss,
+                       LOSSES[args.loss])
+        return super().of(args, loss_options=loss, model_options=model_options(args.model, model),
+                          method=method, folds=folds)
 
     @property
     def parts(self) -> list:
@@ -230,7 +231,7 @@ def model_options(name: str, texts: list | None) -> dict:
     """The options of a model, complete; of several parts a dict for each. Raises InputError.
 
     name: str, as --model has it
-    texts: list of "name=value"; an option goes to every part that has it
+    texts: list of "name=value", each for every part that has it; or a complete dict
     """
     parts, texts = name.split("+"), texts or ()
     for part in parts:
@@ -238,11 +239,23 @@ def model_options(name: str, texts: list | None) -> dict:
     if len(set(parts)) < len(parts):
         raise InputError(f"--model {name}: expected different models, to be stacked")
     if len(parts) == 1:
-        return _of_model(name, texts)
+        return _of_model(name, as_texts(texts) if isinstance(texts, dict) else texts)
+    if isinstance(texts, dict):
+        for part in texts:
+            choice("--config: options of the model", part, parts)
+        return {part: _of_model(part, as_texts(texts.get(part, {}))) for part in parts}
     known = {key: value for part in parts for key, value in MODELS[part].items()}
     options("--model-option", texts, known)
     return {part: _of_model(part, [t for t in texts if t.partition("=")[0] in MODELS[part]])
             for part in parts}
+
+
+def as_texts(values: dict) -> list:
+    """Options by name as --model-option has them. Raises InputError."""
+    if not isinstance(values, dict):
+        raise InputError(f"--config: expected options of a model by name, got {values!r:.80}")
+    return [f"{name}={','.join(map(str, v)) if isinstance(v, (list, tuple)) else v}"
+            if v is not None else f"{name}=none" for name, v in values.items()]
 
 
 def _of_model(name, texts):
