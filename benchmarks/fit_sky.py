@@ -2,10 +2,9 @@
 
     python benchmarks/fit_sky.py DIR
 
-DIR holds kit_spectra.npz (noisy spectra of maps with their labels, see validate/labelled.py),
-label.npy of the training set and the survey's mask. Source shift, stellar boost, tilt of the non-
-linear power
-and the mean white scatter are fitted by least squares to half of the realisations, each predicted
+DIR holds kit_spectra.npz (noisy spectra of maps with their labels, see validate/spectra.py),
+label.npy of the training set and the survey's mask. Source shift, stellar boost, tilt of the
+non-linear power and the mean white scatter are fitted by least squares to half of the realisations, each predicted
 at its own nuisances through the mask's window without drawing a map, and to the in-mask standard
 deviation of the noiseless training maps, 0.01137. Ten realisations may have more or less power than
 the mean in all bins and all cosmologies, as these share their seeds: an amplitude of the half is
@@ -26,8 +25,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from wl.simulate.fields import Field  # noqa: E402
 from wl.simulate.theory import PUBLISHED, Sky  # noqa: E402
-from wl.validate.labelled import SIGNAL_FLOOR, Survey, compare, read_spectra  # noqa: E402
-from wl.validate.labelled import regress, simulate, table  # noqa: E402
+from wl.validate.spectra import SIGNAL_FLOOR, Survey, compare, read_spectra  # noqa: E402
+from wl.validate.spectra import regress, simulate, table  # noqa: E402
 from wl.maps.dataset import MASK_FILE, load_npy, read_label, read_mask  # noqa: E402
 
 RMS, RMS_ERROR = 0.01137, 0.005       # of the training maps behind the mask; allowed relative error

@@ -125,7 +125,7 @@ def test_likelihood_against_every_mode_by_itself(small):
 
 def test_signals_are_the_theorys_to_a_few_1e4(small):
     theta = design(40)
-    powers, nuisances = BandPowers(small, theta, 30.0), sobol_nuisances(8)[:, :3]
+    powers, nuisances = BandPowers(small, theta, 30.0), sobol_nuisances(4)[:, :3]
     signals = powers.tabulate(nuisances)
     some = np.concatenate([theta[::9], [[BREAK - 1e-3, 0.8], [BREAK + 1e-3, 0.8]]])
     direct = np.array([powers.signal(t, nuisances) for t in some])
@@ -178,7 +178,7 @@ def test_narrow_posteriors_in_large_triangles(coarse, monkeypatch):
     assert np.abs(moments(6)[1] / fine[1] - 1).max() > 0.1
 
 
-def test_posterior_of_a_mode_count_of_zero_is_the_prior(small):
+def test_posterior_of_a_mode_count_of_zero_is_the_prior(small, coarse):
     theta = design(30)
     powers = BandPowers(small, theta, 30.0)
     priors = {
@@ -228,8 +228,13 @@ def marks(from_prior, count=1.0, white=1.0, nuisances=None):
             [uniform_p_value(column) for column in pit(truth, mean, sd).T])
 
 
-def test_posteriors_are_calibrated_where_truths_follow_the_prior(from_prior):
-    score, promised, p_values = marks(from_prior)
+@pytest.fixture(scope="module")
+def right(from_prior):
+    return marks(from_prior)
+
+
+def test_posteriors_are_calibrated_where_truths_follow_the_prior(right):
+    score, promised, p_values = right
     difference = score - promised
     assert abs(difference.mean()) < 3 * difference.std() / np.sqrt(len(score)) < 2.0
     assert min(p_values) > 1e-3
@@ -237,10 +242,9 @@ def test_posteriors_are_calibrated_where_truths_follow_the_prior(from_prior):
 
 @pytest.mark.parametrize("change", [dict(count=2.0), dict(count=0.25), dict(white=1.02),
                                     dict(nuisances=np.array([[*FIXED_NUISANCES, 0.0]]))])
-def test_no_other_posterior_scores_higher(from_prior, change):
+def test_no_other_posterior_scores_higher(from_prior, right, change):
     """Negative controls: twice or a quarter of the modes, 2 % more noise, nuisances ignored."""
-    right, wrong = marks(from_prior)[0], marks(from_prior, **change)[0]
-    loss = right - wrong
+    loss = right[0] - marks(from_prior, **change)[0]
     assert loss.mean() > 3 * loss.std() / np.sqrt(len(loss)) and loss.mean() > 0.1
 
 
@@ -272,7 +276,7 @@ def test_the_known_figures(gaussian, tmp_path):
     and 8.96 +- 0.14 of 2000 maps, promised 13.79 and 9.62; 13.62 and 9.57 where truths follow the
     prior.
     """
-    got = {n: scored(limit(gaussian / n, out=tmp_path / n, sobol=64, order=4, quiet=True))
+    got = {n: scored(limit(gaussian / n, out=tmp_path / n, sobol=64, order=3, quiet=True))
            for n in ("fixed", "drawn")}
     for name, figure, slack in (("fixed", 13.6, 0.3), ("drawn", 9.4, 0.4)):
         score, error, promised = got[name]["design"]

@@ -156,7 +156,7 @@ class BandPowers:
         self.window, self.white, self.count = window[used], white[used], count[used]
         self.per_variance = self.white / noise * grid.pixel**2  # of scatter with a variance of one
         self.cell = np.where(which < 0, len(used), np.searchsorted(used, which)).ravel()
-        self.low, self.high = theta.min(axis=0), theta.max(axis=0)
+        self.low, self.high, self.nuisances = theta.min(axis=0), theta.max(axis=0), None
 
     def measure(self, kappa: np.ndarray) -> np.ndarray:
         """Mean power of the bins in one map (rows, columns), all of the grid: float64 (n_bin,)."""
@@ -172,8 +172,10 @@ class BandPowers:
 
     def tabulate(self, nuisances: np.ndarray) -> Callable:
         """theta (n, 2) -> signals without noise at nuisances (m, 3): float64 (n, m, n_bin)."""
-        table = CosmologyTable(self.low, self.high, lambda *theta: self.signal(theta, nuisances))
-        return lambda theta: table(theta).reshape(len(theta), len(nuisances), len(self.count))
+        if not np.array_equal(nuisances, self.nuisances):
+            self.nuisances, self.table = nuisances, CosmologyTable(
+                self.low, self.high, lambda *theta: self.signal(theta, nuisances))
+        return lambda theta: self.table(theta).reshape(len(theta), len(nuisances), -1)
 
 
 def measured_powers(powers: BandPowers, data: MapSet) -> tuple:
