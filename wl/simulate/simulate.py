@@ -352,15 +352,13 @@ def _simulated_for(args, folder, mask, label):
 def parser() -> cli.Parser:
     """The options of python -m wl.simulate."""
     parser = cli.Parser(prog="python -m wl.simulate", description=(__doc__ or "") + f"""
-Writes into DIR, in the layout of the public release:
+Writes into DIR, in the layout of the public release (264 kB a map):
   {KAPPA_FILE}  (cosmology, realisation, pixel) float16, noiseless
   {LABEL_FILE}  (cosmology, realisation, 5) Omega_m, S_8, log10 T_AGN, f_0, Delta_z
-  {MASK_FILE}  (1424, 176) bool, True = observed
+  {MASK_FILE}  (rows, columns) bool, True = observed
   {TEST_FILE}  (test + unseen, pixel) float16, noisy
   {TRUTH_FILE}  (test + unseen, 5), which only scoring reads
-  {SIMULATION_FILE}  settings, seed, versions, digests
-
-Disk: 264 kB a map, 1 GB for 101 x 32 + 512 maps.""")
+  {SIMULATION_FILE}  settings, seed, versions, digests""")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the set")
     SimulationOptions.add_groups(parser)
     add = parser.add_argument_group("run").add_argument

@@ -5,11 +5,9 @@ import sys
 from ..core import cli
 from ..core.checks import InputError
 
-COMMANDS = {"limit": ("inference", "the information limit of a simulated set: no method can beat "
-                      "it but by luck"),
+COMMANDS = {"limit": ("inference", "the best score that any method can expect of a Gaussian sky"),
             "realism": ("realism", "real noisy maps beside simulated ones at their best fits"),
-            "calibration": ("inference", "ranks and coverage of a run's posteriors on summaries "
-                            "drawn from its own emulator")}
+            "calibration": ("inference", "ranks and coverage of a finished run's posteriors")}
 
 
 def main() -> None:

@@ -49,9 +49,8 @@ power: (n_cosmology, n_realisation, n_bin) steradian; label: (n_cosmology, n_rea
 
 
 def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarray:
-    """What Spectrum measures of a masked map on average: (bins used, n), times C_ell at grid.ell.
+    """What Spectrum measures behind the grid's mask on average: (bins used, n), times C_ell.
 
-    mask: bool (rows, columns), that of the grid and of the spectrum's frame
     The mean of |F(l)|^2 is a sum over separations of correlation function times the mask's own
     correlation (Hivon et al. 2002, ApJ 567, 2, in flat sky and without an average over angles):
     exact for maps of this grid, pixel window and aliases included.
@@ -77,10 +76,9 @@ def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarra
 
 
 class CosmologyTable:
-    """Positive numbers as a function of the cosmology, their logarithm by Chebyshev interpolation.
+    """Positive numbers (k,) = function(omega_m, s_8) in a box, ln of them by Chebyshev nodes.
 
-    low, high: (2,) Omega_m and S_8 of the box
-    function: (omega_m, s_8) -> (k,) numbers; spectra of the challenge's region come out to 2e-4
+    low, high: (2,) Omega_m and S_8. Spectra of the challenge's region come out to 2e-4.
     """
 
     def __init__(self, low: np.ndarray, high: np.ndarray, function: Callable):
@@ -107,12 +105,11 @@ class CosmologyTable:
 def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise: float) -> tuple:
     """Bins of |ell| of the whole periodic grid, each mode divided by its fiducial power.
 
-    edges: (n_bin + 1,) of |ell|
-    c_fiducial, noise: (n,) steradian at grid.ell; white power in steradian
-    window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin, one where c is the
-    fiducial spectrum: bins need not be narrow. Returns window (n_bin, n), white (n_bin,), count
-    (n_bin,) of modes in the whole plane (conjugates both counted), which (quarter) int, a cell's
-    bin or -1, and weight (quarter), times in the plane / fiducial power.
+    edges, c_fiducial, noise: (n_bin + 1,) of |ell|; (n,) at grid.ell; white power
+    window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin: bins need not be
+    narrow. Returns window (n_bin, n), white (n_bin,), count (n_bin,) of modes in the whole plane
+    (conjugates both counted), which (quarter) int, a cell's bin or -1, and weight (quarter), times
+    in the plane / fiducial power.
     """
     images, n_bin = grid.image_matrix(), len(edges) - 1
     ell = np.hypot.outer(grid.ell_y, grid.ell_x)
@@ -138,9 +135,8 @@ def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
 
 
 class BandPowers:
-    """Expected power in bins of |ell|, in units of a fiducial one, for cosmologies near a design.
+    """Expected power in bins of |ell|, over a fiducial one, for cosmologies near a design (n, 2).
 
-    theta, n_gal: (n, 2) design; galaxies per square arcminute
     count: modes per bin in the whole plane; white: the noise's part, of periodic_window()
     """
 
@@ -179,10 +175,7 @@ class BandPowers:
 
 
 def measured_powers(powers: BandPowers, data: MapSet) -> tuple:
-    """Band powers of a set's noisy test maps, each map a whole grid.
-
-    Returns the maps' split, cosmology and realisation (n,); powers (n, n_bin); modes (n_bin,).
-    """
+    """Test maps' split, cosmology and realisation (n,); band powers (n, n_bin); modes (n_bin,)."""
     where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
     maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
             for i, kappa in enumerate(data.noisy_test))
@@ -190,10 +183,9 @@ def measured_powers(powers: BandPowers, data: MapSet) -> tuple:
 
 
 def forecast_powers(powers: BandPowers, data: MapSet, scatter: float, seed: int) -> tuple:
-    """As measured_powers(), of Gaussian skies with the modes of the observed part of the grid.
+    """As measured_powers(), drawn: Gaussian skies with the modes of the grid's observed part.
 
-    Of the test maps whose truth is known, and of FORECAST others, which a pipeline may hold out:
-    drawn at their labels, chi-squared numbers of modes.
+    At the labels of test maps whose truth is known, and of FORECAST others.
     """
     row = generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)
     row = np.sort(row[:FORECAST])
@@ -216,11 +208,10 @@ def _forecast(powers, label, modes, scatter, seed):
 
 
 class Survey:
-    """A mask, its grid and its spectrum's bins, with values as the starting kit has them.
+    """A mask (rows, columns), its grid and its spectrum's bins, with values as the kit has them.
 
     They are |F|^2 of the zero-filled frame, mean over the modes of a bin, times pixel area over the
     number of pixels of the frame.
-    mask, n_gal: bool (rows, columns); galaxies per square arcminute
     edges: (n_bin + 1,) multipoles, evenly spaced in their logarithm
     norm: what turns Spectrum's values into the kit's; noise: mean noise power
     """
@@ -256,9 +247,8 @@ class Survey:
 
 def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
                  n_gal: float = N_GAL) -> Spectra:
-    """Read an .npz with power, ell_edges and, unless label is given, label.
+    """Read an .npz with power (behind the mask), ell_edges and, unless it is given, label.
 
-    mask: bool (rows, columns) behind which they were measured
     label: (any, any, 5), of which the first cosmologies and realisations are the spectra's
     Raises InputError.
     """
@@ -270,16 +260,18 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
     if not {"power", "ell_edges"} <= set(found):
         raise InputError(f"{path}: expected an .npz file with arrays power and ell_edges, got "
                          f"{', '.join(found) or 'none'}; check --spectra")
-    power = array(f"{path}: power", found["power"], (None, None, None), "f").astype(float)
-    edges = array(f"{path}: ell_edges", found["ell_edges"], (power.shape[2] + 1,), "f")
     if label is None and "label" not in found:
         raise InputError(f"{path}: expected an array label; give the labels by --label")
+
+    def checked(name, values, shape):
+        return array(f"{path}: {name}", values, shape, "f").astype(float)
+    power = checked("power", found["power"], (None, None, None))
+    edges = checked("ell_edges", found["ell_edges"], (power.shape[2] + 1,))
     label = found["label"] if label is None else label[:power.shape[0], :power.shape[1]]
-    label = array(f"{path}: label", label, (*power.shape[:2], 5), "f").astype(float)
+    label = checked("label", label, (*power.shape[:2], 5))
     if power.shape[1] < len(NUISANCES) + 3:
         raise InputError(f"{path}: expected at least {len(NUISANCES) + 3} realisations of a "
                          f"cosmology to regress on the nuisances, got {power.shape[1]}; give more")
-    edges = edges.astype(float)
     return Spectra(power, label, edges, Survey(mask, edges, n_gal).noise)
 
 
@@ -358,8 +350,8 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     count = len(real.power) * (real.power.shape[1] - 1)
     out["scatter"] = np.sqrt(ratio)
     out["scatter_error"] = out["scatter"] * np.sqrt(0.5 / count * (1.0 + 1.0 / len(simulated)))
-    out["scatter_p"] = 2.0 * np.minimum(stats.f.sf(ratio, count * len(simulated), count),
-                                        stats.f.cdf(ratio, count * len(simulated), count))
+    above = stats.f.sf(ratio, count * len(simulated), count)
+    out["scatter_p"] = 2.0 * np.minimum(above, 1.0 - above)
     out["scatters"] = bool(np.all(np.abs(out["scatter"][SCATTER_BINS] - 1.0) <= SCATTER_TOLERANCE))
     return out
 
