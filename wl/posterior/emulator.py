@@ -112,7 +112,20 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     theta, mean, covariance = (np.array(v, dtype=np.float64) for v in (theta, mean, covariance))
     n = len(checks.array("design", theta, (None, 2)))
     d = checks.array("emulator mean", mean, (n, None)).shape[1]
-    _check_covariances(theta, checks.array("emulator covariance", covariance, (n, d, d)))
+    checks.array("emulator covariance", covariance, (n, d, d))
+    power = np.einsum("nii->ni", covariance)
+    scale = np.sqrt(np.where(power != 0.0, np.abs(power), 1.0))
+    unit = covariance / (scale[:, :, None] * scale[:, None, :])     # so that units do not matter
+    skew = np.abs(unit - unit.transpose(0, 2, 1)).max(axis=(1, 2))
+    if (skew > 1e-9).any():
+        bad = int(skew.argmax())
+        raise InputError(f"emulator covariance: not symmetric at {checks.name_of(theta, bad)}")
+    lowest = np.linalg.eigvalsh(unit)[:, 0]
+    bad = np.flatnonzero((lowest < 1e-12) | (power <= 0.0).any(axis=1))
+    if bad.size:
+        raise InputError(
+            f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])} "
+            f"({bad.size} such); use more realisations for each cosmology or fewer summaries")
     triangles, neighbours = checks.triangulate("design", theta)
     if isinstance(prior, str) and prior == "design":
         design, (theta, mean, covariance) = theta, beyond(theta, mean, covariance)
@@ -160,22 +173,6 @@ def summaries(value: np.ndarray, d: int) -> np.ndarray:
 def _points(theta):
     return checks.array("theta", np.ascontiguousarray(theta, dtype=np.float64), (None, 2),
                         finite=False, advice="give Omega_m and S_8 of each point")
-
-
-def _check_covariances(theta, covariance):
-    power = np.einsum("nii->ni", covariance)
-    scale = np.sqrt(np.where(power != 0.0, np.abs(power), 1.0))
-    unit = covariance / (scale[:, :, None] * scale[:, None, :])     # so that units do not matter
-    skew = np.abs(unit - unit.transpose(0, 2, 1)).max(axis=(1, 2))
-    if (skew > 1e-9).any():
-        bad = int(skew.argmax())
-        raise InputError(f"emulator covariance: not symmetric at {checks.name_of(theta, bad)}")
-    lowest = np.linalg.eigvalsh(unit)[:, 0]
-    bad = np.flatnonzero((lowest < 1e-12) | (power <= 0.0).any(axis=1))
-    if bad.size:
-        raise InputError(
-            f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])} "
-            f"({bad.size} such); use more realisations for each cosmology or fewer summaries")
 
 
 def _triangle_rule(order):

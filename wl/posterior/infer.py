@@ -8,9 +8,9 @@ from ..core import hdf5
 from ..core.checks import InputError, RunError, triangulate
 from ..core.files import refuse_difference
 from ..core.hdf5 import Folder, Var
-from ..core.params import EMULATOR, NAMES, PARAMS, SPLITS
+from ..core.params import EMULATOR, LEVELS, NAMES, PARAMS, SPLITS
 from ..core.progress import Progress, say, warn
-from . import covariance
+from . import covariance, posterior
 from .options import PRIORS, PosteriorOptions, Wanted
 
 MAX_RECALIBRATED = 10_000       # emulator maps whose posteriors recalibrate the error bars
@@ -113,7 +113,6 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
     if options.recalibrate == "none":
         return None
     from . import emulator as emulators, quadrature
-    from .posterior import join
     theta, n, truth, parts = emulator.theta[:len(per)], per.shape[1], [], []
     prior = "design" if options.prior == "design" else emulator.vertex_log_prior
     max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
@@ -130,7 +129,8 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
         other = emulators.build(theta, mean, spread, prior=prior)
         summaries = np.take_along_axis(per, some[..., None], axis=1).reshape(-1, per.shape[2])
         parts.append(quadrature.exact(other, summaries))
-    return np.concatenate(truth), vars(join(parts))
+    return np.concatenate(truth), {name: np.concatenate([getattr(part, name) for part in parts])
+                                   for name in ("mean", "sd", "correlation", *LEVELS)}
 
 
 def load_emulator(folder):
@@ -185,7 +185,7 @@ def _emulator(predictions, options, folder, settings, inputs):
 
 def _sample(predictions, options, folder, emulator, wanted):
     """The summary of each chosen map's posterior, its chains, and more for /constant_data."""
-    from . import metropolis, posterior, quadrature
+    from . import metropolis, quadrature
     data = predictions.groups["predictions"]
     chosen = wanted.rows(data["split"])
     ids = predictions.coords["predictions"]["map"][chosen].astype(np.int64)
@@ -214,7 +214,6 @@ def _sample(predictions, options, folder, emulator, wanted):
 
 def _from_network(predictions, options, chosen):
     """A network's own means and error bars as posteriors, and of emulator maps as held_out()."""
-    from . import posterior
     data = predictions.groups["predictions"]
     summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
     if options.recalibrate == "none":
@@ -226,7 +225,6 @@ def _from_network(predictions, options, chosen):
 
 def _recalibrated(summary, known, options, predictions, quiet):
     """A summary with recalibrated error bars and quantiles, and the curves for /constant_data."""
-    from . import posterior
     more, learnt = posterior.recalibrate(options.recalibrate, summary, *known,
                                          predictions.groups["constant_data"]["design"])
     said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
@@ -240,7 +238,6 @@ def _recalibrated(summary, known, options, predictions, quiet):
 
 def _warn(summary, ids, options, path):
     """Say what is wrong with chains; RunError where none moved: they say nothing of their maps."""
-    from . import posterior
     stuck = ids[(summary["flag"] & posterior.STUCK) > 0]
     if len(stuck) == len(ids):
         raise RunError(f"{path}: not written: the chains never moved in the {options.kept} steps "

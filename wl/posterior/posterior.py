@@ -43,12 +43,6 @@ draws, lp: (k, chains, m, 2), (k, chains, m) float64, of maps that keep draws, a
 """
 
 
-def join(parts: list[Chains]) -> Chains:
-    """Chains of several groups of maps as one."""
-    columns = zip(*(vars(part).values() for part in parts))
-    return Chains(*(None if column[0] is None else np.concatenate(column) for column in columns))
-
-
 def spread(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """sd (n, 2) and correlation (n,), 0 where nothing varies, of covariances (n, 2, 2)."""
     sd = np.sqrt(np.maximum(np.einsum("nii->ni", covariance), 0.0))

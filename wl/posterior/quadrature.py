@@ -170,7 +170,12 @@ def _line_points(theta, triangles, axis, lines, order):
     sort = np.argsort(place[:, :, axis], axis=1)
     a = np.take_along_axis(place[:, :, axis], sort, axis=1)
     line, t = np.nonzero((a[:, 0] < at[:, None]) & (a[:, 2] > at[:, None]))
-    ends = _ends(a[t], sort[t], at[line])
+    # where a line enters and leaves: edge 0-2 of the sorted corners, and 0-1 or 1-2
+    a, sort, c, row, ends = a[t], sort[t], at[line], np.arange(len(t)), np.zeros((2, len(t), 3))
+    upper = (c >= a[:, 1]).astype(int)
+    for end, low, high in zip(ends, (0 * row, upper), (0 * row + 2, upper + 1)):
+        part = (c - a[row, low]) / (a[row, high] - a[row, low])
+        end[row, sort[row, low]], end[row, sort[row, high]] = 1.0 - part, part
     length = np.abs(np.subtract(*np.einsum("enc,nc->en", ends, place[t, :, 1 - axis])))
     parts = []
     for n in np.unique(order[t]):
@@ -184,17 +189,6 @@ def _line_points(theta, triangles, axis, lines, order):
     sort = np.argsort(line, kind="stable")
     first = np.searchsorted(line[sort], np.arange(lines + 1)).astype(np.int64)
     return t[sort], corners[sort], np.maximum(weight[sort], 1e-300), first
-
-
-def _ends(a, sort, c):
-    """Barycentric weights (2, m, 3) where lines at c enter and leave triangles of corners a."""
-    row, ends = np.arange(len(c)), np.zeros((2, len(c), 3))
-    part = (c - a[:, 0]) / (a[:, 2] - a[:, 0])
-    ends[0, row, sort[:, 0]], ends[0, row, sort[:, 2]] = 1.0 - part, part
-    upper = (c >= a[:, 1]).astype(int)                # the second end: edge 0-1 or edge 1-2
-    part = (c - a[row, upper]) / (a[row, upper + 1] - a[row, upper])
-    ends[1, row, sort[row, upper]], ends[1, row, sort[row, upper + 1]] = 1.0 - part, part
-    return ends
 
 
 def _whitened(emulator, triangle, corners, log_weight):
