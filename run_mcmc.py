@@ -67,8 +67,8 @@ def main(argv: list | None = None) -> None:
     if cli.processes() == 1:
         return run(args)
     cli.prepare_process(args.threads, allocator=True)
-    from wl.summaries import ranks
-    ranks.shared(lambda: run(args), args.threads)
+    from wl.summaries import lanes
+    lanes.shared(lambda: run(args), args.threads)
 
 
 def run(args) -> None:

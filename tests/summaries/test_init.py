@@ -7,7 +7,8 @@ from trainings import FRAME, finished, recipe, source
 
 from wl.core.checks import InputError
 from wl.summaries import dense, predict
-from wl.summaries.network import Network, as_computed
+from wl.summaries.lanes import as_computed
+from wl.summaries.network import Network
 from wl.summaries.options import PRESETS
 
 BOTH = [a for a in QUICK if a != "compact"]

@@ -17,7 +17,7 @@ from wl.core import cli
 from wl.kernels import metropolis
 from wl.posterior import infer, metropolis, posterior
 from wl.scoring import report, table
-from wl.summaries import predict, ranks, training
+from wl.summaries import lanes, predict, training
 folder, *words = sys.argv[1:]
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = str(free.getsockname()[1])

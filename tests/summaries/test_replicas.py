@@ -10,7 +10,7 @@ from wl.summaries import architectures, training
 from wl.summaries.architectures import build
 from wl.summaries.layers import Dropout
 from wl.summaries.layers import Loss
-from wl.summaries.network import Lanes
+from wl.summaries.lanes import Lanes
 
 
 def running_mean(net):

@@ -9,7 +9,7 @@ from trainings import (FRAME, KAPPA, LABEL, ROWS, VALIDATION, recipe, run, same,
 from wl.core.checks import InputError, RunError
 from wl.maps.batches import FIXED, FRESH, Batches, Frame
 from wl.summaries import training
-from wl.summaries.network import Lanes
+from wl.summaries.lanes import Lanes
 
 
 # ---------------------------------------------------------------- schedule

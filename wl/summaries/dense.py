@@ -16,8 +16,9 @@ from torch import nn
 
 from ..core import seeds
 from ..core.checks import RunError
+from .lanes import one_thread
 from .layers import LOG_SIGMA_RANGE, Dropout, Loss
-from .network import Task, load_torch, of_this_version, one_thread, save_torch
+from .network import Task, load_torch, of_this_version, save_torch
 from .training import AdamW, learning_rate
 
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2

@@ -38,7 +38,6 @@ class Spectrum:
 
     shape, n_observed: (rows, columns) of the frame, pixels inside the mask
     n_bin, ell_min, ell_max, pixel_arcmin: the bins, side of a pixel
-
     |FFT|^2 x pixel area / n_observed, so that white noise of variance v has C_ell = v x pixel area;
     the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
     Has edges (n_bin + 1,); count, modes per bin; used, bins with modes; width, numbers per map.
@@ -54,8 +53,7 @@ class Spectrum:
         self.edges = np.geomspace(ell_min, ell_max, n_bin + 1)
         inside = (ell >= ell_min) & (ell < ell_max)
         self.bin = np.where(inside, np.digitize(ell, self.edges) - 1, n_bin).ravel()
-        # a column of the half-spectrum stands for its mirror image too
-        weight = np.full(ell.shape, 2.0)
+        weight = np.full(ell.shape, 2.0)            # a column stands for its mirror image too
         weight[:, [0] if columns % 2 else [0, -1]] = 1.0
         weight = weight.ravel()
         self.count = np.bincount(self.bin, weight, n_bin + 1)[:n_bin]
@@ -80,38 +78,31 @@ class Shapes:
 
     mask, scales: (rows, columns) bool; standard deviations of the Gaussians in arcminutes
     bands: pairs of indices of scales, fine and coarse, whose difference has moments and PDF too
-    pdf, peak: (lowest edge, width, number) of the bins, the first and last of which take what lies
-        beyond, in units of a typical noisy map's standard deviation at that scale
-    n_gal, pixel_arcmin: float, galaxies per square arcminute; side of a pixel
-
+    n_gal: float, galaxies per square arcminute
     The smoothed map is divided by the smoothed mask; a pixel counts where it is observed and at
-    least COVERAGE of its Gaussian is.
+    least COVERAGE of its Gaussian is. The first and last of the bins take what lies beyond.
     Has noise and unit (n_scale + n_band,), standard deviations of smoothed noise and of a typical
     noisy map; valid (n_scale, rows, columns), the pixels that count; count (n_scale + n_band,), how
-    many; width, numbers per map without bands.
+    many.
     """
 
     COVERAGE = 0.6
 
-    def __init__(self, mask, scales=(2.0, 4.0, 8.0), bands=(), pdf=PDF_BINS, peak=PEAK_BINS,
-                 n_gal=N_GAL, pixel_arcmin=PIXEL_ARCMIN):
+    def __init__(self, mask, scales=(2.0, 4.0, 8.0), bands=(), n_gal=N_GAL):
         self.scales, self.bands = tuple(map(float, scales)), tuple(bands)
-        self.bins = np.array(pdf, float), np.array(peak, float)
-        self.width = len(scales) * int(3 + pdf[2] + peak[2])
-        self.frame, width = mask.shape, np.array(self.scales) / pixel_arcmin
-        self.smoothings = smoothings(mask, width)
-        kernel = np.stack([gaussian(w) for w in width])
-        common = kernel @ kernel.T             # of white noise smoothed along a row, per variance
+        self.bins = np.array(PDF_BINS), np.array(PEAK_BINS)
+        self.frame, width = mask.shape, np.array(self.scales) / PIXEL_ARCMIN
+        self.smoothings = _smoothings(mask, width)
+        kernel = np.stack([_gaussian(w) for w in width])
+        common = (kernel @ kernel.T)**2        # of white noise smoothed along a row, per variance
         signal = SIGNAL**2 / (1.0 + np.array(self.scales) / 2.0)
         fine, coarse = (np.array([band[k] for band in self.bands], int) for k in (0, 1))
-        white = common**2
         white, signal = (
             np.concatenate([value, value[fine] + value[coarse] - twice]) for value, twice in (
-                (white.diagonal(), 2.0 * white[fine, coarse]), (signal, 2.0 * signal[coarse])))
-        self.noise = noise_sigma(n_gal, pixel_arcmin) * np.sqrt(white)
+                (common.diagonal(), 2.0 * common[fine, coarse]), (signal, 2.0 * signal[coarse])))
+        self.noise = noise_sigma(n_gal) * np.sqrt(white)
         self.unit = np.sqrt(self.noise**2 + signal)
-        blocks = next(self._blocks(mask[None].astype(np.float32)))
-        cover = [self._plain(block) for block in blocks]
+        cover = [self._plain(b) for b in next(self._blocks(mask[None].astype(np.float32)))]
         self.valid = np.stack([mask & (c >= self.COVERAGE) for c in cover])
         self.weight = [np.where(v, 1.0 / np.maximum(c, 0.5), 0.0).astype(np.float32)
                        for v, c in zip(self.valid, cover)]
@@ -124,10 +115,9 @@ class Shapes:
         """Map by map, the maps smoothed at all scales, in blocks; the next overwrites them."""
         lanes, pad = kernels.LANES, self.smoothings[0].pad
         down, right = (-(-n // lanes) for n in self.frame)
-        turned, between, *out = (
-            aligned_zeros(n, (m * lanes + 2 * more) * lanes)
-            for n, m, more in ((down, right, pad), (right, down, pad),
-                               *[(right, down, 0)] * len(self.smoothings)))
+        sizes = (down, right, pad), (right, down, pad), *[(right, down, 0)] * len(self.smoothings)
+        turned, between, *out = (_aligned_zeros(n, (m * lanes + 2 * more) * lanes)
+                                 for n, m, more in sizes)
         for one in kappa:
             kernels.turn(one, pad, turned)
             for smoothing, block in zip(self.smoothings, out):
@@ -146,10 +136,9 @@ class Shapes:
         return np.stack([weight * self._plain(block) for weight, block in zip(self.weight, blocks)])
 
     def distributions(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Moments and histograms of maps (n, rows, columns), without the peaks, which cost more.
+        """Variance, third and fourth central moment, and histogram of maps (n, rows, columns).
 
-        Returns float64 moments (n, n_scale + n_band, 3), the variance, third and fourth central
-        moment, and histogram (n, n_scale + n_band, n_bin), numbers of pixels.
+        Returns float64 (n, n_scale + n_band, 3) and (n, n_scale + n_band, n_bin), pixels.
         """
         n, bins, scales = (len(kappa), len(self.count)), self.bins[0], len(self.scales)
         moments, histogram = np.empty((*n, 3)), np.empty((*n, int(bins[2])))
@@ -166,28 +155,19 @@ class Shapes:
         return moments, histogram
 
     def describe(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of maps moments as distributions(); shares of pixels and numbers of peaks by bin.
-
-        Returns float64 (n, n_scale, 3), (n, n_scale, n_bin) and (n, n_scale, n_bin).
-        """
+        """Moments as distributions(); shares of pixels, and peaks (n, n_scale, n_bin), by bin."""
         (moments, histogram), peak = self.distributions(kappa), self.bins[1]
         peaks = np.empty((len(kappa), len(self.scales), int(peak[2])))
         for one, row in zip(kappa, peaks):
-            for j, field in enumerate(self.smooth(one)):
-                bins = peak * (self.unit[j], self.unit[j], 1.0)
-                row[j] = kernels.peak_counts(field, self.valid[j], bins)
+            for j, (field, unit) in enumerate(zip(self.smooth(one), self.unit)):
+                row[j] = kernels.peak_counts(field, self.valid[j], peak * (unit, unit, 1.0))
         return moments, histogram / self.count[:, None], peaks
-
-    def __call__(self, kappa: np.ndarray) -> np.ndarray:
-        """(n, width) float64, all numbers of describe() in a row."""
-        return np.concatenate([part.reshape(len(kappa), -1) for part in self.describe(kappa)], 1)
 
 
 class OnePoint:
-    """Moments and PDF of smoothed maps, each made nearly Gaussian.
+    """Moments and PDF of smoothed maps, each made nearly Gaussian; and of neighbours' differences.
 
-    mask, n_gal, scales: as for Shapes; bands between neighbouring scales are taken too
-
+    mask, n_gal, scales: as for Shapes
     Moments: ln variance, skewness, kurtosis; PDF: root of the share of the pixels in each bin.
     """
 
@@ -210,10 +190,7 @@ class OnePoint:
 
 
 class Features:
-    """All statistics that the dense networks learn from; a new one joins the list here.
-
-    mask, n_gal, scales: as for Shapes
-    """
+    """All statistics that the dense networks learn from; a new one joins the list here."""
 
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
         self.spectrum = Spectrum(mask.shape, int(mask.sum()), n_bin=FINE_BINS)
@@ -226,10 +203,7 @@ class Features:
 
 
 def blocks(mask: np.ndarray, scales) -> dict[str, range]:
-    """Which of the Features each statistic makes, {name: columns}; small_scales are a half twice.
-
-    mask, scales: as for Shapes
-    """
+    """Which of the Features each statistic makes, {name: columns}; small_scales are a half twice."""
     found, start = {}, 0
     for statistic in Features(Frame(mask, pack=False).observed, N_GAL, scales).statistics:
         found[statistic.NAME] = range(start, start + statistic.width)
@@ -238,62 +212,61 @@ def blocks(mask: np.ndarray, scales) -> dict[str, range]:
     return found
 
 
-def gaussian(width: float) -> np.ndarray:
-    """A Gaussian of a width in pixels as a kernel: exp(-2 pi^2 width^2 f^2), f up to 1/2.
+def _gaussian(width):
+    """exp(-2 pi^2 width^2 f^2), f up to 1/2, as a kernel (FAR,) at distances 0, 1, ..., -2, -1.
 
     A narrow one is cut off at the highest frequency and rings: it falls as 1 / distance^2.
-    Returns (FAR,) float64, the values at distances 0, 1, ... and, from the end, -1, -2, ....
     """
     return np.fft.irfft(np.exp(-2.0 * (np.pi * width * np.fft.rfftfreq(FAR))**2), FAR)
 
 
-def smoothings(mask: np.ndarray, width: np.ndarray) -> list[kernels.Smoothing]:
+def _smoothings(mask, width):
     """kernels.Smoothing on a mask for each width (n,), standard deviations in pixels.
 
     A ringing tail is fitted by geometric series of fixed ratios, which leaves a kernel at most 2e-5
-    of its norm off (at a width of 0.5), and the survey's smoothed maps 1.2e-5 of their standard
-    deviation; what rows beyond the reach would add is not seen beside that.
+    of its norm off (at a width of 0.5), and smoothed maps 1.2e-5 of their standard deviation.
     """
     reach = [kernels.GROUP * max(1, int(np.ceil(REACH * w / kernels.GROUP))) for w in width]
     ratio = (-np.exp(-np.geomspace(0.015, 0.4, kernels.TRAILS))).astype(np.float32)
-    areas = observed_blocks(mask, max(reach))
+    areas = _observed_blocks(mask, max(reach))
     out, distance = [], np.arange(FAR // 2)
     series = ratio.astype(float) ** distance[:, None]
     for w, near in zip(width, reach):
-        value, far = gaussian(w)[distance], distance > near
+        value, far = _gaussian(w)[distance], distance > near
         share = np.zeros(kernels.TRAILS, np.float32)
         if np.linalg.norm(value[far]) > 1e-5 * np.linalg.norm(value):
             share = np.linalg.lstsq(series[far], value[far])[0].astype(np.float32)
             value[1:] -= series[1:] @ share
-        out.append(kernels.Smoothing(value[:near + 1].astype(np.float32), ratio, share,
-                                     max(reach), *areas))
+        taps = value[:near + 1].astype(np.float32)
+        out.append(kernels.Smoothing(taps, ratio, share, max(reach), *areas))
     return out
 
 
-def observed_blocks(mask, margin):
+def _observed_blocks(mask, margin):
     """across and along of kernels.Smoothing: observed pixels with `margin` rows around."""
-    down, right = (-(-n // kernels.LANES) for n in mask.shape)
+    lanes = kernels.LANES
+    down, right = (-(-n // lanes) for n in mask.shape)
     across, along = np.zeros((down, 2), np.int64), np.zeros((right, 2), np.int64)
-    need = np.zeros((down * kernels.LANES, right), bool)
+    need = np.zeros((down * lanes, right), bool)
     for c in range(right):
-        rows = np.flatnonzero(mask[:, c * kernels.LANES:(c + 1) * kernels.LANES].any(1))
+        rows = np.flatnonzero(mask[:, c * lanes:(c + 1) * lanes].any(1))
         if rows.size:
             along[c] = max(rows[0] - margin, 0), min(rows[-1] + 1 + margin, len(mask))
             need[along[c, 0]:along[c, 1], c] = True
     for b in range(down):
-        blocks = np.flatnonzero(need[b * kernels.LANES:(b + 1) * kernels.LANES].any(0))
-        if blocks.size:
-            across[b] = blocks[0], blocks[-1] + 1
+        found = np.flatnonzero(need[b * lanes:(b + 1) * lanes].any(0))
+        if found.size:
+            across[b] = found[0], found[-1] + 1
     return across, along
 
 
-def aligned_zeros(rows, columns):
+def _aligned_zeros(rows, columns):
     """Zeros (rows, columns) float32 that begin on a cache line: 0.8 ms a smoothing, 1.1 else."""
     raw = np.zeros(rows * columns + 16, np.float32)
     return raw[-(raw.ctypes.data // 4) % 16:][:rows * columns].reshape(rows, columns)
 
 
-def in_blocks(field):
+def in_blocks(field: np.ndarray) -> np.ndarray:
     """A map (rows, columns) in the kernels' blocks of columns, zeros around it."""
     out = np.pad(field, [(0, -n % kernels.LANES) for n in field.shape])
     turned = out.reshape(len(out), -1, kernels.LANES).swapaxes(0, 1)
@@ -302,7 +275,7 @@ def in_blocks(field):
 
 def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: int = 1,
             progress=None, chunk: int = 8) -> np.ndarray:
-    """A Spectrum, Shapes or Features of many maps, the same for any number of threads.
+    """A Spectrum or Features of many maps, the same for any number of threads.
 
     batches, rows, noise: Batches on an unpacked frame, scale 1; (n,) int, its maps; for fetch()
     progress: with update(n), or None
@@ -328,9 +301,8 @@ def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: 
 
 def features_file(maps: MapSet, split: Split, options: NetworkOptions,
                   folder: hdf5.Folder) -> hdf5.File:
-    """features.h5 of a run, made if need be.
+    """features.h5 of a run whose options have the part "statistics", made if need be.
 
-    maps, split, options, folder: of the run; the options have the part "statistics"
     Returns the file: "fixed" (map, feature) of all maps in their order, with the noise of emulator
     and hold-out maps; "fresh" (draw, row, feature), further draws of noise for the maps `rows` that
     train; "test" (test_map, feature). Raises InputError.
@@ -348,12 +320,11 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     if found is not None:
         return found
     maps.check_maps(folder.quiet)
-    progress = Progress(len(every) + (draws - 1) * len(rows) + split.n_test, "measuring statistics",
-                        folder.quiet)
+    count = len(every) + (draws - 1) * len(rows) + split.n_test
+    progress = Progress(count, "measuring statistics", folder.quiet)
 
     def measured(*part):
         return measure(features, *part, options.threads, progress).astype(np.float32)
-
     parts = [measured(*part) for part in parts_to_summarise(maps, split, every, frame, seed=seed)]
     groups = {"fixed": hdf5.Var(("map", "feature"), parts[0]), "rows": hdf5.Var(("row",), rows)}
     if draws > 1:

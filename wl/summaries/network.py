@@ -1,31 +1,27 @@
-"""A network, the recipe that it is trained by, its file, and its copies on several threads.
+"""A network, the recipe that it is trained by, and its file.
 
     network = Network.load("data/runs/main/model.pt")
     mean, sd = network.predict(batches, rows, threads=2)
 """
 import contextlib
-import copy
 import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
 import torch
 
-from ..core import cli, seeds
 from ..core.checks import InputError, RunError, choice
 from ..core.files import atomic, to_json
 from ..core.hdf5 import Var
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
-from . import ranks
 from .architectures import build
-from .layers import LOG_SIGMA_RANGE, BatchRenorm2d, Dropout, Loss
+from .lanes import Lanes, as_computed
+from .layers import LOG_SIGMA_RANGE, Loss
 from .options import PRECISIONS
 
 NOISES = {"fresh": FRESH, "fixed": FIXED}
@@ -74,11 +70,9 @@ class Task:
         return torch.from_numpy(scaled.astype(np.float32))
 
     def begin_from(self, net: torch.nn.Module, other) -> None:
-        """Give a network the weights of another one, whose answers take the units of these labels.
+        """Give a network of this recipe the weights of another Network or Dense.
 
-        net: of this recipe
-        other: Network or Dense
-        Raises InputError where it is built otherwise.
+        Its answers take the units of these labels. Raises InputError where it is built otherwise.
         """
         try:
             net.load_state_dict(other.net.state_dict())
@@ -136,148 +130,6 @@ class Recipe(Task):
                      **self.model_options)
 
 
-class Lanes:
-    """Copies of a network that share its weights, run side by side by a pool of threads.
-
-    Each lane takes its part of a batch on its own copy of the buffers, and gradients are added in
-    lane order: the weights depend on the number of lanes, a setting, and not of threads. As fast as
-    threads inside each operation (batch 32, bfloat16: 4.7-5.8 ms a map in 8 lanes, 4.7-5.2).
-
-    net: module (n, 1, rows, columns) -> (n, n_out), which is the first copy
-    lanes, threads: int, number of copies, and how many run at a time at most
-    precision: str, of options.PRECISIONS
-    recipe: Recipe, from which other processes of torchrun build the network, or None
-    Has state, what set_momentum() and seed_dropout() were called with last.
-    """
-
-    def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str,
-                 recipe: "Recipe | None" = None):
-        self.net, self.precision, self.recipe, self.used = net, precision, recipe, 0
-        self.state = [0.1, (0, 0)]
-        self.copies = torch.nn.ModuleList([net, *(copy.deepcopy(net) for _ in range(lanes - 1))])
-        for other in self.copies[1:]:
-            for mine, theirs in zip(net.parameters(), other.parameters()):
-                theirs.data = mine.data
-        self.pool = ThreadPoolExecutor(min(threads, lanes), initializer=torch.set_num_threads,
-                                       initargs=(1,))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.pool.shutdown()
-
-    def seed_dropout(self, seed: int, step: int) -> None:
-        """Dropped numbers follow from (seed, step, lane, layer) alone, in a resumed run too."""
-        self.state[1] = seed, step
-        for lane, net in enumerate(self.copies):
-            layers = (module for module in net.modules() if isinstance(module, Dropout))
-            for layer, module in enumerate(layers):
-                module.generator.manual_seed(seeds.number(seed, seeds.DROPOUT, step, lane, layer))
-
-    def share_buffers(self) -> None:
-        """Every copy takes the mean of the norm statistics over the copies that have seen maps."""
-        for group in zip(*(net.buffers() for net in self.copies)):
-            if group[0].is_floating_point():
-                seen = group[:self.used or None]                   # before the first step: all
-                mean = torch.stack([buffer.double() for buffer in seen]).mean(0)
-                for buffer in group:
-                    buffer.copy_(mean)
-
-    def stored(self) -> dict:
-        """What the copies do not share: their buffers; and how many have seen maps."""
-        return {"used": self.used, "buffers": [dict(net.named_buffers()) for net in self.copies]}
-
-    def restore(self, saved: dict) -> None:
-        """Take what stored() gave."""
-        self.used = saved["used"]
-        for net, values in zip(self.copies, saved["buffers"], strict=True):
-            for name, buffer in net.named_buffers():
-                buffer.copy_(values[name])
-
-    def set_momentum(self, momentum: float) -> None:
-        """Weight of a new batch in the running statistics of the batch renorms."""
-        self.state[0] = momentum
-        for module in self.copies.modules():
-            if isinstance(module, BatchRenorm2d):
-                module.momentum = momentum
-
-    def step(self, x: np.ndarray, target: torch.Tensor, loss: Loss) -> float:
-        """Gradients of the mean loss of maps (n, 1, rows, columns) into .grad; returns the loss."""
-        parts = self._parts(x)
-        self.used = max(self.used, len(parts))
-        asked = ranks.ask(self, parts, x, target, loss)
-        here = [lane for lane in range(len(parts)) if lane % cli.processes() == 0]
-        found = list(self.pool.map(
-            lambda lane: self.gradients(self.copies[lane], x[parts[lane]], target[parts[lane]],
-                                        loss, len(x)), here))
-        values = dict(zip(here, found)) | ranks.take(self, asked)
-        for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
-            for other in group[1:]:
-                group[0].grad += other.grad
-        return math.fsum(values.values())
-
-    def gradients(self, net: torch.nn.Module, x: np.ndarray, target: torch.Tensor, loss: Loss,
-                  size: int) -> float:
-        """One lane's share of step(): gradients into its .grad; returns its part of the loss.
-
-        net: the lane's copy
-        x, target: its part of the batch; size: int, maps of the whole batch
-        """
-        net.zero_grad(set_to_none=True)
-        value, n = loss(self._forward(net, x), target), len(x)
-        (value * (n / size)).backward()
-        return value.item() * n / size
-
-    def predict(self, x: np.ndarray) -> torch.Tensor:
-        """Outputs (n, n_out) of a batch (n, 1, rows, columns); each lane evaluates its part.
-
-        Map by map: in float32 a map's last bits depend on how many go through at once, and one
-        alone is faster (compact in bfloat16: 2.0 ms a map, eight at once 2.7).
-        """
-        def one(net, part):
-            with torch.inference_mode():
-                return torch.cat([self._forward(net, x[i:i + 1])
-                                  for i in range(part.start, part.stop)])
-        return torch.cat(list(self.pool.map(one, self.copies, self._parts(x))))
-
-    def train(self, mode: bool = True) -> None:
-        """All copies in training mode, or in evaluation mode."""
-        self.copies.train(mode)
-
-    def _parts(self, x):
-        """Slices of a batch, one for each lane that has any of it."""
-        ends = np.cumsum([len(part) for part in np.array_split(x, len(self.copies))]).tolist()
-        return [slice(a, b) for a, b in zip([0, *ends], ends) if b > a]
-
-    def _forward(self, net, x):
-        x = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
-        if self.precision == "float64":
-            return net(x.double())
-        # the cache of cast weights is one for all threads, and whichever leaves first empties it: a
-        # weight used twice (CBAM) would have its gradients added in bfloat16 or in float32 as the
-        # threads happen to run
-        low = self.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=low, cache_enabled=False):
-            return net(x).float()
-
-
-@contextlib.contextmanager
-def one_thread():
-    """One thread inside the operations of torch while the block runs, then as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def as_computed(net: torch.nn.Module, precision: str) -> torch.nn.Module:
-    """A network in the number type and memory order it computes in: the same trained or loaded."""
-    return (net.double() if precision == "float64" else net).to(memory_format=torch.channels_last)
-
-
 class Network:
     """A trained network with all that is needed to use it.
 
@@ -310,9 +162,8 @@ class Network:
 
         batches, rows: the maps, and the indices (n,) int of those that are wanted
         noise: of maps.batches; each map's noise is the same in all its views
-        threads: int; the result does not depend on it
-        symmetries, batch_size: int, 1, 2 or 4 flips; maps at a time
-        progress: with update(n), or None
+        threads, symmetries: int, which changes no result; 1, 2 or 4 flips
+        batch_size, progress: int, maps at a time; with update(n), or None
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
@@ -322,8 +173,8 @@ class Network:
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)
                 for s in range(symmetries):
-                    flips = np.full(len(rows[part]), s)
-                    x = batches.fetch(rows[part], noise=noise, symmetry=flips)
+                    x = batches.fetch(rows[part], noise=noise,
+                                      symmetry=np.full(len(rows[part]), s))
                     out = lanes.predict(x).double().numpy()
                     mean[part] += out[:, :2] / symmetries
                     if out.shape[1] > 2:

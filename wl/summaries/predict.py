@@ -26,7 +26,6 @@ from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
-from .combine import combine, covariance_between, over_parts, stack
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 Work = namedtuple("Work", "maps split options folder")
@@ -108,13 +107,14 @@ def _likeness(work, summaries):
     """p-values of hold-out and test maps by their hand-made statistics, {} without these."""
     if not work.options.of_statistics():
         return {}
-    from . import handmade, likeness
+    from . import handmade
+    from .apply import p_values
     values = handmade.features_file(work.maps, work.split, work.options, work.folder).groups
     values, emulator = values["features"], work.split.rows(EMULATOR)
     new = [values["fixed"][work.split.rows(HOLDOUT)],
            *([values["test"]] if work.split.n_test else [])]
     n = len(emulator)
-    return likeness.p_values(
+    return p_values(
         handmade.blocks(work.maps.mask, work.options.of_statistics()["scales"]),
         (summaries[:n], values["fixed"][emulator]), emulator % work.maps.n_realisation,
         (summaries[n:], np.concatenate(new)))
@@ -210,6 +210,69 @@ def _parts_as_one(work, found):
         f"{p} " + " ".join(f"{w:+.2f} {part}" for w, part in zip(weights[k:-1:2, k], parts))
         for k, p in enumerate(PARAMS)), work.folder.quiet)
     return found._replace(summaries=summaries, between=between, weights=weights)
+
+
+def over_parts(options: NetworkOptions, found: list) -> list:
+    """Predictions of all networks of a run as one array a fold, the mean over the members.
+
+    found: (fold, part, summaries (n, 2), sd (n, 2) or None) of each network
+    Returns for each fold the summaries (n, n_part x 2), parts side by side, and the mean logarithm
+    of the error bars (n, 2), or None.
+    """
+    out = []
+    for k in range(options.folds):
+        parts = [[one for fold, name, *one in found if (fold, name) == (k, part)]
+                 for part in options.parts]
+        mean = np.concatenate([np.mean([m for m, _ in part], 0) for part in parts], 1)
+        has_sd = parts[0][0][1] is not None
+        out.append((mean, np.mean([np.mean([np.log(s) for _, s in part], 0) for part in parts], 0)
+                    if has_sd else None))
+    return out
+
+
+def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
+    """The linear combination of predictions that fits the truth best.
+
+    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
+    group: (k,) int; these rows are combined by weights fitted to the other groups, all further
+        ones by weights of all k; with one group alone nothing is left out
+    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
+    """
+    x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
+    known = x[:len(truth)]
+
+    def fitted(rows):
+        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
+    weights = fitted(np.full(len(known), True))
+    out = combined(summaries, weights)
+    for g in np.unique(group) if group.any() else ():
+        out[:len(truth)][group == g] = combined(summaries[:len(truth)][group == g],
+                                                fitted(group != g))
+    return out, weights
+
+
+def combined(summaries: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n, d) of (n, c) by weights (c + 1, d), the constant last: bits as of one map alone."""
+    return (summaries[:, :, None] * weights[:-1]).sum(1) + weights[-1]
+
+
+def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Emulator maps by their own fold's networks, all others by the mean over the folds.
+
+    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps; rows, fold: (n,), sorted
+        maps and their folds. Returns (n + n_other, d).
+    """
+    out = np.empty((len(rows), values[0].shape[1]))
+    for k, (value, mine) in enumerate(zip(values, kept)):
+        own = fold == k
+        out[own] = value[np.searchsorted(mine, rows[own])]
+    return np.concatenate([out, np.mean([v[len(mine):] for v, mine in zip(values, kept)], 0)])
+
+
+def covariance_between(predicted: np.ndarray) -> np.ndarray:
+    """(d, d) between networks for the same map, its mean over the maps, of (folds, n, d)."""
+    residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
+    return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
 class Job:

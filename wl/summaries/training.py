@@ -22,8 +22,8 @@ from ..core.files import refuse_difference
 from ..core.progress import saving, stop, stopped, warn
 from ..maps.batches import FIXED, N_SYMMETRY, Batches
 from .architectures import values_per_norm
-from .network import (NOISES, Lanes, Network, Recipe, as_computed, load_torch, of_this_version,
-                      one_thread, save_torch)
+from .lanes import Lanes, as_computed, one_thread
+from .network import NOISES, Network, Recipe, load_torch, of_this_version, save_torch
 
 WARM_UP = 0.15                 # of the steps
 SAVE_SECONDS = 60.0            # between the checkpoints of one epoch
