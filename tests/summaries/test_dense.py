@@ -8,7 +8,7 @@ from runs import data, start  # noqa: F401  (a fixture)
 
 from wl.core import hdf5
 from wl.maps import batches
-from wl.summaries import dense, handmade, network, options as models, predict
+from wl.summaries import apply, dense, handmade, network, options as models, predict
 from wl.summaries.options import NetworkOptions
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
@@ -226,7 +226,7 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     one = truth + rng.normal(0.0, [0.02, 0.01], truth.shape)
     two = truth + rng.normal(0.0, [0.04, 0.03], truth.shape) + 0.2
     known, group = 3000, np.arange(3000) % 4
-    estimate, weights = predict.stack(np.concatenate([one, two], 1), truth[:known], group)
+    estimate, weights = apply.stack(np.concatenate([one, two], 1), truth[:known], group)
     assert weights.shape == (5, 2)
     precise = 1.0 / np.array([0.02**2, 0.04**2, 0.1**2])
     assert weights[[0, 2], 0] == pytest.approx(precise[:2] / precise.sum(), abs=0.03)
@@ -237,10 +237,10 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     # a map's own truth, and its group's, do not reach its prediction; all others' do
     other = truth[:known].copy()
     other[group == 2] += rng.normal(0.0, 0.1, other[group == 2].shape)
-    moved, _ = predict.stack(np.concatenate([one, two], 1), other, group)
+    moved, _ = apply.stack(np.concatenate([one, two], 1), other, group)
     same = np.abs(moved - estimate).max(1) == 0.0
     assert same[:known][group == 2].all() and not same[:known][group != 2].any() and not same[known:].any()
-    alone, _ = predict.stack(one, truth[:known], np.zeros(known, int))
+    alone, _ = apply.stack(one, truth[:known], np.zeros(known, int))
     assert np.isfinite(alone).all()
 
 

@@ -17,7 +17,7 @@ from wl.maps import batches, dataset, splits
 from wl.posterior import covariance, infer
 from wl.posterior.options import PosteriorOptions, Wanted
 from wl.summaries import options as choices
-from wl.summaries import predict, training
+from wl.summaries import apply, predict, training
 from wl.summaries.predict import Job
 from wl.summaries.network import Network
 
@@ -325,7 +325,7 @@ def test_statistics_scatter_like_the_mean_over_the_folds(folds):
     raw, fitted, test = [], [], []
     for seed in range(12):
         estimate, shared, average, truth = world(seed, folds)
-        scaled = covariance.as_average(estimate, predict.covariance_between(shared), folds)
+        scaled = covariance.as_average(estimate, apply.covariance_between(shared), folds)
         assert np.allclose(scaled.mean(1), estimate.mean(1))
         raw.append(np.mean([np.cov(e.T) for e in estimate], 0))
         fitted.append(np.mean([np.cov(e.T) for e in scaled], 0))
@@ -361,11 +361,11 @@ def test_covariance_between_networks():
     rng = np.random.default_rng(3)
     estimate = rng.normal(size=(4, 6, 2))
     oracle = np.mean([np.cov(estimate[:, i].T) for i in range(6)], 0)
-    assert np.allclose(predict.covariance_between(estimate), oracle)
+    assert np.allclose(apply.covariance_between(estimate), oracle)
 
 
 def test_combine_takes_each_map_from_its_fold():
     kept = [np.array([2, 5, 9]), np.array([3, 5, 7])]          # map 5 trained neither network; it is fold 1's
     values = [np.array([[2.0], [5.0], [9.0], [100.0]]), np.array([[30.0], [50.0], [70.0], [300.0]])]
-    found = predict.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
+    found = apply.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
     assert found[:, 0].tolist() == [2.0, 30.0, 50.0, 70.0, 9.0, 200.0]

@@ -1,4 +1,4 @@
-"""A trained run on new maps; and whether any map looks like the simulations.
+"""After the networks: their predictions as one, a run on new maps, p-values. No torch up here.
 
 p_values() judges whether a map looks like the simulations. Maps of the emulator split give the mean
 and scatter of each statistic as smooth functions of the map's summaries, so that a posterior that
@@ -24,7 +24,6 @@ from ..core.progress import Progress, warn
 from ..maps.batches import NO_NOISE, Batches, Frame
 from ..maps.dataset import read_new
 from .options import SPECTRUM, NetworkOptions
-from .predict import Job, combined, over_parts
 
 MAX_RMS_RATIO = 1.15           # of the new maps to the run's, or the inverse, without a warning
 # of p_values(): orders of the polynomials in the summaries, parts that the emulator maps are left
@@ -34,15 +33,14 @@ MEAN_ORDER, SCATTER_ORDER, N_GROUP, SHRINKAGE, TAIL, MAPS_PER_NUMBER = 3, 1, 6, 
 
 
 def open_run(folder) -> hdf5.File:
-    """The predictions of a finished run, whose networks lie beside them unchanged.
+    """The predictions of a finished run in a folder, whose networks lie beside them unchanged.
 
-    folder: str or Path, --out of the run
     Raises InputError.
     """
     file = hdf5.read(pathlib.Path(folder) / "predictions.h5", "predictions")
     if "mask" not in file.groups["constant_data"]:
-        raise InputError(f"{file.path}: holds no mask, it is of an earlier version; repeat its "
-                         "run with --force")
+        raise InputError(f"{file.path}: holds no mask, it is of an earlier version; repeat its run "
+                         "with --force")
     for name, digest in file.origin["networks"].items():
         path = file.path.with_name(name)
         if not path.is_file() or digest_file(path) != digest:
@@ -51,10 +49,9 @@ def open_run(folder) -> hdf5.File:
     return file
 
 
-def first_of(job: Job, kind: type):
-    """The network of --init that a job begins with: in turn, where the run there has fewer.
+def first_of(job, kind: type):
+    """The Network or Dense of --init that a job begins with: in turn, where that run has fewer.
 
-    kind: Network or Dense
     Raises InputError where there is none.
     """
     from .network import load_torch
@@ -74,8 +71,7 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     path: str or Path, .npy of the new maps, as dataset.read_new() takes them
     wanted: function of the split codes (n_map,) that gives the rows that are needed; the summaries
         of other new maps are NaN
-    threads: int, changes no result
-    quiet: bool, whether no progress is shown
+    threads, quiet: int, changes no result; bool, whether no progress is shown
     Returns a File like the run's, in memory: the new maps in place of hold-out and test maps.
     Raises InputError for maps that do not fit the run.
     """
@@ -84,8 +80,9 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     _check_rms(path, maps, run.settings["n_gal"])
     old = run.groups["predictions"]
     kept, n = np.flatnonzero(old["split"] == EMULATOR), len(maps)
-    group = {name: np.concatenate([values[kept], np.full((n, *values.shape[1:]), _fill(values))])
-             for name, values in old.items()}
+    group = {name: np.concatenate([values[kept], np.full(
+        (n, *values.shape[1:]), np.nan if values.dtype.kind == "f" else -1)])
+        for name, values in old.items()}
     group["split"][len(kept):] = TEST
     group["realisation"][len(kept):] = np.arange(n)
     rows = wanted(group["split"])
@@ -96,17 +93,12 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     for name, values in _likeness(run, kept, features, summaries).items():
         group[name][rows] = values
     inputs = {"label": run.inputs["label"], "run": run.digest, "maps": digest_file(path)}
-    named = {**run.coords["predictions"], "map": np.concatenate([n + np.arange(len(kept)),
-                                                                 np.arange(n)])}
+    ids = np.concatenate([n + np.arange(len(kept)), np.arange(n)])
     return run._replace(
         path=pathlib.Path(path), inputs=inputs, groups={**run.groups, "predictions": group},
-        coords={**run.coords, "predictions": named}, origin={"name": pathlib.Path(path).stem},
+        coords={**run.coords, "predictions": {**run.coords["predictions"], "map": ids}}, origin={"name": pathlib.Path(path).stem},
         settings={**run.settings, "target": "test", "holdout_fraction": 0.0},
         digest=hashlib.sha256(to_json(inputs).encode()).hexdigest())
-
-
-def _fill(values):
-    return np.nan if values.dtype.kind == "f" else -1
 
 
 def _check_rms(path, maps, n_gal):
@@ -120,69 +112,124 @@ def _check_rms(path, maps, n_gal):
 
 
 def _summarise(run, maps, mask, rows, threads, quiet):
-    """Summaries (n, d) of new maps, their error bars (n, 2) or None, {scales: statistics}."""
-    settings = run.settings
-    if settings["method"] == SPECTRUM:
+    """Summaries (n, d) of new maps, their error bars (n, 2) and statistics, both or None."""
+    from .predict import Job
+    settings, frame = run.settings, Frame(mask, pack=False)
+
+    def measured(kind, *words, **more):
         from . import handmade
-        frame = Frame(mask, pack=False)
-        statistic = handmade.Spectrum(frame.shape, int(mask.sum()))
-        return _measured(statistic, maps, frame, rows, threads, quiet), None, {}
+        progress = Progress(len(rows), "measuring the maps", quiet)
+        out = handmade.measure(getattr(handmade, kind)(*words, **more), Batches(
+            maps, frame, scale=1.0, n_gal=None), rows, NO_NOISE, threads, progress)
+        progress.close()
+        return out
+    if settings["method"] == SPECTRUM:
+        return measured("Spectrum", frame.shape, int(mask.sum())), None, None
     names = [name for name in settings if name in NetworkOptions.__dataclass_fields__]
     options = NetworkOptions(**{name: settings[name] for name in names}, threads=threads)
-    folder = Folder(run.path.parent, seed=run.seed, quiet=quiet)
-    jobs = [Job(None, None, options, folder, i) for i in range(options.n_networks)]
-    features = {}
+    folder, features = Folder(run.path.parent, seed=run.seed, quiet=quiet), None
+    if options.of_statistics():
+        scales = options.of_statistics()["scales"]
+        features = measured("Features", frame.observed, settings["n_gal"], scales)
+        features = features.astype(np.float32)
 
     def of(job):
-        own = options.of_part(job.part)
         if job.part == "statistics":
-            from . import dense, handmade
-            network, scales = dense.Dense.load(job.model), tuple(own.model_options["scales"])
-            if scales not in features:
-                frame = Frame(mask, pack=False)
-                statistic = handmade.Features(frame.observed, settings["n_gal"], scales)
-                measured = _measured(statistic, maps, frame, rows, threads, quiet)
-                features[scales] = measured.astype(np.float32)
-            return network.predict(features[scales])
+            from . import dense
+            return dense.Dense.load(job.model).predict(features)
         from .network import Network
-        network, frame = Network.load(job.model), Frame(mask, pack=own.packs)
-        source = Batches(maps, frame, scale=network.recipe.scale, n_gal=None)
+        own, network = options.of_part(job.part), Network.load(job.model)
+        source = Batches(maps, Frame(mask, pack=own.packs), scale=network.recipe.scale, n_gal=None)
         progress = Progress(len(rows), f"predicting{job.name}", quiet)
         found = network.predict(source, rows, noise=NO_NOISE, threads=threads,
                                 symmetries=own.views, progress=progress)
         progress.close()
         return found
-
-    found = over_parts(options, [(job.fold, job.part, *of(job)) for job in jobs])
-    summaries = np.mean([fold for fold, _ in found], 0)
-    sd = None if found[0][1] is None else np.exp(np.mean([log_sd for _, log_sd in found], 0))
+    jobs = [Job(None, None, options, folder, i) for i in range(options.n_networks)]
+    summaries, log_sds = zip(*over_parts(options, [(job.fold, job.part, *of(job))
+                                                   for job in jobs]))
+    summaries = np.mean(summaries, 0)
     if "stacking" in run.groups["constant_data"]:
         summaries = combined(summaries, run.groups["constant_data"]["stacking"])
-    return summaries, sd, features
+    return summaries, None if log_sds[0] is None else np.exp(np.mean(log_sds, 0)), features
 
 
 def _likeness(run, kept, features, summaries):
     """p-values of new maps as the run's own test maps have them, {} if these have none."""
-    names = [name for name in run.groups["predictions"] if name.startswith("p_value_")]
-    if not names:
+    old = run.groups["predictions"]
+    if not any(name.startswith("p_value_") for name in old):
         return {}
     from . import handmade
-    old, ((scales, measured),) = run.groups["predictions"], features.items()
+    options, constant = run.settings["model_options"], run.groups["constant_data"]
     own = hdf5.read(run.path.with_name("features.h5"), "features").groups["features"]["fixed"]
-    n_realisation = len(own) // len(run.groups["constant_data"]["design"])
     realisation = old["realisation"][kept]
-    known = old["summaries"][kept], own[old["cosmology"][kept] * n_realisation + realisation]
-    blocks = handmade.blocks(run.groups["constant_data"]["mask"], scales)
-    return p_values(blocks, known, realisation, (summaries, measured))
+    place = old["cosmology"][kept] * (len(own) // len(constant["design"])) + realisation
+    blocks = handmade.blocks(constant["mask"], options.get("statistics", options)["scales"])
+    return p_values(blocks, (old["summaries"][kept], own[place]), realisation,
+                    (summaries, features))
 
 
-def _measured(statistic, maps, frame, rows, threads, quiet):
-    from . import handmade
-    progress = Progress(len(rows), "measuring the maps", quiet)
-    out = handmade.measure(statistic, Batches(maps, frame, scale=1.0, n_gal=None), rows, NO_NOISE,
-                           threads, progress)
-    progress.close()
+def over_parts(options: NetworkOptions, found: list) -> list:
+    """Predictions of all networks of a run as one array a fold, the mean over the members.
+
+    found: (fold, part, summaries (n, 2), sd (n, 2) or None) of each network
+    Returns for each fold the summaries (n, n_part x 2), parts side by side, and the mean logarithm
+    of the error bars (n, 2), or None.
+    """
+    out = []
+    for k in range(options.folds):
+        parts = [[one for fold, name, *one in found if (fold, name) == (k, part)]
+                 for part in options.parts]
+        mean = np.concatenate([np.mean([m for m, _ in part], 0) for part in parts], 1)
+        has_sd = parts[0][0][1] is not None
+        out.append((mean, np.mean([np.mean([np.log(s) for _, s in part], 0) for part in parts], 0)
+                    if has_sd else None))
     return out
+
+
+def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
+    """The linear combination of predictions that fits the truth best.
+
+    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
+    group: (k,) int; these rows are combined by weights fitted to the other groups, all further
+        ones by weights of all k; with one group alone nothing is left out
+    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
+    """
+    x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
+    known = x[:len(truth)]
+
+    def fitted(rows):
+        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
+    weights = fitted(np.full(len(known), True))
+    out = combined(summaries, weights)
+    for g in np.unique(group) if group.any() else ():
+        out[:len(truth)][group == g] = combined(summaries[:len(truth)][group == g],
+                                                fitted(group != g))
+    return out, weights
+
+
+def combined(summaries: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n, d) of (n, c) by weights (c + 1, d), the constant last: bits as of one map alone."""
+    return (summaries[:, :, None] * weights[:-1]).sum(1) + weights[-1]
+
+
+def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Emulator maps by their own fold's networks, all others by the mean over the folds.
+
+    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps; rows, fold: (n,), sorted
+        maps and their folds. Returns (n + n_other, d).
+    """
+    out = np.empty((len(rows), values[0].shape[1]))
+    for k, (value, mine) in enumerate(zip(values, kept)):
+        own = fold == k
+        out[own] = value[np.searchsorted(mine, rows[own])]
+    return np.concatenate([out, np.mean([v[len(mine):] for v, mine in zip(values, kept)], 0)])
+
+
+def covariance_between(predicted: np.ndarray) -> np.ndarray:
+    """(d, d) between networks for the same map, its mean over the maps, of (folds, n, d)."""
+    residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
+    return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
 class Likeness:

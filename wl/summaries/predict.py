@@ -2,11 +2,10 @@
 
 With folds, network k trains on the realisations of the other folds and chooses its best epoch on
 its own: each map has a prediction by a network that has not seen it, and all realisations feed the
-emulator. Members differ in their seed. Averages are plain means of predictions (of log sigmas for
-error bars): over the members for all maps, and over the folds for hold-out and test maps, which no
-network has seen. A mean over folds scatters less than an out-of-fold prediction;
-covariance.as_average makes the two comparable with `between`, measured on the realisations that
-trained no network.
+emulator. Members differ in their seed. Predictions (of error bars the logarithms) are averaged over
+the members, and over the folds for hold-out and test maps, which no network has seen. A mean over
+folds scatters less than an out-of-fold prediction; covariance.as_average makes the two comparable
+with `between`, measured on the realisations that trained no network.
 
 A model of several parts, compact+statistics say, has such networks for each. Their predictions are
 combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
@@ -26,15 +25,16 @@ from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
+from .apply import (combine, covariance_between, first_of, open_run, over_parts, p_values,
+                    stack)
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 Work = namedtuple("Work", "maps split options folder")
 Work.__doc__ = """What predictions need: a MapSet, a Split, decided NetworkOptions, a Folder."""
 
 Predicted = namedtuple("Predicted", "summaries sd fold between weights", defaults=(None,) * 4)
-Predicted.__doc__ = """Summaries of maps: the emulator split's, the hold-out's, the test maps.
+Predicted.__doc__ = """Summaries (n_map, d) of maps: the emulator split's, hold-out's, test maps.
 
-summaries: (n_map, d)
 sd: (n_map, 2), error bars of the network's own, or None
 fold: (n_map,) int64, the fold whose networks predicted a map, -1 for a mean over all; or None
 between: (d, d), covariance between the folds' networks for the same map, or None
@@ -43,15 +43,13 @@ weights: (n_part x d + 1, d), of the parts of a model and a constant, "stacking"
 
 
 def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) -> Work:
-    """Split the maps and decide what is left open in the options, before any work.
+    """Split the maps by MapOptions and decide what is left open in the options, before any work.
 
-    map_options: maps.splits.MapOptions
     Raises InputError for options that do not fit the set.
     """
     triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
     if options.init is not None:
-        from .apply import open_run
         made = to_json(open_run(options.init).origin["networks"])
         options = dataclasses.replace(options, start=hashlib.sha256(made.encode()).hexdigest())
     asked = options.method != SPECTRUM and options.precision == "auto" and not folder.force
@@ -81,7 +79,6 @@ def settings_of(work: Work) -> dict:
     stored = {**work.split.stored(), **work.options.stored(), "n_gal": work.maps.n_gal}
     if work.options.method == SPECTRUM:
         from .handmade import ELL_MAX, ELL_MIN, N_BIN
-        # the fraction does not feed the emulator here, but decides which realisations are held out
         stored |= {"n_bin": N_BIN, "ell_min": ELL_MIN, "ell_max": ELL_MAX}
     return stored
 
@@ -108,16 +105,19 @@ def _likeness(work, summaries):
     if not work.options.of_statistics():
         return {}
     from . import handmade
-    from .apply import p_values
-    values = handmade.features_file(work.maps, work.split, work.options, work.folder).groups
-    values, emulator = values["features"], work.split.rows(EMULATOR)
-    new = [values["fixed"][work.split.rows(HOLDOUT)],
-           *([values["test"]] if work.split.n_test else [])]
+    file = handmade.features_file(work.maps, work.split, work.options, work.folder)
+    emulator = work.split.rows(EMULATOR)
     n = len(emulator)
     return p_values(
         handmade.blocks(work.maps.mask, work.options.of_statistics()["scales"]),
-        (summaries[:n], values["fixed"][emulator]), emulator % work.maps.n_realisation,
-        (summaries[n:], np.concatenate(new)))
+        (summaries[:n], _features_of(file, emulator)[:n]), emulator % work.maps.n_realisation,
+        (summaries[n:], _features_of(file, work.split.rows(HOLDOUT))))
+
+
+def _features_of(file, rows):
+    """Statistics of maps and, below, of all test maps."""
+    values = file.groups["features"]
+    return np.concatenate([values["fixed"][rows], *([values["test"]] if "test" in values else [])])
 
 
 def _only(work):
@@ -154,13 +154,11 @@ def networks(work: Work) -> Predicted:
         _refuse_dead(o, [found.summaries])
         return found
     done = [(job.fold, job.part, job.done().groups["predictions"]) for job in jobs]
-    averaged = over_parts(o, [(*of, m["summaries"], m.get("sd")) for *of, m in done])
-    summaries, log_sds = [fold for fold, _ in averaged], [log_sd for _, log_sd in averaged]
+    summaries, log_sds = zip(*over_parts(o, [(*of, m["summaries"], m.get("sd"))
+                                             for *of, m in done]))
     _refuse_dead(o, summaries)
-    if log_sds[0] is None:
-        log_sds = None
     if o.folds == 1:
-        found = Predicted(summaries[0], None if log_sds is None else np.exp(log_sds[0]))
+        found = Predicted(summaries[0], None if log_sds[0] is None else np.exp(log_sds[0]))
     else:
         kept = [job.rows() for job in jobs if (job.part, job.member) == (o.parts[0], 0)]
         found = _over_folds(work, summaries, log_sds, kept)
@@ -184,7 +182,7 @@ def _over_folds(work, summaries, log_sds, kept):
     rows, shared = split.rows(EMULATOR), split.rows_of(split.is_shared)
     fold = split.fold[rows % work.maps.n_realisation].astype(np.int64)
     combined = combine(summaries, kept, rows, fold)
-    sd = None if log_sds is None else np.exp(combine(log_sds, kept, rows, fold))
+    sd = None if log_sds[0] is None else np.exp(combine(log_sds, kept, rows, fold))
     on_shared = np.stack([v[np.searchsorted(mine, shared)] for v, mine in zip(summaries, kept)])
     fold = np.concatenate([fold, np.full(len(combined) - len(fold), -1)])
     return Predicted(combined, sd, fold, covariance_between(on_shared))
@@ -212,73 +210,9 @@ def _parts_as_one(work, found):
     return found._replace(summaries=summaries, between=between, weights=weights)
 
 
-def over_parts(options: NetworkOptions, found: list) -> list:
-    """Predictions of all networks of a run as one array a fold, the mean over the members.
-
-    found: (fold, part, summaries (n, 2), sd (n, 2) or None) of each network
-    Returns for each fold the summaries (n, n_part x 2), parts side by side, and the mean logarithm
-    of the error bars (n, 2), or None.
-    """
-    out = []
-    for k in range(options.folds):
-        parts = [[one for fold, name, *one in found if (fold, name) == (k, part)]
-                 for part in options.parts]
-        mean = np.concatenate([np.mean([m for m, _ in part], 0) for part in parts], 1)
-        has_sd = parts[0][0][1] is not None
-        out.append((mean, np.mean([np.mean([np.log(s) for _, s in part], 0) for part in parts], 0)
-                    if has_sd else None))
-    return out
-
-
-def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
-    """The linear combination of predictions that fits the truth best.
-
-    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
-    group: (k,) int; these rows are combined by weights fitted to the other groups, all further
-        ones by weights of all k; with one group alone nothing is left out
-    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
-    """
-    x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
-    known = x[:len(truth)]
-
-    def fitted(rows):
-        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
-    weights = fitted(np.full(len(known), True))
-    out = combined(summaries, weights)
-    for g in np.unique(group) if group.any() else ():
-        out[:len(truth)][group == g] = combined(summaries[:len(truth)][group == g],
-                                                fitted(group != g))
-    return out, weights
-
-
-def combined(summaries: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n, d) of (n, c) by weights (c + 1, d), the constant last: bits as of one map alone."""
-    return (summaries[:, :, None] * weights[:-1]).sum(1) + weights[-1]
-
-
-def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Emulator maps by their own fold's networks, all others by the mean over the folds.
-
-    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps; rows, fold: (n,), sorted
-        maps and their folds. Returns (n + n_other, d).
-    """
-    out = np.empty((len(rows), values[0].shape[1]))
-    for k, (value, mine) in enumerate(zip(values, kept)):
-        own = fold == k
-        out[own] = value[np.searchsorted(mine, rows[own])]
-    return np.concatenate([out, np.mean([v[len(mine):] for v, mine in zip(values, kept)], 0)])
-
-
-def covariance_between(predicted: np.ndarray) -> np.ndarray:
-    """(d, d) between networks for the same map, its mean over the maps, of (folds, n, d)."""
-    residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
-    return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
-
-
 class Job:
     """One network of a run: what it learns from, its seed and files, training and predictions.
 
-    maps, split, options, folder: of the run
     index: int, from 0; parts, folds and members in that order
     Has part (str), fold and member (ints), its seed, and the Paths of the trained network (model),
     of a training under way (checkpoint) and of its own predictions.
@@ -341,7 +275,6 @@ class Job:
     def _from_maps(self, rows):
         from ..maps import batches
         from . import training
-        from .apply import first_of
         from .network import Network, Recipe
         maps, folder, options = self.maps, self.folder, self.options.of_part(self.part)
         maps.check_maps(folder.quiet)
@@ -378,7 +311,6 @@ class Job:
 
     def _from_statistics(self, rows):
         from . import dense, handmade
-        from .apply import first_of
         options, theta = self.options.of_part(self.part), self.maps.flat_theta
         file = handmade.features_file(self.maps, self.split, self.options, self.folder)
         values, own = file.groups["features"], options.model_options
@@ -396,8 +328,7 @@ class Job:
                 theta[validation], recipe, lambda text: say(text, self.folder.quiet),
                 None if options.init is None else first_of(self, dense.Dense))
             network.save(self.model)
-        parts = [values["fixed"][rows], *([values["test"]] if self.split.n_test else [])]
-        return Predicted(*network.predict(np.concatenate(parts)))
+        return Predicted(*network.predict(_features_of(file, rows)))
 
     def _stored(self, kind, recipe):
         """The network of an earlier run, or None. Raises InputError for one of another recipe."""
