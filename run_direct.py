@@ -19,7 +19,7 @@ examples:
       the default network; simulates maps if data/ has none
   python run_direct.py --model simple_cnn --epochs 15
       the published network
-  python run_direct.py --loss score --loss-option start=-5
+  python run_direct.py --loss score
       trained on the challenge's score
   python run_direct.py --data data/public --target both --out data/runs/direct
       the public release: test and hold-out maps"""

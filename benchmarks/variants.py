@@ -45,8 +45,7 @@ SETS = {
     "direct": ("emulator and posterior, or the network's own error bars", {
         "compact": variant("compact"), DEFAULT_MODEL: variant(DEFAULT_MODEL),
         "simple_cnn, kl direct": direct("kl", model="simple_cnn"),
-        "compact, kl direct": direct("kl"), "compact, score direct": direct("score"),
-        "compact, score from -5 direct": direct("score", "--loss-option", "start=-5")}),
+        "compact, kl direct": direct("kl"), "compact, score direct": direct("score")}),
     "batch": ("batch 4, 16, 64 over 32; also with half and twice the learning rate", designs(
         "simple_cnn", "resnet_reduced", **BATCHES)),
     "lanes": ("batch norm over the batch, or over the 16, 8, 4 maps of a lane", designs(
@@ -75,5 +74,4 @@ SETS = {
         "simple_cnn": variant("simple_cnn"),
         "simple_cnn, 1 residual": variant("simple_cnn_residual", *option("residual=1")),
         "simple_cnn, 2 residual": variant("simple_cnn_residual", *option("residual=2"))}),
-    "fourier": ("Fourier features", designs("biggan_encoder", fourier_2=option("fourier=2"))),
 }

@@ -231,7 +231,7 @@ def test_the_last_line_takes_the_best_by_validation():
 def test_a_row_is_read_from_its_files(maps, tmp_path):
     """A made-up folder with the files of a run: two parts, hold-out and test maps."""
     frame, net = [64, 48], build("compact", (64, 48), 2)
-    task = {"loss": "mse", "loss_options": {}, "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.1],
+    task = {"loss": "mse", "label_mean": [0.3, 0.8], "label_sd": [0.1, 0.1],
             "split": [0, 0, 0, 1, 2], "seed": 1}
     history = [{"epoch": 1, "validation": 0.4}, {"epoch": 2, "validation": 0.3}]
     options = models.NetworkOptions(model="compact", precision="float32").decided(100).training()

@@ -90,15 +90,13 @@ def test_models_of_the_help_are_those_of_the_code():
 
 def test_models_and_losses_of_the_tables_are_those_of_the_code():
     """Each has its row with the code's defaults; a row that says "as above" names what differs."""
-    for table in (models.MODELS, models.LOSSES):
-        for name, options in table.items():
-            row = next(line for line in CHOICES.splitlines() if line.startswith(f"| `{name}` |"))
-            given = dict(re.findall(r"`(\w+)=([^`]+)`", row))
-            known = {k: ",".join(map(str, v)) if isinstance(v, tuple)
-                     else f"{v:g}" if isinstance(v, float) else str(v)
-                     for k, v in options.items() if v is not None}
-            assert all(known[k] == v for k, v in given.items()), (name, given)
-            assert "as above" in row or set(given) == set(known), (name, set(known) - set(given))
+    for name, options in (models.MODELS | dict.fromkeys(models.LOSSES, {})).items():
+        row = next(line for line in CHOICES.splitlines() if line.startswith(f"| `{name}` |"))
+        given = dict(re.findall(r"`(\w+)=([^`]+)`", row))
+        known = {k: ",".join(map(str, v)) if isinstance(v, tuple)
+                 else f"{v:g}" if isinstance(v, float) else str(v) for k, v in options.items()}
+        assert all(known[k] == v for k, v in given.items()), (name, given)
+        assert "as above" in row or set(given) == set(known), (name, set(known) - set(given))
 
 
 def test_help_needs_no_torch(python):

@@ -37,13 +37,13 @@ CASES = [
     *((MCMC, f"{option} '") for option in (
         "--data", "--out", "--predictions", "--prior", "--model", "--release", "--shard",
         "--config",
-        "--model-option", "--loss-option", "--method", "--sampler", "--test-maps")),
+        "--model-option", "--method", "--sampler", "--test-maps")),
     *((MCMC, words) for words in (
         f"--shard 1/{HUGE}", f"--shard {HUGE}/1", "--shard 2/1", "--shard 0/4", "--shard 1/4/4",
         "--model compact+compact", "--model compact+nothing", "--model-option scales=nan",
         "--model-option scales=3,1", "--model-option networks=1e9", "--model-option draws=-1",
         "--model-option widths=0", "--model-option nothing=3", "--model-option widths",
-        "--loss-option start=5", "--loss score --loss-option start=nan", "--prior nowhere.npy",
+        "--loss nothing", "--prior nowhere.npy",
         "--prior set/label.npy", "--prior mask.npy", "--smooth none --emulator-fraction 0.1",
         "--emulator-fraction 0.1", "--emulator-fraction 0.99", "--holdout-fraction 0.99",
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
@@ -69,7 +69,7 @@ CASES = [
         "--smooth none --emulator-fraction 0.5 --holdout-fraction 0.4", "--prior nowhere.npy",
         "--holdout-fraction 0.95", "--draws -2", "--nstep -3")),
     *((DIRECT, words) for words in (
-        "--loss mse", "--loss kl --loss-option begin=3", "--sigma 0.1", "--nstep 100",
+        "--loss mse", "--loss kl --loss-option start=3", "--sigma 0.1", "--nstep 100",
         "--data nowhere",
         "--data mask.npy", "--model spectrum", "--patience -1")),
     *((SCORE, words) for words in (

@@ -89,7 +89,7 @@ def world(n, seed, c=12):
 
 
 def recipe(**more):
-    plain = dict(seed=1, loss="mse", loss_options={}, label_mean=[0.3, 0.8], label_sd=[0.1, 0.05],
+    plain = dict(seed=1, loss="mse", label_mean=[0.3, 0.8], label_sd=[0.1, 0.05],
                  members=3, layers=(32, 16), features="", split=[])
     return dense.Recipe(model="statistics", **{**plain, **more})
 
@@ -122,19 +122,13 @@ def test_networks_come_near_the_best_linear_answer():
     assert np.ptp(net.net[0].weight.detach().numpy()[:, 0, 0]) > 1e-3             # members differ
 
 
-def test_error_bars_are_learnt_and_start_where_asked():
-    net = fitted(loss="kl", loss_options={"start": -5.0})
+def test_error_bars_are_learnt():
+    net = fitted(loss="kl")
     theta, x, response = world(4000, 3)
     mean, sd = net.predict(x)
     best = np.linalg.inv(np.eye(2) + response @ response.T / 1.5**2)
     assert sd.mean(0) / [0.1, 0.05] == pytest.approx(np.sqrt(np.diag(best)), rel=0.2)
     assert (((mean - theta) / sd)**2).mean(0) == pytest.approx([0.85, 0.85], abs=0.2)
-
-
-def test_a_start_without_gradient_is_refused():
-    with pytest.raises(InputError) as error:
-        fitted(n=40, loss="kl", loss_options={"start": -19.0})
-    one_line(error, "--loss-option start", "got -19")
 
 
 def test_it_computes_on_one_thread_whatever_the_number_before(monkeypatch):

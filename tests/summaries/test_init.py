@@ -40,7 +40,7 @@ def test_a_network_says_the_same_in_other_units(loss):
 
 
 def test_dense_networks_say_the_same_in_other_units():
-    plain = dict(model="statistics", loss="kl", loss_options={}, seed=1, split=[], members=3,
+    plain = dict(model="statistics", loss="kl", seed=1, split=[], members=3,
                  layers=(8,), features="")
     one, two = (dense.Recipe(label_mean=m, label_sd=s, **plain) for m, s in
                 (([0.3, 0.8], [0.1, 0.05]), ([0.2, 0.9], [0.02, 0.4])))

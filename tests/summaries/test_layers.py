@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from wl.summaries.architectures import build
-from wl.summaries.layers import (CBAM, BasicBlock, BatchRenorm2d, DownBlock, Dropout,
-                                 FourierFeatures, InceptionBlock, ResidualConv, SelfAttention,
-                                 SqueezeExcitation, conv_block)
+from wl.summaries.layers import (CBAM, BatchRenorm2d, Dropout, InceptionBlock, SelfAttention,
+                                 SqueezeExcitation, basic_block, conv_block, down_block,
+                                 residual_conv)
 
 torch.set_num_threads(1)
 
@@ -69,37 +69,27 @@ def test_self_attention_formula():
     assert torch.equal(SelfAttention(16).double()(x), x)         # gamma starts at 0
 
 
-def test_fourier_features_formula():
-    x = values(2, 1, 4, 3)
-    out = FourierFeatures(2)(x).numpy()
-    one = x.numpy()[:, 0]
-    expected = [one] + [f(np.pi * one * 2.0**k / 4) for k in (0, 1) for f in (np.sin, np.cos)]
-    assert np.allclose(out, np.stack(expected, 1), atol=1e-12)
-    later = FourierFeatures(1)(x + 8.0).numpy()                                      # period 8
-    assert np.allclose(later[:, 1:], out[:, 1:3], atol=1e-12)
-
-
 def test_blocks_are_their_parts_added_up():
     functional = nn.functional
     x = values(2, 4, 8, 6)
-    block = randomise(ResidualConv(4, 5))
+    block = randomise(residual_conv(4, 5))
     added = torch.relu(block.main(x) + block.shortcut(x))
     assert torch.allclose(block(x), functional.max_pool2d(added, 2))
-    block = randomise(BasicBlock(4, 4))
+    block = randomise(basic_block(4, 4))
     assert len(block.shortcut) == 0 and torch.allclose(block(x), torch.relu(block.main(x) + x))
-    half = randomise(BasicBlock(4, 6, 2))
+    half = randomise(basic_block(4, 6, 2))
     assert half(x).shape == (2, 6, 4, 3)
     assert torch.allclose(half(x), torch.relu(half.main(x) + half.shortcut(x)))
     inception = randomise(InceptionBlock(4, 9, 0))
     assert torch.equal(inception(x), torch.cat([view(x) for view in inception.views], 1))
     assert inception(x).shape == (2, 9, 8, 6)
     assert torch.equal(inception.views[3][0](x), functional.max_pool2d(x, 3, 1, 1))
-    down = randomise(DownBlock(4, 5))
+    down = randomise(down_block(4, 5))
     conv_first, conv_second, shortcut = down.main[2], down.main[5], down.shortcut[1]
     h = conv_second(torch.relu(down.main[3](conv_first(torch.relu(down.main[0](x))))))
     paper = functional.avg_pool2d(h, 2) + functional.avg_pool2d(shortcut(x), 2)      # its order
     assert torch.allclose(down(x), paper, atol=1e-12)
-    first = randomise(DownBlock(4, 5, first=True))
+    first = randomise(down_block(4, 5, first=True))
     assert isinstance(first.main[0], nn.Conv2d) and first(x).shape == (2, 5, 4, 3)
 
 

@@ -13,7 +13,7 @@ from wl.summaries.architectures import build
 from wl.summaries.layers import LOG_SIGMA_RANGE, Loss
 
 SD = np.array([0.1055, 0.0660])
-NAMES = tuple(options.LOSSES)
+NAMES = options.LOSSES
 
 
 def batch(n=7, seed=1, spread=1.0):
@@ -33,9 +33,6 @@ def test_every_loss_is_in_the_table_and_knows_its_outputs():
     with pytest.raises(InputError) as error:
         Loss("rmse", SD)
     one_line(error, "--loss", "mse, kl, score", "rmse")
-    with pytest.raises(InputError) as error:
-        Loss("mse", SD, start=-4.0)
-    one_line(error, "--loss-option start", "mse")
 
 
 def test_mse_and_kl():
@@ -87,39 +84,8 @@ def test_wild_outputs_stay_finite(name):
     assert LOG_SIGMA_RANGE[0] < -5 and LOG_SIGMA_RANGE[1] > 1
 
 
-def test_start_of_the_log_variance_is_in_units_of_the_parameters():
-    torch.manual_seed(1)
-    net = build("compact", (48, 48), 4)
-    loss = Loss("score", SD, start=-5.0)
-    before = net.head[-1].bias.detach().clone()
-    loss.begin(net)
-    bias = net.head[-1].bias.detach().numpy().astype(float)
-    assert np.allclose(np.log(loss.sigma(bias[None, 2:])**2), -5.0, atol=1e-6)
-    assert np.array_equal(bias[:2], before.numpy()[:2].astype(float))
-    for idle in (Loss("kl", SD), Loss("mse", SD)):
-        was = net.head[-1].bias.detach().clone()
-        idle.begin(net)
-        assert torch.equal(net.head[-1].bias, was)
-
-
-@pytest.mark.parametrize("start", [-19.0, 1.0, 5.0])
-def test_a_start_without_gradient_is_refused(start):
-    """Beyond the range of the outputs error bars would stay for ever what they are."""
-    net, loss = build("compact", (48, 48), 4), Loss("kl", SD, start=start)
-    with pytest.raises(InputError) as error:
-        loss.begin(net)
-    one_line(error, "--loss-option start", f"got {start:g}")
-    for inside in (-18.0, 0.0):
-        Loss("kl", SD, start=inside).begin(net)
-        out = torch.zeros(1, 4)
-        out[0, 2:] = net.head[-1].bias.detach()[2:]
-        out.requires_grad_()
-        loss(out, torch.ones(1, 2)).backward()
-        assert (out.grad[0, 2:] != 0).all()
-
-
 def test_a_network_learns_its_error_bars():
-    network = run(loss="score", epochs=16, loss_options={"start": -4.0})
+    network = run(loss="score", epochs=16)
     losses = [h["validation"] for h in network.history]
     mean, sd = network.predict(source(), VALIDATION)
     pull = (mean - LABEL[VALIDATION]) / sd

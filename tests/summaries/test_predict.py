@@ -284,8 +284,8 @@ def test_a_dead_network_is_refused_by_name(data, monkeypatch):
 def test_direct_and_mcmc_run_with_folds(data):
     for parser, method in ((run_mcmc.parser, "network"), (run_direct.parser, "direct")):
         sampler = ("--sampler", "exact") if method == "network" else ("--recalibrate", "temperature")
-        work = start(data, "--folds", "2", "--loss", "score", "--loss-option", "start=-4", *sampler, parser=parser,
-                    method=method, out=method)
+        work = start(data, "--folds", "2", "--loss", "score", *sampler,
+                     parser=parser, method=method, out=method)
         posterior = PosteriorOptions(sampler="exact") if method == "network" else PosteriorOptions(
             recalibrate="temperature")
         wanted = Wanted(work.split.options.target)
@@ -294,7 +294,7 @@ def test_direct_and_mcmc_run_with_folds(data):
         path = infer.infer(predict.predict(work), posterior, work.folder, wanted)
         with h5py.File(path) as file:
             assert file["summary/posterior_mean"].shape == (N_TEST, 2) and np.isfinite(file["summary/errorbar"][:]).all()
-            assert json.loads(file.attrs["settings"])["loss_options"] == {"start": -4.0}
+            assert json.loads(file.attrs["settings"])["loss"] == "score"
 
 
 # ---------------------------------------------------------------- statistics that fit the average

@@ -7,7 +7,7 @@ from torch import nn
 from wl.maps.batches import Batches, Frame
 from wl.summaries import training
 from wl.summaries.network import Network, Recipe
-from wl.summaries.options import LOSSES, MODELS
+from wl.summaries.options import MODELS
 
 N_COSMOLOGY, N_REALISATION, SHAPE = 6, 8, (64, 48)
 
@@ -32,14 +32,13 @@ ROWS = np.flatnonzero(np.arange(len(LABEL)) % N_REALISATION < 6)
 VALIDATION = np.setdiff1d(np.arange(len(LABEL)), ROWS)
 
 
-def recipe(model="compact", loss="mse", model_options=None, loss_options=None, **changes) -> Recipe:
+def recipe(model="compact", loss="mse", model_options=None, **changes) -> Recipe:
     """Of a training on these maps."""
     plain = dict(epochs=3, batch_size=8, lanes=2, learning_rate=4e-3, weight_decay=1e-4, patience=0,
                  precision="float32", noise="fresh", frame=FRAME.shape, scale=0.02, n_gal=3000.0,
                  seed=3, split=[], label_mean=LABEL.mean(0), label_sd=LABEL.std(0))
     return Recipe(model=model, model_options={**MODELS.get(model, {}), **(model_options or {})},
-                  loss=loss, loss_options={**LOSSES[loss], **(loss_options or {})},
-                  **{**plain, **changes})
+                  loss=loss, **{**plain, **changes})
 
 
 def source(n_gal=3000.0) -> Batches:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..core.checks import InputError, choice
-from .layers import (CBAM, BasicBlock, DownBlock, Dropout, FourierFeatures, InceptionBlock,
-                     ResidualConv, SelfAttention, conv_block, convolution, lean_block)
+from .layers import (CBAM, Dropout, InceptionBlock, SelfAttention, basic_block, conv_block,
+                     convolution, down_block, residual_conv)
 from .options import MODELS
 
 
@@ -29,7 +29,6 @@ class Pooled(nn.Module):
     """A network that is features, a global mean and a head: its weights serve any frame.
 
     features, head: modules (n, 1, H, W) -> (n, c, H / stride, W / stride), (n, c) -> (n, n_out)
-    stride: int, pixels a step of the features
     """
 
     def __init__(self, features: nn.Module, head: nn.Module, stride: int):
@@ -71,8 +70,8 @@ class Compact(nn.Module):
         super().__init__()
         c = (1, *widths)
         pools = [1 + i % 2 for i in range(1, len(widths))]
-        blocks = (lean_block(c[i], c[i + 1], pool=p) for i, p in enumerate(pools, 1))
-        self.features = nn.Sequential(lean_block(1, c[1], 7, 3, 2), *blocks)
+        blocks = (conv_block(c[i], c[i + 1], pool=p, lean=True) for i, p in enumerate(pools, 1))
+        self.features = nn.Sequential(conv_block(1, c[1], 7, 3, 2, lean=True), *blocks)
         self.head = nn.Sequential(nn.Linear(2 * c[-1], hidden), nn.ReLU(inplace=True),
                                   nn.Linear(hidden, n_out))
         self.stride = 6 * 2**sum(p == 2 for p in pools)
@@ -97,7 +96,7 @@ class SimpleCNN(nn.Module):
         super().__init__()
         blocks = [conv_block(1, widths[0], 5, 2, 2)]
         for i, (c_in, c_out) in enumerate(zip(widths, widths[1:]), 1):
-            blocks.append(ResidualConv(c_in, c_out) if i >= len(widths) - residual
+            blocks.append(residual_conv(c_in, c_out) if i >= len(widths) - residual
                           else conv_block(c_in, c_out, pool=2))
         self.convolutions, self.stride = nn.Sequential(*blocks), 2**(len(widths) + 1)
         rows, columns = (max(-(-n // 2) >> len(widths), 1) for n in frame)
@@ -127,7 +126,7 @@ class ResNet(Pooled):
         c_in = stem
         for i, c_out in enumerate(widths):
             for k in range(blocks):
-                layers.append(BasicBlock(c_in, c_out, 2 if i > 0 and k == 0 else 1))
+                layers.append(basic_block(c_in, c_out, 2 if i > 0 and k == 0 else 1))
                 c_in = c_out
             if i >= len(widths) - attention:
                 layers.append(CBAM(c_out))
@@ -143,16 +142,13 @@ class BigGANEncoder(Pooled):
     input_pool: int, side of the squares of pixels whose means are taken before all else
     widths: channels of the blocks, each of which halves the frame
     attention: int, number of the block that self-attention follows, 0 for none
-    fourier: int, octaves of sines and cosines of the pixel values beside them, 0 for none
     """
 
-    def __init__(self, frame, n_out, *, input_pool, widths, attention, fourier):
+    def __init__(self, frame, n_out, *, input_pool, widths, attention):
         layers = [nn.AvgPool2d(input_pool)] if input_pool > 1 else []
-        if fourier:
-            layers.append(FourierFeatures(fourier))
-        c_in = 1 + 2 * fourier
+        c_in = 1
         for i, c_out in enumerate(widths):
-            layers.append(DownBlock(c_in, c_out, first=i == 0))
+            layers.append(down_block(c_in, c_out, first=i == 0))
             if i + 1 == attention:
                 layers.append(SelfAttention(c_out))
             c_in = c_out

@@ -137,7 +137,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     progress: function of one string, or None
     start: Dense whose weights are the first ones, or None
     Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
-    ends in a finite loss, InputError as Loss.begin.
+    ends in a finite loss.
     """
     flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
     moments = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
@@ -200,5 +200,4 @@ def first_networks(c_in: int, passes: int, recipe: Recipe) -> nn.Module:
         net = build(recipe.members, c_in, recipe.layers, loss.n_out)
     for k, layer in enumerate(m for m in net if isinstance(m, Dropout)):
         layer.generator.manual_seed(seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, k))
-    loss.begin(net)
     return net

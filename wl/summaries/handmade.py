@@ -203,7 +203,7 @@ class Features:
 
 
 def blocks(mask: np.ndarray, scales) -> dict[str, range]:
-    """Which of the Features each statistic makes, {name: columns}; small_scales are a half twice."""
+    """{name: columns} of what each statistic makes in Features; small_scales are a half twice."""
     found, start = {}, 0
     for statistic in Features(Frame(mask, pack=False).observed, N_GAL, scales).statistics:
         found[statistic.NAME] = range(start, start + statistic.width)

@@ -195,7 +195,7 @@ def _leave():
 
 
 def shared(work: Callable[[], None], threads: int) -> None:
-    """Do a script's work in the first process of torchrun; serve it, on `threads`, in the others."""
+    """Do a script's work in the first process of torchrun; serve it on `threads` in the others."""
     if cli.rank() > 0:
         return _serve(threads)
     try:

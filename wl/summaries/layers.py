@@ -2,13 +2,12 @@
 
 Nothing here draws from torch's global generator in training, and every nonlinearity is a module.
 """
-import math
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..core.checks import InputError, choice
+from ..core.checks import choice
 from ..core.params import PARAMS, SCORE_WEIGHT
 from .options import LOSSES
 
@@ -34,11 +33,16 @@ def convolution(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.M
     return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
 
 
-def conv_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Module:
-    """Convolution, batch norm, max-pooling, ReLU; pooling first gives the same values cheaper."""
+def conv_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1,
+               lean: bool = False) -> nn.Module:
+    """Convolution, batch norm, max-pooling, ReLU; pooling first gives the same values cheaper.
+
+    lean: batch renorm after the pooling, which sees a quarter of the numbers
+    """
+    norm = [BatchRenorm2d(c_out) if lean else nn.BatchNorm2d(c_out)]
     pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
-    return nn.Sequential(convolution(c_in, c_out, kernel, stride), nn.BatchNorm2d(c_out), *pooling,
-                         nn.ReLU(inplace=True))
+    return nn.Sequential(convolution(c_in, c_out, kernel, stride),
+                         *(pooling + norm if lean else norm + pooling), nn.ReLU(inplace=True))
 
 
 class BatchRenorm2d(nn.BatchNorm2d):
@@ -67,47 +71,52 @@ class BatchRenorm2d(nn.BatchNorm2d):
         return torch.addcmul(offset, y, scale)
 
 
-def lean_block(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> nn.Module:
-    """Convolution, max-pooling, batch renorm, ReLU: the norm sees a quarter of the numbers."""
-    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
-    return nn.Sequential(convolution(c_in, c_out, kernel, stride), *pooling, BatchRenorm2d(c_out),
-                         nn.ReLU(inplace=True))
+class Residual(nn.Module):
+    """end(main(x) + shortcut(x)), of three modules."""
+
+    def __init__(self, main: nn.Module, shortcut: nn.Module, end: nn.Module):
+        super().__init__()
+        self.main, self.shortcut, self.end = main, shortcut, end
+
+    def forward(self, x):
+        return self.end(self.main(x) + self.shortcut(x))
 
 
-class ResidualConv(nn.Module):
+def residual_conv(c_in: int, c_out: int) -> nn.Module:
     """conv_block with a shortcut: a projection by 1 x 1 pixels (He et al. 2016, option B)."""
-
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__()
-        self.main = nn.Sequential(convolution(c_in, c_out), nn.BatchNorm2d(c_out))
-        self.shortcut = nn.Sequential(convolution(c_in, c_out, 1), nn.BatchNorm2d(c_out))
-        self.end = nn.Sequential(nn.MaxPool2d(2), nn.ReLU(inplace=True))
-
-    def forward(self, x):
-        return self.end(self.main(x) + self.shortcut(x))
+    return Residual(nn.Sequential(convolution(c_in, c_out), nn.BatchNorm2d(c_out)),
+                    nn.Sequential(convolution(c_in, c_out, 1), nn.BatchNorm2d(c_out)),
+                    nn.Sequential(nn.MaxPool2d(2), nn.ReLU(inplace=True)))
 
 
-class BasicBlock(nn.Module):
+def basic_block(c_in: int, c_out: int, stride: int = 1) -> nn.Module:
     """Two 3 x 3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385, figure 5, left)."""
+    main = nn.Sequential(conv_block(c_in, c_out, stride=stride), convolution(c_out, c_out),
+                         nn.BatchNorm2d(c_out))
+    shortcut = () if stride == 1 and c_in == c_out else (convolution(c_in, c_out, 1, stride),
+                                                         nn.BatchNorm2d(c_out))
+    return Residual(main, nn.Sequential(*shortcut), nn.ReLU(inplace=True))
 
-    def __init__(self, c_in: int, c_out: int, stride: int = 1):
-        super().__init__()
-        self.main = nn.Sequential(conv_block(c_in, c_out, stride=stride), convolution(c_out, c_out),
-                                  nn.BatchNorm2d(c_out))
-        same = stride == 1 and c_in == c_out
-        self.shortcut = nn.Sequential(*() if same else (convolution(c_in, c_out, 1, stride),
-                                                        nn.BatchNorm2d(c_out)))
-        self.end = nn.ReLU(inplace=True)
 
-    def forward(self, x):
-        return self.end(self.main(x) + self.shortcut(x))
+def down_block(c_in: int, c_out: int, first: bool = False) -> nn.Module:
+    """Residual block of BigGAN's discriminator (Brock et al. 2018, figure 15), half the size.
+
+    Main: norm, ReLU (not in the first block), 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut:
+    mean-pooling, 1 x 1 (as in the other order, a quarter of the work). Batch norm takes the place
+    of spectral norm, which a regression of an amplitude has no use for.
+    """
+    before = [] if first else [nn.BatchNorm2d(c_in), nn.ReLU()]
+    main = nn.Sequential(*before, convolution(c_in, c_out), nn.BatchNorm2d(c_out),
+                         nn.ReLU(inplace=True), convolution(c_out, c_out), nn.AvgPool2d(2))
+    return Residual(main, nn.Sequential(nn.AvgPool2d(2), convolution(c_in, c_out, 1)),
+                    nn.Identity())
 
 
 class CBAM(nn.Module):
     """Block attention: which channels, then where (Woo et al. 2018, arXiv:1807.06521).
 
     Channels: sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)), W0 reduces them; places: sigmoid of a 7 x
-    7 convolution of the mean and maximum over the channels. The shape (n, channels, H, W) stays.
+    7 convolution of the mean and maximum over the channels.
     """
 
     def __init__(self, channels: int, reduction: int = 16):
@@ -125,10 +134,7 @@ class CBAM(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighted by what the whole map holds (Hu et al. 2018, arXiv:1709.01507).
-
-    The shape (n, channels, H, W) stays; in between there are channels / reduction.
-    """
+    """Channels weighted by what the whole map holds (Hu et al. 2018, arXiv:1709.01507)."""
 
     def __init__(self, channels: int, reduction: int):
         super().__init__()
@@ -145,7 +151,7 @@ class SelfAttention(nn.Module):
     """Every place looks at all others, x + gamma o (Zhang et al. 2019, arXiv:1805.08318).
 
     As in BigGAN: queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2
-    max-pooling; gamma starts at 0. channels: int, c; the shape (n, c, H, W) stays.
+    max-pooling; gamma starts at 0.
     """
 
     def __init__(self, channels: int):
@@ -162,41 +168,6 @@ class SelfAttention(nn.Module):
         weight = torch.softmax(query.transpose(1, 2) @ key, 2)  # (n, H W, H W / 4)
         seen = value @ weight.transpose(1, 2).to(value.dtype)   # (n, c/2, H W)
         return x + self.gamma.to(x.dtype) * self.out(seen.unflatten(2, x.shape[2:]))
-
-
-class FourierFeatures(nn.Module):
-    """sin and cos of 2^k pi x / 4, k = 0 .. octaves - 1, beside x (Kingma et al. 2021).
-
-    arXiv:2107.00630. x is in units of its standard deviation: the slowest wave has a period of 8 of
-    them, so that no value wraps.
-    """
-
-    def __init__(self, octaves: int):
-        super().__init__()
-        self.scales = [math.pi / 4 * 2**k for k in range(octaves)]
-
-    def forward(self, x):
-        waves = [f(s * x) for s in self.scales for f in (torch.sin, torch.cos)]
-        return torch.cat([x, *waves], 1)        # (n, c, H, W) -> (n, c (1 + 2 octaves), H, W)
-
-
-class DownBlock(nn.Module):
-    """Residual block of BigGAN's discriminator (Brock et al. 2018, figure 15), half the size.
-
-    Main: norm, ReLU (not in the first block), 3 x 3, norm, ReLU, 3 x 3, mean-pooling; shortcut:
-    mean-pooling, 1 x 1 (as in the other order, a quarter of the work). Batch norm takes the place
-    of spectral norm, which a regression of an amplitude has no use for.
-    """
-
-    def __init__(self, c_in: int, c_out: int, first: bool = False):
-        super().__init__()
-        before = [] if first else [nn.BatchNorm2d(c_in), nn.ReLU()]
-        self.main = nn.Sequential(*before, convolution(c_in, c_out), nn.BatchNorm2d(c_out),
-                                  nn.ReLU(inplace=True), convolution(c_out, c_out), nn.AvgPool2d(2))
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), convolution(c_in, c_out, 1))
-
-    def forward(self, x):
-        return self.main(x) + self.shortcut(x)          # (n, c_in, H, W) -> (n, c_out, H/2, W/2)
 
 
 class InceptionBlock(nn.Module):
@@ -230,19 +201,14 @@ class Loss:
       kl     e^2 / (2 s^2) + ln s, summed: the Gaussian negative log-likelihood (arXiv:2604.14451)
       score  e^2 / s^2 + ln s^2 + 1000 e^2, summed, in units of the parameters: minus the score
 
-    name, label_sd: key of options.LOSSES; (2,) float64, standard deviations of the labels
-    start: float or None, ln s^2 of both parameters, in their units squared, at which training
-        starts. -5 (a winning entry's) is s = 0.082, close to the design's own scatter of 0.106 and
-        0.066, an answer that knows nothing yet; at its random start, None, s is near that too.
+    name, label_sd: of options.LOSSES; (2,) float64, standard deviations of the labels
     Has has_sigma, whether there are error bars; n_out, how many numbers the network has to return.
-    Raises InputError for an unknown name, and for a start of a loss without error bars.
+    Raises InputError for an unknown name.
     """
 
-    def __init__(self, name: str, label_sd=(1.0, 1.0), *, start: float | None = None):
-        self.name, self.has_sigma = choice("--loss", name, tuple(LOSSES)), name != "mse"
-        if start is not None and not self.has_sigma:
-            raise InputError(f"--loss-option start: expected a loss with error bars, got {name}")
-        self.label_sd, self.start = np.asarray(label_sd, np.float64), start
+    def __init__(self, name: str, label_sd=(1.0, 1.0)):
+        self.name, self.has_sigma = choice("--loss", name, LOSSES), name != "mse"
+        self.label_sd = np.asarray(label_sd, np.float64)
         self.n_out = len(PARAMS) * (2 if self.has_sigma else 1)
 
     def __call__(self, out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -262,16 +228,3 @@ class Loss:
     def sigma(self, log_sigma: np.ndarray) -> np.ndarray:
         """Error bars (n, 2) float64 in the units of the labels from outputs (n, 2) float64."""
         return np.exp(log_sigma) * self.label_sd
-
-    def begin(self, net: nn.Module) -> None:
-        """Set the last bias to `start`. Raises InputError for one that would get no gradient."""
-        if self.start is None:
-            return
-        low, high = (2.0 * (limit + np.log(self.label_sd)) for limit in LOG_SIGMA_RANGE)
-        if not low.max() < self.start < high.min():
-            raise InputError(f"--loss-option start: expected a number between {low.max():.3g} and "
-                             f"{high.min():.3g} for these labels, got {self.start:g}")
-        bias = [p for name, p in net.named_parameters() if name.endswith("bias")][-1]
-        with torch.no_grad():
-            log_sigma = 0.5 * self.start - np.log(self.label_sd)
-            bias[..., 2:] = torch.as_tensor(log_sigma, dtype=bias.dtype)

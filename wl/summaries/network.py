@@ -32,8 +32,7 @@ class Task:
     """What any network is asked for; values take the form that JSON has for them."""
 
     model: str                              # key of options.MODELS
-    loss: str                               # key of options.LOSSES
-    loss_options: dict[str, Any]
+    loss: str                               # of options.LOSSES
     seed: int                               # of weights, order, noise and dropout
     split: list[int]                        # code of each realisation, as in splits.Split
     label_mean: list[float]                 # of the 2 parameters, in their units: what labels are
@@ -62,7 +61,7 @@ class Task:
 
     def loss_function(self) -> Loss:
         """The loss that is asked for."""
-        return Loss(self.loss, self.label_sd, **self.loss_options)
+        return Loss(self.loss, self.label_sd)
 
     def standardised(self, label: np.ndarray) -> torch.Tensor:
         """Labels (n, 2) in their units, as the targets of the loss, (n, 2) float32."""

@@ -20,7 +20,7 @@ MODELS = {
     "resnet_attention": RESNET,
     "resnet_reduced": {**RESNET, "stem": 32, "widths": (32, 64), "attention": 1,
                        "hidden": (128, 64), "dropout": (0.2, 0.1)},
-    "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2, "fourier": 0},
+    "biggan_encoder": {"input_pool": 4, "widths": (32, 64, 128, 256), "attention": 2},
     "inception": {"stem": 24, "widths": (64, 96, 128, 160), "squeeze": 16},
     "statistics": {"scales": (0.6, 1.2, 2.2, 4.0, 7.0, 12.0), "draws": 0, "networks": 5,
                    "layers": (128, 128)},
@@ -29,8 +29,7 @@ DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 DEFAULT_FOLDS = 2
 SPECTRUM = "spectrum"                          # in place of a model: the binned power spectrum
 
-# loss: its options, see layers.Loss
-LOSSES = {"mse": {}, "kl": {"start": None}, "score": {"start": None}}
+LOSSES = ("mse", "kl", "score")                # see layers.Loss
 METHODS = ("network", SPECTRUM, "direct")
 NOISES, PACKS, VIEWS = ("fresh", "fixed"), ("auto", "yes", "no"), (1, 2, 4)
 
@@ -46,8 +45,7 @@ PRESETS = {
 
 MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 9, 60, 27_000      # maps that a network wants to see
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
-LIMITS = {"dropout": (0.0, 0.9), "start": (-20.0, 5.0), "scales": (0.1, 60.0), "draws": (0, 100),
-          "networks": (1, 100), "fourier": (0, 16)}
+LIMITS = {"dropout": (0.0, 0.9), "scales": (0.1, 60.0), "draws": (0, 100), "networks": (1, 100)}
 MAY_BE_ZERO = ("residual", "attention", "squeeze")
 OF_STAGES = {"residual": 1, "attention": 0}    # count the stages that widths names, but so many
 MIN_WIDTH = {"inception": 4}                   # a block is made of so many parts
@@ -58,7 +56,7 @@ class NetworkOptions(Options):
     """How maps become summaries.
 
     model: str, of MODELS, several with + between them; "spectrum" for that method
-    model_options, loss_options: dicts, complete; of several parts a dict for each
+    model_options: dict, complete; of several parts a dict for each
     epochs: int, None until the number of training maps is known
     threads: int, changes no result
     """
@@ -69,8 +67,7 @@ class NetworkOptions(Options):
     model_options: dict = dataclasses.field(default_factory=dict)
     loss: str = option(
         "mse", "mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, "
-        "minus the challenge's score", choices=tuple(LOSSES))
-    loss_options: dict = dataclasses.field(default_factory=dict)
+        "minus the challenge's score", choices=LOSSES)
     epochs: int | None = option(
         None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
         f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", positive=10**6)
@@ -115,8 +112,6 @@ class NetworkOptions(Options):
         super().__post_init__()
         if self.method != SPECTRUM and not self.model_options:
             object.__setattr__(self, "model_options", model_options(self.model, ()))
-        if not self.loss_options:
-            object.__setattr__(self, "loss_options", dict(LOSSES[self.loss]))
         if self.patience < 0:
             raise InputError(f"--patience: expected 0 or more epochs, got {self.patience}")
         if self.lanes > self.batch_size:
@@ -141,13 +136,9 @@ class NetworkOptions(Options):
             return cls(method=method, model=SPECTRUM, threads=args.threads)
         alone = method == "direct" or args.emulator_fraction is not None
         folds = (1 if alone else DEFAULT_FOLDS) if args.folds is None else args.folds
-        given = vars(args)
-        loss, model = (given.get(f"{kind}_options", given[f"{kind}_option"])    # --config
-                       for kind in ("loss", "model"))
-        loss = options("--loss-option", as_texts(loss) if isinstance(loss, dict) else loss,
-                       LOSSES[args.loss])
-        return super().of(args, loss_options=loss, model_options=model_options(args.model, model),
-                          method=method, folds=folds)
+        own = vars(args).get("model_options", args.model_option)            # of --config
+        return super().of(args, model_options=model_options(args.model, own), method=method,
+                          folds=folds)
 
     @property
     def parts(self) -> list:
@@ -193,8 +184,8 @@ class NetworkOptions(Options):
 
     def training(self) -> dict:
         """What the training of one network depends on beyond the maps, their split and the seed."""
-        names = ("model", "model_options", "loss", "loss_options", "epochs", "batch_size", "lanes",
-                 "learning_rate", "weight_decay", "patience", "precision", "noise")
+        names = ("model", "model_options", "loss", "epochs", "batch_size", "lanes", "learning_rate",
+                 "weight_decay", "patience", "precision", "noise")
         return {name: getattr(self, name) for name in names}
 
     def stored(self) -> dict:
@@ -213,9 +204,6 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
     add("--model-option", action="append", metavar="NAME=VALUE",
         help="an option of the network, e.g. attention=0 or widths=16,32,64; may be repeated; a "
              "wrong name lists those there are")
-    add("--loss-option", action="append", metavar="NAME=VALUE",
-        help="an option of the loss: start=-5, the logarithm of the variance, in units of the "
-             "parameters, that training starts at")
 
 
 def pick_precision() -> str:
@@ -255,7 +243,7 @@ def as_texts(values: dict) -> list:
     if not isinstance(values, dict):
         raise InputError(f"--config: expected options of a model by name, got {values!r:.80}")
     return [f"{name}={','.join(map(str, v)) if isinstance(v, (list, tuple)) else v}"
-            if v is not None else f"{name}=none" for name, v in values.items()]
+            for name, v in values.items()]
 
 
 def _of_model(name, texts):
@@ -275,11 +263,11 @@ def _of_model(name, texts):
 
 
 def options(flag: str, texts: list | None, defaults: dict) -> dict:
-    """The options of a model or loss, complete and as JSON has them. Raises InputError.
+    """The options of a model, complete and as JSON has them. Raises InputError.
 
     flag: str, of the command line, for messages
     texts: list of "name=value", several values as "widths=16,32", or None
-    defaults: {name: value}, an entry of MODELS or LOSSES, whose types the values take
+    defaults: {name: value}, an entry of MODELS, whose types the values take
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():
@@ -296,8 +284,6 @@ def options(flag: str, texts: list | None, defaults: dict) -> dict:
 def _parsed(what, name, text, default):
     if isinstance(default, str):
         return choice(what, text, HEADS)
-    if default is None and text == "none":
-        return None
     if isinstance(default, tuple):
         parts = text.split(",")
         if name in ("dropout", "hidden") and len(parts) != len(default):

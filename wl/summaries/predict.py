@@ -315,9 +315,8 @@ class Job:
         file = handmade.features_file(self.maps, self.split, self.options, self.folder)
         values, own = file.groups["features"], options.model_options
         task, train, validation = self._task()
-        recipe = dense.Recipe(model=self.part, loss=options.loss, loss_options=options.loss_options,
-                              members=own["networks"], layers=own["layers"], features=file.digest,
-                              **task)
+        recipe = dense.Recipe(model=self.part, loss=options.loss, members=own["networks"],
+                              layers=own["layers"], features=file.digest, **task)
         network = self._stored(dense.Dense, recipe)
         if network is None:
             draws = [values["fixed"][train][None]]

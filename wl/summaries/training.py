@@ -88,7 +88,6 @@ def first_network(recipe: Recipe, n_map: int) -> torch.nn.Module:
                          f"{recipe.model} on a frame of {rows} x {columns}, whose batch norms have "
                          f"one value otherwise, got {a_batch} a batch; give fewer --lanes or a "
                          "larger --batch-size")
-    recipe.loss_function().begin(net)
     return as_computed(net, recipe.precision)
 
 
