@@ -123,7 +123,7 @@ class Clock:
     def __init__(self, every=0):
         self.times, self.memory, self.every, self.note = [], [], every, ""
 
-    def begin_at(self, done):
+    def begin_at(self, *done):
         pass
 
     def update(self, step=1):
