@@ -113,7 +113,7 @@ def refuse_idle(args) -> None:
     decided.set_defaults(**decided.presets[args.preset])
     names = [field.name for kind in (MapOptions, NetworkOptions)
              for field in dataclasses.fields(kind)]
-    for name in ("method", "model_option", "loss_option", *names):
+    for name in ("method", "model_option", *names):
         allowed = name == "threads" or (what == "--predictions" and name in (
             "data", "target", "test_maps"))
         if name in args and not allowed and getattr(args, name) != decided.get_default(name):

@@ -155,7 +155,7 @@ def _configured(parser, argv, path):
     """The settings of a file as words of a command line, and those that are options of a model."""
     known, words, more = {action.dest: action for action in parser._actions}, [], {}
     for name, value in _settings_of(path).items():
-        if name in ("model_options", "loss_options"):
+        if name == "model_options":
             if not isinstance(value, dict):
                 raise InputError(f"{path}: expected names and values in {name}, got {value!r:.80}")
             if not any(word.startswith(("--model", f"--{name[:4]}")) for word in argv):
