@@ -94,9 +94,10 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
         group[name][rows] = values
     inputs = {"label": run.inputs["label"], "run": run.digest, "maps": digest_file(path)}
     ids = np.concatenate([n + np.arange(len(kept)), np.arange(n)])
+    coords = {**run.coords, "predictions": {**run.coords["predictions"], "map": ids}}
     return run._replace(
         path=pathlib.Path(path), inputs=inputs, groups={**run.groups, "predictions": group},
-        coords={**run.coords, "predictions": {**run.coords["predictions"], "map": ids}}, origin={"name": pathlib.Path(path).stem},
+        coords=coords, origin={"name": pathlib.Path(path).stem},
         settings={**run.settings, "target": "test", "holdout_fraction": 0.0},
         digest=hashlib.sha256(to_json(inputs).encode()).hexdigest())
 
