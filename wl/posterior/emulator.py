@@ -261,7 +261,15 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
     """
     path, advice = pathlib.Path(path), "give rows of Omega_m, S_8, density"
     name = f"--prior {path}"
-    table = _read_table(path, name)
+    try:
+        if path.suffix == ".npy":
+            table = np.load(path, allow_pickle=False)
+        else:
+            text = path.read_text().strip() or "it is empty"
+            table = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=1)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{name}: cannot be read as a table of numbers ({error}); give design, "
+                         "flat or a file") from None
     if table.ndim < 2 or table.shape[1] == 1:
         values = checks.array(name, table.ravel(), (len(theta),), ("f", "i"),
                               advice=f"{advice}, or one ln density for each cosmology")
@@ -284,20 +292,6 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
         raise InputError(f"{name}: rows {j} and {i} give the same point the densities "
                          f"{density[j]:g} and {density[i]:g}; keep one of them")
     return _at_design(points, values[first], theta, name)
-
-
-def _read_table(path, name):
-    """The numbers of a .npy or text file; name: for messages."""
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        text = path.read_text()
-        if not text.strip():
-            raise ValueError("it is empty")
-        return np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=1)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{name}: cannot be read as a table of numbers ({error}); give design, "
-                         "flat or a file") from None
 
 
 def _at_design(points, log_density, theta, name):

@@ -74,20 +74,10 @@ class Walk(Options):
             raise InputError(f"--thin: expected at most {max(self.kept // MIN_DRAWS, 1)}, for "
                              f"{MIN_DRAWS} draws of {self.kept} steps, got {self.thin}")
 
-    @property
-    def burn(self) -> int:
-        """Steps that are dropped."""
-        return int(self.burn_in * self.nstep)
-
-    @property
-    def adapts(self) -> bool:
-        """Whether proposals are learnt, which takes some burn-in."""
-        return bool(self.adapt) and self.burn >= MIN_ADAPT_STEPS
-
-    @property
-    def kept(self) -> int:
-        """Steps behind them."""
-        return self.nstep - self.burn
+    burn = property(lambda self: int(self.burn_in * self.nstep), doc="Steps that are dropped.")
+    kept = property(lambda self: self.nstep - self.burn, doc="Steps behind them.")
+    adapts = property(lambda self: bool(self.adapt) and self.burn >= MIN_ADAPT_STEPS,
+                      doc="Whether proposals are learnt, which takes some burn-in.")
 
     @property
     def stride(self) -> int:

@@ -17,14 +17,13 @@ FORMATS = ("getdist", "csv", "arviz")
 
 
 def submit(path, out, force: bool = False) -> int:
-    """Write the challenge's zip; equal posteriors give equal bytes.
+    """Write the challenge's zip, return the number of maps; equal posteriors give equal bytes.
 
-    path: str or Path, posterior.h5
-    out: str or Path, the zip with result.json = {"means": [[Omega_m, S_8], ...], "errorbars":
-        [[...], ...]} in the order of the test maps
+    path, out: str or Path, posterior.h5, and the zip with result.json = {"means": [[Omega_m, S_8],
+        ...], "errorbars": [[...], ...]} in the order of the test maps
     force: bool, whether another zip there is replaced
-    Returns the number of maps. Raises InputError without test maps, if one is missing or twice
-    there, if the file is a shard, or if a zip with other contents stands in the way.
+    Raises InputError without test maps, if one is missing or twice there, if the file is a shard,
+    or if a zip with other contents stands in the way.
     """
     maps = read_maps(path)
     one, of = maps.file.settings.get("shard") or (1, 1)
@@ -66,12 +65,11 @@ def _holds(path, content):
 def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
     """Write a posterior for another tool, with the truth where it is known.
 
-    maps: truth.Maps
-    form: str, of FORMATS
+    maps: truth.Maps; form: str, of FORMATS
     out: str or Path: "csv" a table with a row for each map; "arviz" the posterior file with the
-        truth in /constant_data; "getdist" a prefix, to whose name each map with draws adds its
-        number: PREFIX_map12_1.txt for each chain, and PREFIX_map12.paramnames
-    Returns the paths. Raises InputError, where draws are needed and there are none too.
+        truth in /constant_data; "getdist" a prefix: each map with draws gives PREFIX_map12_1.txt
+        for each chain, and PREFIX_map12.paramnames
+    Returns the paths. Raises InputError, also where draws are needed and there are none.
     """
     out = pathlib.Path(out)
     if form == "csv":

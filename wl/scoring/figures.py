@@ -63,12 +63,10 @@ def draw_all(maps, result: dict, folder: pathlib.Path) -> dict:
     folder: Path, gets NAME.png and NAME.pdf
     Returns {caption: Path of the PNG}.
     """
-    found, scored = {}, _Scored(maps, result)
-    for name, (function, size, caption) in FIGURES.items():
-        figure = _blank(*size)
-        if function(figure, scored) is not False:
-            found[caption] = _save(figure, folder / name)
-    return found
+    scored = _Scored(maps, result)
+    found = {caption: _drawn(function, scored, size, folder / name)
+             for name, (function, size, caption) in FIGURES.items()}
+    return {caption: path for caption, path in found.items() if path}
 
 
 def compare(results: list, folder: pathlib.Path) -> dict:
@@ -77,32 +75,31 @@ def compare(results: list, folder: pathlib.Path) -> dict:
     results: dicts of report.score_posterior()
     """
     results = sorted((r for r in results if r["score"] is not None), key=lambda r: r["score"])
-    if not results:
-        return {}
-    figure = _blank(6.5, 1.2 + 0.35 * len(results))
-    axis = figure.subplots()
-    names = [pathlib.Path(r["path"]).parent.name for r in results]
-    error = [r["score_error"] or 0.0 for r in results]
-    bars = axis.barh(range(len(results)), [r["score"] for r in results], xerr=error, color=BLUE,
-                     ecolor=ORANGE, height=0.6)
-    axis.bar_label(bars, [f"{r['score']:.2f}" for r in results], padding=6)
-    axis.set(yticks=range(len(results)), yticklabels=names, xlabel="score (higher is better)")
-    axis.margins(x=0.12)
-    return {"Score of each run, with its error": _save(figure, folder / "comparison")}
+    path = results and _drawn(_comparison, results, (6.5, 1.2 + 0.35 * len(results)),
+                              folder / "comparison")
+    return {"Score of each run, with its error": path} if path else {}
 
 
-def _blank(width, height):
-    """An empty matplotlib Figure. width, height: inches."""
+def _drawn(function, data, size, path):
+    """The PNG of a picture, and the PDF beside it; None if there are no data for it."""
     from matplotlib.figure import Figure
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure, path):
-    """The PNG of a figure, and the PDF beside it."""
+    figure = Figure(figsize=size, layout="constrained")
+    if function(figure, data) is False:
+        return None
     for suffix, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
         with atomic(path.with_suffix(suffix)) as part:
             figure.savefig(part, dpi=150, metadata={stamp: None})
     return path.with_suffix(".png")
+
+
+def _comparison(figure, results):
+    axis, places = figure.subplots(), range(len(results))
+    bars = axis.barh(places, [r["score"] for r in results], color=BLUE, ecolor=ORANGE, height=0.6,
+                     xerr=[r["score_error"] or 0.0 for r in results])
+    axis.bar_label(bars, [f"{r['score']:.2f}" for r in results], padding=6)
+    axis.set(yticks=places, yticklabels=[pathlib.Path(r["path"]).parent.name for r in results],
+             xlabel="score (higher is better)")
+    axis.margins(x=0.12)
 
 
 def _truth(figure, scored):

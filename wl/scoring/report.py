@@ -84,11 +84,11 @@ def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
     """Compare a posterior's scores with the information limit on the maps that both have.
 
     folder: Path, of the data, where `python -m wl.validate limit` left the limit
-    keys: split, cosmology and realisation, (n,) int64 each
-    truth: (n, 2); posterior: score.Posterior; count, seed: ints, of the bootstrap
-    Returns None without a limit of these maps, else a dict: n, score, score_error, expected_score
-    (of the limit), difference, difference_error (this posterior minus the limit, map by map) and
-    the limit's settings LIMIT_SETTINGS; and notes, a list of str.
+    keys: split, cosmology and realisation, (n,) int64 each; truth: (n, 2)
+    posterior: score.Posterior; count, seed: ints, of the bootstrap
+    Returns None without a limit of these maps, else a dict: the limit's n, score, score_error,
+    expected_score, its LIMIT_SETTINGS, and difference, difference_error of this posterior minus it;
+    and notes, a list of str.
     """
     where = folder / dataset.LIMIT_FILE
     if not where.is_file():
@@ -167,8 +167,7 @@ def out_of_distribution(path, other) -> dict:
     """How well p-values tell maps that simulations do not cover, the metric of the second phase.
 
     path: str or Path, posterior.h5 with maps from the simulations' distribution
-    other: str or Path, a second one whose maps are not; or .npy, a bool or 0/1 for each test map
-        of the first, 1 where it is not
+    other: str or Path, one of other maps; or .npy, for each test map of the first whether it is one
     Returns "tpr", of score.out_of_distribution(), and the numbers of maps. Raises InputError.
     """
     def chi2_of(path):
@@ -261,12 +260,10 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
 
 def report_on(path, seed: int, data=None, *, details: bool = False,
               with_figures: bool = True) -> dict:
-    """Score a posterior, write what belongs to it, and print the verdict.
+    """Score a posterior, write what belongs to it, print the verdict, and return the result.
 
     path, seed, data: as score_posterior() takes them
-    details: bool, whether the full table is printed too
-    with_figures: bool, whether pictures are drawn
-    Returns what score.json holds.
+    details, with_figures: bools, whether the full table is printed and pictures are drawn
     """
     maps = open_maps(path, data)
     result = score_maps(maps, seed=seed)
@@ -285,10 +282,9 @@ def report_new(path) -> None:
 
 
 def check_convergence(path, allowed: bool) -> None:
-    """Raise RunError if the chains of a posterior have not converged.
+    """Raise RunError if the chains of a posterior have not converged, or warn if that is allowed.
 
-    path: str or Path
-    allowed: bool, whether it is only warned of
+    path: str or Path; allowed: bool
     """
     file = hdf5.read(path, "posterior", groups=("summary", "constant_data"))
     error = file.groups["constant_data"].get("quadrature_error", [0.0])[-1]

@@ -60,12 +60,10 @@ def prior_score(theta: np.ndarray) -> float:
 
 def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
                     cluster: np.ndarray | None = None) -> np.ndarray:
-    """Means over resampled maps; their standard deviation is the error of the mean.
+    """Means over resampled maps, (count, k); their standard deviation is the error of the mean.
 
-    values: (n, k), one row per map
+    values: (n, k), a row a map; cluster: (n,) int, equal for maps that are drawn together; or None
     count, seed: ints, resamples; the same seed and n draw the same maps
-    cluster: (n,) int; maps of equal number depend on each other and are drawn together; or None
-    Returns (count, k) float64.
     """
     values = np.asarray(values, dtype=np.float64)
     size = np.ones(len(values))
@@ -101,11 +99,10 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
                         low: float = 0.001, high: float = 0.05) -> float:
     """Mean true-positive rate of a test for maps that the simulations do not cover.
 
-    The mean is over false-positive rates at equal ratios, the metric of the challenge's second
-    phase; a test that knows nothing has 0.0127. Between two maps the ROC curve is straight.
+    The mean is over `count` false-positive rates at equal ratios from low to high, the metric of
+    the challenge's second phase; a test that knows nothing has 0.0127.
     inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations'
         distribution and of others; larger is more suspect, inf allowed
-    count, low, high: int and floats, false-positive rates, the first and the last
     Raises InputError.
     """
     inside, outside = (array(f"{name}-distribution maps", np.asarray(value, np.float64), (None,),
@@ -128,9 +125,8 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
               count: int = 1000, seed: int = 1, cluster: np.ndarray | None = None) -> dict:
     """Everything that run_score.py reports of one set of maps.
 
-    truth: (n, 2); posterior: Posterior
+    truth: (n, 2); posterior: Posterior; count, seed, cluster: of bootstrap_means()
     label_variance: (2,), of the design, the unit of the mean squared error
-    count, seed, cluster: of bootstrap_means()
     Returns a dict of plain numbers: an error beside each mean, None where undefined, lists in the
     order of params.PARAMS, and "coverage_curve", share of truths inside the central intervals of
     0.1 ... 0.9. Raises InputError as score_terms() does.

@@ -45,7 +45,8 @@ UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
 GLOSSARY = """Score of a map: minus the sum over Omega_m and S_8 of (e / s)^2 + ln s^2 + 1000 e^2,
 with its error e and error bar s. MSE / label variance: 0 is perfect, 1 knows only the design.
-At the hull: cosmologies at the edge of the design. Off design: those that train no emulator.
+Off design: cosmologies that train no emulator. At the hull: at the edge of the design, where an
+error bar, stretched by one factor for all maps, is too short; there trust the quantiles.
 Quantiles (q16 ...) and error bars are recalibrated. PIT: posterior probability below the truth."""
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><link rel="icon" href="data:,">
@@ -283,9 +284,8 @@ def _align(rows, left, indent=""):
 def page(path, title: str, texts: list[str], pictures: dict) -> None:
     """Write a page that needs no other file.
 
-    path: str or Path; title: str
+    path: str or Path; title: str; pictures: {caption: Path of a PNG}
     texts: the first stands above the pictures, the others below
-    pictures: {caption: Path of a PNG}
     Raises InputError if the folder cannot be used.
     """
     first, *others = (f"<pre>{html.escape(text)}</pre>\n" for text in texts)

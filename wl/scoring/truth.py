@@ -42,15 +42,10 @@ class Maps:
     digests: dict = dataclasses.field(default_factory=dict)
     notes: list = dataclasses.field(default_factory=list)
 
-    @property
-    def bars(self) -> str:
-        """The variable that is scored as error bars: recalibrated ones if there are, else sd."""
-        return "errorbar" if "errorbar" in self.summary else "sd"
-
-    @property
-    def failed(self) -> np.ndarray:
-        """Maps whose chains never moved, (n,) bool: they have no posterior."""
-        return (self.summary.get("flag", np.zeros(len(self.split), int)) & STUCK) > 0
+    bars = property(lambda self: "errorbar" if "errorbar" in self.summary else "sd",
+                    doc="The variable that is scored as error bars.")
+    failed = property(lambda self: (self.summary.get("flag", 0 * self.split) & STUCK) > 0,
+                      doc="Maps (n,) whose chains never moved: they have no posterior.")
 
     def numbers(self, pick: np.ndarray) -> score.Posterior:
         """Of some maps, recalibrated where the file has it."""
