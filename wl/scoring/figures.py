@@ -146,8 +146,7 @@ def _calibration(figure, scored):
         axes[0].plot(level, score.coverage_curve(scored.pit[:, k], level), color=colour, ls=dash,
                      label=LABELS[k])
         expected = len(scored.pit) / PIT_BINS
-        axes[k + 1].axhspan(expected - 2 * np.sqrt(expected), expected + 2 * np.sqrt(expected),
-                            color="0.88")
+        axes[k + 1].axhspan(*(expected + np.array([-2, 2]) * np.sqrt(expected)), color="0.88")
         axes[k + 1].hist(scored.pit[:, k], PIT_BINS, range=(0, 1), color=colour, histtype="step",
                          lw=1.5, ls=dash)
         axes[k + 1].axhline(expected, color="black", lw=1)
@@ -163,7 +162,7 @@ def _contours(figure, scored):
     drawn = drawn if drawn.size else np.arange(len(scored.truth))
     order = drawn[np.argsort(scored.truth[drawn, 0], kind="stable")]
     chosen = order[np.unique(np.linspace(0, len(order) - 1, CHOSEN + 2).astype(int)[1:-1])]
-    axes = np.atleast_1d(figure.subplots(1, len(chosen), squeeze=False)[0])
+    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axis, i in zip(axes, chosen):
         _posterior(axis, scored, i)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
@@ -230,9 +229,11 @@ def _map(figure, scored):
 
 def _training(figure, scored):
     """Losses of the networks whose predictions these are, where their file stands beside."""
-    path, origin = scored.maps.path.with_name("predictions.h5"), scored.maps.file.inputs
-    file = hdf5.read(path, "predictions", groups=("training",)) if path.is_file() else None
-    if not file or file.digest != origin.get("predictions") or not file.groups.get("training"):
+    made_from, found = scored.maps.file.inputs.get("predictions"), {}
+    with contextlib.suppress(InputError):                      # none there, or a damaged one
+        file = hdf5.read(scored.maps.path.with_name("predictions.h5"), groups=("training",))
+        found = file.groups.get("training", {}) if file.digest == made_from else {}
+    if not found:
         return False
     names = [re.sub(r"^model_?|_?[fm]?\d+|\.pt$", "", name) for name in
              file.coords["training"]["network"]]
@@ -240,8 +241,8 @@ def _training(figure, scored):
     for kind, axis in zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0]):
         rows = [i for i, name in enumerate(names) if name == kind]
         for name, colour, line in (("loss", ORANGE, "--"), ("validation", BLUE, "-")):
-            values = (file.groups["training"][key][rows].T for key in ("trained", name))
-            lines = axis.plot(*values, line, color=colour, lw=1, marker=".", ms=3)
+            lines = axis.plot(found["trained"][rows].T, found[name][rows].T, line, color=colour,
+                              lw=1, marker=".", ms=3)
             lines[0].set_label({"loss": "maps that train", "validation": "maps held out"}[name])
         axis.set(xlabel="epochs or passes", ylabel="loss", title=kind)
         axis.locator_params(axis="x", integer=True)

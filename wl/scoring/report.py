@@ -134,12 +134,12 @@ def _spectrum_beside(result):
 def _diagnostics(summary):
     """What the sampler said of its own work: {name: number or {meaning: count}}."""
     out = {}
-    for name, kinds in (("acceptance", ("mean", "min", "max")), ("ess", ("median", "min")),
-                        ("rhat", ("max",)), ("tau", ("median", "max"))):
-        values = np.asarray(summary.get(name, np.nan), dtype=np.float64)
-        values = values[np.isfinite(values)]
-        if values.size:
-            out |= {f"{name}_{kind}": float(getattr(np, kind)(values)) for kind in kinds}
+    for name in ("acceptance_mean", "acceptance_min", "acceptance_max", "ess_median", "ess_min",
+                 "rhat_max", "tau_median", "tau_max"):
+        key, kind = name.split("_")
+        values = np.asarray(summary.get(key, np.nan), dtype=np.float64)
+        if np.isfinite(values).any():
+            out[name] = float(getattr(np, kind)(values[np.isfinite(values)]))
     if "flag" in summary:
         flag = summary["flag"].astype(np.int64)
         counts = {text.replace("_", " "): int(((flag & bit) != 0).sum())
@@ -155,11 +155,10 @@ def _without_truth(maps, pick):
     mean, sd = maps.summary["posterior_mean"], maps.summary[maps.bars]
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(sd[pick], axis=0).tolist()}
     if pick.sum() <= MAX_LISTED:
-        p_value = maps.summary.get("p_value", np.full(len(pick), np.nan))
+        p_value = maps.summary.get("p_value", np.full(len(pick), np.nan)).astype(object)
+        p_value[~np.isfinite(p_value.astype(float))] = None
         out["maps"] = [{"map": int(maps.realisation[i]), "mean": mean[i].tolist(),
-                        "sd": sd[i].tolist(),
-                        "p_value": float(p_value[i]) if np.isfinite(p_value[i]) else None}
-                       for i in np.flatnonzero(pick)]
+                        "sd": sd[i].tolist(), "p_value": p_value[i]} for i in np.flatnonzero(pick)]
     return out
 
 
