@@ -33,7 +33,7 @@ def parser() -> cli.Parser:
     parser = cli.Parser(description=DESCRIPTION)
     maps.MapOptions.add_to(parser, "maps")
     summaries.add_options(parser, loss="kl")
-    posterior.add_output_options(parser)
+    posterior.add_options(parser, direct=True)
     parser.set_defaults(method="direct")
     return cli.add_common(parser)
 

@@ -56,7 +56,6 @@ def parser() -> cli.Parser:
              "(n, rows, columns), where pixels outside the mask may be NaN")
     summaries.add_options(parser, loss="mse")
     posterior.add_options(parser)
-    posterior.add_output_options(parser)
     parser.epilog = f"{posterior.FOREIGN_HELP}\n\n{parser.epilog}"
     return cli.add_common(parser)
 

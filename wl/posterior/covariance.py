@@ -24,11 +24,11 @@ def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     The covariance is the scatter divided by N - d - 2, which makes its inverse unbiased (Hartlap et
     al. 2007, A&A 464, 399). Raises InputError when there are too few realisations.
     """
-    n_cosmology, n, d = summary.shape
+    _, n, d = summary.shape
     check_count(n, d)
     residual = summary - summary.mean(1, keepdims=True)
     covariance = np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)
-    return summary.mean(1), covariance, np.full(n_cosmology, n, np.int64)
+    return summary.mean(1), covariance, np.full(len(summary), n, np.int64)
 
 
 def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarray:

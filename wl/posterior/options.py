@@ -150,17 +150,14 @@ class PosteriorOptions(Walk):
         return np.flatnonzero(chosen)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of PosteriorOptions to a parser, but for --recalibrate."""
-    add = PosteriorOptions.add_to(parser, "posterior", without={"recalibrate"})
-    add("--allow-unconverged", action="store_true", help="exit 0 even if more than 1 %% of the "
-        "maps have an effective sample size below 100 or an R-hat above 1.05")
-    add("--shard", default=None, metavar="I/N",
-        help="infer only every N-th map from the I-th; join the files with run_score.py --merge")
-
-
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what becomes of the results."""
+def add_options(parser: argparse.ArgumentParser, direct: bool = False) -> None:
+    """Add the options of a posterior and of the output. direct: bool, without emulator and chain."""
+    if not direct:
+        add = PosteriorOptions.add_to(parser, "posterior", without={"recalibrate"})
+        add("--allow-unconverged", action="store_true", help="exit 0 even if more than 1 %% of the "
+            "maps have an effective sample size below 100 or an R-hat above 1.05")
+        add("--shard", default=None, metavar="I/N", help="infer only every N-th map from the I-th; "
+            "join the files with run_score.py --merge")
     add = PosteriorOptions.add_to(parser, "output", only={"recalibrate"})
     add("--out", default=None, metavar="DIR",
         help="folder of the results (default: data/runs/SET_MODEL, or SET_direct_MODEL)")
