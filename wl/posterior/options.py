@@ -151,7 +151,7 @@ class PosteriorOptions(Walk):
 
 
 def add_options(parser: argparse.ArgumentParser, direct: bool = False) -> None:
-    """Add the options of a posterior and of the output. direct: bool, without emulator and chain."""
+    """Add the options of a posterior and of the output. direct: bool, without emulator, chain."""
     if not direct:
         add = PosteriorOptions.add_to(parser, "posterior", without={"recalibrate"})
         add("--allow-unconverged", action="store_true", help="exit 0 even if more than 1 %% of the "
