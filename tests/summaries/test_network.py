@@ -54,7 +54,7 @@ def test_labels_go_to_targets_and_back():
     assert target.dtype == torch.float32
     assert np.allclose(target.numpy().mean(0), 0.0, atol=1e-6)
     assert np.allclose(target.numpy().std(0), 1.0, atol=1e-6)
-    assert np.allclose(one.in_units(target.double().numpy()), LABEL, atol=1e-7)
+    assert np.allclose(one.answers(target.double().numpy(), "")[0], LABEL, atol=1e-7)
 
 
 # ---------------------------------------------------------------- prediction

@@ -180,13 +180,13 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, two, monkeypatch):
     """--precision auto on machines that differ: after a kill, and for members; another type by name is refused."""
     auto = ("--members", "2", "--precision", "auto")
     whole = two[1]
-    monkeypatch.setattr(choices, "pick_precision", lambda: "float32")
+    monkeypatch.setattr(choices, "_precision", lambda: "float32")
     with monkeypatch.context() as patch:             # in the second epoch of two
         patch.setattr("wl.summaries.predict.Progress", interrupted_at(8))
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *auto))
     assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
-    monkeypatch.setattr(choices, "pick_precision", lambda: "float64")
+    monkeypatch.setattr(choices, "_precision", lambda: "float64")
     predict.predict(start(data, *auto, "--only", "0"))
     assert predict.predict(start(data, *auto)).digest == whole.digest
     assert start(data, *auto, "--force").options.precision == "float64"

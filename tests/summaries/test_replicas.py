@@ -46,7 +46,7 @@ def test_lanes_share_weights_and_average_their_statistics(lanes, n):
     with Lanes(net, lanes, 1, "float32") as parallel:
         assert all(a.data_ptr() == b.data_ptr() for other in parallel.copies[1:]
                    for a, b in zip(net.parameters(), other.parameters()))
-        parallel.train()
+        parallel.copies.train()
         parallel.step(source().fetch(np.arange(n), noise=FIXED), torch.zeros(n, 2), Loss("mse"))
         each = [running_mean(c).clone() for c in parallel.copies]
         assert not torch.equal(each[0], each[1]) and not any(e.any() for e in each[3:])
@@ -58,7 +58,7 @@ def test_lanes_share_weights_and_average_their_statistics(lanes, n):
 def test_what_is_stored_of_lanes_restores_them():
     x = source().fetch(np.arange(6), noise=FIXED)
     with Lanes(build("compact", FRAME.shape, 2), 3, 1, "float32") as lanes:
-        lanes.train()
+        lanes.copies.train()
         lanes.step(x, torch.zeros(6, 2), Loss("mse"))
         saved = {"used": lanes.used, "buffers": [{k: v.clone() for k, v in b.items()}
                                                  for b in lanes.stored()["buffers"]]}
@@ -72,7 +72,7 @@ def test_what_is_stored_of_lanes_restores_them():
 def test_float64_is_that_to_the_end():
     x = source().fetch(np.arange(3), noise=FIXED)
     with Lanes(build("compact", FRAME.shape, 2).double(), 2, 1, "float64") as lanes:
-        lanes.train(False)
+        lanes.copies.eval()
         with torch.inference_mode():
             whole = lanes.net(torch.from_numpy(x).double())
         found = lanes.predict(x)
@@ -90,7 +90,7 @@ def test_lanes_agree_without_batch_norm(monkeypatch):
 
 def test_lanes_train_in_training_and_share_their_statistics_in_validation(monkeypatch):
     """Training mode at every step; evaluation mode, with equal buffers, in validation."""
-    step, validate, seen = Lanes.step, training.Training.validate, []
+    step, validate, seen = Lanes.step, training._Training.validate, []
 
     def stepped(self, *args):
         seen.append("step" if all(net.training for net in self.copies) else "idle step")
@@ -105,7 +105,7 @@ def test_lanes_train_in_training_and_share_their_statistics_in_validation(monkey
         seen.append("validation" if equal and idle else "unfit")
         return value
     monkeypatch.setattr(Lanes, "step", stepped)
-    monkeypatch.setattr(training.Training, "validate", validated)
+    monkeypatch.setattr(training._Training, "validate", validated)
     run(epochs=2, lanes=3, model="resnet_reduced", model_options={"stem": 3, "widths": [3, 4]})
     assert seen == (["step"] * 4 + ["validation"]) * 2
 

@@ -161,7 +161,7 @@ def test_best_epoch_and_patience(monkeypatch):
     def validate(self):
         seen.append({k: v.clone() for k, v in self.lanes.net.state_dict().items()})
         return losses[len(seen) - 1]
-    monkeypatch.setattr(training.Training, "validate", validate)
+    monkeypatch.setattr(training._Training, "validate", validate)
     network = run(epochs=7, patience=2)
     assert [h["validation"] for h in network.history] == [0.5, 0.3, 0.4, 0.35]
     assert all(torch.equal(v, seen[1][k]) for k, v in network.net.state_dict().items())
@@ -187,7 +187,7 @@ def test_nan_ends_the_run_in_one_line():
 
 
 def test_a_validation_that_is_never_finite_ends_in_one_line(monkeypatch):
-    monkeypatch.setattr(training.Training, "validate", lambda self: np.nan)
+    monkeypatch.setattr(training._Training, "validate", lambda self: np.nan)
     with pytest.raises(RunError) as error:
         run(epochs=2)
     one_line(error, "never finite in 2 epochs", "--learning-rate")

@@ -98,18 +98,10 @@ class Dense:
         return torch.from_numpy(np.clip(x, -LARGEST, LARGEST))
 
     def predict(self, statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Means, and error bars where the loss has them: the mean over the networks.
-
-        statistics: (n, c_all) of maps
-        Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
-        error bars the mean logarithm. Raises RunError for NaN.
-        """
+        """As Task.answers() of statistics (n, c_all) of maps, the mean over the networks."""
         with one_thread():
             out = _averaged(self.net, self.standardise(statistics)).double().numpy()
-        if not np.isfinite(out).all():
-            raise RunError("the dense networks predict NaN; look at the maps")
-        loss, mean = self.recipe.loss_function(), self.recipe.in_units(out[:, :2])
-        return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
+        return self.recipe.answers(out, "look at the maps")
 
 
 def _averaged(net, x):
@@ -131,13 +123,11 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
         progress: Callable[[str], None] | None = None, start: Dense | None = None) -> Dense:
     """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
-    statistics: (draws, n, c_all) float32, of the training maps with several draws of noise
-    validation: (k, c_all) float32, of the maps that choose
-    label, validation_label: (n, 2) and (k, 2) float64, their parameters
-    progress: function of one string, or None
-    start: Dense whose weights are the first ones, or None
-    Returns Dense; it does not depend on the number of threads. Raises RunError when no schedule
-    ends in a finite loss.
+    statistics, label: (draws, n, c_all) float32, of the training maps with several draws of noise;
+        (n, 2) float64, their parameters
+    validation, validation_label: (k, c_all), (k, 2), of the maps that choose
+    progress, start: function of one string, or None; Dense to begin with, or None
+    Returns Dense, the same for any number of threads. Raises RunError when no loss is finite.
     """
     flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
     moments = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
@@ -166,7 +156,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     return dense
 
 
-def _train(x: torch.Tensor, y: torch.Tensor, passes: int, loss: Loss, recipe: Recipe, start):
+def _train(x, y, passes, loss, recipe, start):
     """One schedule. Returns the module and the mean training loss of its last pass."""
     net = first_networks(x.shape[1], passes, recipe)
     if start is not None:

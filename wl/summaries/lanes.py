@@ -25,7 +25,7 @@ from .layers import BatchRenorm2d, Dropout, Loss
 PATIENCE = datetime.timedelta(days=30)       # a helper waits while the first measures and infers
 
 
-class Lanes:
+class Lanes(contextlib.AbstractContextManager):
     """Copies of a network that share its weights, run side by side by a pool of threads.
 
     Each lane takes its part of a batch on its own copy of the buffers, and gradients are added in
@@ -34,24 +34,18 @@ class Lanes:
 
     net: module (n, 1, rows, columns) -> (n, n_out), which is the first copy
     lanes, threads: int, number of copies, and how many run at a time at most
-    precision: str, of options.PRECISIONS
-    recipe: Recipe, from which other processes build the network, or None
-    Has state, what set_momentum() and seed_dropout() were called with last.
+    precision, recipe: of options.PRECISIONS; Recipe, by which other processes build it, or None
     """
 
-    def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str,
-                 recipe=None):
+    def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str, recipe=None):
         self.net, self.precision, self.recipe, self.used = net, precision, recipe, 0
-        self.state = [0.1, (0, 0)]
+        self.state = [0.1, (0, 0)]               # what set_momentum() and seed_dropout() had last
         self.copies = torch.nn.ModuleList([net, *(copy.deepcopy(net) for _ in range(lanes - 1))])
         for other in self.copies[1:]:
             for mine, theirs in zip(net.parameters(), other.parameters()):
                 theirs.data = mine.data
         self.pool = ThreadPoolExecutor(min(threads, lanes), initializer=torch.set_num_threads,
                                        initargs=(1,))
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *error):
         self.pool.shutdown()
@@ -95,13 +89,12 @@ class Lanes:
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
         shares = [(lane, x[part], target[part]) for lane, part in enumerate(parts)]
-        asked, here = self._ask(shares, loss, len(x)), shares[::cli.processes()]
-        found = dict(zip([lane for lane, *_ in here], self.gradients(here, loss, len(x))))
-        values = found | self._take(asked)
+        asked = self._ask(shares, loss, len(x))
+        values = self.gradients(shares[::cli.processes()], loss, len(x)) + self._take(asked)
         for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
             for other in group[1:]:
                 group[0].grad += other.grad
-        return math.fsum(values.values())
+        return math.fsum(values)                                        # in any order
 
     def gradients(self, shares: list, loss: Loss, size: int) -> list[float]:
         """Some lanes' part of step(): gradients into their .grad; returns their parts of the loss.
@@ -129,11 +122,11 @@ class Lanes:
         return asked
 
     def _take(self, asked):
-        """Receive what _ask() sent for: {lane: loss}; gradients and buffers go into the copies."""
-        values = {}
+        """Receive what _ask() sent for: losses; gradients and buffers go into the copies."""
+        values = []
         for other, mine in asked.items():
             for (lane, *_), (value, gradients, buffers) in zip(mine, _receive(other), strict=True):
-                values[lane] = value
+                values.append(value)
                 for parameter, gradient in zip(self.copies[lane].parameters(), gradients):
                     parameter.grad = gradient
                 _fill(self.copies[lane], buffers)
@@ -151,10 +144,6 @@ class Lanes:
                                   for i in range(part.start, part.stop)])
         return torch.cat(list(self.pool.map(one, self.copies, self._parts(x))))
 
-    def train(self, mode: bool = True) -> None:
-        """All copies in training mode, or in evaluation mode."""
-        self.copies.train(mode)
-
     def _parts(self, x):
         """Slices of a batch, one for each lane that has any of it."""
         ends = np.cumsum([len(part) for part in np.array_split(x, len(self.copies))]).tolist()
@@ -165,8 +154,7 @@ class Lanes:
         if self.precision == "float64":
             return net(x.double())
         # the cache of cast weights is one for all threads, and whichever leaves first empties it: a
-        # weight used twice (CBAM) would have its gradients added in bfloat16 or in float32 as the
-        # threads happen to run
+        # weight used twice (CBAM) would have its gradients added in a precision that chance decides
         low = self.precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=low, cache_enabled=False):
             return net(x).float()
@@ -216,7 +204,7 @@ def _serve(threads):
         if lanes is None or recipe != lanes.recipe:
             net = as_computed(recipe.build(), recipe.precision)
             lanes = Lanes(net, recipe.lanes, threads, recipe.precision, recipe)
-            lanes.train()
+            lanes.copies.train()
         with torch.no_grad():
             for parameter, weight in zip(lanes.net.parameters(), weights):
                 parameter.copy_(weight)
@@ -224,10 +212,10 @@ def _serve(threads):
             _fill(lanes.copies[lane], values)
         lanes.set_momentum(momentum)
         lanes.seed_dropout(*dropout)
-        values, nets = lanes.gradients(mine, loss, size), [lanes.copies[lane] for lane, *_ in mine]
-        dist.send_object_list([[(value, [p.grad for p in net.parameters()],
-                                 dict(net.named_buffers())) for value, net in zip(values, nets)]],
-                              dst=0)
+        nets = [lanes.copies[lane] for lane, *_ in mine]
+        answer = [(value, [p.grad for p in net.parameters()], dict(net.named_buffers()))
+                  for value, net in zip(lanes.gradients(mine, loss, size), nets)]
+        dist.send_object_list([answer], dst=0)
         progress.stop()
     lanes = None
     _leave()

@@ -91,9 +91,16 @@ class Task:
             if bias.shape[-1] > n:
                 bias[..., n:] += log
 
-    def in_units(self, mean: np.ndarray) -> np.ndarray:
-        """Outputs (n, 2) float64 of a network, as means in the units of the labels."""
-        return np.array(self.label_mean) + np.array(self.label_sd) * mean
+    def answers(self, out: np.ndarray, advice: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Outputs (n, n_out) float64 of a network in the units of the labels.
+
+        Returns means (n, 2), and error bars (n, 2) or None. Raises RunError with advice for NaN.
+        """
+        if not np.isfinite(out).all():
+            raise RunError(f"the network {self.model} predicts NaN; {advice}")
+        loss, mean = self.loss_function(), np.array(self.label_mean) + np.multiply(
+            self.label_sd, out[:, :2])
+        return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,24 +173,20 @@ class Network:
         Returns mean (n, 2) float64 and sd (n, 2) float64 or None, in the units of the labels; of
         error bars the mean logarithm. Raises RunError for NaN.
         """
-        mean, log_sigma = np.zeros((2, len(rows), 2))
+        total = np.zeros((len(rows), self.recipe.loss_function().n_out))
         with Lanes(self.net, self.recipe.lanes, threads, self.recipe.precision) as lanes:
-            lanes.train(False)
+            lanes.copies.eval()
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)
                 for s in range(symmetries):
                     x = batches.fetch(rows[part], noise=noise,
                                       symmetry=np.full(len(rows[part]), s))
                     out = lanes.predict(x).double().numpy()
-                    mean[part] += out[:, :2] / symmetries
-                    if out.shape[1] > 2:
-                        log_sigma[part] += np.clip(out[:, 2:], *LOG_SIGMA_RANGE) / symmetries
+                    out[:, 2:] = np.clip(out[:, 2:], *LOG_SIGMA_RANGE)
+                    total[part] += out / symmetries
                 if progress is not None:
                     progress.update(len(rows[part]))
-        if not (np.isfinite(mean).all() and np.isfinite(log_sigma).all()):
-            raise RunError("the network predicts NaN; train again with a lower --learning-rate")
-        loss = self.recipe.loss_function()
-        return self.recipe.in_units(mean), loss.sigma(log_sigma) if loss.has_sigma else None
+        return self.recipe.answers(total, "train again with a lower --learning-rate")
 
 
 @contextlib.contextmanager

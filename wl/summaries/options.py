@@ -58,7 +58,6 @@ class NetworkOptions(Options):
     model: str, of MODELS, several with + between them; "spectrum" for that method
     model_options: dict, complete; of several parts a dict for each
     epochs: int, None until the number of training maps is known
-    threads: int, changes no result
     """
     method: str = option("network", choices=METHODS)
     model: str = option(
@@ -120,11 +119,10 @@ class NetworkOptions(Options):
         if self.method == "direct" and self.loss == "mse":
             raise InputError("--loss mse: has no error bars; expected kl or score here, or give "
                              "run_mcmc.py the means")
-        scales = self.of_statistics().get("scales", [])
+        scales, total = self.of_statistics().get("scales", []), self.n_networks
         if sorted(set(scales)) != list(scales):
             raise InputError("--model-option scales: expected rising numbers, got "
                              + ", ".join(map(str, scales)))
-        total = self.n_networks
         if self.only is not None and (total == 1 or not 0 <= self.only < total):
             raise InputError("--only: expected a number from 0 to parts x folds x members - 1, "
                              f"with more than one of them, got {self.only} of {total}")
@@ -157,9 +155,8 @@ class NetworkOptions(Options):
 
     def of_statistics(self) -> dict:
         """The options of the part "statistics", {} without one."""
-        if self.model == "statistics":
-            return self.model_options
-        return self.model_options.get("statistics", {}) if len(self.parts) > 1 else {}
+        own = self.model_options
+        return own if self.model == "statistics" else own.get("statistics", {})
 
     @property
     def packs(self) -> bool:
@@ -168,19 +165,17 @@ class NetworkOptions(Options):
         return not flat if self.pack == "auto" else self.pack == "yes"
 
     def decided(self, n_train: int, found: str | None = None) -> "NetworkOptions":
-        """The same with epochs and precision decided.
+        """The same with epochs and precision decided for n_train training maps.
 
-        n_train: int, training maps
-        found: precision that the folder's networks were begun with, or None; --precision auto
-            takes it, so that a run goes on where it was on a machine that computes otherwise
+        found: precision that the folder's networks were begun with, or None; --precision auto takes
+            it, so that a run goes on where it was on a machine that computes otherwise
         """
         if self.method == SPECTRUM:
             return self
         wanted = -(-PRESENTATIONS // (n_train * self.folds))
-        epochs = self.epochs or min(max(MIN_EPOCHS, wanted), MAX_EPOCHS)
-        auto = found if found in PRECISIONS else pick_precision()
-        precision = auto if self.precision == "auto" else self.precision
-        return dataclasses.replace(self, epochs=epochs, precision=precision)
+        return dataclasses.replace(
+            self, epochs=self.epochs or min(max(MIN_EPOCHS, wanted), MAX_EPOCHS),
+            precision=found or _precision() if self.precision == "auto" else self.precision)
 
     def training(self) -> dict:
         """What the training of one network depends on beyond the maps, their split and the seed."""
@@ -192,10 +187,8 @@ class NetworkOptions(Options):
         """What a file of summaries says of its making."""
         if self.method == SPECTRUM:
             return {"method": self.method, "model": self.model}
-        stored = dataclasses.asdict(self)
-        for name in ("only", "threads", "init"):
-            del stored[name]
-        return stored
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if name not in ("only", "threads", "init")}
 
 
 def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
@@ -206,13 +199,11 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
              "wrong name lists those there are")
 
 
-def pick_precision() -> str:
+def _precision():
     """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        flags = []
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+    info = pathlib.Path("/proc/cpuinfo")
+    flags = info.read_text().split() if info.exists() else ()
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"}.intersection(flags) else "float32"
 
 
 def model_options(name: str, texts: list | None) -> dict:
@@ -265,8 +256,7 @@ def _of_model(name, texts):
 def options(flag: str, texts: list | None, defaults: dict) -> dict:
     """The options of a model, complete and as JSON has them. Raises InputError.
 
-    flag: str, of the command line, for messages
-    texts: list of "name=value", several values as "widths=16,32", or None
+    flag, texts: str, for messages; list of "name=value", several values as "widths=16,32", or None
     defaults: {name: value}, an entry of MODELS, whose types the values take
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}

@@ -45,9 +45,9 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
     with one_thread(), saving():
-        net = first_network(recipe, len(rows))
+        net = _first_network(recipe, len(rows))
         with Lanes(net, recipe.lanes, threads, recipe.precision, recipe) as lanes:
-            training = Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
+            training = _Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
             training.resume()
             if progress is not None:
                 progress.begin_at(training.step,
@@ -63,20 +63,18 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
 
 def begin(batches: Batches, label: np.ndarray, rows: np.ndarray, recipe: Recipe, start: Network,
           checkpoint: str | os.PathLike) -> None:
-    """Write the checkpoint of a training before its first step, with the weights of a network.
+    """Write the checkpoint from which train() begins with the weights of the network `start`.
 
-    batches, label, rows, recipe, checkpoint: as for train(), which goes on from there
-    start: the network
     Raises InputError for one that is built otherwise.
     """
     with one_thread():
-        net = first_network(recipe, len(rows))
+        net = _first_network(recipe, len(rows))
         recipe.begin_from(net, start)
         with Lanes(net, recipe.lanes, 1, recipe.precision) as lanes:
-            Training(lanes, batches, label, (rows, rows[:0]), recipe, checkpoint).save()
+            _Training(lanes, batches, label, (rows, rows[:0]), recipe, checkpoint).save()
 
 
-def first_network(recipe: Recipe, n_map: int) -> torch.nn.Module:
+def _first_network(recipe, n_map):
     """The network before its first step. n_map: training maps. Raises InputError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.number(recipe.seed, seeds.WEIGHTS))
@@ -100,18 +98,15 @@ class AdamW(torch.optim.AdamW):
     step = torch.no_grad()(step)
 
 
-class Training:
+class _Training:
     """A training after any step: all that the rest of it follows from.
 
-    lanes: Lanes, the network with its copies
-    batches, label, recipe, checkpoint: as for train(); rows: its rows and validation
     Has step, steps done; total, sum of the losses of those of this epoch; began, time.monotonic()
     at its begin, or as if without interruptions; history and seconds of the finished epochs, as
     Network; best, the least validation loss so far, and best_weights, the state_dict that had it.
     """
 
-    def __init__(self, lanes: Lanes, batches: Batches, label: np.ndarray, rows: tuple,
-                 recipe: Recipe, checkpoint):
+    def __init__(self, lanes, batches, label, rows, recipe, checkpoint):
         self.lanes, self.batches, self.recipe, self.checkpoint = lanes, batches, recipe, checkpoint
         (self.rows, self.validation), self.target = rows, recipe.standardised(label)
         if recipe.precision == "float64":
@@ -123,7 +118,7 @@ class Training:
         self.best, self.best_weights = math.inf, None
         self.began = self.saved = time.monotonic()
 
-    def resume(self) -> None:
+    def resume(self):
         """Go on from the checkpoint, if one is there. Raises InputError for a damaged file."""
         if self.checkpoint is None or not os.path.exists(self.checkpoint):
             return
@@ -167,7 +162,7 @@ class Training:
         rng = seeds.generator(recipe.seed, seeds.EPOCH, epoch)
         order, flips = rng.permutation(self.rows), rng.integers(0, N_SYMMETRY, len(self.rows))
         buffer = np.empty((min(recipe.batch_size, len(order)), 1, *recipe.frame), np.float32)
-        self.lanes.train()
+        self.lanes.copies.train()
         for i in range(first, self.n_batch):
             part = slice(i * recipe.batch_size, (i + 1) * recipe.batch_size)
             chosen = order[part]
@@ -206,7 +201,7 @@ class Training:
 
     def validate(self) -> float:
         """Mean loss of the validation maps, with fixed noise and without flips."""
-        self.lanes.train(False)
+        self.lanes.copies.eval()
         total, size = 0.0, self.recipe.batch_size
         for start in range(0, len(self.validation), size):
             part = self.validation[start:start + size]
@@ -235,10 +230,7 @@ def drop_useless_checkpoint(path: pathlib.Path, recipe: Recipe, force: bool) -> 
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """One cycle: linear warm-up to the peak, then a cosine to zero (Smith & Topin 2018).
-
-    arXiv:1708.07120. step, steps: int, from 0, of how many
-    """
+    """One cycle: linear warm-up to the peak, cosine to zero (Smith & Topin 2018, 1708.07120)."""
     begin = max(1.0, WARM_UP * steps)
     if step < begin:
         return peak * min((step + 1) / begin, 1.0)
@@ -248,9 +240,8 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 def norm_momentum(step: int, steps: int) -> float:
     """Momentum of the batch renorms: 0.1, then falling with the learning rate, down to 0.002.
 
-    As the weights slow down, their statistics may average over more batches: at a constant 0.1
-    their jitter stays in every prediction (training loss of the last of 13 epochs 0.176 in place of
-    0.139, validation 0.147 and 0.142).
+    At a constant 0.1 the jitter of their statistics stays in every prediction (training loss of the
+    last of 13 epochs 0.176 in place of 0.139, validation 0.147 and 0.142).
     """
     falling = learning_rate(step, steps, 1.0) if step > WARM_UP * steps else 1.0
     return 0.1 * max(falling, 0.02)
