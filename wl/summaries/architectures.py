@@ -60,8 +60,7 @@ class Compact(nn.Module):
     """Few filters at a third of the resolution, early max-pooling, global pooling, small head.
 
     The first layer takes 7 x 7 pixels at stride 3: shape noise passes the signal at ell = 1000,
-    five pixels, so that full resolution costs time and gains nothing. The global mean and maximum
-    make the weights independent of the frame.
+    five pixels, so that full resolution costs time and gains nothing.
 
     widths, hidden: channels of the convolutions, every other of which halves the frame; of the head
     """
@@ -88,8 +87,7 @@ class SimpleCNN(nn.Module):
     max-pooling, then a dense head on the flattened map, which ties the weights to one frame.
 
     widths, hidden, dropout: channels of the convolutions; of dense_head
-    residual: int, how many of the last convolutions get a shortcut
-    head: "flatten", or "pool" for the mean over the frame
+    residual, head: how many of the last convolutions get a shortcut; "flatten", or "pool" the frame
     """
 
     def __init__(self, frame, n_out, *, widths, hidden, dropout, residual, head):

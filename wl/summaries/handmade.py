@@ -165,10 +165,9 @@ class Shapes:
 
 
 class OnePoint:
-    """Moments and PDF of smoothed maps, each made nearly Gaussian; and of neighbours' differences.
+    """Of maps smoothed as by Shapes and of neighbouring scales' differences moments and PDF.
 
-    mask, n_gal, scales: as for Shapes
-    Moments: ln variance, skewness, kurtosis; PDF: root of the share of the pixels in each bin.
+    Ln variance, skewness, kurtosis; root of the share of the pixels in each bin: nearly Gaussian.
     """
 
     NAME = "one_point"

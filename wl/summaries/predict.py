@@ -11,6 +11,7 @@ A model of several parts, compact+statistics say, has such networks for each. Th
 combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
 of that split by weights that have not seen its realisation, so that it scatters as a new map does.
 """
+import contextlib
 import dataclasses
 import hashlib
 from collections import namedtuple
@@ -25,8 +26,7 @@ from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
-from .apply import (combine, covariance_between, first_of, open_run, over_parts, p_values,
-                    stack)
+from .apply import combine, covariance_between, first_of, open_run, over_parts, p_values, stack
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 Work = namedtuple("Work", "maps split options folder")
@@ -52,8 +52,7 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     if options.init is not None:
         made = to_json(open_run(options.init).origin["networks"])
         options = dataclasses.replace(options, start=hashlib.sha256(made.encode()).hexdigest())
-    asked = options.method != SPECTRUM and options.precision == "auto" and not folder.force
-    found = _precision_of(folder) if asked else None
+    found = _precision_of(folder) if options.precision == "auto" and not folder.force else None
     return Work(maps, split, options.decided(split.n_train, found), folder)
 
 
@@ -61,7 +60,7 @@ def _precision_of(folder):
     """Number type that the folder's networks were begun with, or None: it stays on any machine."""
     for path in (path for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt")
                  for path in sorted(folder.out.glob(pattern))):
-        try:
+        with contextlib.suppress(InputError, LookupError, TypeError):     # of a damaged file
             if path.suffix == ".h5":
                 settings = hdf5.read(path, "predictions", groups=()).settings
             else:
@@ -69,9 +68,6 @@ def _precision_of(folder):
                 settings = load_torch(path)["settings"]
             if settings["precision"] in PRECISIONS:
                 return settings["precision"]
-        except (InputError, LookupError, TypeError):             # of a damaged or foreign file
-            continue
-    return None
 
 
 def settings_of(work: Work) -> dict:
@@ -95,9 +91,9 @@ def predict(work: Work) -> hdf5.File | None:
     found = work.folder.reuse(name, "predictions", settings, digests, at_home=True)
     if found is not None:
         return found
-    predicted = spectra(work) if work.options.method == SPECTRUM else networks(work)
-    p_values = _likeness(work, predicted.summaries)
-    return write(work, name, work.split.rows(EMULATOR), predicted, settings, p_values)
+    predicted = (_spectra if work.options.method == SPECTRUM else _networks)(work)
+    return _write(work, name, work.split.rows(EMULATOR), predicted, settings,
+                  _likeness(work, predicted.summaries))
 
 
 def _likeness(work, summaries):
@@ -105,13 +101,12 @@ def _likeness(work, summaries):
     if not work.options.of_statistics():
         return {}
     from . import handmade
-    file = handmade.features_file(work.maps, work.split, work.options, work.folder)
-    emulator = work.split.rows(EMULATOR)
-    n = len(emulator)
-    return p_values(
-        handmade.blocks(work.maps.mask, work.options.of_statistics()["scales"]),
-        (summaries[:n], _features_of(file, emulator)[:n]), emulator % work.maps.n_realisation,
-        (summaries[n:], _features_of(file, work.split.rows(HOLDOUT))))
+    file, emulator = handmade.features_file(*work), work.split.rows(EMULATOR)
+    n, scales = len(emulator), work.options.of_statistics()["scales"]
+    known = summaries[:n], _features_of(file, emulator)[:n]
+    new = summaries[n:], _features_of(file, work.split.rows(HOLDOUT))
+    group = emulator % work.maps.n_realisation
+    return p_values(handmade.blocks(work.maps.mask, scales), known, group, new)
 
 
 def _features_of(file, rows):
@@ -130,7 +125,7 @@ def _only(work):
         f"{len(jobs)} networks are done", work.folder.quiet)
 
 
-def spectra(work: Work) -> Predicted:
+def _spectra(work):
     """The power spectrum of every map."""
     from ..maps import batches
     from . import handmade
@@ -146,7 +141,7 @@ def spectra(work: Work) -> Predicted:
     return Predicted(np.concatenate(out))
 
 
-def networks(work: Work) -> Predicted:
+def _networks(work):
     """Predictions by all networks of a run, averaged and stacked. Raises RunError for dead ones."""
     o, jobs = work.options, [Job(*work, i) for i in range(work.options.n_networks)]
     if len(jobs) == 1:
@@ -199,9 +194,9 @@ def _parts_as_one(work, found):
     if between is not None and found.sd is None:             # what scores a part alone
         for k, part in enumerate(parts):
             own, alone = slice(2 * k, 2 * k + 2), work.options.of_part(part)
-            write(work, f"predictions_{part}.h5", rows, Predicted(
-                found.summaries[:, own], fold=found.fold, between=between[own, own]),
-                settings_of(work._replace(options=alone)))
+            one = Predicted(found.summaries[:, own], None, found.fold, between[own, own])
+            _write(work, f"predictions_{part}.h5", rows, one,
+                   settings_of(work._replace(options=alone)))
     if between is not None:
         between = weights[:-1].T @ between @ weights[:-1]
     say("parts combined: " + "; ".join(
@@ -223,15 +218,13 @@ class Job:
         self.maps, self.split, self.options, self.folder = maps, split, options, folder
         shape = len(options.parts), options.folds, options.members
         part, self.fold, self.member = map(int, np.unravel_index(index, shape))
-        self.part, self.name, tag = options.parts[part], "", ""
-        if len(options.parts) > 1:
-            tag = f"_{self.part}"
+        self.part, self.name = options.parts[part], ""
+        tag = f"_{self.part}" if len(options.parts) > 1 else ""
         if options.folds * options.members > 1:
             tag += f"_f{self.fold}_m{self.member}"
             self.name = f" (network {index + 1} of {options.n_networks})"        # for messages
-        self.model, self.checkpoint, self.predictions = (
-            folder.out / name for name in (f"model{tag}.pt", f"checkpoint{tag}.pt",
-                                           f"predictions{tag}.h5"))
+        names = f"model{tag}.pt", f"checkpoint{tag}.pt", f"predictions{tag}.h5"
+        self.model, self.checkpoint, self.predictions = (folder.out / name for name in names)
         self.seed = folder.seed
         if self.fold or self.member:
             self.seed = seeds.number(folder.seed, seeds.NETWORK, self.fold, self.member)
@@ -263,7 +256,7 @@ class Job:
         stored |= {"part": self.part, "fold": self.fold, "member": self.member}
         name, digests = self.predictions.name, self.folder.digests(self.maps.files)
         found = self.folder.reuse(name, "predictions", stored, digests)
-        return found or write(self, name, self.rows(), self.predict(), stored)
+        return found or _write(self, name, self.rows(), self.predict(), stored)
 
     def _task(self):
         """What a network learns, whatever it learns from; maps to learn from, maps to choose by."""
@@ -345,19 +338,10 @@ class Job:
         return network if before == now else None
 
 
-def networks_of(job: Work | Job) -> dict:
-    """{name: sha256} of the files of the networks that a run's predictions are made with."""
-    if isinstance(job, Job) or job.options.method == SPECTRUM:
-        return {}
-    models = [Job(*job, i).model for i in range(job.options.n_networks)]
-    return {path.name: digest_file(path) for path in models}
-
-
-def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, settings: dict,
-          p_values: dict | None = None) -> hdf5.File:
+def _write(job, name, rows, predicted, settings, p_values=None):
     """Write a predictions file: of the emulator split the maps `rows`, and all others.
 
-    p_values: {name: (n,)} of the others, or None
+    job: Work, or a Job for its own file; p_values: {name: (n,)} of the others, or None
     """
     maps, n_real, n_test = job.maps, job.maps.n_realisation, job.split.n_test
     every, test = np.concatenate([rows, job.split.rows(HOLDOUT)]), np.arange(n_test)
@@ -384,8 +368,10 @@ def write(job: Work | Job, name: str, rows: np.ndarray, predicted: Predicted, se
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
     coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
               "param": np.array(PARAMS)}
-    groups, used = {"predictions": group, "constant_data": constant}, networks_of(job)
-    if used:
+    groups, used = {"predictions": group, "constant_data": constant}, {}
+    if isinstance(job, Work) and job.options.method != SPECTRUM:
+        models = [Job(*job, i).model for i in range(job.options.n_networks)]
+        used = {path.name: digest_file(path) for path in models}
         from .network import histories
         groups["training"] = histories([job.folder.out / model for model in used])
     return job.folder.write(name, "predictions", groups, coords={**coords, "network": [*used]},
