@@ -122,7 +122,7 @@ def own(small):
 def test_simulated_maps_pass_as_real(small, own):
     drawn = simulate(small, own.label, Field(), 4)
     result = compare(own, small.expected(own.label, Field()), drawn)
-    assert result["ratio_p"].min() > 0.01 and result["slope_p"].min() > 1e-3
+    assert result["ratio_p"].min() > 1e-3 and result["slope_p"].min() > 1e-3
     assert result["scatter_p"].min() > 1e-3
     assert np.all(np.abs(result["drawn"] - 1.0) < 4.0 * result["drawn_error"])
     assert not compare(own, small.expected(own.label, OLD), drawn)["means"]

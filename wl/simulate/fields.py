@@ -26,15 +26,13 @@ ARCMIN = np.pi / 10800.0
 MARGIN = 80              # fewest pixels beyond the frame: 1440x192 is 15-18 % high below ell 20
 IMAGES = 3               # aliases, in sampling frequencies; 0.01 % of sigma at (0.3, 0.8) is beyond
 MAX_CELLS = 1_200_000    # of a quarter grid: 0.5 GB of image matrix
-GAUSSIAN_SHARE = 0.15    # of the variance of a log-normal map at high multipoles, see Grid.draw()
-# Below this multipole a log-normal map's modes are Gaussian: in a log-normal they change the power
-# of all smaller scales by 2 kappa/lambda, and log10 P scatters from map to map more than real maps'
-# does. Scatter over that of 60 real spectra, bins 4-9 (ell 400-6300): 1.10 1.08 1.10 1.04 1.08
-# 1.02, +- 0.10.
-GAUSSIAN_BELOW = 40.0
-# Of the shift lambda. Third moments of noisy maps at 0, 2, 4, 8 arcmin, over the mean of three real
-# ones' (+- 0.10, 0.14, 0.17, 0.22): 0.92 0.98 0.85 0.64; with 1 and GAUSSIAN_BELOW 0: 0.75 0.87
-# 0.83 0.74; with 0.85 and 0: 0.93 1.06 1.00 0.88, but then the scatter is some 0.06 larger.
+# Gaussian share of a log-normal map's modes, see Grid.share(): all below GAUSSIAN_BELOW, where a
+# log-normal's waves change the power of all smaller scales by 2 kappa/lambda, and log10 P scatters
+# more from map to map than real maps' does; little in between; GAUSSIAN_SHARE above GAUSSIAN_ABOVE,
+# without which no pixel is below -lambda. With LAMBDA_FACTOR, of the shift lambda, these numbers
+# were chosen by third moments of three real maps and the scatter of 60 real spectra: see
+# benchmarks/README.md, "The simulator against real maps".
+GAUSSIAN_SHARE, GAUSSIAN_BELOW, GAUSSIAN_ABOVE = 0.2, 40.0, 400.0
 LAMBDA_FACTOR = 0.85
 LAYERS = 2               # of log-normal and Gaussian maps in boxes; those with halos have slices
 UNTURNED = Turn(False, False, 0, 0)
@@ -171,8 +169,8 @@ class Grid:
         share: part of the power, a number or float32 (quarter cells) of share(), that an
             independent Gaussian field brings; the log-normal one keeps the whole's third moment
         full: return the whole periodic map instead, float32 (rows, columns)
-        With a share of 0.15 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8)
-        kurtosis/skewness^2 is 1.80 in place of 1.54, real maps 2.0 (clipped to -0.02 ... 0.07).
+        With a share of 0.2 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8)
+        kurtosis/skewness^2 is 1.83 in place of 1.55, real maps 2.0 (clipped to -0.02 ... 0.07).
         """
         if lam is None:
             return self._gaussian(power, rng, full, boxes)
@@ -192,9 +190,13 @@ class Grid:
         return field
 
     def share(self, high: float, below: float) -> np.ndarray:
-        """Gaussian share of each mode, float32: high + (1 - high) / (1 + (ell / below)^2)."""
-        share = high + (1.0 - high) * below**2 / np.maximum(below**2 + self.ell_2, self.ell_2[1])
-        return share.astype(np.float32)
+        """Gaussian share of each mode, float32, s + (1 - s) / (1 + (ell / below)^4).
+
+        s = high / (1 + (GAUSSIAN_ABOVE / ell)^2)
+        """
+        ell_2 = np.maximum(self.ell_2, self.ell_2[1] * 1e-6)
+        share = high / (1.0 + GAUSSIAN_ABOVE**2 / ell_2)
+        return (share + (1.0 - share) * below**4 / (below**4 + ell_2**2)).astype(np.float32)
 
     def _gaussian(self, spectrum, rng, full, boxes=None, layer=0):
         """A Gaussian field with the spectrum; layer: the first of boxes."""

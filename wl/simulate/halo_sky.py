@@ -96,9 +96,7 @@ def place_among(nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
 Held = namedtuple("Held", "transfer rest lift")
 Held.__doc__ = """What holds n maps to their spectra: float32 (n, quarter cells) each.
 
-transfer: factor of modes
-rest: spectrum of Gaussian modes to add before, steradian
-lift: factor of the smooth part's modes"""
+Factor of modes; spectrum of Gaussian modes to add before; factor of the smooth part's modes."""
 
 
 def _stamp_window(grid):
@@ -141,9 +139,9 @@ class HaloSky:
         self.near = near.reshape(cells[0], 2, cells[1], 2).any((1, 3))
         self.everywhere = np.ones(cells, bool)
         # a cell's centre is half a pixel beyond the centre of its first pixel
-        y = np.arange(-(grid.rows // 4) + 1, grid.rows // 4) / grid.rows
-        x = np.arange(grid.columns // 4) / grid.columns
-        factor_y, factor_x = (np.exp(-1j * np.pi * k) * np.sinc(k) for k in (y, x))
+        n, m = grid.rows // 4, grid.columns // 4
+        factor_y, factor_x = (np.exp(-1j * np.pi * k) * np.sinc(k) for k in (
+            np.arange(1 - n, n) / grid.rows, np.arange(m) / grid.columns))
         self.shift = (4.0 * factor_y[:, None] * factor_x).astype(np.complex64)
         self.map, self.smooth = np.empty(grid.shape, np.float32), np.empty(cells, np.float32)
 
@@ -255,8 +253,7 @@ def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Fiel
               noise: float = 0.0) -> Iterator[np.ndarray]:
     """Yield maps of one cosmology, of any field, float32 (n_observed,).
 
-    labels: (n, 5), Omega_m and S_8 the same in all
-    keys: n tuples, each map's stream and indices
+    labels, keys: (n, 5), Omega_m and S_8 the same in all; n tuples, each map's stream and indices
     noise: standard deviation of the shape noise, 0 for none
     """
     omega_m, s_8 = labels[0, :2]

@@ -1,9 +1,8 @@
 """The halos of a cosmology, and the spectrum that maps with them have.
 
-    halos = Halos(Theory(0.3, 0.8))                            # 2 ms
-    slices = Slices(halos, coarse)                            # density fields of the slices
-    spectrum = HaloSpectrum(slices, grid.ell, grid.pixel)     # once per cosmology, 0.1 s
-    whole, light = spectrum(log10_t_agn, f_0, delta_z)        # (n, ell) each, steradian
+    slices = Slices(Halos(Theory(0.3, 0.8)), coarse)
+    spectrum = HaloSpectrum(slices, grid.ell, grid.pixel)                   # 0.1 s
+    painted, cross, smooth, light = spectrum(log10_t_agn, f_0, delta_z)     # (n, ell), steradian
 
 Masses M in Msun/h inside R, the radius of 200 times the mean density; R and distances in comoving
 Mpc/h. Halos lighter than LOG10_M_PAINTED are too many to be painted one by one: the `light` ones.
@@ -43,8 +42,7 @@ LN_C = np.linspace(np.log(0.4), np.log(60.0), 40)
 
 def mass_function(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
     """f(sigma) of dn/dlnM = f rho/M |dln sigma/dlnM|: Tinker et al. 2008, ApJ 688, 709, eq. 3-8."""
-    alpha = 10.0**-((0.75 / np.log10(OVERDENSITY / 75.0))**1.2)
-    grow = 1.0 + z
+    alpha, grow = 10.0**-((0.75 / np.log10(OVERDENSITY / 75.0))**1.2), 1.0 + z
     return (0.186 * grow**-0.14 * ((sigma * grow**alpha / 2.57)**(-1.47 * grow**-0.06) + 1.0)
             * np.exp(-1.19 / sigma**2))
 
@@ -52,8 +50,7 @@ def mass_function(sigma: np.ndarray, z: np.ndarray) -> np.ndarray:
 def bias(sigma: np.ndarray) -> np.ndarray:
     """Linear bias of halos: Tinker et al. 2010, ApJ 724, 878, eq. 6 and table 2."""
     y, nu = np.log10(OVERDENSITY), 1.686 / sigma
-    fall = np.exp(-(4.0 / y)**4)
-    power = nu**(0.44 * y - 0.88)
+    fall, power = np.exp(-(4.0 / y)**4), nu**(0.44 * y - 0.88)
     return (1.0 - (1.0 + 0.24 * y * fall) * power / (power + 1.686**(0.44 * y - 0.88))
             + 0.183 * nu**1.5 + (0.019 + 0.107 * y + 0.19 * fall) * nu**2.4)
 
@@ -64,9 +61,8 @@ def concentration(mass: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 class Halos:
-    """Halos in front of Z_FAR by distance (SLICES x PARTS of them) and mass.
+    """Halos of a theory in front of Z_FAR by distance (SLICES x PARTS of them) and mass.
 
-    theory: the cosmology
     z, chi, depth: (distance,) redshift, comoving distance and thickness in Mpc/h
     mass: (mass,) Msun/h, ascending; light and heavy are slices of it
     number, bias, concentration, angle, area: (distance, mass), number per steradian, R/chi in
@@ -75,8 +71,7 @@ class Halos:
     """
 
     def __init__(self, theory: Theory):
-        self.theory = theory
-        om, rho = theory.omega_m, RHO_CRIT * theory.omega_m
+        self.theory, om, rho = theory, theory.omega_m, RHO_CRIT * theory.omega_m
         edges = np.linspace(0.0, float(theory.distance(Z_FAR)), SLICES * PARTS + 1)
         z_grid = np.linspace(0.0, Z_FAR, 200)
         volume = (edges[1:]**3 - edges[:-1]**3) / 3.0                     # per steradian
@@ -143,7 +138,7 @@ def windows(x: np.ndarray, c: np.ndarray, scatter: float = C_SCATTER) -> np.ndar
 
 
 def cell_window(ell: np.ndarray, side: float) -> np.ndarray:
-    """Fourier transform (n,) of a square cell of weight one, its mean over directions; radian."""
+    """Fourier transform (n,) of a square cell of weight one, its mean over directions."""
     angle, x = (np.arange(16) + 0.5) * np.pi / 32.0, ell[:, None] * side / (2.0 * np.pi)
     return np.mean(np.sinc(x * np.cos(angle)) * np.sinc(x * np.sin(angle)), axis=1)
 
@@ -206,9 +201,7 @@ class Slices:
 class HaloSpectrum:
     """C_ell of maps with halos in a cosmology, as a function of the nuisances.
 
-    slices: of the cosmology
-    ell: (n,) multipoles, ascending
-    pixel: side of a pixel of the map, radian; a cell has two
+    ell, pixel: (n,) multipoles, ascending; side of the map's pixels, radian: a cell has two
     One-halo terms are those of a Poisson process (Cooray & Sheth 2002, Phys. Rep. 372, eq. 89),
     two-halo terms those of log-normal densities in cells: of all pairs of halos, and of the smooth
     part. All are polynomials in log10 T_AGN and f_0; Delta_z enters by the lensing.

@@ -16,7 +16,8 @@ from ..core.checks import InputError, Options, array, option, within
 from ..core.files import digest_array
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
-from .fields import GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, check_frame, generator
+from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field,
+                     check_frame, generator)
 from .halo_sky import check_cells
 from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky, Theory
 
@@ -141,11 +142,10 @@ class SimulationOptions(Options):
         "as maps from few simulations do; 0: all are independent", metavar="N", within=(0, 10**6))
     gaussian_share: float = option(
         GAUSSIAN_SHARE, "part of a log-normal map's power that an independent Gaussian field "
-        "brings at high multipoles, at an unchanged third moment. With --gaussian-below 0, 0: a "
-        "pure shifted log-normal", metavar="X", within=(0.0, 0.9))
-    gaussian_below: float = option(
-        GAUSSIAN_BELOW, "multipole under which all of the power is Gaussian; 0: the same share at "
-        "every multipole", metavar="ELL", within=(0.0, 1e3))
+        f"brings at multipoles above {GAUSSIAN_ABOVE:g}, at an unchanged third moment. With "
+        "--gaussian-below 0, 0: a pure shifted log-normal", metavar="X", within=(0.0, 0.9))
+    gaussian_below: float = option(GAUSSIAN_BELOW, "multipole under which all of the power is "
+                                   "Gaussian", metavar="ELL", within=(0.0, 1e3))
     lambda_factor: float = option(
         LAMBDA_FACTOR, "multiply the shift lambda of every log-normal (kappa > -lambda): above 1 "
         "less skewed", metavar="X", within=(0.3, 100.0))
@@ -199,9 +199,8 @@ class SimulationOptions(Options):
 
 
 class Plan:
-    """Labels, mask and tasks of one data set.
+    """Labels, mask and tasks of one data set; room: bytes that it may take, None for any.
 
-    options, room: of the set; bytes that it may take, None for any
     Has settings, inputs (digests) and origin, dicts; label (cosmology, realisation, 5) and
     label_test (test map, 5), float64; mask (rows, columns) bool; field. Raises InputError.
     """

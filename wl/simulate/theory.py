@@ -2,7 +2,6 @@
 
     spectrum = Theory(0.3, 0.8).table(log_ell_grid())             # once per cosmology, 50 ms
     c_ell = spectrum(log10_t_agn=7.8, f_0=0.02, delta_z=0.0)      # steradian
-    Theory(0.3, 0.8, PUBLISHED)                             # every formula as its paper has it
 
 No radiation, no neutrinos. k in h/Mpc, distances in comoving Mpc/h, powers in (Mpc/h)^3; C_ell in
 steradian, without the pixel window (fields.py has it). Feedback is the response of HMcode-2020's
@@ -118,9 +117,8 @@ def nfw_window(x: np.ndarray, c) -> np.ndarray:
 
 def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
                   f_0: np.ndarray) -> np.ndarray:
-    """R on the wavenumbers exp(LN_K): float64 (t, f, n_z, n_k).
+    """R at exp(LN_K), (t, f, n_z, n_k), for z (n_z,), log10_t_agn (t,), f_0 (f,) of today.
 
-    z, log10_t_agn, f_0: (n_z,); (t,), kelvin; (f,), stellar fraction today
     A halo's window is W = (f_c + f_g) u + f_* with f_g = (f_b - f_*) m^2/(1 + m^2), m = M/M_b (eq.
     24-25); it is linear in f_*, so three mass integrals serve every f_0. With sky.stellar_boost f_*
     stands for all mass that is concentrated like stars, dark matter too: it may exceed f_b.

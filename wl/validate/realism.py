@@ -35,7 +35,7 @@ WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
 SCALES = (0.0, 2.0, 4.0, 8.0)                # arcmin; single pixels have moments alone
 MIN_PIXELS = 10_000                          # whose histograms have a covariance
 MIN_COUNT = 5.0                              # expected in a bin; emptier bins join their neighbour
-N_FIRST = 200                                # maps that give the fit its covariance
+N_FIRST = 600                                # maps that give the fit its covariance
 THRESHOLDS = np.linspace(-2.0, 3.5, 12)      # of Minkowski functionals, in units of Shapes.unit
 TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
           "beyond": "spectrum, ell {0[0]:g}-{0[1]:g}".format(WHITE_RANGE),
