@@ -231,7 +231,7 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
             break
         true = truth[on_hull]
         low, middle, high = (v[on_hull] for v in list(quantiles(wide, curve).values())[1:4])
-        half = np.where(true > middle, high - middle, middle - low)
+        half = np.maximum(np.where(true > middle, high - middle, middle - low), 1e-9)
         short = np.quantile(np.abs(true - middle) / half, LEVELS["q84"] - LEVELS["q16"], axis=0)
         h = np.clip(h * short, 1.0, MAX_WIDENING)
     wide = _widened(result, learnt["widening"], hull.equations)
