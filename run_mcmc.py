@@ -75,7 +75,7 @@ def run(args) -> None:
     from wl.core.checks import InputError
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions, shard_of
-    from wl.scoring import report
+    from wl.scoring import report, table, truth
     posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
     if args.maps is not None and args.apply is None:
         raise InputError("--maps: expected --apply RUN, the finished run to use on them")
@@ -92,7 +92,7 @@ def run(args) -> None:
         print(f"{path}: join it with the other shards by run_score.py --merge")
         return
     if args.apply is not None:
-        report.report_new(path)
+        print(table.new_maps(truth.read_maps(path)))
     else:
         report.report_on(path, args.seed, args.data if is_elsewhere(args) else None,
                          details=args.details, with_figures=args.figures)

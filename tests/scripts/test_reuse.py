@@ -105,7 +105,7 @@ def test_a_moved_set_stays_the_same_set(begin, tmp_path, data, monkeypatch):  # 
 
 
 @pytest.mark.parametrize("options", [
-    ("--nstep", "20", "--sigma", "1e6"), ("--burn-in", "0.9999"), ("--nstep", "1"),
+    ("--nstep", "20", "--sigma", "1e6"), ("--burn-in", "0.99", "--sigma", "1e6"), ("--nstep", "1"),
     ("--sigma", "1e300", "--chains", "3")])
 def test_chains_that_never_moved_fail_without_a_posterior(begin, options, tmp_path):
     run = begin(*options)

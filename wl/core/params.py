@@ -47,6 +47,7 @@ VARIABLES = {
     "trained": "epochs (of dense networks: passes over the maps) behind a network",
     "loss": "mean loss of the maps that train", "validation": "mean loss of those that do not",
     "network": "file of the network", "entry": "entry of the history of a training",
+    "ell": "central multipole of the bin", "feature": "hand-made statistic, by its kind",
     "errorbar": "recalibrated error bar: what is scored and submitted",
     "correlation": "correlation of Omega_m and S_8 in the posterior",
     "acceptance": "share of accepted proposals among the kept steps",

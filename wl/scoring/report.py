@@ -274,12 +274,6 @@ def report_on(path, seed: int, data=None, *, details: bool = False,
     return result
 
 
-def report_new(path) -> None:
-    """Print what a posterior of new maps says, without a truth. path: str or Path."""
-    maps = read_maps(path)
-    print(table.new_maps(path, maps.summary, maps.bars))
-
-
 def check_convergence(path, allowed: bool) -> None:
     """Raise RunError if the chains of a posterior have not converged, or warn if that is allowed.
 

@@ -137,13 +137,10 @@ def _bars_verdict(part):
     return " ".join(said)
 
 
-def new_maps(path, summary: dict, bars: str) -> str:
-    """What a trained run says of new maps, whose truth nobody has, in lines of at most 80 columns.
-
-    path: Path of the posterior
-    summary: {name: (n, ...)}, its group; bars: str, the variable that holds the error bars
-    """
-    mean, sd = summary["posterior_mean"], summary[bars]
+def new_maps(maps) -> str:
+    """What a trained run says of new maps, in lines of at most 80 columns. maps: truth.Maps."""
+    summary = maps.summary
+    mean, sd = summary["posterior_mean"], summary[maps.bars]
     p_value = summary.get("p_value_all", summary.get("p_value"))
     lines = [f"{len(mean)} new maps, mean error bars {_named(np.nanmean(sd, axis=0))}."]
     rows = [["map", *PARAMS], *([str(i), *(f"{a:.4f} +- {b:.4f}" for a, b in zip(m, s))]
@@ -159,7 +156,7 @@ def new_maps(path, summary: dict, bars: str) -> str:
     lines.append(_align(rows, left=0, indent="  "))
     if len(mean) > MAX_NEW:
         lines.append(f"  and {len(mean) - MAX_NEW} more in the file")
-    return "\n".join([*lines, f"Files: {path}"])
+    return "\n".join([*lines, f"Files: {maps.path}"])
 
 
 def _named(values):

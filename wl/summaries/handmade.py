@@ -335,5 +335,6 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     if split.n_test:
         groups["test"] = hdf5.Var(("test_map", "feature"), parts[1])
     progress.close()
+    names = [f"{name}_{k + 1}" for name, width in statistics.items() for k in range(width)]
     return folder.write("features.h5", "features", {"features": groups}, settings=settings,
-                        inputs=digests, origin=maps.origin())
+                        inputs=digests, origin=maps.origin(), coords={"feature": names})

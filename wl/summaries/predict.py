@@ -32,13 +32,14 @@ from .options import PRECISIONS, SPECTRUM, NetworkOptions
 Work = namedtuple("Work", "maps split options folder")
 Work.__doc__ = """What predictions need: a MapSet, a Split, decided NetworkOptions, a Folder."""
 
-Predicted = namedtuple("Predicted", "summaries sd fold between weights", defaults=(None,) * 4)
+Predicted = namedtuple("Predicted", "summaries sd fold between weights ell", defaults=(None,) * 5)
 Predicted.__doc__ = """Summaries (n_map, d) of maps: the emulator split's, hold-out's, test maps.
 
 sd: (n_map, 2), error bars of the network's own, or None
 fold: (n_map,) int64, the fold whose networks predicted a map, -1 for a mean over all; or None
 between: (d, d), covariance between the folds' networks for the same map, or None
 weights: (n_part x d + 1, d), of the parts of a model and a constant, "stacking" in files; or None
+ell: (d,), central multipoles of a spectrum's bins, or None
 """
 
 
@@ -138,7 +139,8 @@ def _spectra(work):
     parts = batches.parts_to_summarise(maps, split, rows, frame, seed=folder.seed)
     out = [handmade.measure(spectrum, *part, work.options.threads, progress) for part in parts]
     progress.close()
-    return Predicted(np.concatenate(out))
+    edges, used = spectrum.edges, spectrum.used
+    return Predicted(np.concatenate(out), ell=np.sqrt(edges[:-1] * edges[1:])[used])
 
 
 def _networks(work):
@@ -363,6 +365,8 @@ def _write(job, name, rows, predicted, settings, p_values=None):
         constant["between"] = Var(("summary", "summary_2"), predicted.between)
     for variable, values in (p_values or {}).items():
         group[variable] = Var(("map",), np.concatenate([np.full(len(rows), np.nan), values]))
+    if predicted.ell is not None:
+        constant["ell"] = Var(("summary",), predicted.ell)
     if predicted.weights is not None:
         constant["stacking"] = Var(("term", "summary"), predicted.weights)
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
