@@ -41,9 +41,9 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
+    cli.prepare_process(args.threads, allocator=True)       # before what takes seconds to import
     if cli.processes() == 1:
         return run(args)
-    cli.prepare_process(args.threads, allocator=True)
     from wl.summaries import lanes
     lanes.shared(lambda: run(args), args.threads)
 

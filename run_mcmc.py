@@ -63,9 +63,10 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
+    trains = args.method != "spectrum" and (args.predictions, args.apply) == (None, None)
+    cli.prepare_process(args.threads, allocator=trains)     # before what takes seconds to import
     if cli.processes() == 1:
         return run(args)
-    cli.prepare_process(args.threads, allocator=True)
     from wl.summaries import lanes
     lanes.shared(lambda: run(args), args.threads)
 
@@ -138,7 +139,6 @@ def predicted(args, posterior, shard=None) -> tuple:
     from wl.summaries import predict
     from wl.summaries.options import NetworkOptions
     map_options, network = MapOptions.of(args), NetworkOptions.of(args, args.method)
-    cli.prepare_process(args.threads, allocator=args.method != "spectrum")
     if args.dry_run and not find_sets(args.data):
         from wl.core.params import N_OBSERVED
         n_map = 101 * (args.realisations or 32) + 512
@@ -238,7 +238,6 @@ def given(args, posterior, shard) -> tuple:
     from wl.maps.dataset import open_set
     from wl.posterior import infer
     from wl.posterior.options import Wanted, is_foreign, read_foreign
-    cli.prepare_process(args.threads)
     if is_foreign(args.predictions):
         if is_elsewhere(args):
             raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps "
@@ -279,7 +278,6 @@ def applied(args, posterior, shard) -> tuple:
     from wl.posterior.options import Wanted
     if not args.maps or args.predictions is not None:
         raise InputError("--apply: expected --maps FILE with the new maps, and no --predictions")
-    cli.prepare_process(args.threads)
     from wl.summaries import apply
     run = apply.open_run(args.apply)
     args.seed, wanted = run.seed, Wanted("test", shard)

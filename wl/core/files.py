@@ -97,12 +97,6 @@ def _locked(path, job):
         try:
             if taken := _take(handle, path, job):
                 return handle
-        except OSError as error:
-            if taken := error.errno in NO_LOCKS:
-                warn(f"{path.parent}: its file system has no locks ({error.strerror}): start no "
-                     "second run in it")
-                return handle
-            raise
         finally:
             if not taken:
                 os.close(handle)
@@ -112,7 +106,10 @@ def _locked(path, job):
 
 def _take(handle, path, job):
     """Whether the lock could be had, alone or shared by jobs of one run. Raises InputError."""
-    if not _flock(handle, fcntl.LOCK_EX):
+    if (free := _flock(handle, fcntl.LOCK_EX)) is None:
+        warn(f"{path.parent}: its file system has no locks: start no second run in it")
+        return True
+    if not free:
         if job is None:
             raise _in_use(path)
         if shared := _flock(handle, fcntl.LOCK_SH):
@@ -132,12 +129,16 @@ def _take(handle, path, job):
 
 
 def _flock(handle, kind):
-    """Whether a lock was free."""
+    """Whether a lock was free, None where the file system has none."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        if not isinstance(error, BlockingIOError):
+            raise
         return False
-    return True
 
 
 def _owner(path):
@@ -161,12 +162,8 @@ def _release(handle, path, made, process):
     if os.getpid() != process:                      # a child has the handle too
         return
     with contextlib.suppress(OSError), open(handle, "w"):       # closed whatever happens
-        try:
-            if not _flock(handle, fcntl.LOCK_EX):
-                return
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        if _flock(handle, fcntl.LOCK_EX) is False:
+            return
         if _is_at(handle, path):
             path.unlink()
         if made and {p.name for p in made[0].iterdir()} == {"inputs.json"}:

@@ -62,8 +62,7 @@ VARIABLES = {
        for name, what in (("spectrum", "spectrum is"), ("small_scales", "spectrum beyond its "
                           "middle is"), ("one_point", "moments and PDFs are"),
                           ("all", "statistics, taken together, are"))},
-    "log_evidence": "ln of the evidence",
-    "Omega_m": "draws of Omega_m", "S_8": "draws of S_8",
+    "log_evidence": "ln of the evidence", "Omega_m": "draws of Omega_m", "S_8": "draws of S_8",
     "lp": "ln of the unnormalised posterior density of each draw",
     "vertex_log_prior": "ln of the prior density at each cosmology of the design",
     "quadrature_error": "largest difference to a higher order of the quadrature, in posterior sd",
