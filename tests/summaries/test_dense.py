@@ -289,6 +289,35 @@ def test_measured_statistics_of_another_list_are_refused(data, monkeypatch):  # 
     one_line(error, "features.h5", "statistics.another")
 
 
+@pytest.mark.parametrize("kept", ["whole", "damaged", "none"])
+def test_measuring_goes_on_where_it_was_stopped(data, monkeypatch, kept):  # noqa: F811
+    """Each block once, the same file; what is kept of other settings, or damaged, is passed over."""
+    monkeypatch.setattr(handmade, "BLOCK", 16)
+    monkeypatch.setattr(handmade, "SAVE_SECONDS", -1.0)
+    inner, blocks = handmade.measure, []
+
+    def features(out, stop_at=None):
+        work, count = statistics_alone(data, *SMALL, out=f"{out}_{kept}"), len(blocks)
+
+        def measure(statistic, source, rows, *more):
+            if len(blocks) - count == stop_at:
+                raise KeyboardInterrupt
+            blocks.append(len(rows))
+            return inner(statistic, source, rows, *more)
+        monkeypatch.setattr(handmade, "measure", measure)
+        return handmade.features_file(work.maps, work.split, work.options, work.folder)
+    whole, total = features("whole"), len(blocks)
+    with pytest.raises(KeyboardInterrupt):
+        features("stopped", 3)
+    path = whole.path.parents[1] / f"stopped_{kept}" / handmade.PART_FILE
+    if kept == "damaged":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif kept == "none":
+        path.unlink()
+    assert features("stopped").digest == whole.digest and not path.exists()
+    assert len(blocks) == 2 * total + (0 if kept == "whole" else 3) and max(blocks) == 16
+
+
 def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target", "both")
     work = start(data, *options)

@@ -6,6 +6,7 @@ numbers depend on that map alone. On a sky with halos the bands between scales g
 score over moments and PDF at four scales alone; peaks, minima, Minkowski functionals, joint PDFs
 and second-order scattering beside them at most 0.02 (benchmarks/README.md).
 """
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,8 +14,9 @@ import scipy.fft
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError
+from ..core.files import code_version
 from ..core.params import HOLDOUT, N_GAL, PIXEL_ARCMIN, TRAIN, noise_sigma
-from ..core.progress import Progress
+from ..core.progress import Progress, saving, stop, stopped
 from ..kernels import summaries as kernels
 from ..maps.batches import FIXED, Batches, Frame, parts_to_summarise
 from ..maps.dataset import MapSet
@@ -31,6 +33,7 @@ FAR = 1 << 14                           # pixels of the transform that a kernel 
 MIN_TRAINING_MAPS = 10_000              # that dense networks want, all draws of noise together
 MAX_DRAWS = 4                           # of noise per training map; two at least
 MIN_PIXELS = 100                        # that a smoothed field needs to be a feature
+PART_FILE, BLOCK, SAVE_SECONDS = "features.part.h5", 256, 60.0     # of measuring that was stopped
 
 
 class Spectrum:
@@ -319,22 +322,48 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     if found is not None:
         return found
     maps.check_maps(folder.quiet)
-    count = len(every) + (draws - 1) * len(rows) + split.n_test
+    parts = [*parts_to_summarise(maps, split, every, frame, seed=seed)]
+    # FIXED noise, whose tails are exact, as emulator and test maps have
+    parts += [(Batches(maps.flat_kappa, frame, scale=1.0, n_gal=maps.n_gal,
+                       seed=seeds.number(seed, seeds.NOISE_DRAW, k)), rows, FIXED)
+              for k in range(1, draws)]
+    count = sum(len(part[1]) for part in parts)
     progress = Progress(count, "measuring statistics", folder.quiet)
-
-    def measured(*part):
-        return measure(features, *part, options.threads, progress).astype(np.float32)
-    parts = [measured(*part) for part in parts_to_summarise(maps, split, every, frame, seed=seed)]
-    groups = {"fixed": hdf5.Var(("map", "feature"), parts[0]), "rows": hdf5.Var(("row",), rows)}
+    made = {"settings": settings, "inputs": digests}
+    values = _kept(folder, made, parts, lambda *part: measure(
+        features, *part, options.threads, progress).astype(np.float32), progress)
+    groups = {"fixed": hdf5.Var(("map", "feature"), values[0]), "rows": hdf5.Var(("row",), rows)}
     if draws > 1:
-        # FIXED noise, whose tails are exact, as emulator and test maps have
-        fresh = [measured(Batches(maps.flat_kappa, frame, scale=1.0, n_gal=maps.n_gal,
-                                  seed=seeds.number(seed, seeds.NOISE_DRAW, k)), rows, FIXED)
-                 for k in range(1, draws)]
-        groups["fresh"] = hdf5.Var(("draw", "row", "feature"), np.stack(fresh))
+        groups["fresh"] = hdf5.Var(("draw", "row", "feature"), np.stack(values[1 - draws:]))
     if split.n_test:
-        groups["test"] = hdf5.Var(("test_map", "feature"), parts[1])
+        groups["test"] = hdf5.Var(("test_map", "feature"), values[1])
     progress.close()
     names = [f"{name}_{k + 1}" for name, width in statistics.items() for k in range(width)]
-    return folder.write("features.h5", "features", {"features": groups}, settings=settings,
-                        inputs=digests, origin=maps.origin(), coords={"feature": names})
+    file = folder.write("features.h5", "features", {"features": groups}, **made,
+                        origin=maps.origin(), coords={"feature": names})
+    (folder.out / PART_FILE).unlink(missing_ok=True)
+    return file
+
+
+def _kept(folder, made, parts, measured, progress):
+    """measured(*part) of each part; what is done is kept each minute and at a signal."""
+    try:
+        found = hdf5.reusable(folder.out / PART_FILE, "features", **made, seed=folder.seed)
+    except InputError:                                  # damaged, or of other settings
+        found = None
+    known = found is not None and found.code_version.split()[0] == code_version().split()[0]
+    old, new, saved = found.groups["features"]["done"] if known else (), [], time.monotonic()
+    progress.begin_at(len(old))
+    with saving():
+        for batches, rows, noise in parts:
+            for start in range(0, len(rows), BLOCK):
+                some = rows[start:start + BLOCK]
+                values, old = old[:len(some)], old[len(some):]
+                new.append(values if len(values) == len(some) else measured(batches, some, noise))
+                if stopped() or time.monotonic() - saved > SAVE_SECONDS:
+                    done = hdf5.Var(("row", "feature"), np.concatenate(new))
+                    folder.write(PART_FILE, "features", {"features": {"done": done}}, **made)
+                    saved = time.monotonic()
+                    stop()
+    cuts = np.cumsum([len(rows) for _, rows, _ in parts])[:-1]
+    return np.split(np.concatenate(new), cuts)
