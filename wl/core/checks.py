@@ -54,8 +54,9 @@ def positive(name: str, value, integer: bool = False) -> float | int:
     """A number above zero, as float or, if integer, as int. Raises InputError."""
     found = number(value)
     if not 0 < found < math.inf or (integer and found != int(found)):        # NaN fails the first
-        raise InputError(f"{name}: expected a positive {'whole ' * integer}number, got "
-                         f"{_shown(value)}; give {'a larger' if found <= 0 else 'another'} one")
+        shown = repr(value) if isinstance(value, str) else value
+        raise InputError(f"{name}: expected a positive {'whole ' * integer}number, got {shown}; "
+                         f"give {'a larger' if found <= 0 else 'another'} one")
     whole = value if isinstance(value, (int, np.integer)) else found          # a float has 53 bits
     return int(whole) if integer else found
 
@@ -64,8 +65,9 @@ def within(name: str, value, low: float, high: float, integer: bool = False) -> 
     """A number from low to high, as float or, if integer, as int. Raises InputError."""
     found = value if type(value) is int else number(value)     # 2^63 - 1 is no float
     if not low <= found <= high or (integer and found != int(found)):     # NaN fails the first
+        shown = repr(value) if isinstance(value, str) else value
         raise InputError(f"{name}: expected a {'whole ' * integer}number between {low} and {high}, "
-                         f"got {_shown(value)}; give another one")
+                         f"got {shown}; give another one")
     return int(found) if integer else float(found)
 
 
@@ -90,10 +92,6 @@ def number(value) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
-
-
-def _shown(value):
-    return repr(value) if isinstance(value, str) else str(value)
 
 
 def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

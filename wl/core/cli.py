@@ -270,14 +270,11 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
             numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     else:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
-    if allocator and not {*ALLOCATOR} <= {*os.environ} and _is_plain_script():
+    # whether this process only runs its command line's script: no notebook, no import of it
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    plain = (sys.platform == "linux" and main is not None and "IPython" not in sys.modules
+             and not (hasattr(sys, "ps1") or sys.flags.interactive)
+             and os.path.realpath(main) == os.path.realpath(sys.argv[0]))
+    if allocator and plain and not {*ALLOCATOR} <= {*os.environ}:
         os.environ.update({**ALLOCATOR, **os.environ})
         os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])   # with python's options
-
-
-def _is_plain_script():
-    """Whether this process only runs its command line's script: no notebook, no import of it."""
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
-    return (sys.platform == "linux" and main is not None and "IPython" not in sys.modules
-            and not (hasattr(sys, "ps1") or sys.flags.interactive)
-            and os.path.realpath(main) == os.path.realpath(sys.argv[0]))

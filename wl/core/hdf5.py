@@ -98,15 +98,13 @@ def _prepared(group, named, coords):
             _check_name(one)
         if len(dims) != values.ndim or len({name, *dims}) <= len(dims) or any(
                 sizes.setdefault(dim, size) != size for dim, size in zip(dims, values.shape)):
-            raise ValueError(f"{group}/{name}: dimensions {dims} do not fit shape {values.shape} "
-                             f"and {sizes}")
+            raise ValueError(f"{group}/{name}: {dims} do not fit {values.shape} and {sizes}")
         found[name] = Var(tuple(dims), values, _clean_attrs(name, values.dtype, dict(attrs)))
     for dim, size in sizes.items():
         values = coords.get((group, dim), coords.get(dim, np.arange(size, dtype=np.int32)))
         values = _storable(dim, values)
         if values.shape != (size,) or dim in named:
-            raise ValueError(f"{group}/{dim}: expected a coordinate of {size} values, got "
-                             f"{values.shape}")
+            raise ValueError(f"{group}/{dim}: expected {size} coordinates, got {values.shape}")
         made = {dim: Var((dim,), values, _clean_attrs(dim, values.dtype, {})), **made}
     return {**made, **found}
 
@@ -174,48 +172,44 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     Raises InputError, naming the file and what to do, if it is missing, truncated, damaged, changed
     by another program, not ours, of another kind or of another schema version.
     """
-    path = pathlib.Path(path)
-    maker = KINDS.get(kind, "the run that made it")
-    make = f"check the path or make it with {maker}"
-    damaged = (f"{path}: is truncated, damaged or was changed{{}}; delete it and repeat the run "
-               "that made it, or copy it again")
-    if path.is_dir():
-        raise InputError(f"{path}: expected an HDF5 file, got a folder; give the file's path")
+    path, maker = pathlib.Path(path), KINDS.get(kind, "the run that made it")
+
+    def refused(what, advice=f"check the path or make it with {maker}"):
+        return InputError(f"{path}: {what}; {advice}")
+    again = "delete it and repeat the run that made it, or copy it again"
     try:
         with open(path, "rb") as stream:
             start, size = stream.read(8), os.fstat(stream.fileno()).st_size
             stream.seek(max(0, size - 40))
             seal = stream.read(40)
     except OSError as error:
-        raise InputError(f"{path}: expected a {kind or 'result'} file, cannot read it "
-                         f"({error.strerror}); {make}") from None
+        raise refused(f"expected a {kind or 'result'} file, cannot read it "
+                      f"({error.strerror})") from None
     if start != b"\x89HDF\r\n\x1a\n":
-        found = "another kind of" if size else "an empty"
-        raise InputError(f"{path}: expected an HDF5 file, got {found} file; {make}")
+        raise refused(f"expected an HDF5 file, got {'another kind of' if size else 'an empty'} one")
     sealed = seal.startswith(SEAL)
     if sealed and digest_file(path, end=size - 40) != seal[8:].hex():
-        raise InputError(damaged.format(""))
+        raise refused("is truncated, damaged or was changed", again)
     try:
         with h5py.File(path, "r", locking=False) as file:
             root = _plain_attrs(file)
             if not {"schema_version", "kind", "content"} <= set(root):
-                raise InputError(f"{path}: is an HDF5 file, but not one of wl; {make}")
+                raise refused("is an HDF5 file, but not one of wl")
             version, found = root["schema_version"], root["kind"]
             if version != SCHEMA_VERSION:
-                raise InputError(f"{path}: has schema version {version}, this wl reads "
-                                 f"{SCHEMA_VERSION}; make it anew with {KINDS.get(found, maker)} "
-                                 "--force")
+                raise refused(f"has schema version {version}, this wl reads {SCHEMA_VERSION}",
+                              f"make it anew with {KINDS.get(found, maker)} --force")
             if not sealed:
-                raise InputError(damaged.format(" by another program"))
+                raise refused("was changed by another program", again)
             if kind not in (None, found):
-                raise InputError(f"{path}: expected a {kind} file, got a {found} file; check the "
-                                 "path")
+                raise refused(f"expected a {kind} file, got a {found} file", "check the path")
             return _read_groups(path, file, root, groups)
     except InputError:
         raise
     except Exception as error:          # h5py raises anything from OSError to UnicodeDecodeError
         stop()                          # and a SystemError in place of a signal's exception
-        raise InputError(damaged.format(f" ({type(error).__name__})")) from error
+        raise refused(f"is truncated, damaged or was changed ({type(error).__name__})",
+                      again) from error
 
 
 def _read_groups(path, file, root, wanted):
@@ -306,13 +300,12 @@ class Folder:
                 if folder == self.out and not self.force:
                     raise
                 continue
-            is_other = found and found.code_version.split()[0] != code_version().split()[0]
-            if found is None or (is_other and self.force):
-                continue
-            if is_other:
-                warn(f"{found.path}: was made by other code; --force makes it again")
-            say(f"{found.path}: done before, not repeated", self.quiet)
-            return found
+            other = found and found.code_version.split()[0] != code_version().split()[0]
+            if found is not None and not (other and self.force):
+                if other:
+                    warn(f"{found.path}: was made by other code; --force makes it again")
+                say(f"{found.path}: done before, not repeated", self.quiet)
+                return found
         return None
 
     def refuse_other(self, name: str, kind: str, settings: dict) -> None:
