@@ -93,12 +93,17 @@ class MapSet:
                 + (f"{self.files['noisy_test'].name}, {self.n_test}" if self.n_test else "no test "
                    "maps") + (f"; not read: {', '.join(left)}" if left else ""))
 
-    def changed(self) -> list:
-        """Names of the files of a simulated set that are no longer what the simulator wrote."""
-        was = _read_proof(self.folder).get("inputs")
+    def changed(self, digests: dict | None = None) -> list:
+        """Names of the files of a simulated set that are no longer what the simulator wrote.
+
+        digests: {name: sha256} of files, whose maps are looked at too
+        """
+        proof = _read_proof(self.folder)
         now = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
-        return [self.files[name].name for name, digest in now.items()
-                if isinstance(was, dict) and was.get(name, digest) != digest]
+        pairs = (("inputs", now), ("maps", {n: digests[n] for n in ("kappa", "noisy_test")
+                                            if n in (digests or ())}))
+        return [self.files[name].name for key, known in pairs for name, digest in known.items()
+                if isinstance(was := proof.get(key), dict) and was.get(name, digest) != digest]
 
     def check_maps(self, quiet: bool = True) -> None:
         """Read every map once. Raises InputError that names one with NaN or inf, or a constant one.

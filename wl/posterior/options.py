@@ -64,9 +64,9 @@ class Walk(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0.0 <= self.burn_in < 1.0 or self.kept < min(MIN_DRAWS, self.nstep):
-            raise InputError("--burn-in: expected a fraction from 0 to below 1, which leaves some "
-                             f"steps, got {self.burn_in}")
+        if not 0.0 <= self.burn_in < 1.0:
+            raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
+                             f"{self.burn_in}")
         if self.nstep * self.chains >= MAX_STEPS:
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")

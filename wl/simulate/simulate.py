@@ -27,8 +27,8 @@ import numpy as np
 
 from ..core import cli
 from ..core.checks import InputError, RunError, within
-from ..core.files import (LOCK_FILE, atomic, code_version, first_difference, lock, to_json,
-                          versions)
+from ..core.files import (LOCK_FILE, atomic, code_version, digest_file, first_difference, lock,
+                          to_json, versions)
 from ..core.progress import Progress, say, warn
 from ..maps import dataset
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
@@ -196,7 +196,7 @@ def _damage(out, plan):
         found.check_maps()
     except InputError as error:
         return str(error)
-    changed = found.changed()
+    changed = found.changed({key: digest_file(path) for key, path in found.files.items()})
     if found.n_test != n or (n and not np.array_equal(dataset.read_truth(out), plan.label_test)):
         changed.append(TEST_FILE)
     return f"{out / changed[0]}: is not what the simulator wrote" if changed else ""
@@ -261,8 +261,11 @@ def _finish(out, part, plan):
                              (TRUTH_FILE, plan.label_test)):
             if len(values):
                 np.save(part / name, values)
+        drawn = (("kappa", KAPPA_FILE), ("noisy_test", TEST_FILE))
         _write_json(part / SIMULATION_FILE, {
             "settings": plan.settings, "seed": plan.options.seed, "inputs": plan.inputs,
+            "maps": {key: digest_file(path) for key, name in drawn
+                     if (path := part / (name + ".part")).is_file()},
             "origin": plan.origin, "versions": versions(), "code_version": code_version()})
     for name in FILES:
         for source in (part / name, part / (name + ".part")):

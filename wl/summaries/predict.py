@@ -85,10 +85,12 @@ def predict(work: Work) -> hdf5.File | None:
 
     Raises InputError where files of other settings stand in the way, RunError for a dead network.
     """
+    digests = work.folder.digests(work.maps.files)
+    for changed in set(work.maps.changed(digests)) - set(work.maps.changed()):    # said before
+        warn(f"{work.maps.folder / changed} is not what the simulator wrote: it was changed since")
     if work.options.only is not None:
         return _only(work)
     name, settings = "predictions.h5", settings_of(work)
-    digests = work.folder.digests(work.maps.files)
     found = work.folder.reuse(name, "predictions", settings, digests, at_home=True)
     if found is not None:
         return found
