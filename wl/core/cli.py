@@ -188,11 +188,7 @@ def _settings_of(path):
 
 
 def folder(args: argparse.Namespace, name: str):
-    """The hdf5.Folder of a run's results.
-
-    args: the command line's values, with out, seed, force, quiet
-    name: str, of the run where --out gives none
-    """
+    """The hdf5.Folder of a run's results. name: str, of the run where --out gives none."""
     from .files import lock
     from .hdf5 import Folder             # a script sets up its process before h5py loads
     home, shares = RUNS / name, {getattr(args, "shard", None), getattr(args, "only", None)}

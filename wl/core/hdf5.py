@@ -167,8 +167,7 @@ def _clean_attrs(name, dtype, own):
 def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     """Read and verify a file.
 
-    kind: str, what it must be; None for any
-    groups: names of the groups to read, None for all
+    kind, groups: str, what it must be, and names of the groups to read; None for any, and for all
     Raises InputError, naming the file and what to do, if it is missing, truncated, damaged, changed
     by another program, not ours, of another kind or of another schema version.
     """

@@ -143,10 +143,8 @@ def parts_to_summarise(maps, split, rows: np.ndarray, frame: Frame, *, scale: fl
                        seed: int = 0) -> Iterator[Part]:
     """The maps that get summaries, in the order of a predictions file, with their lasting noise.
 
-    maps, split, frame: dataset.MapSet, splits.Split, Frame
     rows: (n,) int64, noiseless maps, those of the emulator split and the hold-out
-    scale: float, what a pixel is divided by
-    seed: int, of the noise of noiseless maps, the same for every network
+    scale, seed: what a pixel is divided by; of the noise, the same for every network
     Yields Part: noiseless maps with their noise, then the test maps as they are.
     """
     noiseless = Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=seed)
@@ -160,8 +158,6 @@ def rms(maps: np.ndarray, n_gal: float = 30.0, sample: int = 256, seed: int = 0)
     """Standard deviation of an observed pixel, signal and noise together, from a sample of maps.
 
     maps: (n_map, n_observed) float16, noiseless
-    n_gal: float, source galaxies per square arcminute
-    sample, seed: ints, maps to look at, and which
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(maps), min(sample, len(maps)), replace=False))

@@ -106,10 +106,7 @@ class MapSet:
                 if isinstance(was := proof.get(key), dict) and was.get(name, digest) != digest]
 
     def check_maps(self, quiet: bool = True) -> None:
-        """Read every map once. Raises InputError that names one with NaN or inf, or a constant one.
-
-        quiet: bool, whether no progress is shown
-        """
+        """Read every map once. Raises InputError that names one with NaN, inf, or no variance."""
         if self._passed:
             return
         progress = Progress(len(self.flat_kappa) + self.n_test, "checking the maps", quiet)
@@ -325,10 +322,7 @@ def _check_plausible(path, label):
 
 
 def read_test(path, mask: np.ndarray, mask_path: pathlib.Path) -> np.ndarray:
-    """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError.
-
-    mask: (rows, columns) bool, of mask_path
-    """
+    """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError."""
     noisy = array(path, load_npy(path, mmap=True), (None, None), np.float16, finite=False,
                   advice="one row of observed pixels per map")
     _check_pixels(path, noisy, mask, mask_path)

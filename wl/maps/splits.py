@@ -77,10 +77,7 @@ class Split:
     options: MapOptions             # decided for the set
 
     def rows_of(self, chosen: np.ndarray) -> np.ndarray:
-        """Maps of the chosen realisations (n_realisation,) bool, cosmology by cosmology.
-
-        Returns (n,) int64, indices into MapSet.flat_kappa.
-        """
+        """Maps (n,) int64 of the chosen realisations (n_realisation,) bool, in their order."""
         first = np.arange(self.n_cosmology)[:, None] * len(self.code)
         return (first + np.flatnonzero(chosen)).ravel()
 
