@@ -50,14 +50,13 @@ def main(argv: list | None = None) -> None:
 
 def run(args) -> None:
     """Open, predict, infer, report. args: the command line's values."""
+    import run_score
     from wl.posterior.infer import infer
     from wl.posterior.options import PosteriorOptions
-    from wl.scoring.report import report_on
     options = PosteriorOptions.of(args)
     predictions, folder, wanted = predicted(args, options)
     if predictions is not None:                           # else --only: one network of several
-        report_on(infer(predictions, options, folder, wanted), args.seed, details=args.details,
-                  with_figures=args.figures)
+        run_score.of_run(infer(predictions, options, folder, wanted), args)
 
 
 command = functools.partial(cli.run, main)            # wl-direct, when installed

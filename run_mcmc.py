@@ -76,6 +76,7 @@ def run(args) -> None:
     from wl.core.checks import InputError
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions, shard_of
+    import run_score
     from wl.scoring import report, table, truth
     posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
     if args.maps is not None and args.apply is None:
@@ -95,8 +96,7 @@ def run(args) -> None:
     if args.apply is not None:
         print(table.new_maps(truth.read_maps(path)))
     else:
-        report.report_on(path, args.seed, args.data if is_elsewhere(args) else None,
-                         details=args.details, with_figures=args.figures)
+        run_score.of_run(path, args, args.data if is_elsewhere(args) else None)
     report.check_convergence(path, args.allow_unconverged)
 
 

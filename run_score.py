@@ -67,6 +67,16 @@ def parser() -> cli.Parser:
     return cli.add_common(parser, threads=False)
 
 
+def of_run(path, args, data=None) -> None:
+    """Score the posterior of a run and print the verdict.
+
+    path: str or Path; args: the values of the run's command line
+    data: str or Path, folder with the label files; None for the one it was made from
+    """
+    main([path, "--seed", args.seed, *(() if data is None else ("--data", data)),
+          *["--details"] * args.details, *["--no-figures"] * (not args.figures)])
+
+
 def main(argv: list | None = None) -> None:
     """Parse, merge, submit, score, print. argv: list of str, None for the command line."""
     options = cli.parse(parser(), argv)

@@ -66,7 +66,8 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
             result["limit"], more = beside_limit(maps.folder, keys, maps.truth[pick],
                                                  maps.numbers(pick), bootstrap, seed)
             notes += more
-        result["spectrum"] = _spectrum_beside(result)
+        if file.settings.get("method") != "spectrum":
+            result["spectrum"] = _spectrum_beside(result)
     result["diagnostics"] = _diagnostics(maps.summary)
     failed = maps.ids[maps.failed]
     if failed.size:
@@ -255,23 +256,6 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
     except InputError as error:
         warn(error)
     return written + list(drawn.values())
-
-
-def report_on(path, seed: int, data=None, *, details: bool = False,
-              with_figures: bool = True) -> dict:
-    """Score a posterior, write what belongs to it, print the verdict, and return the result.
-
-    path, seed, data: as score_posterior() takes them
-    details, with_figures: bools, whether the full table is printed and pictures are drawn
-    """
-    maps = open_maps(path, data)
-    result = score_maps(maps, seed=seed)
-    written = publish([(maps, result)], with_figures)
-    print(table.verdict(result, written))
-    if details:
-        print("\n" + table.details(result))
-    print(table.last_line(result), flush=True)
-    return result
 
 
 def check_convergence(path, allowed: bool) -> None:
