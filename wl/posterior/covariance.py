@@ -1,8 +1,7 @@
 """Summaries of maps -> mean, covariance and count per cosmology, raw or smoothed.
 
-A few realisations give each cosmology a noisy mean and covariance; both vary slowly over the
-design. Smoothing fits one polynomial in theta to all cosmologies, of the order that best predicts
-realisations which were left out; with many realisations that is no smoothing.
+Both vary slowly over the design: smoothing fits one polynomial in theta to all cosmologies, of the
+order that best predicts realisations left out; with many realisations that is no smoothing.
 """
 import numpy as np
 

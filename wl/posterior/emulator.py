@@ -61,7 +61,7 @@ class Emulator:
 
     def contains(self, theta: np.ndarray) -> np.ndarray:
         """Whether points theta (m, 2) lie in the hull. Returns (m,) bool."""
-        return kernels.find_all(_points(theta), self.triangulation) >= 0
+        return self._values(theta)[1]
 
     def log_prior(self, theta: np.ndarray) -> np.ndarray:
         """ln of the prior density at theta (m, 2), -inf outside the hull. Returns (m,) float64."""
@@ -94,7 +94,8 @@ class Emulator:
 
     def _values(self, theta):
         """All quantities at points, and which of these lie in the hull."""
-        theta = _points(theta)
+        theta = checks.array("theta", np.ascontiguousarray(theta, dtype=np.float64), (None, 2),
+                             finite=False, advice="give Omega_m and S_8 of each point")
         triangle = kernels.find_all(theta, self.triangulation)
         return kernels.interpolate(theta, triangle, self.triangulation.coefficient), triangle >= 0
 
@@ -168,11 +169,6 @@ def summaries(value: np.ndarray, d: int) -> np.ndarray:
     return np.ascontiguousarray(checks.array(
         "summary", value, (None, d), ("f", "i", "u"),
         advice="give one row of summaries for each map"), dtype=np.float64)
-
-
-def _points(theta):
-    return checks.array("theta", np.ascontiguousarray(theta, dtype=np.float64), (None, 2),
-                        finite=False, advice="give Omega_m and S_8 of each point")
 
 
 def _triangle_rule(order):

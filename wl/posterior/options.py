@@ -20,13 +20,10 @@ from ..core.hdf5 import File, Var, arrays_of, read, write
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST
 from .covariance import SMOOTHS
 
-SAMPLERS = ("metropolis", "exact")
-RECALIBRATIONS = ("isotonic", "temperature", "none")
+SAMPLERS, RECALIBRATIONS = ("metropolis", "exact"), ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
-MIN_DRAWS = 4                  # of a chain, for an R-hat
-MAX_SUMMARY = 1e100            # in the file of others: its square is finite
-MAX_DRAWS = 10**6              # of a map
+MIN_DRAWS, MAX_DRAWS = 4, 10**6          # of a chain, for an R-hat; of a map
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
 BATCHES = 32                   # of a chain, for its autocorrelation time
 STORED = 500                   # draws of a chain: R-hat and ESS cost a tenth of the walk

@@ -35,12 +35,17 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     _, edge, chi2 = survey(emulator, summary)
     n = len(summary)
     levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
-    results = _room(n)
+
+    def room(n):
+        return kernels.Output(np.empty((n, 6)), np.empty((n, 2, len(levels))),
+                              np.empty((n, 2, len(shares))))
+
+    results = room(n)
     for factor, low, high in FINER:
         some = np.flatnonzero((chi2 >= low) & (chi2 < high))
         if some.size:
             points, lines, centre = _tables(emulator, factor * order)
-            found, these = _room(some.size), summary[some]
+            found, these = room(some.size), summary[some]
             on_threads(lambda part: kernels.quadrature(
                 points, lines, these[part], levels, shares,
                 kernels.Output(*(array[part] for array in found))), some.size)
@@ -97,12 +102,6 @@ def _even(square):
     c0 = 1.0 - np.sqrt(1.0 - square[0])
     c1 = (1.0 - c0) * square[1]
     return np.stack([c0, c1, 1.0 - c0 - c1], axis=1)
-
-
-def _room(n):
-    """Unfilled results of n maps."""
-    return kernels.Output(np.empty((n, 6)), np.empty((n, 2, len(LEVELS))),
-                          np.empty((n, 2, len(REGIONS))))
 
 
 def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6, ORDER),
