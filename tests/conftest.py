@@ -11,8 +11,13 @@ import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import pytest
+# as wl.core.cli, before numpy loads: two threads of small products wait for each other, and a
+# test of posterior/test_covariance.py took 3.7 times as long
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:       # in a shell's background: children too
