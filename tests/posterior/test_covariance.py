@@ -119,7 +119,7 @@ def test_known_varying_covariance_is_recovered(rng):
     assert np.std(np.sqrt(covariance[:, 0, 0])) > 0.3 * np.mean(np.sqrt(covariance[:, 0, 0]))   # it does vary
 
 
-@pytest.mark.parametrize("d, n", [(2, 3), (2, 6), (2, 51), (5, 3), (7, 6), (5, 16), (1, 5)])
+@pytest.mark.parametrize("d, n", [(2, 3), (2, 6), (2, 51), (5, 3), (10, 6), (5, 16), (1, 5)])
 def test_always_positive_definite(d, n, rng):
     factor = rng.standard_normal((101, d, d + 1))
     wild = rng.normal(size=(101, d)), factor @ factor.transpose(0, 2, 1) + 1e-4 * np.eye(d)
@@ -130,10 +130,10 @@ def test_always_positive_definite(d, n, rng):
 
 
 @pytest.mark.parametrize("d, n, case", [(2, 6, "smooth"), (2, 51, "smooth"), (10, 20, "smooth"),
-                                        (2, 60, "rough"), (2, 8, "rough"), (5, 20, "rough")])
+                                        (2, 60, "rough"), (2, 8, "rough"), (10, 20, "rough")])
 def test_never_worse_than_raw_on_new_maps(d, n, case, rng):
     """Held-out log-likelihood: the gain where the truth is smooth, no loss where it is not."""
-    mean, covariance = network_like() if d == 2 else spectrum_like(d)
+    mean, covariance = network_like() if d == 2 else spectrum_like()
     if case == "rough":                                     # each cosmology its own mean and scatter
         mean = rng.normal(0, 1, mean.shape)
         covariance = covariance * np.exp(rng.normal(0, 1, (101, 1, 1)))
