@@ -12,7 +12,7 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 
 # as wl.core.cli, before numpy loads: two threads of small products wait for each other:
-# posterior/test_covariance.py took 31 s of CPU time in place of 8.7
+# posterior/test_covariance.py took 31 s of CPU time in place of 9
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
