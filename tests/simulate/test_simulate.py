@@ -420,7 +420,7 @@ def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
     # the second line was cut off by a kill
     (tmp_path / "done").write_text("train 0\ntrain")
     assert module.prepare(tmp_path, plan, False) == {"train 0"}
-    monkeypatch.setattr(module, "_drawing_code", lambda: "another")
+    monkeypatch.setattr(module, "code_version", lambda: "another")
     assert module.prepare(tmp_path, plan, False) == set()
     assert (tmp_path / "done").read_text() == ""
 

@@ -4,9 +4,8 @@
     power = grid.pixel_power(c_ell)                # (n, quarter) from spectra at grid.ell
     kappa = grid.draw(power[0], lam, rng)          # float32 (n_observed,), 3 ms
 
-Spectra are in steradian, ell in 1/radian. The grid is periodic and larger than the frame cut from
-it, so that opposite edges do not know of one another. Of what is even along both axes (spectra,
-correlation functions) one quarter is kept: ell_y, ell_x >= 0.
+Spectra are in steradian. The grid is larger than the frame cut from it: opposite edges do not know
+of one another. Of what is even along both axes one quarter is kept: ell_y, ell_x >= 0.
 """
 import functools
 import itertools
@@ -28,10 +27,9 @@ IMAGES = 3               # aliases, in sampling frequencies; 0.01 % of sigma at 
 MAX_CELLS = 1_200_000    # of a quarter grid: 0.5 GB of image matrix
 # Gaussian share of a log-normal map's modes, see Grid.share(): all below GAUSSIAN_BELOW, where a
 # log-normal's waves change the power of all smaller scales by 2 kappa/lambda, and log10 P scatters
-# more from map to map than real maps' does; little in between; GAUSSIAN_SHARE above GAUSSIAN_ABOVE,
-# without which no pixel is below -lambda. With LAMBDA_FACTOR, of the shift lambda, these numbers
-# were chosen by third moments of three real maps and the scatter of 60 real spectra: see
-# benchmarks/README.md, "The simulator against real maps".
+# more from map to map than real maps' does; GAUSSIAN_SHARE above GAUSSIAN_ABOVE, without which no
+# pixel is below -lambda. With LAMBDA_FACTOR, of the shift lambda, chosen by third moments of three
+# real maps and the scatter of 60 real spectra: benchmarks/README.md.
 GAUSSIAN_SHARE, GAUSSIAN_BELOW, GAUSSIAN_ABOVE = 0.2, 40.0, 400.0
 LAMBDA_FACTOR = 0.85
 LAYERS = 2               # of log-normal and Gaussian maps in boxes; those with halos have slices
@@ -115,8 +113,8 @@ class Grid:
     def image_matrix(self) -> np.ndarray:
         """float32 (quarter cells, len(ell)): the pixel's spectrum as a linear map of C at self.ell.
 
-        P(l) = sum_n C(|l + n l_s|) W^2(l + n l_s), W the sinc window of a square pixel, l_s the
-        sampling frequency; C by cubic interpolation of ell^2 C in ln(ell + 1/2).
+        P(l) = sum_n C(|l + n l_s|) W^2(l + n l_s), W a square pixel's sinc window, l_s the sampling
+        frequency; C by cubic interpolation of ell^2 C in ln(ell + 1/2).
         """
         n, low = len(self.ell), np.log(self.ell[0] + 0.5)
         step = np.log((self.ell[1] + 0.5) / (self.ell[0] + 0.5))
@@ -137,19 +135,14 @@ class Grid:
         return out.reshape(-1, n)
 
     def pixel_power(self, c_ell: np.ndarray) -> np.ndarray:
-        """Spectra of pixel averages, window and aliases included: float32 (m, quarter cells).
-
-        c_ell: (m, n) at self.ell. The product's last bits depend on m and the number of threads.
-        """
+        """Spectra (m, quarter cells) of pixel averages, float32, of c_ell (m, n) at self.ell."""
         if self._images is None:
             self._images = self.image_matrix()
-        return np.atleast_2d(c_ell).astype(np.float32) @ self._images.T
+        return np.atleast_2d(c_ell).astype(np.float32) @ self._images.T      # its bits depend on m
 
     def gaussian_power(self, power: np.ndarray, lam: float) -> np.ndarray:
-        """Spectrum of g where kappa = lam (exp(g - v/2) - 1): xi_g = ln(1 + xi / lam^2), or zero.
-
-        Xavier, Abdalla & Joachimi 2016, MNRAS 459, 3693, equation 26; done on the periodic grid.
-        """
+        """Spectrum of g where kappa = lam (exp(g - v/2) - 1); Xavier et al. 2016, MNRAS 459, 3693"""
+        # xi_g = ln(1 + xi / lam^2), their equation 26, on the periodic grid
         # the fields are real and even on both axes, so a DCT-I of a quarter is the whole transform
         xi = scipy.fft.dctn(power.reshape(self.quarter), type=1, workers=1)
         xi *= np.float32(1.0 / (self.rows * self.columns * self.pixel**2 * lam * lam))
@@ -190,10 +183,7 @@ class Grid:
         return field
 
     def share(self, high: float, below: float) -> np.ndarray:
-        """Gaussian share of each mode, float32, s + (1 - s) / (1 + (ell / below)^4).
-
-        s = high / (1 + (GAUSSIAN_ABOVE / ell)^2)
-        """
+        """Gaussian share s + (1 - s) / (1 + (ell / below)^4), s = high / (1 + (above / ell)^2)."""
         ell_2 = np.maximum(self.ell_2, self.ell_2[1] * 1e-6)
         share = high / (1.0 + GAUSSIAN_ABOVE**2 / ell_2)
         return (share + (1.0 - share) * below**4 / (below**4 + ell_2**2)).astype(np.float32)
@@ -241,8 +231,7 @@ class Boxes(namedtuple("Boxes", "count rng generator_of")):
     """Large-scale structure that realisations share, as maps from few N-body boxes do.
 
     A map is a stack of layers, each one of `count` boxes, flipped and shifted at random by rng;
-    boxes(layer) gives its random numbers, of generator_of(layer, box), and its Turn. Real maps have
-    one box for each cosmology and range of redshifts, with 18 to 36 rotations and shifts.
+    boxes(layer) gives its random numbers, of generator_of(layer, box), and its Turn.
     """
 
     def __call__(self, layer: int) -> tuple[np.random.Generator, Turn]:

@@ -119,9 +119,8 @@ def _stamp_window(grid):
 def check_cells(shape: tuple) -> None:
     """Refuse a periodic grid that cells of 2 x 2 pixels do not fill evenly. Raises InputError."""
     if any(n % 4 for n in shape):
-        raise InputError("--field halo: expected a periodic frame with sides of multiples of 4 "
-                         f"pixels, got {' x '.join(map(str, shape))}; give another --mask, or no "
-                         "--periodic")
+        raise InputError("--field halo: expected a periodic frame, sides multiples of 4 pixels, "
+                         "got {} x {}; give another --mask, or no --periodic".format(*shape))
 
 
 class HaloSky:
@@ -164,9 +163,9 @@ class HaloMaps:
         self.count = 0
 
     def _table(self, s):
-        """Of slice s: lowest level and step of g; mean number of halos of a cell (level,); number
-        per steradian (level, kind); smooth convergence where lensing() is one (level, PARTS); alias
-        tables. A kind is one of PARTS distances and a mass."""
+        """Of slice s: lowest level and step of g; halos in a cell on average (level,); number per
+        steradian (level, kind of PARTS distances and masses); smooth convergence where lensing() is
+        one (level, PARTS); alias tables."""
         h, v, part = self.halos, self.slices.variance[s], slice(s * PARTS, (s + 1) * PARTS)
         g = np.sqrt(v) * np.linspace(-WIDEST, WIDEST, LEVELS)
         b, b_smooth = self.slices.bias[part].ravel(), self.slices.smooth_bias[part]
@@ -194,10 +193,9 @@ class HaloMaps:
                     lift)
 
     def paint(self, nuisance: np.ndarray, layers: Callable, everywhere: bool = False) -> None:
-        """Fill sky.map with halos and sky.smooth with the rest, at one map's nuisance (3,).
+        """Fill sky.map with halos, everywhere or near observed pixels, sky.smooth with the rest.
 
-        layers: slice -> its Generator and Turn
-        everywhere: paint halos also where nothing is observed
+        nuisance, layers: of one map, (3,); slice -> its Generator and Turn
         """
         sky, h = self.sky, self.halos
         extended, swell, stars = h.feedback(*nuisance[:2])
@@ -227,11 +225,10 @@ class HaloMaps:
 
     def draw(self, held: Held, i: int, nuisance: np.ndarray, rng: np.random.Generator,
              layers: Callable | None = None, full: bool = False) -> np.ndarray:
-        """A map: float32 (n_observed,), the observed pixels in C order of the mask.
+        """A map, float32 (n_observed,), or all of it, (rows, columns).
 
         held, i, nuisance: of hold(), the map's place in it, (3,)
         rng, layers: random numbers of the map; Boxes with those of the slices, or None for rng's
-        full: return the whole periodic map, (rows, columns), instead
         """
         grid = self.sky.grid
         # a box must hold the same halos wherever it lies in the map: all of them, then

@@ -22,10 +22,9 @@ from .theory import (HUBBLE_DISTANCE, OMEGA_B, RHO_CRIT, Theory, chebyshev_nodes
 
 OVERDENSITY = 200.0      # times the mean density, as in all three fits below
 C_SCATTER = 0.15 * np.log(10.0)    # standard deviation of ln c: 0.15 dex, Duffy et al. 2008
-# The stars of a halo are in its middle up to 10^13 Msun/h. Beyond, the share of its central galaxy
-# falls as M^-0.6 (Kravtsov, Vikhlinin & Meshcheryakov 2018, Astron. Lett. 44, 8), and the stars of
-# satellites lie where matter does. With all in the middle the third moment of a pixel is ruled by
-# sparse clusters: at f_0 = 0.016 it is 1.6 to 2.0 times a real map's, this way 1.0 times.
+# A halo's stars are in its middle up to 10^13 Msun/h. Beyond, the share of its central galaxy falls
+# as M^-0.6 (Kravtsov et al. 2018, Astron. Lett. 44, 8), and satellites lie where matter does. With
+# all in the middle a pixel's third moment is 1.6 to 2.0 times a real map's at f_0 = 0.016.
 M_CENTRAL, CENTRAL_SLOPE = 1e13, -0.6
 LOG10_M_PAINTED = 12.7   # 350,000 halos on the survey's grid; lighter ones bring 2 % of C_1000
 STEP = 0.075             # dex, width of a bin of mass
@@ -100,11 +99,11 @@ class Halos:
         return self.chi * np.sqrt(weight * self.theory.hubble(self.z) / HUBBLE_DISTANCE)
 
     def feedback(self, log10_t_agn: float, f_0: float) -> tuple:
-        """What feedback leaves of halos, as in the theory's spectrum (theory.response_grid).
+        """What feedback leaves of halos, as in theory.response_grid(); the rest is gas that left.
 
         Returns extended (distance, mass), the share of the mass in dark matter and gas; swell
         (distance, 1), a factor of its concentration, B over its value without feedback, 4; stars
-        (distance, mass), the share of a point in the middle. The rest is gas that left the halo.
+        (distance, mass), the share of a point in the middle.
         """
         b_0, b_z, log_mb, mb_z, f_z = feedback_parameters(log10_t_agn)
         sky, z = self.theory.sky, self.z[:, None]
@@ -147,13 +146,11 @@ class Slices:
     """Gaussian density fields g of the slices of a cosmology, on a periodic grid of cells.
 
     halos, coarse: the halos, and the grid of the cells
-    power, variance: (slice, quarter cells) float32, spectra of g, steradian, of linear theory;
-        (slice,) variance of g in a cell
+    power, variance: (slice, quarter cells) linear spectra of g, (slice,) its variance in a cell
     ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function
     bias: (distance, heavy mass) of halos, in exp(b g)
     smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias that is
         left for it, so that the whole has the mean density and follows matter
-
     Waves longer than LONGEST are not in g: the boxes of the challenge's real maps have none, and
     with them log10 P scatters between maps up to a tenth more from ell 400 to 1600. The bias is cut
     at MAX_CLUSTERING / sigma_g, fitted to third moments of three real maps: exp(b g) would pile
@@ -194,8 +191,8 @@ class Slices:
         xi = scipy.fft.dctn(power.reshape(quarter).astype(float), type=1, workers=1)
         xi /= self.coarse.rows * self.coarse.columns * area
         all_columns = mirror_weights(quarter[1])       # ell_x = 0 is a sum over them
-        out = [scipy.fft.dct(xi**m @ all_columns, type=1)[1:] * area for m in range(1, ORDERS + 1)]
-        return np.maximum(out, 0.0)
+        return np.maximum([scipy.fft.dct(xi**m @ all_columns, type=1)[1:] * area
+                           for m in range(1, ORDERS + 1)], 0.0)
 
 
 class HaloSpectrum:

@@ -4,7 +4,6 @@ Mask and design come from formulas that imitate the challenge's files in what ma
 (shape, holes, density) and copy none of their numbers.
 """
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -105,8 +104,7 @@ def draw_unseen(theta: np.ndarray, n: int, rng: np.random.Generator,
 def procedural_mask() -> np.ndarray:
     """A survey mask that imitates HSC Y3's wide 12-hour field: bool (1424, 176), True = observed.
 
-    benchmarks/mask.py made it: a strip with scalloped edges, a deep block, a notch, and about 860
-    holes; exactly 132,019 pixels are observed.
+    benchmarks/mask.py made it; exactly 132,019 pixels are observed.
     """
     packed = np.load(pathlib.Path(__file__).with_name("mask.npz"))["mask"]
     return np.unpackbits(packed, axis=1).astype(bool)
@@ -190,12 +188,11 @@ class SimulationOptions(Options):
         """Add all options to a parser, in groups."""
         published = " ".join(f"--{name.replace('_', '-')} {value:g}"
                              for name, value in PUBLISHED._asdict().items())
-        names, titles = list(cls.__dataclass_fields__), {
-            "cosmologies": "size", "design": "cosmologies and nuisances", "field": "sky",
-            "delta_z_sign": "spectrum (fitted by benchmarks/fit_sky.py; as published: "
-            + published + ")"}
-        for first, after in itertools.pairwise([*map(names.index, titles), None]):
-            cls.add_to(parser, titles[names[first]], only=names[first:after])
+        names = list(cls.__dataclass_fields__)
+        at = [0, *(names.index(name) for name in ("design", "field", "delta_z_sign")), None]
+        for i, title in enumerate(("size", "cosmologies and nuisances", "sky", "spectrum (fitted "
+                                   f"by benchmarks/fit_sky.py; as published: {published})")):
+            cls.add_to(parser, title, only=names[at[i]:at[i + 1]])
 
 
 class Plan:

@@ -112,17 +112,17 @@ def _run(part, plan, tasks, processes, quiet):
 @contextlib.contextmanager
 def _own_start():
     """Workers begun here have one thread, need no main script, and leave signals to the parent."""
-    main, empty = sys.modules["__main__"], type(sys)("__main__")
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    main, before = sys.modules["__main__"], dict(os.environ)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     os.environ.update(WORKER_ENVIRONMENT)
-    empty.__spec__, sys.modules["__main__"] = None, empty
+    sys.modules["__main__"] = type(sys)("__main__")          # its __spec__ is None
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for name in WORKER_ENVIRONMENT:
+            del os.environ[name]
+        os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
@@ -216,7 +216,7 @@ def _is_plans(folder, before, plan, force):
 def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
     """Set up or take up the unfinished folder; returns the names of the tasks that are done."""
     state = part / "state.json"
-    now = {"settings": plan.settings, "inputs": plan.inputs, "code": _drawing_code()}
+    now = {"settings": plan.settings, "inputs": plan.inputs, "code": code_version().split()[0]}
     if state.is_file():
         before = _read_json(state)
         if _is_plans(part.parent, before, plan, force) and before.get("code") == now["code"]:
@@ -232,15 +232,6 @@ def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
             _allocate(part / (name + ".part"), (*label.shape[:-1], plan.n_observed))
     _write_json(state, now)
     return set()
-
-
-def _drawing_code():
-    """Digest of the sources that decide what a map is made of."""
-    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    others = ("core/params.py", "core/seeds.py", "kernels/noise.py", "kernels/halos.py")
-    for source in (*sorted(here.glob("*.py")), *(here.parent / name for name in others)):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _allocate(path, shape):
@@ -289,11 +280,7 @@ def _read_json(path):
 
 # ---------------------------------------------------------------- the set that --data means
 def locate(args: Namespace) -> dataset.MapSet:
-    """The data set that --data means, simulated first if there is none.
-
-    args: the command line's values, with data, release, realisations, seed, threads, quiet, force
-    Raises InputError.
-    """
+    """The data set that a command line's --data means, simulated if there is none; InputError."""
     folder = pathlib.Path(args.data)
     if not folder.is_dir() and args.data != DEFAULT_DATA:
         raise InputError(f"--data {args.data}: no such folder; give one with a data set, or none "

@@ -203,9 +203,8 @@ class Theory:
     def check(omega_m: float, s_8: float) -> None:
         """Refuse a cosmology for which the formulas have no meaning. Raises InputError."""
         if not (1.1 * OMEGA_B < omega_m <= 1.0 and 0.1 <= s_8 <= 3.0):
-            raise InputError(f"cosmology: expected {1.1 * OMEGA_B:.4f} < Omega_m <= 1 and "
-                             f"0.1 <= S_8 <= 3, got Omega_m = {omega_m:g}, S_8 = {s_8:g}; "
-                             "check the design")
+            raise InputError("cosmology: expected 0.0506 < Omega_m <= 1 and 0.1 <= S_8 <= 3, got "
+                             f"Omega_m = {omega_m:g}, S_8 = {s_8:g}; check the design")
 
     def hubble(self, z: np.ndarray) -> np.ndarray:
         """H(z)/H_0."""
@@ -286,12 +285,11 @@ class Theory:
         return sum(w * at_z[:, :, first + i, np.arange(len(z))] for i, w in enumerate(weights))
 
     def c_ell(self, ell: np.ndarray, delta_z=0.0, log10_t_agn=None, f_0=None) -> np.ndarray:
-        """Convergence spectrum in steradian, without pixel window.
+        """Convergence spectrum in steradian: (n,), or (delta_z, log10_t_agn, f_0, n) for arrays.
 
         ell: (n,), evenly spaced in ln(ell + 1/2) as log_ell_grid() gives them
         delta_z, log10_t_agn, f_0: of the label, log10_t_agn None for dark matter alone
-        Returns float64 (n,), or (n_delta_z, n_log10_t_agn, n_f_0, n) for arrays. Limber at
-        ell + 1/2 (LoVerde & Afshordi 2008, PRD 78, 123506).
+        Limber at ell + 1/2 (LoVerde & Afshordi 2008, PRD 78, 123506).
         """
         # dz = 2 t dt thickens the nodes near z = 0, where k = ell/chi runs away
         t = np.sqrt(Z_MAX) * 0.5 * (_X64 + 1.0)
