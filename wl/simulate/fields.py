@@ -141,8 +141,8 @@ class Grid:
         return np.atleast_2d(c_ell).astype(np.float32) @ self._images.T      # its bits depend on m
 
     def gaussian_power(self, power: np.ndarray, lam: float) -> np.ndarray:
-        """Spectrum of g where kappa = lam (exp(g - v/2) - 1); Xavier et al. 2016, MNRAS 459, 3693"""
-        # xi_g = ln(1 + xi / lam^2), their equation 26, on the periodic grid
+        """Spectrum of g where kappa = lam (exp(g - v/2) - 1): Xavier et al. 2016, MNRAS 459"""
+        # xi_g = ln(1 + xi / lam^2) on the periodic grid: their page 3693, equation 26
         # the fields are real and even on both axes, so a DCT-I of a quarter is the whole transform
         xi = scipy.fft.dctn(power.reshape(self.quarter), type=1, workers=1)
         xi *= np.float32(1.0 / (self.rows * self.columns * self.pixel**2 * lam * lam))
