@@ -7,26 +7,30 @@
 # the same command again: what is done is not repeated. Works from any folder; relative paths are those of the caller.
 set -eu
 out=${1:-} shards=${2:-}
-if [ -z "$out" ] || ! [[ "$shards" =~ ^[1-9][0-9]{0,3}$ ]]; then
-    echo "submit.sh: error: expected a folder and a number of shards from 1 to 9999, got '$out' '$shards';" \
-        "usage: jobs/submit.sh FOLDER SHARDS [sbatch options] [-- options of run_mcmc.py]" >&2
+refuse() {
+    echo "submit.sh: error: $1; usage: jobs/submit.sh FOLDER SHARDS [sbatch options] [-- options of run_mcmc.py]" >&2
     exit 2
+}
+if [ -z "$out" ] || [[ "$out" =~ [[:cntrl:]] ]] || ! [[ "$shards" =~ ^[1-9][0-9]{0,3}$ ]]; then
+    refuse "expected a folder and a number of shards from 1 to 9999, got ${out@Q} ${shards@Q}"
 fi
 shift 2
-site=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    site+=("$1")
+site=() before=
+while [ $# -gt 0 ] && [ "$1" != -- ]; do        # an option, or the value of the one before
+    [[ "$1" == -* || ( "$before" == -* && "$before" != *=* ) ]] || refuse "expected an option of sbatch, got ${1@Q}"
+    site+=("$1") before=$1
     shift
 done
 [ $# -eq 0 ] || shift
 root=$(cd "$(dirname "$0")/.." && pwd)
-plan=$("$root/jobs/run.sh" jobs/networks.py "$@" --out "$out") || exit      # wrong options: before any job
+plan=$("$root/jobs/run.sh" jobs/networks.py "$@") || exit      # wrong options: before any job
+[[ "$plan" =~ ^[0-9]+\ [0-9]+$ ]] || { echo "$plan"; exit 0; }      # --help
 read -r networks first <<<"$plan"
 allowed=()
 for option in "$@"; do
     [ "$option" = --allow-unconverged ] && allowed=("$option")
 done
-mkdir -p "$out/logs"
+mkdir -p "$out/logs" 2>/dev/null || refuse "${out@Q}: no such folder can be made"
 
 submit() {       # name, what it waits for, array or nothing, command; sets id
     local name=$1 after=$2 array=$3 log=%j

@@ -45,6 +45,7 @@ def call(tmp_path):
 @pytest.mark.parametrize("cluster", ["", ";west"])
 def test_the_graph(call, cluster, tmp_path):
     """One network first, which measures; then the others, the shards, and what joins them."""
+    (tmp_path / "a b").mkdir()
     done, calls = call(SUBMIT, "my runs/x", 3, "--partition=cpu", "--time=1:00:00", "--",
                        "--data", "a b", "--folds", 2, "--allow-unconverged", CLUSTER=cluster)
     assert done.returncode == 0, done.stderr
@@ -80,7 +81,11 @@ def test_graphs_of_other_models(call, options, names):
 def test_wrong_usage_is_refused_before_anything_is_submitted(call, tmp_path):
     for words in ((), ("out",), ("out", "four"), ("out", "0"), ("out", "-2"), ("out", "--data"),
                   ("", "4"), ("out", "4", "--", "--epochs", "many"), ("out", "4", "--", "--nope"),
-                  ("out", "4", "--", "--model", "x"), ("out", "4", "--", "--sigma", "-1")):
+                  ("out", "4", "--", "--model", "x"), ("out", "4", "--", "--sigma", "-1"),
+                  ("out\nx", "4"), ("log/x", "4"), ("out", "4", "stray"), ("out", "4", "--", "-"),
+                  *(("out", "4", "--", *words.split()) for words in (
+                      "--shard 1/2", "--only=1", "--out x", "--dry-run", "--data nowhere",
+                      "--prior nowhere.npy", "--init nowhere", "--predictions x.h5"))):
         done, calls = call(SUBMIT, *words)
         assert done.returncode == 2 and not calls, words
         assert len(done.stderr.splitlines()) == 1 and "error: " in done.stderr

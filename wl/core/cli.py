@@ -250,7 +250,7 @@ def rank() -> int:
 def thread_count(asked: int | None) -> int:
     """The number of threads asked for, None for all there are. Raises InputError."""
     if asked is None:
-        return max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        return max(1, available_cpus() // max(1, processes("LOCAL_WORLD_SIZE")))
     return within("--threads", asked, 1, 1024, integer=True)
 
 
