@@ -27,15 +27,13 @@ SAME = 2e-6            # distance at which a prior's point is a cosmology that w
 class Emulator:
     """A piecewise linear emulator as flat arrays; made by build().
 
-    The design is triangulated in Omega_m and S_8 as they are. Leaving out one of the 89 inner
-    cosmologies, its mean is predicted to 0.034 standard deviations of a network's prediction and
-    0.044 of a 10-bin spectrum; the best of 30 rotations, scales and logarithms gave 0.030 and
-    0.042, each another one.
+    The design is triangulated in Omega_m and S_8 as they are. The mean of a cosmology left out is
+    predicted to 0.034 sd of a network and 0.044 of a 10-bin spectrum; the best of 30 rotations,
+    scales and logarithms gave 0.030 and 0.042, each another one.
     theta: (n, 2) float64, Omega_m and S_8 of the design, then of points beyond its hull, if any.
     limits: (2, 2) float64, lowest and highest theta.
     triangles, neighbours: (t, 3) int32, corners, and what is opposite to them, -1 at the hull.
-    mean: (n, d), covariance: (n, d, d) float64, of the summary at theta; d: int.
-    vertex_log_prior: (n,) float64.
+    mean: (n, d), covariance: (n, d, d), vertex_log_prior: (n,) float64, at theta; d: int.
     triangulation: kernels.likelihood.Triangulation.
     log_constant: float, ln of the likelihood's factor that depends on no parameter or summary.
     """
@@ -107,8 +105,7 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     theta: (n, 2) float64, Omega_m and S_8.
     mean: (n, d), covariance: (n, d, d) float64, symmetric positive definite.
     prior: as log_prior() takes it; that of the design goes on beyond() its hull.
-    Raises InputError for a design without area or with equal cosmologies, and a covariance that is
-    not positive definite.
+    Raises InputError for a design without area, equal cosmologies, and a covariance that is none.
     """
     theta, mean, covariance = (np.array(v, dtype=np.float64) for v in (theta, mean, covariance))
     n = len(checks.array("design", theta, (None, 2)))
@@ -190,8 +187,7 @@ def quadrature_points(theta: np.ndarray, triangles: np.ndarray,
                       order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quadrature points of a whole triangulation.
 
-    theta: (n, 2) float64, the corners; triangles: (t, 3) int, rows of theta.
-    order: int, points per side of a triangle.
+    theta: (n, 2) float64, the corners; triangles: (t, 3) int; order: int, points per side.
     Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's area, and
     barycentric weights (order^2, 3), all float64.
     """
@@ -251,9 +247,8 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
         cosmology of the design; or with rows of Omega_m, S_8, density in any normalisation, of
         points that span the design or are its own to six decimals, 0 excluding a point.
     theta: (n, 2) float64, the design.
-    Returns log densities (n,), not normalised, and what is lost between the cosmologies: the rms
-    difference of ln density at the file's points in the hull, by density (0 for the first form).
-    Raises InputError.
+    Returns log densities (n,), and what is lost between the cosmologies: the rms difference of ln
+    density at the file's points in the hull, by density. Raises InputError.
     """
     path, advice = pathlib.Path(path), "give rows of Omega_m, S_8, density"
     name = f"--prior {path}"

@@ -87,9 +87,8 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
 def emulator_maps(predictions: hdf5.File) -> tuple:
     """Summaries of the emulator split, comparable with those of the maps to infer.
 
-    predictions: hdf5.File
-    Returns summaries (n_cosmology, n_realisation, d), with folds rescaled to scatter like a mean
-    over them, and the maps' rows in the file, cosmology by cosmology.
+    Returns summaries (n_cosmology, n_realisation, d) of the File, with folds rescaled to scatter
+    like a mean over them, and the maps' rows in it, cosmology by cosmology.
     """
     data, constant = predictions.groups["predictions"], predictions.groups["constant_data"]
     rows = np.flatnonzero(data["split"] == EMULATOR)
@@ -105,9 +104,8 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
     Error bars are fitted on these. Each fold of realisations gets mean and covariance of the rest.
-    emulator: emulator.Emulator, for its design and prior
+    emulator: emulator.Emulator, for its design and prior; options: PosteriorOptions; seed: int
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
-    options: PosteriorOptions; seed: int
     Returns the maps' cosmologies (n, 2) and their posteriors, as of summarise(); None without need.
     """
     if options.recalibrate == "none":
@@ -136,8 +134,7 @@ def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
 def load_emulator(folder):
     """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5.
 
-    folder: str or Path
-    Raises InputError, also where the two are of different runs.
+    folder: str or Path. Raises InputError, also where the two are of different runs.
     """
     from . import emulator
     folder = pathlib.Path(folder)

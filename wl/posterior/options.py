@@ -205,8 +205,7 @@ def shard_of(text: str | None) -> tuple | None:
 def merge(paths: list, out) -> str:
     """Join the shards of one run along the dimension `map`, sorted by the map coordinate.
 
-    paths: one file per shard, whose settings hold shard = [i, n], i from 0 or from 1
-    out: str or Path, the file to write
+    paths: files whose settings hold shard = [i, n], i from 0 or 1; out: str or Path, to write
     Returns the digest of the result, whose settings hold no shard. Raises InputError, also if `out`
     is one of the shards, or holds another result than theirs.
     """

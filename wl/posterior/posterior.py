@@ -55,8 +55,7 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
               covariance: np.ndarray) -> dict[str, np.ndarray]:
     """The result of chains or of a quadrature, as /summary of posterior.h5 holds it.
 
-    chains: Chains; summary, mean: (n, d), covariance: (n, d, d) float64, of the emulator at the
-        posterior's mean.
+    summary, mean: (n, d), covariance: (n, d, d) float64, of the emulator at the posterior's mean.
     Returns {name: array}: what Chains has but for draws, contour_68, ... (n,), chi2 = r^T C^-1 r of
     what the emulator leaves of the summary, its p_value (conservative: parameters were fitted), and
     flag (n,) int16, a sum of the keys of params.FLAGS. A map whose chains never moved has STUCK for
@@ -130,9 +129,8 @@ def pit(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
 def pit_quantiles(truth: np.ndarray, levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """The same from quantiles of the posterior, between which the pull is linear in the parameter.
 
-    Beyond them it goes on with the outermost slope: exact for a Gaussian.
+    Beyond them it goes on with the outermost slope: exact for a Gaussian. Returns (n, 2) float64.
     truth: (n, 2), levels: (k,), increasing probabilities, quantiles: (k, n, 2), float64.
-    Returns (n, 2) float64.
     """
     from scipy.special import ndtr, ndtri
     pull, quantiles, truth = ndtri(levels), np.asarray(quantiles), np.asarray(truth)

@@ -64,8 +64,7 @@ def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
     """Independent draws of each map's posterior, (n, 1, count, 2) float64.
 
     A triangle of the design is cut into cells of equal area; a cell is drawn by its share of the
-    posterior, and in it a point. Cells are an eighth of a posterior's sd wide: its sd comes out
-    0.1 % too large.
+    posterior, and in it a point. Cells an eighth of a sd wide make the sd 0.1 % too large.
     emulator: Emulator; summary: (n, d) float64; count, seed: ints.
     map_index: (n,) int, which with the seed alone decides a map's random numbers.
     """

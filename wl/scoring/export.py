@@ -22,8 +22,7 @@ def submit(path, out, force: bool = False) -> int:
     path, out: str or Path, posterior.h5, and the zip with result.json = {"means": [[Omega_m, S_8],
         ...], "errorbars": [[...], ...]} in the order of the test maps
     force: bool, whether another zip there is replaced
-    Raises InputError without test maps, if one is missing or twice there, if the file is a shard,
-    or if a zip with other contents stands in the way.
+    Raises InputError unless all test maps are there once, and for a zip with other contents.
     """
     maps = read_maps(path)
     one, of = maps.file.settings.get("shard") or (1, 1)
@@ -67,8 +66,7 @@ def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
 
     maps: truth.Maps; form: str, of FORMATS
     out: str or Path: "csv" a table with a row for each map; "arviz" the posterior file with the
-        truth in /constant_data; "getdist" a prefix: each map with draws gives PREFIX_map12_1.txt
-        for each chain, and PREFIX_map12.paramnames
+        truth in /constant_data; "getdist" a prefix of PREFIX_map12_1.txt (a map and chain), ...
     Returns the paths. Raises InputError, also where draws are needed and there are none.
     """
     out = pathlib.Path(out)

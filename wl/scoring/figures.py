@@ -59,8 +59,7 @@ class _Scored:
 def draw_all(maps, result: dict, folder: pathlib.Path) -> dict:
     """Every picture that a scored posterior has the data for.
 
-    maps, result: truth.Maps with a truth, and report.score_maps() of it
-    folder: Path, gets NAME.png and NAME.pdf
+    maps, result: Maps, and report.score_maps() of it; folder: Path, gets NAME.png and NAME.pdf
     Returns {caption: Path of the PNG}.
     """
     scored = _Scored(maps, result)

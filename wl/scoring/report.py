@@ -26,9 +26,8 @@ LIMIT_SETTINGS = ("count", "prior", "nuisances", "n_gal", "field")
 def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1) -> dict:
     """Score every map of a posterior file whose truth is known.
 
-    path: str or Path, posterior.h5 of any method
+    path: str or Path, posterior.h5 of any method; bootstrap, seed: ints, resamples
     data: str or Path, folder with the label files; None for the one in the file's settings
-    bootstrap, seed: ints, resamples
     Returns what score.json holds, and "path". The headline "score" is that of the test maps, else
     of the hold-out ones, None where no truth is known. Raises InputError.
     """

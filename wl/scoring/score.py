@@ -35,9 +35,7 @@ def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarr
 def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Score of each map (higher is better), (n,) float64; their mean is the challenge's.
 
-    It is minus the sum of score_terms(); Dai et al. 2026, arXiv:2604.14451.
-    truth, mean, sd: (n, 2) float64
-    Raises InputError as score_terms() does.
+    It is minus the sum of score_terms(), of the same arguments; Dai et al. 2026, arXiv:2604.14451.
     """
     return -score_terms(truth, mean, sd).sum(axis=(1, 2))
 

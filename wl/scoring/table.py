@@ -282,8 +282,7 @@ def page(path, title: str, texts: list[str], pictures: dict) -> None:
     """Write a page that needs no other file.
 
     path: str or Path; title: str; pictures: {caption: Path of a PNG}
-    texts: the first stands above the pictures, the others below
-    Raises InputError if the folder cannot be used.
+    texts: the first stands above the pictures. Raises InputError if the folder cannot be used.
     """
     first, *others = (f"<pre>{html.escape(text)}</pre>\n" for text in texts)
     parts = [HEAD.format(title=html.escape(title)), first]

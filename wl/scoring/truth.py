@@ -22,10 +22,8 @@ class Maps:
 
     path: Path; file: hdf5.File; folder: Path of the data
     split, cosmology, realisation: (n,) int64; ids: (n,) int, the coordinate `map`
-    summary: {name: (n, ...)}
-    truth: (n, 2), NaN where nobody has it; without a truth that was read, all NaN
-    design: (n_cosmology, 2) or None
-    cluster: (n,) numbers that dependent hold-out maps share, or None
+    summary: {name: (n, ...)}; truth: (n, 2), NaN where nobody has it, or none was read
+    design: (n_cosmology, 2); cluster: (n,) numbers that dependent hold-out maps share; or None
     digests: {name: sha256} of the files read; notes: list of str
     """
     path: pathlib.Path
