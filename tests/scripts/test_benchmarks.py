@@ -43,7 +43,8 @@ RUNS = {
                    "--leak-batch", "2"],
     "simulate": ["--maps", "2", "--rounds", "1"],
     "sampler": ["--maps", "40", "--nstep", "200", "--reference-steps", "3", "--repeats", "1",
-                "--threads", "1"]}
+                "--threads", "1"],
+    "scaling": ["--stages", "measure", "--smallest", "2"]}
 
 
 def begin(folder):
@@ -381,6 +382,17 @@ def test_simulate_prints_its_line(benchmark):
 
 def test_sampler_prints_its_line(benchmark):
     benchmark("sampler")
+
+
+def test_scaling_prints_its_line_and_finds_laws(benchmark):
+    import scaling
+    head, *rows = benchmark("scaling")[:-2]
+    assert "law" in head and [row.split()[:2] for row in rows] == [["measure", "maps"],
+                                                                  ["measure", "rows"]]
+    x = np.array([16, 64, 256])
+    assert np.allclose(scaling.law(x, 1.0 + 0.02 * x**1.5), (1.0, 0.02, 1.5), rtol=0.02)
+    assert np.allclose(scaling.law(x[:2], 3.0 + 2.0 * x[:2]), (3.0, 2.0, 1.0))
+    assert scaling.law(x, [5.0, 5.1, 5.0])[1:] == (0.0, 0.0)
 
 
 # ---------------------------------------------------------------- the page of the tables
