@@ -86,26 +86,25 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
     white = powers.white + nuisances[:, 3:] * powers.per_variance
     basis = np.column_stack([flat, flat[:, [0, 1, 0]] * flat[:, [0, 1, 1]]])
     moments = {name: np.empty((len(measured), 5)) for name in priors}
-    bar = Progress(len(measured), f"limit of {len(measured)} maps", quiet)
-    for start in range(0, len(measured), MAPS):
+    starts = range(0, len(measured), MAPS)
+    bar = Progress(len(points) * len(starts), f"limit of {len(measured)} maps", quiet)
+    for start in starts:
         some, log_l = measured[start:start + MAPS], []
         best = np.full(len(some), -np.inf)
         for theta in points:                    # a triangle at a time bounds the memory
             log_l.append(log_likelihoods(signals(theta) + white, some, count, best - NEGLIGIBLE))
             best = np.maximum(best, log_l[-1].max(axis=1))
+            bar.update()
         log_l = np.concatenate(log_l, axis=1)
         for first in range(0, len(some), BLOCK):
             for name, out in moments.items():
                 p = log_l[first:first + BLOCK] + log_p[name]
                 p = np.exp(p - logsumexp(p, axis=1)[:, None])
                 out[start + first:start + first + len(p)] = p @ basis
-        bar.update(len(some))
     bar.close()
-    found = {}
-    for name, out in moments.items():
-        sd = np.sqrt(out[:, 2:4] - out[:, :2]**2)
-        found[name] = out[:, :2], sd, (out[:, 4] - out[:, 0] * out[:, 1]) / sd.prod(axis=1)
-    return found
+    sd = {name: np.sqrt(out[:, 2:4] - out[:, :2]**2) for name, out in moments.items()}
+    return {name: (out[:, :2], sd[name], (out[:, 4] - out[:, 0] * out[:, 1]) / sd[name].prod(1))
+            for name, out in moments.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +148,8 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
                          "frame without a mask; simulate with --field gaussian --mask none "
                          "--periodic, or give --count modes")
     exact = exact and options.count != "modes"
-    n_gal = options.n_gal or data.n_gal
     known = "fixed" if knobs.get("nuisances") == "fixed" else "drawn"
-    nuisances = options.nuisances or known
+    n_gal, nuisances = options.n_gal or data.n_gal, options.nuisances or known
     # what assumes too much or too little must not stand beside scores as their limit
     prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
     sky, scatter = of_set(knobs)
@@ -167,9 +165,8 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
     where, measured, modes = (measured_powers(powers, data) if exact else
                               forecast_powers(powers, data, scatter, seed))
     powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
-    design = _density_in_hull(data.theta, triangles)
-    priors = {name: log_prior(prior, data.theta, triangles)
-              for name, prior in (("design", design), ("flat", "flat"))}
+    priors = {name: log_prior(prior, data.theta, triangles) for name, prior in (
+        ("design", _density_in_hull(data.theta, triangles)), ("flat", "flat"))}
     found = posteriors(powers, points, data.theta, priors, measured, modes, options.order, quiet)
     paths = []
     for name, (mean, sd, correlation) in found.items():
@@ -251,9 +248,8 @@ def limit_main(argv: list | None = None) -> None:
 # ---------------------------------------------------------------- calibration of a run
 def draw(emulator, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """n cosmologies (n, 2) from an emulator's prior, and a summary (n, d) of each."""
-    rng = seeds.generator(seed, seeds.CALIBRATION_DRAW)
-    at, prior = emulator.triangles, emulator.vertex_log_prior
-    top = prior[at].max(1)
+    rng, prior = seeds.generator(seed, seeds.CALIBRATION_DRAW), emulator.vertex_log_prior
+    at, top = emulator.triangles, prior[emulator.triangles].max(1)
     share = triangle_areas(emulator.theta, at) * np.exp(top - top.max())
     theta = np.empty((0, 2))
     while len(theta) < n:      # uniform in a triangle, kept by the density over its highest there

@@ -104,9 +104,8 @@ class Comparison:
         two, three, four = moments.T
         out = dict(zip(TITLES, (*self.spectra(kappa), three, four - 3.0 * two**2)))
         for i, scale in list(enumerate(SCALES))[1:]:
-            levels = THRESHOLDS * self.shapes.unit[i]
-            found = (pdf[i] * self.pixels[i], peaks[i], minima[i],
-                     *minkowski(smoothed[i], self.shapes.valid[i], levels))
+            found = (pdf[i] * self.pixels[i], peaks[i], minima[i], *minkowski(
+                smoothed[i], self.shapes.valid[i], THRESHOLDS * self.shapes.unit[i]))
             out.update((f"{name} {scale:g}", v) for name, v in zip(list(TITLES)[4:], found))
         return out
 
@@ -126,8 +125,7 @@ class Comparison:
         more), chi2 with the priors'.
         """
         real, n = np.concatenate([found["spectrum"], found["beyond"]]), self.both[0].width
-        area = self.grid.pixel**2
-        white = noise_sigma(self.n_gal)**2 * area
+        area, white = self.grid.pixel**2, noise_sigma(self.n_gal)**2 * self.grid.pixel**2
         modes = np.concatenate([s.count[s.used] for s in self.both]) * self.mask.mean()
 
         def levels(labels):
@@ -301,8 +299,8 @@ def realism_parser() -> cli.Parser:
     add = parser.add_argument
     one = parser.add_mutually_exclusive_group(required=True).add_argument
     one("--map", metavar="FILE", help=".npy with noisy maps (any, n_observed) or one (n_observed,)")
-    one("--spectra", metavar="FILE", help=".npz with arrays power (cosmology, realisation, bin), "
-        "ell_edges, and label (cosmology, realisation, 5) unless --label is given")
+    one("--spectra", metavar="FILE", help=".npz with power (cosmology, realisation, bin), ell_edges "
+        "and, unless --label is given, label (cosmology, realisation, 5)")
     add("--label", metavar="FILE", help="labels of the whole set (.npy), of which --spectra has "
         "the first cosmologies and realisations; the rms of the signal over all is printed too")
     add("--row", default="0", metavar="I|all", help="which of the maps; all: each in its column")

@@ -1,9 +1,7 @@
 """What the theory expects of binned spectra, without drawing a map: linear maps of C_ell.
 
-    survey = Survey(mask, edges)                       # behind a mask, as the starting kit measures
-    signal = survey.expected(label, field)
-    powers = BandPowers(grid, theta, n_gal)            # of a whole periodic grid
-    drawn = simulate(survey, label, field, repeats=6)  # to compare with
+    signal = Survey(mask, edges).expected(label, field)     # behind a mask, as the kit measures
+    powers = BandPowers(grid, theta, n_gal)                 # of a whole periodic grid
 """
 import zipfile
 from collections import namedtuple
@@ -42,10 +40,9 @@ VERDICTS = {"means": f"signals within {TOLERANCE:.0%} plus their error",
             "scatters": f"scatter within {SCATTER_TOLERANCE:.0%}, bins 4-9"}
 
 Spectra = namedtuple("Spectra", "power label edges noise")
-Spectra.__doc__ = """Noisy spectra with their truth.
+Spectra.__doc__ = """Noisy spectra `power` (n_cosmology, n_realisation, n_bin) in steradian and truth.
 
-power: (n_cosmology, n_realisation, n_bin) steradian; label: (n_cosmology, n_realisation, 5); edges:
-(n_bin + 1,) multipoles; noise: mean power of the shape noise."""
+label: (n_cosmology, n_realisation, 5); edges: (n_bin + 1,) multipoles; noise: its mean power."""
 
 
 def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarray:
