@@ -299,8 +299,8 @@ def realism_parser() -> cli.Parser:
     add = parser.add_argument
     one = parser.add_mutually_exclusive_group(required=True).add_argument
     one("--map", metavar="FILE", help=".npy with noisy maps (any, n_observed) or one (n_observed,)")
-    one("--spectra", metavar="FILE", help=".npz with power (cosmology, realisation, bin), ell_edges "
-        "and, unless --label is given, label (cosmology, realisation, 5)")
+    one("--spectra", metavar="FILE", help=".npz with power (cosmology, realisation, bin), ell_edges"
+        " and, unless --label is given, label (cosmology, realisation, 5)")
     add("--label", metavar="FILE", help="labels of the whole set (.npy), of which --spectra has "
         "the first cosmologies and realisations; the rms of the signal over all is printed too")
     add("--row", default="0", metavar="I|all", help="which of the maps; all: each in its column")
