@@ -40,7 +40,7 @@ VERDICTS = {"means": f"signals within {TOLERANCE:.0%} plus their error",
             "scatters": f"scatter within {SCATTER_TOLERANCE:.0%}, bins 4-9"}
 
 Spectra = namedtuple("Spectra", "power label edges noise")
-Spectra.__doc__ = """Noisy spectra, power (n_cosmology, n_realisation, n_bin) in sr, and their truth.
+Spectra.__doc__ = """Noisy spectra with truth: power (n_cosmology, n_realisation, n_bin), steradian.
 
 label: (n_cosmology, n_realisation, 5); edges: (n_bin + 1,) multipoles; noise: its mean power."""
 
