@@ -27,6 +27,7 @@ MIN_DRAWS, MAX_DRAWS = 4, 10**6          # of a chain, for an R-hat; of a map
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
 BATCHES = 32                   # of a chain, for its autocorrelation time
 STORED = 500                   # draws of a chain: R-hat and ESS cost a tenth of the walk
+MAX_SUMMARY = 1e100            # in the file of others: its square is finite
 ONE_RUN = "merge shards of one run"
 
 SUMMARIES = ("summaries", "estimate", "estimates", "predictions", "prediction", "pred")
