@@ -25,8 +25,7 @@ PRIORS = ("design", "flat")    # anything else is a file
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS, MAX_DRAWS = 4, 10**6          # of a chain, for an R-hat; of a map
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
-BATCHES = 32                   # of a chain, for its autocorrelation time
-STORED = 500                   # draws of a chain: R-hat and ESS cost a tenth of the walk
+BATCHES, STORED = 32, 500      # of a chain: batches for its autocorrelation time, draws for ESS
 MAX_SUMMARY = 1e100            # in the file of others: its square is finite
 ONE_RUN = "merge shards of one run"
 
@@ -63,8 +62,7 @@ class Walk(Options):
     def __post_init__(self):
         super().__post_init__()
         if not 0.0 <= self.burn_in < 1.0:
-            raise InputError("--burn-in: expected a fraction from 0 to below 1, got "
-                             f"{self.burn_in}")
+            raise InputError(f"--burn-in: expected a fraction from 0 to below 1, got {self.burn_in}")
         if self.nstep * self.chains >= MAX_STEPS:
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
