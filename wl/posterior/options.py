@@ -62,7 +62,7 @@ class Walk(Options):
     def __post_init__(self):
         super().__post_init__()
         if not 0.0 <= self.burn_in < 1.0:
-            raise InputError(f"--burn-in: expected a fraction from 0 to below 1, got {self.burn_in}")
+            raise InputError(f"--burn-in: expected a fraction in [0, 1), got {self.burn_in}")
         if self.nstep * self.chains >= MAX_STEPS:
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
