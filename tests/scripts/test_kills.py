@@ -111,7 +111,8 @@ def main(kills, seed):
             text = open(out + ".log").read()
             if code or found != expected or "Traceback" in text or "damaged" in text:
                 differ = {n for n in {*found, *expected} if found.get(n) != expected.get(n)}
-                wrong.append((out, code, differ, text[-600:]))
+                wrong.append((out, code, differ, text[-600:], [
+                    line for line in text.splitlines() if "Traceback" in line or "damaged" in line]))
     print(repr((counts, wrong)))
 
 

@@ -50,9 +50,8 @@ class BatchRenorm2d(nn.BatchNorm2d):
 
     A batch's own statistics carry the amplitude of its maps, which is what S_8 is: plain batch norm
     in a lane of 8 maps blurs it, and its evaluation lags behind (validation losses of 0.2 and 2.4
-    in turn at the peak learning rate). Gradients still flow through the batch's statistics. The
-    running ones include the batch (not so in the paper): training gives exactly what evaluation
-    gives. The correction comes in over steps 60 to 180, when they mean something.
+    in turn at the peak learning rate). The running ones include the batch (not so in the paper), so
+    that training gives what evaluation gives. The correction comes in over steps 60 to 180.
     """
 
     def forward(self, x):

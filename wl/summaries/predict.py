@@ -272,7 +272,7 @@ class Job:
     def _from_maps(self, rows):
         from ..maps import batches
         from . import training
-        from .network import Network, Recipe
+        from .network import Network, Recipe, load_torch
         maps, folder, options = self.maps, self.folder, self.options.of_part(self.part)
         maps.check_maps(folder.quiet)
         digests, (task, train, validation) = folder.digests(maps.files), self._task()
@@ -280,16 +280,17 @@ class Job:
         scale = batches.rms(maps.flat_kappa, maps.n_gal)
         recipe = Recipe(**options.training(), frame=frame.shape, scale=scale, n_gal=maps.n_gal,
                         inputs={k: digests[k] for k in ("kappa", "label", "mask")}, **task)
-        network = self._stored(Network, recipe)
+        network = self._stored(self.model, Network.load, recipe)
         if network is None:
             source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal,
                                      seed=self.seed)
             progress = Progress(recipe.epochs * recipe.batches_of(len(train)),
                                 f"training {self.part}{self.name}", folder.quiet)
-            training.drop_useless_checkpoint(self.checkpoint, recipe, folder.force)
-            if options.init is not None and not self.checkpoint.exists():
-                training.begin(source, maps.flat_theta, train, recipe, first_of(self, Network),
-                               self.checkpoint)
+            if self._stored(self.checkpoint, load_torch, recipe) is None:
+                self.checkpoint.unlink(missing_ok=True)
+                if options.init is not None:
+                    training.begin(source, maps.flat_theta, train, recipe,
+                                   first_of(self, Network), self.checkpoint)
             network = training.train(source, maps.flat_theta, train, validation, recipe,
                                      checkpoint=self.checkpoint, threads=options.threads,
                                      progress=progress)
@@ -314,7 +315,7 @@ class Job:
         task, train, validation = self._task()
         recipe = dense.Recipe(model=self.part, loss=options.loss, members=own["networks"],
                               layers=own["layers"], features=file.digest, **task)
-        network = self._stored(dense.Dense, recipe)
+        network = self._stored(self.model, dense.Dense.load, recipe)
         if network is None:
             draws = [values["fixed"][train][None]]
             if "fresh" in values:
@@ -326,20 +327,21 @@ class Job:
             network.save(self.model)
         return Predicted(*network.predict(_features_of(file, rows)))
 
-    def _stored(self, kind, recipe):
-        """The network of an earlier run, or None. Raises InputError for one of another recipe."""
-        if not self.model.exists():
+    def _stored(self, path, read, recipe):
+        """The network or checkpoint of an earlier run, or None; of another recipe only by force."""
+        if not path.exists():
             return None
         try:
-            network = kind.load(self.model)
+            found = read(path)
+            before = found.recipe.stored() if hasattr(found, "recipe") else (
+                found.get("settings", {}) if isinstance(found, dict) else {})
         except InputError:
             if not self.folder.force:
                 raise
-            return warn(f"{self.model}: damaged, trained again")
-        before, now = network.recipe.stored(), recipe.stored()
+            return warn(f"{path}: damaged, trained again")
         if not self.folder.force:
-            refuse_difference(f"{self.model}: was made with", before, now)
-        return network if before == now else None
+            refuse_difference(f"{path}: was made with", before, recipe.stored())
+        return found if before == recipe.stored() else None
 
 
 def _write(job, name, rows, predicted, settings, p_values=None):

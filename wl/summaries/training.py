@@ -10,7 +10,6 @@ import copy
 import inspect
 import math
 import os
-import pathlib
 import time
 
 import numpy as np
@@ -18,8 +17,7 @@ import torch
 
 from ..core import seeds
 from ..core.checks import InputError, RunError
-from ..core.files import refuse_difference
-from ..core.progress import saving, stop, stopped, warn
+from ..core.progress import saving, stop, stopped
 from ..maps.batches import FIXED, N_SYMMETRY, Batches
 from .architectures import values_per_norm
 from .lanes import Lanes, as_computed, one_thread
@@ -38,8 +36,7 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
     batches, label: Batches, of noiseless maps; (n_map, 2) float64, the parameters of each
     rows, validation: (n,) int, indices of the maps to learn from, and of those to choose the epoch
         by, which keep the same noise
-    checkpoint: path, written after each epoch and each minute, and resumed from
-    threads: int; the result does not depend on it
+    checkpoint, threads: path, written each epoch and minute, and resumed from; int, changes nothing
     progress: with begin_at(step, note), update() and note, or None
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
@@ -50,8 +47,8 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
             training = _Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
             training.resume()
             if progress is not None:
-                progress.begin_at(training.step,
-                                  f"epoch {len(training.history) + 1}/{recipe.epochs}")
+                epoch = len(training.history) + 1
+                progress.begin_at(training.step, f"epoch {epoch}/{recipe.epochs}")
             while not training.ended():
                 training.run_epoch(progress)
     if training.best_weights is None:
@@ -146,7 +143,7 @@ class _Training:
             self.saved = now
         stop()
 
-    def ended(self) -> bool:
+    def ended(self):
         """Whether all epochs are done, or `patience` of them have passed since the best."""
         done, losses = len(self.history), [h["validation"] for h in self.history]
         best = losses.index(self.best) + 1 if self.best < math.inf else 0
@@ -209,24 +206,6 @@ class _Training:
             total += self.loss(out, self.target[part]).item() * len(part)
             self.save(math.inf)                        # a signal does not wait for the end
         return total / len(self.validation)
-
-
-def drop_useless_checkpoint(path: pathlib.Path, recipe: Recipe, force: bool) -> None:
-    """Remove a checkpoint that is damaged or of another recipe. Raises InputError without force."""
-    if not path.exists():
-        return
-    try:
-        saved = load_torch(path)
-        before = saved["settings"] if isinstance(saved, dict) and "settings" in saved else {}
-    except InputError as error:
-        if not force:
-            raise InputError(f"{error} to train from the start") from None
-        warn(f"{path}: damaged, training begins again")
-        before = {}
-    if not force:
-        refuse_difference(f"{path}: was made with", before, recipe.stored())
-    if before != recipe.stored():
-        path.unlink()
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
