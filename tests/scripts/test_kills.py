@@ -111,8 +111,9 @@ def main(kills, seed):
             text = open(out + ".log").read()
             if code or found != expected or "Traceback" in text or "damaged" in text:
                 differ = {n for n in {*found, *expected} if found.get(n) != expected.get(n)}
-                wrong.append((out, code, differ, text[-600:], [
-                    line for line in text.splitlines() if "Traceback" in line or "damaged" in line]))
+                shown = max(0, min(text.find("Traceback") % 2**31, text.find("damaged") % 2**31,
+                                   len(text)) - 300)
+                wrong.append((out, code, differ, text[shown:shown + 1500], text[-600:]))
     print(repr((counts, wrong)))
 
 
