@@ -132,3 +132,19 @@ def test_an_ignored_signal_stays_ignored():
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGHUP)
     assert process.communicate(timeout=20)[0] == "done\n" and process.returncode == 0
+
+
+def test_a_signal_while_a_lock_is_released_is_no_traceback(tmp_path):
+    """It would be raised in a finalizer, where Python prints it and goes on."""
+    body = f"""import os, signal
+from wl.core import files
+inner = files._flock
+held = files.lock({str(tmp_path / 'out')!r})
+def flock(*words):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return inner(*words)
+files._flock = flock
+del held
+print('whole')"""
+    out, error = started(body).communicate(timeout=20)
+    assert out == "whole\n" and error == "" and not list(tmp_path.iterdir())

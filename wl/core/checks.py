@@ -98,8 +98,7 @@ def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Delaunay triangles of a design, without the flat ones, whose matrix is singular.
 
     A sheared regular grid has them along its hull (32 of 600 natural grids).
-    what: str, the design's name in a message
-    theta: (n, 2) float64, Omega_m and S_8
+    what, theta: str, the design's name in a message; (n, 2) float64, Omega_m and S_8
     Returns triangles (t, 3) int32, and the neighbour opposite to each corner (t, 3) int32, -1 at
     the hull. Raises InputError for fewer than 3 cosmologies, equal ones, or none off a line.
     """

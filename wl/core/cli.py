@@ -257,8 +257,7 @@ def thread_count(asked: int | None) -> int:
 def prepare_process(threads: int, allocator: bool = False) -> None:
     """Set thread limits before numba or torch load; restart a plain script once with ALLOCATOR.
 
-    threads: int, of numba and of linear algebra
-    allocator: bool, whether the script trains networks
+    threads, allocator: int, and bool, whether the script trains networks
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if numba := sys.modules.get("numba"):         # its limit cannot change any more: use less of it

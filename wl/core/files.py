@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import __version__
 from .checks import InputError
-from .progress import program, warn
+from .progress import Stopped, program, saving, warn
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py")
 STALE_SECONDS = 3600.0         # age of a temporary file that a killed run left
@@ -34,8 +34,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def atomic(path) -> Iterator[pathlib.Path]:
     """A temporary path beside a file, whose place it takes when the block ends without an error.
 
-    path: str or Path, whose folder is made if need be and whose suffix the temporary name keeps
-    Raises InputError if the folder cannot be used.
+    The folder is made if need be, the suffix stays. Raises InputError for an unusable folder.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -67,11 +66,10 @@ _locks = weakref.WeakValueDictionary()      # by folder, of this process
 
 
 def lock(folder, job: dict | None = None) -> Lock:
-    """Keep other runs out of a folder, for as long as the result is kept.
+    """Keep other runs out of a folder, made if need be, for as long as the result is kept.
 
     Nothing is left of an ended run: neither lock, nor temporary files of killed writes, nor folders
     made for a run that wrote nothing.
-    folder: str or Path, made if need be
     job: JSON values that say which run this is one of several jobs of; those share the folder
     Raises InputError that names the owner.
     """
@@ -161,7 +159,8 @@ def _release(handle, path, made, process):
     """Remove a lock that nobody shares any more, and folders that were made for nothing."""
     if os.getpid() != process:                      # a child has the handle too
         return
-    with contextlib.suppress(OSError), open(handle, "w"):       # closed whatever happens
+    # closed whatever happens; an exception of a signal would be printed and dropped here
+    with contextlib.suppress(OSError, Stopped), saving(), open(handle, "w"):
         if _flock(handle, fcntl.LOCK_EX) is False:
             return
         if _is_at(handle, path):
@@ -197,13 +196,11 @@ def digest_array(array) -> str:
 
 
 def digest_file(path, quick: bool = False, end: int | None = None) -> str:
-    """sha256 (hex) of a file's bytes.
+    """sha256 (hex) of a file's bytes. Raises InputError if it cannot be read.
 
-    path: str or Path
     quick: bool; of a file above 64 MB only the size and 1024 blocks of 16 kB are read, in
         milliseconds for the 6.8 GB of the public maps; a change of single values can go unseen
     end: int, bytes to read from the start; None for all
-    Raises InputError if it cannot be read.
     """
     digest = hashlib.sha256()
     try:

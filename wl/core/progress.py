@@ -33,8 +33,7 @@ class Progress:
     """Progress with ETA on stderr: a bar on a terminal, dated lines in a log, nothing when quiet.
 
     total, label: int, steps, and str, what is being done
-    every: float, seconds between lines in a log
-    stream: a text stream, None for stderr
+    every, stream: float, seconds between lines in a log; a text stream, None for stderr
     Has note: str, a few words to show behind.
     """
 
