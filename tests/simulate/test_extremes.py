@@ -131,8 +131,9 @@ def test_a_damaged_set_is_not_complete(mask_file, tmp_path):
         with pytest.raises(InputError) as error:
             simulate(out, **settings)
         one_line(error, name if name != TRUTH_FILE else out, "--force")
-        assert simulate(out, force=True, **settings) and not (out / UNFINISHED).exists()
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
+        if damage is swap:               # making it anew takes a second, whatever the damage
+            assert simulate(out, force=True, **settings) and not (out / UNFINISHED).exists()
+            assert (out / name).read_bytes() == (whole / name).read_bytes()
         shutil.rmtree(out)
 
 

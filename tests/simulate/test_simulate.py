@@ -487,9 +487,3 @@ def test_rms_over_the_design():
     """0.01137 +- 2 % over the challenge's cosmologies and nuisances (real maps)."""
     plan = Plan(SimulationOptions(realisations=1, test=0))
     assert rms_of_the_pixels(plan) == pytest.approx(0.01137, rel=0.02)
-
-
-def test_rms_over_the_real_design(real):
-    plan = Plan(SimulationOptions(realisations=2, test=0, mask=real / MASK_FILE,
-                                   design=real / LABEL_FILE))
-    assert rms_of_the_pixels(plan) == pytest.approx(0.01137, rel=0.02)

@@ -1,4 +1,4 @@
-"""Calibration on 4000 simulated maps, with negative controls; the out-of-distribution metric."""
+"""Calibration on simulated maps, with negative controls; the out-of-distribution metric."""
 import numpy as np
 import pytest
 import synthetic
@@ -45,7 +45,7 @@ def test_few_maps_of_a_calibrated_run_pass_and_wrong_ones_fail(emulator, n):
 
 @pytest.mark.parametrize("scale", [0.7, 1.4])
 def test_wrong_error_bars_fail_every_check(emulator, scale):
-    failed = calibration.failures(calibration.check(emulator, 4000, nstep=3000, seed=5,
+    failed = calibration.failures(calibration.check(emulator, 2500, nstep=2000, seed=5,
                                                     scale=scale))
     assert failed == list(calibration.TESTS.values())
 
