@@ -332,13 +332,12 @@ def _foreign_tables(path):
         raise InputError(f"{path}: expected cosmologies of shape (map, 2 or more), got shape "
                          f"{truth.shape} of {truth.dtype}; give Omega_m and S_8 of each map")
     summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
-                      advice="give a row of finite numbers for each map")
+                      advice="give a row of finite numbers for each map").astype(np.float64)
     if summaries.shape[1] == 0 or np.abs(summaries).max(initial=0.0) > MAX_SUMMARY or (
             truth[:, :2] <= 0.0).any():
         raise InputError(f"{path}: expected summaries up to {MAX_SUMMARY:g}, at least one a map, "
                          "and cosmologies above 0")
-    return (np.ascontiguousarray(summaries, np.float64),
-            np.ascontiguousarray(truth[:, :2], np.float64))
+    return np.ascontiguousarray(summaries), np.ascontiguousarray(truth[:, :2], np.float64)
 
 
 def _columns(path):
