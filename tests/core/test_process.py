@@ -26,6 +26,16 @@ def _as_in_a_terminal():
         signal.signal(number, signal.SIG_DFL)
 
 
+def test_a_signal_in_a_finalizer_ends_the_run_and_is_not_printed():
+    """An exception there is printed with a traceback and dropped."""
+    done = started("import os, signal, time, weakref\nclass A: pass\na = A()\n"
+                   "weakref.finalize(a, lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+                   "del a\nprint('goes on', flush=True)\ntime.sleep(9)\nprint('too far')")
+    out, error = done.communicate(timeout=60)
+    assert done.returncode == 75 and out == "goes on\n", (done.returncode, out, error)
+    one_line(error.strip(), "stopped by SIGTERM")
+
+
 WORK = """from wl.core.checks import RunError
 from wl.core.progress import Progress, say, warn
 bar = Progress(3, 'working', every=0.0)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 EXIT_STOPPED = 75
@@ -109,7 +110,11 @@ def end_of(error: KeyboardInterrupt) -> int:
     return fail(f"{by}; run the same command again to go on", code)
 
 
-def _arrived(number, _):
+def _arrived(number, frame):
+    while frame is not None:                    # a finalizer prints an exception and goes on: later
+        if frame.f_code is weakref.finalize.__call__.__code__:
+            return threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        frame = frame.f_back
     if _came:
         if number == signal.SIGINT:                       # a second Ctrl-C: at once, no traceback
             os._exit(end_of(Stopped(number)))

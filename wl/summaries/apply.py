@@ -147,8 +147,7 @@ def _summarise(run, maps, mask, rows, threads, quiet):
         progress.close()
         return found
     jobs = [Job(None, None, options, folder, i) for i in range(options.n_networks)]
-    summaries, log_sds = zip(*over_parts(options, [(job.fold, job.part, *of(job))
-                                                   for job in jobs]))
+    summaries, log_sds = zip(*over_parts(options, [(job.fold, job.part, *of(job)) for job in jobs]))
     summaries = np.mean(summaries, 0)
     if "stacking" in run.groups["constant_data"]:
         summaries = combined(summaries, run.groups["constant_data"]["stacking"])

@@ -139,10 +139,7 @@ class Shapes:
         return np.stack([weight * self._plain(block) for weight, block in zip(self.weight, blocks)])
 
     def distributions(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Variance, third and fourth central moment, and histogram of maps (n, rows, columns).
-
-        Returns float64 (n, n_scale + n_band, 3) and (n, n_scale + n_band, n_bin), pixels.
-        """
+        """Moments 2, 3, 4 (n, n_scale + n_band, 3) and histograms (n, ..., n_bin) of n maps."""
         n, bins, scales = (len(kappa), len(self.count)), self.bins[0], len(self.scales)
         moments, histogram = np.empty((*n, 3)), np.empty((*n, int(bins[2])))
         between, along = np.zeros_like(self.field_weight[0]), self.smoothings[0].along

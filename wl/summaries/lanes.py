@@ -97,10 +97,7 @@ class Lanes(contextlib.AbstractContextManager):
         return math.fsum(values)                                        # in any order
 
     def gradients(self, shares: list, loss: Loss, size: int) -> list[float]:
-        """Some lanes' part of step(): gradients into their .grad; returns their parts of the loss.
-
-        shares: (lane, maps, targets) of each; size: int, maps of the whole batch
-        """
+        """Gradients of shares (lane, maps, targets) of a batch of `size` maps; returns losses."""
         def one(lane, x, target):
             net, n = self.copies[lane], len(x)
             net.zero_grad(set_to_none=True)

@@ -179,8 +179,7 @@ class Network:
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)
                 for s in range(symmetries):
-                    x = batches.fetch(rows[part], noise=noise,
-                                      symmetry=np.full(len(rows[part]), s))
+                    x = batches.fetch(rows[part], noise=noise, symmetry=np.full(len(rows[part]), s))
                     out = lanes.predict(x).double().numpy()
                     out[:, 2:] = np.clip(out[:, 2:], *LOG_SIGMA_RANGE)
                     total[part] += out / symmetries

@@ -207,9 +207,8 @@ def _precision():
 
 
 def model_options(name: str, texts: list | None) -> dict:
-    """The options of a model, complete; of several parts a dict for each. Raises InputError.
+    """The options of a --model, complete; of several parts a dict for each. Raises InputError.
 
-    name: str, as --model has it
     texts: list of "name=value", each for every part that has it; or a complete dict
     """
     parts, texts = name.split("+"), texts or ()
@@ -257,7 +256,7 @@ def options(flag: str, texts: list | None, defaults: dict) -> dict:
     """The options of a model, complete and as JSON has them. Raises InputError.
 
     flag, texts: str, for messages; list of "name=value", several values as "widths=16,32", or None
-    defaults: {name: value}, an entry of MODELS, whose types the values take
+    defaults: an entry of MODELS, whose types the values take
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():
