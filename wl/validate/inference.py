@@ -68,8 +68,8 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
                quiet: bool = True) -> dict:
     """Exact posteriors of (Omega_m, S_8) from measured band powers, nuisances averaged over.
 
-    nuisances: (m, 4) equally likely ones; design: (n, 2), on whose triangles the priors live
-    priors: {name: log densities (n,)}; measured: (k, n_bin); count: (n_bin,) effective modes
+    nuisances, design: (m, 4) equally likely ones; (n, 2), on whose triangles the priors live
+    priors, measured, count: {name: log densities (n,)}; (k, n_bin); (n_bin,) effective modes
     order: quadrature points per side of a small triangle, more in one longer than SIDE
     Returns {name: (mean (k, 2), sd (k, 2), correlation (k,))}.
     """
@@ -126,9 +126,8 @@ class LimitOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sobol & (self.sobol - 1):
-            raise InputError("--sobol: expected a power of two, for which the points are even, got "
-                             f"{self.sobol}")
+        if self.sobol & (self.sobol - 1):                   # the points are even for these alone
+            raise InputError(f"--sobol: expected a power of two, got {self.sobol}")
 
 
 def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
@@ -268,10 +267,9 @@ def check(emulator, n: int = 4000, *, nstep: int = 10000, sigma: float = 0.06, s
     """All checks of an emulator on n simulated maps; nstep, sigma: of the chains that are ranked.
 
     scale: of the posteriors about their means, 1 but for a negative control
-    Returns a dict: "coverage" {"68": (2,), "95": (2,)} of the exact quantile intervals,
-    "error_bars" the same of mean +- sd and +- 2 sd, "region" {"68", "95"} of the exact
-    highest-density regions (not scaled), "curve" (9, 2) central coverage at 0.1 ... 0.9 by ranks,
-    and "p_values", {one of TESTS: (2,), or (1,) for "tarp"}.
+    Returns "coverage" {"68": (2,), "95": (2,)} of the exact quantile intervals, "error_bars" the
+    same of mean +- sd and +- 2 sd, "region" of the exact highest-density regions (not scaled),
+    "curve" (9, 2) central coverage at 0.1 ... 0.9 by ranks, "p_values" {of TESTS: (2,) or (1,)}.
     """
     from ..posterior import metropolis, quadrature
     theta, summary = draw(emulator, n, seed)
@@ -313,9 +311,8 @@ def rank_p_value(ranks: np.ndarray, n_draws: int) -> float:
 def tarp(truth: np.ndarray, draws: np.ndarray, seed: int = 1) -> np.ndarray:
     """Share (n,) of draws (n, k, 2) nearer to a random reference than the truth (n, 2) is.
 
-    It is uniform if the joint posterior is calibrated (Lemos et al. 2023, arXiv:2302.03026).
-    References are uniform in the box of the truths, distances in units of its sides; ranks are
-    spread over their step at random, so that few draws do not show.
+    Uniform if the joint posterior is calibrated (Lemos et al. 2023, arXiv:2302.03026). References
+    are uniform in the truths' box, distances in units of its sides, ranks spread over their step.
     """
     low, side, rng = truth.min(axis=0), np.ptp(truth, axis=0), np.random.default_rng(seed)
     side = np.where(side > 0, side, 1.0)

@@ -120,9 +120,8 @@ class Comparison:
 
         found: statistics()
         covariance: of both spectra, or None for a Gaussian sky's with the observed part's modes
-        The priors of the nuisances count, and as the spectrum alone leaves Omega_m open by 0.1, so
-        do mean and covariance of the design. Returns label (5,), scatter (variance per pixel, 0 or
-        more), chi2 with the priors'.
+        The nuisances' priors count, and as the spectrum alone leaves Omega_m open by 0.1, so do
+        mean and covariance of the design. Returns label (5,), scatter (variance per pixel), chi2.
         """
         real, n = np.concatenate([found["spectrum"], found["beyond"]]), self.both[0].width
         area, white = self.grid.pixel**2, noise_sigma(self.n_gal)**2 * self.grid.pixel**2
@@ -191,9 +190,8 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: b
     real, drawn: (bins,); (n, bins)
     counts: bins with fewer than MIN_COUNT expected join their neighbour nearer to the fullest
     total: they add up to a constant, so that the last bin says nothing new
-    ranked: p_value is the share of all n + 1 maps that lie as far from the mean of all as the real
-        one: exact for moments, whose tails are heavy (Hotelling's is below 0.01 in 3 to 7 % of maps
-        from the simulations themselves)
+    ranked: p_value is the share of all n + 1 maps as far from the mean of all as the real one: for
+        moments, whose tails are heavy (Hotelling's is below 0.01 in 3 to 7 % of simulated maps)
     Returns a dict: real, mean, sd (bins,); bins; chi2 with the factor of Hartlap et al. 2007, A&A
     464, 399; p_value of Hotelling's T^2. Raises InputError for too few maps.
     """
@@ -276,10 +274,9 @@ def _print_spectra(args, field, n, n_gal):
 
 
 def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]:
-    """Noisy maps of a file by row, {row: float32 (n_observed,)}, and their mask.
+    """Maps of a file {row: float32 (n_observed,)} and their mask, by default the one beside them.
 
-    rows, mask: a number, or "all"; file, or None for the one beside the maps, else a formula's
-    Raises InputError.
+    rows: a number, or "all". Raises InputError.
     """
     path = pathlib.Path(path)
     beside = pathlib.Path(mask or path.parent / dataset.MASK_FILE)

@@ -207,8 +207,7 @@ def _forecast(powers, label, modes, scatter, seed):
 class Survey:
     """A mask (rows, columns), its grid and its spectrum's bins, with values as the kit has them.
 
-    They are |F|^2 of the zero-filled frame, mean over the modes of a bin, times pixel area over the
-    number of pixels of the frame.
+    They are |F|^2 of the zero-filled frame, mean over a bin, times pixel area / number of pixels.
     edges: (n_bin + 1,) multipoles, evenly spaced in their logarithm
     norm: what turns Spectrum's values into the kit's; noise: mean noise power
     """
@@ -316,10 +315,10 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
 
     expected, simulated: mean signals of Survey.expected(); noisy spectra of simulate()
     Returns ratio, ratio_error, ratio_p (n_cosmology, n_bin), expected over real signals and the
-    probability that they agree to TOLERANCE; drawn, drawn_error, simulated over expected; slope,
+    chance that they agree to TOLERANCE; drawn, drawn_error, simulated over expected; slope,
     slope_real, slope_error, slope_p (n_cosmology, 3, n_bin); scatter, scatter_error, scatter_p
-    (n_bin), of log10 P, simulated over real; and whether each of VERDICTS holds. Errors of the
-    scatter take cosmologies as independent; real ones share seeds: up to 1.7 times larger.
+    (n_bin), of log10 P, simulated over real; and whether each of VERDICTS holds. Real cosmologies
+    share seeds, which makes the scatter's error up to 1.7 times larger.
     """
     minimum, dof = SIGNAL_FLOOR * real.noise, real.power.shape[1] - 1 - len(UNITS)
     signal, drawn = real.power - real.noise, simulated - real.noise
