@@ -18,6 +18,7 @@ import torch
 from ..core.checks import InputError, RunError, choice
 from ..core.files import atomic, to_json
 from ..core.hdf5 import Var
+from ..core.progress import stop
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
 from .architectures import build
 from .lanes import Lanes, as_computed
@@ -232,5 +233,6 @@ def load_torch(path: str | os.PathLike) -> Any:
             raise ValueError("its contents are damaged")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:                     # torch raises half a dozen kinds here
+        stop()                                     # one of them in place of a signal's
         raise InputError(f"{path}: could not be read as a network ({_first_line(error)}); remove "
                          "it and run again, or give --force") from None
