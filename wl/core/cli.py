@@ -215,10 +215,10 @@ def _code_of(main):
     except (InputError, RunError) as error:
         return fail(error, EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILED)
     except (OSError, MemoryError) as error:
-        name = getattr(error, "filename", None)
+        name, number = (getattr(error, of, None) for of in ("filename", "errno"))
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        odd = getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP)
-        return fail(f"{str(name)[:200]}: {text}" if name else text, 1 + odd)
+        return fail(f"{str(name)[:200]}: {text}" if name else text, EXIT_USAGE if number in (
+            errno.ENAMETOOLONG, errno.ELOOP) else EXIT_FAILED)
     except KeyboardInterrupt as error:
         return end_of(error)
     except SystemExit as error:                       # --help, or what the parser refuses
@@ -238,7 +238,7 @@ def available_cpus() -> int:
 
 def processes(name: str = "WORLD_SIZE") -> int:
     """Processes that torchrun started for this run, 1 without it. Raises InputError."""
-    count = os.environ.get(name, "1") if "MASTER_ADDR" in os.environ else "1"
+    count = os.environ.get(name, 1) if "MASTER_ADDR" in os.environ else 1
     return within(f"{name} in the environment", count, 0, 65536, integer=True)
 
 

@@ -107,9 +107,9 @@ def _take(handle, path, job):
     if (free := _flock(handle, fcntl.LOCK_EX)) is None:
         warn(f"{path.parent}: its file system has no locks: start no second run in it")
         return True
+    if not free and job is None:
+        raise _in_use(path)
     if not free:
-        if job is None:
-            raise _in_use(path)
         if shared := _flock(handle, fcntl.LOCK_SH):
             refuse_difference(f"{path.parent}: another job of it runs with",
                               _owner(path).get("job"), job, "wait for it, or give another --out")

@@ -5,10 +5,9 @@ scales, so that `xarray.open_dataset(path, group="posterior")`, `arviz.from_netc
 open a file unchanged. float16 variables crash netCDF4-python, a "/" in a name hides the variable,
 libver "latest" shuts out HDF5 1.10, and a bool has no netCDF type.
 
-Two digests guard a file. The seal is the sha256 of all bytes, in 40 bytes behind the end of the
-HDF5 file, which other readers ignore: it is checked before HDF5 opens the file, as a flipped bit in
-HDF5's tables can abort the process. The content digest is the sha256 of settings, seed, inputs and
-arrays: it says what is in the file, and is what later files name as their input.
+Two digests guard a file. The seal, 40 bytes behind the end of the HDF5 file, is the sha256 of all
+bytes, checked before HDF5 opens the file: a flipped bit can abort the process. The content digest
+is the sha256 of settings, seed, inputs and arrays: later files name it as their input.
 """
 import dataclasses
 import hashlib
@@ -55,7 +54,6 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
     """Write one file atomically; equal contents give equal bytes but for the time of writing, which
     the environment variable SOURCE_DATE_EPOCH (seconds) replaces.
 
-    path, kind: str or Path, and str, of KINDS
     groups: {group: {name: Var}}
     coords: {dimension: values} for every group, or {(group, dimension): values} for one (the maps
         whose draws are kept, say); a dimension without one counts from 0

@@ -27,7 +27,7 @@ def generator(seed: int, stream: int, *index: int, kind=np.random.PCG64) -> np.r
     """A NumPy generator whose numbers depend on (seed, stream, index) alone.
 
     seed, stream, index: ints: of the run, one of this module's, e.g. cosmology and realisation
-    kind: NumPy's bit generator; the simulator takes SFC64, which draws its fields faster
+    kind: NumPy's bit generator; the simulator's SFC64 draws fields faster
     """
     return np.random.Generator(kind(np.random.SeedSequence(seed, spawn_key=(stream, *index))))
 
