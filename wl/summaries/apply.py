@@ -11,7 +11,7 @@ n(z), and of log-normal ones is 0.264; of the spectrum alone 0.246.
 """
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -232,34 +232,34 @@ def covariance_between(predicted: np.ndarray) -> np.ndarray:
     return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
-class Likeness:
-    """What maps of known origin leave of their statistics (n, c), given their summaries (n, d)."""
+def likeness(summaries: np.ndarray, statistics: np.ndarray) -> Callable:
+    """What known maps leave of their statistics (n, c), given their summaries (n, d).
 
-    def __init__(self, summaries: np.ndarray, statistics: np.ndarray):
-        self.centre, self.width = summaries.mean(0), summaries.std(0)
-        self.mean = np.linalg.lstsq(self._terms(summaries, MEAN_ORDER), statistics, rcond=None)[0]
-        left = self._left(summaries, statistics)
-        size = np.log(left**2 + 1e-12 * left.var(0))
-        self.size = np.linalg.lstsq(self._terms(summaries, SCATTER_ORDER), size, rcond=None)[0]
-        covariance = np.cov(self._scaled(summaries, statistics).T).reshape(2 * [left.shape[1]])
-        covariance[~np.eye(len(covariance), dtype=bool)] *= 1.0 - SHRINKAGE
-        self.inverse = np.linalg.inv(covariance)
+    Returns a function of others' summaries and statistics: chi2 of what these leave, (n,) float64.
+    """
+    centre, width = summaries.mean(0), summaries.std(0)
 
-    def _terms(self, summaries, order):
-        x, y = ((summaries - self.centre) / self.width)[:, :2].T
+    def terms(summaries, order):
+        x, y = ((summaries - centre) / width)[:, :2].T
         return np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], 1)
 
-    def _left(self, summaries, statistics):
-        return statistics - self._terms(summaries, MEAN_ORDER) @ self.mean
+    def fitted(order, values):
+        return np.linalg.lstsq(terms(summaries, order), values, rcond=None)[0]
+    mean = fitted(MEAN_ORDER, statistics)
+    left = statistics - terms(summaries, MEAN_ORDER) @ mean
+    size = fitted(SCATTER_ORDER, np.log(left**2 + 1e-12 * left.var(0)))
 
-    def _scaled(self, summaries, statistics):
-        size = self._terms(summaries, SCATTER_ORDER) @ self.size
-        return self._left(summaries, statistics) * np.exp(-0.5 * size)
+    def scaled(summaries, statistics):
+        left = statistics - terms(summaries, MEAN_ORDER) @ mean
+        return left * np.exp(-0.5 * (terms(summaries, SCATTER_ORDER) @ size))
+    covariance = np.cov(scaled(summaries, statistics).T).reshape(2 * [left.shape[1]])
+    covariance[~np.eye(len(covariance), dtype=bool)] *= 1.0 - SHRINKAGE
+    inverse = np.linalg.inv(covariance)
 
-    def chi2(self, summaries: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-        """r^T C^-1 r of what is left of each map's statistics, (n,) float64."""
-        left = self._scaled(summaries, statistics)
-        return np.einsum("ij,jk,ik->i", left, self.inverse, left)
+    def chi2(summaries, statistics):
+        left = scaled(summaries, statistics)
+        return np.einsum("ij,jk,ik->i", left, inverse, left)
+    return chi2
 
 
 def p_values(blocks: dict[str, Sequence[int]], known: tuple, group: np.ndarray,
@@ -284,8 +284,8 @@ def p_values(blocks: dict[str, Sequence[int]], known: tuple, group: np.ndarray,
         chi2 = np.empty(len(part))
         for k in np.unique(part):
             rest = part != k
-            chi2[~rest] = Likeness(s[rest], x[rest]).chi2(s[~rest], x[~rest])
-        log_p = _log_p(chi2, Likeness(s, x).chi2(s_new, x_new))
+            chi2[~rest] = likeness(s[rest], x[rest])(s[~rest], x[~rest])
+        log_p = _log_p(chi2, likeness(s, x)(s_new, x_new))
         found[f"p_value_{name}"] = np.exp(log_p)
         ours -= log_p
         theirs -= _log_p(chi2, chi2)
