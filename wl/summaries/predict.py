@@ -87,6 +87,7 @@ def predict(work: Work) -> hdf5.File | None:
     """
     digests = work.folder.digests(work.maps.files)
     for changed in set(work.maps.changed(digests)) - set(work.maps.changed()):    # said before
+        work.maps.check_maps(work.folder.quiet)              # damaged ones are refused in a line
         warn(f"{work.maps.folder / changed} is not what the simulator wrote: it was changed since")
     if work.options.only is not None:
         return _only(work)
