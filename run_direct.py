@@ -41,7 +41,8 @@ def parser() -> cli.Parser:
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
-    cli.prepare_process(args.threads, allocator=True)       # before what takes seconds to import
+    # before what takes seconds to import; a caller of this function is not restarted
+    cli.prepare_process(args.threads, allocator=argv is None)
     if cli.processes() == 1:
         return run(args)
     from wl.summaries import lanes

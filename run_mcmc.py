@@ -64,7 +64,8 @@ def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
     args = cli.parse(parser(), argv)
     trains = args.method != "spectrum" and (args.predictions, args.apply) == (None, None)
-    cli.prepare_process(args.threads, allocator=trains)     # before what takes seconds to import
+    # before what takes seconds to import; a caller of this function is not restarted
+    cli.prepare_process(args.threads, allocator=trains and argv is None)
     if cli.processes() == 1:
         return run(args)
     from wl.summaries import lanes

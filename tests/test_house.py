@@ -152,3 +152,16 @@ def test_pages_of_the_package_name_all_rooms():
     page = ast.get_docstring(ast.parse((WL / "__init__.py").read_text()))
     assert all(re.search(rf"\b{room}\b", page) for room in ABOVE)
     assert pathlib.Path(WL / "__init__.py").read_text().count("import") <= 2
+
+
+def test_a_caller_of_a_script_s_main_is_not_restarted(tmp_path, python):
+    """A script of somebody's own, which is plain, would begin again, and pytest without a word."""
+    own = tmp_path / "own.py"
+    own.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, run_mcmc, run_direct\n"
+                   "os.execv = lambda *words: print('restarted')\n"
+                   "for module in (run_mcmc, run_direct):\n    try:\n"
+                   "        module.main(['--data', 'nowhere'])\n"
+                   "    except Exception as error:\n        print(type(error).__name__)\n")
+    run = python("import runpy, sys; sys.argv = [sys.argv[1]]; import __main__\n"
+                 "__main__.__file__ = sys.argv[0]; exec(open(sys.argv[0]).read())", own)
+    assert run.stdout == "InputError\nInputError\n", run.stdout + run.stderr
