@@ -191,8 +191,7 @@ def _over_folds(work, summaries, log_sds, kept):
 def _parts_as_one(work, found):
     """Several parts side by side, (n_map, n_part x 2), to their best linear combination."""
     rows, n, parts = work.split.rows(EMULATOR), work.maps.n_realisation, work.options.parts
-    # each realisation by weights of all others: four groups widened error bars by a tenth where
-    # the cosmologies share their nuisances
+    # by weights of all other realisations: in four groups, shared nuisances widen bars by a tenth
     group = np.unique(rows % n, return_inverse=True)[1]
     summaries, weights = stack(found.summaries, work.maps.theta[rows // n], group)
     between = found.between
