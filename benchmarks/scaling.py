@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -152,8 +153,10 @@ def law(x, y):
     if len(x) == 2:
         b = max(np.diff(y)[0] / np.diff(x)[0], 0.0)
         return max(y[0] - b * x[0], 0.0), b, 1.0
-    (a, b, p), *_ = curve_fit(lambda u, a, b, p: a + b * u**p, x / top, y / y_top, (0.1, 0.9, 1.0),
-                             sigma=y / y_top, bounds=((0.0, 0.0, 0.0), (1.0, 2.0, 3.0)))
+    with warnings.catch_warnings(action="ignore"):          # three points give no errors
+        (a, b, p), *_ = curve_fit(lambda u, a, b, p: a + b * u**p, x / top, y / y_top,
+                                  (0.1, 0.9, 1.0), sigma=y / y_top,
+                                  bounds=((0.0, 0.0, 0.0), (1.0, 2.0, 3.0)))
     return a * y_top, b * y_top / top**p, p
 
 

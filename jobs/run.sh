@@ -6,8 +6,8 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 script=$1
 shift
-python=$root/.venv/bin/python
-[ -x "$python" ] || python=${WL_PYTHON:-python3}
+python=${WL_PYTHON:-$root/.venv/bin/python}
+[ -n "${WL_PYTHON:-}" ] || [ -x "$python" ] || python=python3
 export TMPDIR="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
 # compiled code on the node's own disk: a home folder shared by many nodes is slow, or not writable there
 export NUMBA_CACHE_DIR="${NUMBA_CACHE_DIR:-$TMPDIR/wl-numba-$(id -u)}"
