@@ -26,11 +26,14 @@ def _as_in_a_terminal():
         signal.signal(number, signal.SIG_DFL)
 
 
-def test_a_signal_in_a_finalizer_ends_the_run_and_is_not_printed():
+@pytest.mark.parametrize("swallowed", [
+    "weakref.finalize(a, end)\ndel a", "A.__del__ = lambda self: end()\ndel a",
+    "ctypes.CFUNCTYPE(None)(end)()"])
+def test_a_signal_in_a_finalizer_or_callback_ends_the_run_and_is_not_printed(swallowed):
     """An exception there is printed with a traceback and dropped."""
-    done = started("import os, signal, time, weakref\nclass A: pass\na = A()\n"
-                   "weakref.finalize(a, lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
-                   "del a\nprint('goes on', flush=True)\ntime.sleep(9)\nprint('too far')")
+    done = started("import ctypes, os, signal, time, weakref\nclass A: pass\na = A()\n"
+                   f"def end(): os.kill(os.getpid(), signal.SIGTERM)\n{swallowed}\n"
+                   "print('goes on', flush=True)\ntime.sleep(9)\nprint('too far')")
     out, error = done.communicate(timeout=60)
     assert done.returncode == 75 and out == "goes on\n", (done.returncode, out, error)
     one_line(error.strip(), "stopped by SIGTERM")

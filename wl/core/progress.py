@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 
 EXIT_STOPPED = 75
@@ -111,10 +110,6 @@ def end_of(error: KeyboardInterrupt) -> int:
 
 
 def _arrived(number, frame):
-    while frame is not None:                    # a finalizer prints an exception and goes on: later
-        if frame.f_code is weakref.finalize.__call__.__code__:
-            return threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
-        frame = frame.f_back
     if _came:
         if number == signal.SIGINT:                       # a second Ctrl-C: at once, no traceback
             os._exit(end_of(Stopped(number)))
@@ -125,6 +120,14 @@ def _arrived(number, frame):
     late.start()
     if not _held:
         raise Stopped(number)
+
+
+def _swallowed(lost):
+    """The signal again: a finalizer or a callback from C prints an exception and goes on."""
+    if not isinstance(lost.exc_value, Stopped):
+        return sys.__unraisablehook__(lost)
+    _came.clear()
+    threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.args[0])).start()
 
 
 @contextlib.contextmanager
@@ -153,6 +156,7 @@ def stop() -> None:
 def prepared() -> Iterator["_Stream"]:
     """Signals and streams of a script, while its main() runs. Gives the standard output."""
     handlers = {number: signal.getsignal(number) for number in ENDING}
+    hook, sys.unraisablehook = sys.unraisablehook, _swallowed
     for number, handler in handlers.items():
         if handler is not signal.SIG_IGN:                            # nohup ignores SIGHUP
             signal.signal(number, _arrived)
@@ -169,6 +173,7 @@ def prepared() -> Iterator["_Stream"]:
             yield out
     finally:
         _came.clear()
+        sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
