@@ -39,6 +39,15 @@ def test_a_signal_in_a_finalizer_or_callback_ends_the_run_and_is_not_printed(swa
     one_line(error.strip(), "stopped by SIGTERM")
 
 
+def test_an_error_that_a_library_makes_of_a_signal_is_the_signal():
+    """Numba's dispatcher gives a SystemError in place of the exception, HDF5 an OSError."""
+    done = started("import os, signal\ntry: os.kill(os.getpid(), signal.SIGTERM)\n"
+                   "except KeyboardInterrupt as error: raise SystemError('a result') from error")
+    out, error = done.communicate(timeout=60)
+    assert done.returncode == 75 and out == "", (done.returncode, out, error)
+    one_line(error.strip(), "stopped by SIGTERM")
+
+
 WORK = """from wl.core.checks import RunError
 from wl.core.progress import Progress, say, warn
 bar = Progress(3, 'working', every=0.0)
