@@ -39,6 +39,19 @@ def test_a_signal_in_a_finalizer_or_callback_ends_the_run_and_is_not_printed(swa
     one_line(error.strip(), "stopped by SIGTERM")
 
 
+def test_what_a_signal_left_half_made_is_silent_and_other_finalizers_are_not():
+    code = ("import os, signal\nclass A:\n def __init__(self): {}; self.b = 1\n"
+            " def __del__(self): self.b\nA()")
+    done = started(code.format("os.kill(os.getpid(), signal.SIGTERM)"))
+    _, error = done.communicate(timeout=60)
+    assert done.returncode == 75, error
+    one_line(error.strip(), "stopped by SIGTERM")
+    code = code.replace("A()", "try: A()\nexcept AttributeError: pass")
+    done = started(code.format("del self.c"))
+    _, error = done.communicate(timeout=60)
+    assert done.returncode == 0 and "has no attribute 'b'" in error
+
+
 def test_an_error_that_a_library_makes_of_a_signal_is_the_signal():
     """Numba's dispatcher gives a SystemError in place of the exception, HDF5 an OSError."""
     done = started("import os, signal\ntry: os.kill(os.getpid(), signal.SIGTERM)\n"
