@@ -26,6 +26,8 @@ while [ -n "$told" ]; do         # a signal ends the waiting, not the command
     [ "$now" -eq 127 ] || code=$now
 done
 # Slurm takes a job that ends by itself in the grace of a preemption for finished. A cancelled one is not preempted.
+# A second TERM reaches all of the job: not what puts it back.
+trap '' TERM USR1
 if [ "$code" -eq 75 ] && scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q ' PreemptTime=[0-9]'; then
     scontrol requeue "$SLURM_JOB_ID" && sleep 60         # until Slurm ends this script
 fi
