@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Omega_m and S_8 of convergence maps by a network, or the spectrum, and a Metropolis sampler."""
 import functools
+import os
 
+from wl import api
 from wl.core import cli
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
@@ -133,19 +135,16 @@ def predicted(args, posterior, shard=None) -> tuple:
     """
     from wl.core.progress import say
     from wl.maps.dataset import find_sets
-    from wl.maps.splits import MapOptions
+    from wl.maps.splits import DEFAULT_DATA, MapOptions
     from wl.posterior import infer
     from wl.posterior.options import Wanted
     from wl.simulate.simulate import locate
     from wl.summaries import predict
     from wl.summaries.options import NetworkOptions
     map_options, network = MapOptions.of(args), NetworkOptions.of(args, args.method)
-    if args.dry_run and not find_sets(args.data):
-        from wl.core.params import N_OBSERVED
-        n_map = 101 * (args.realisations or 32) + 512
-        print(f"simulate: {args.data} holds no maps; {n_map} are simulated, "
-              f"{2e-9 * N_OBSERVED * n_map:.1f} GB, in about "
-              f"{COSTS['simulate'] * n_map / args.threads:.0f} s; they decide the rest")
+    is_there = args.data == DEFAULT_DATA or os.path.isdir(args.data)
+    if args.dry_run and is_there and not find_sets(args.data):
+        print(api.rehearsed_set(args.data, args.realisations, args.threads))
         return None, None, None
     maps = locate(args)
     folder = cli.folder(args, f"{maps.name}_{'direct_' * (args.method == 'direct')}{network.model}")
@@ -154,81 +153,10 @@ def predicted(args, posterior, shard=None) -> tuple:
     infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,
                        folder, wanted)
     if args.dry_run:
-        print(rehearsed(work, posterior, wanted, args.threads))
+        print(api.rehearsed(work, posterior, wanted, args.threads))
         return None, folder, wanted
     say(maps.told(), args.quiet)
     return predict.predict(work), folder, wanted
-
-
-def rehearsed(work, posterior, wanted, threads) -> str:
-    """What a run would do, read and write: a line each. Parameters as predicted() has them."""
-    from wl.core.params import HOLDOUT, N_OBSERVED
-    from wl.summaries import predict
-    maps, split, options, out = work.maps, work.split, work.options, work.folder.out
-    size = sum(path.stat().st_size for path in maps.files.values())
-    lines, seconds = [f"read: {maps.told()}; {size / 1e6:.0f} MB"], {}
-    n_map, full = len(maps.flat_kappa) + split.n_test, maps.mask.sum() / N_OBSERVED
-    if (out / "predictions.h5").exists():
-        lines.append(f"predict: {out / 'predictions.h5'} is there, nothing is trained or measured")
-    elif options.method == "spectrum":
-        lines.append(f"measure: the spectrum of {n_map} maps")
-        seconds["measure"] = n_map * full * COSTS["spectrum"]
-    else:
-        jobs = [predict.Job(*work, i) for i in range(options.n_networks)]
-        done = sum(job.model.exists() for job in jobs)
-        lines.append(f"train: {len(jobs)} networks ({options.model}, {options.folds} folds, "
-                     f"{options.members} members), at most {options.epochs} epochs of "
-                     f"{split.n_train} maps each; {done} of them are there")
-        if options.of_statistics() and not (out / "features.h5").exists():
-            seconds["measure"] = 2 * n_map * full * COSTS["statistics"]     # draws of noise
-        for job in jobs:                     # forwards alone costs a third, in each of the views
-            steps = 0 if job.model.exists() else options.epochs * split.n_train
-            steps += n_map * options.views / 3
-            seconds["train"] = seconds.get("train", 0.0) + steps * full * NETWORKS[job.part]
-    count = split.n_test * (wanted.target != "holdout")
-    count += len(split.rows(HOLDOUT)) * (wanted.target != "test")
-    direct = options.method == "direct"
-    d = 0 if direct else 10 if options.method == "spectrum" else 2
-    return "\n".join([*lines, *inferred((count, d), posterior, seconds, threads),
-                      f"write: {out}: networks, predictions.h5, "
-                      + written(wanted, posterior, count)])
-
-
-# seconds of one core: a map of the survey's size simulated, measured, or a step of a network on it;
-# a step of a chain, a map by quadrature, and what any stage begins with (benchmarks/README.md)
-COSTS = {"simulate": 0.011, "statistics": 0.006, "spectrum": 0.0017, "step": 75e-9,
-         "exact": 1.4e-4, "begin": 5.0}
-NETWORKS = {"compact": 0.0092, "simple_cnn": 0.011, "simple_cnn_residual": 0.012,
-            "resnet_attention": 0.2, "resnet_reduced": 0.037, "biggan_encoder": 0.02,
-            "inception": 0.035, "statistics": 3e-5}
-
-
-def inferred(maps, posterior, seconds, threads) -> list:
-    """Two lines: how maps are inferred, and how long all of it takes.
-
-    maps: their number, and summaries of each, 0 for a network's own error bars
-    seconds: {stage: float}, of one core, for what comes before
-    """
-    (count, d), steps = maps, posterior.chains * posterior.nstep
-    how = ("the network's own error bars" if d == 0 else "quadrature" if posterior.sampler ==
-           "exact" else f"{posterior.chains} chains of {posterior.nstep} steps")
-    cost = (0.0 if d == 0 else COSTS["exact"] if posterior.sampler == "exact" else
-            COSTS["step"] * steps * (1.0 + 0.2 * (d - 2)))
-    seconds = {**seconds, "infer": count * cost}
-    took = {name: COSTS["begin"] + value / threads for name, value in seconds.items()}
-    shown = {name: f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else
-             f"{s / 3600:.1f} h" for name, s in [*took.items(), ("all", sum(took.values()))]}
-    return [f"infer: {count} maps by {how}",
-            f"time: about {shown.pop('all')} on {threads} threads ("
-            + ", ".join(f"{name} {text}" for name, text in shown.items())
-            + "), on cores such as those of benchmarks/README.md"]
-
-
-def written(wanted, posterior, count) -> str:
-    """The files of an inference, and their size."""
-    size = count * (400 + 24 * posterior.draws)                # bytes, before compression
-    return (f"statistics.h5, {wanted.file_name}, score.json, about {max(size / 1e6, 0.1):.1f} MB; "
-            "nothing was written now")
 
 
 def given(args, posterior, shard) -> tuple:
@@ -260,12 +188,8 @@ def given(args, posterior, shard) -> tuple:
     n_emulator, wanted = infer.emulator_maps(predictions)[0].shape[1], Wanted(target, shard)
     infer.refuse_early(made, n_emulator, design, posterior, folder, wanted)
     if args.dry_run:
-        data = predictions.groups["predictions"]
-        chosen, shape = wanted.rows(data["split"]), data["summaries"].shape
-        print("\n".join([f"read: {args.predictions}; {shape[0]} maps, {shape[1]} summaries each",
-                         *inferred((len(chosen), 0 if made["method"] == "direct" else shape[1]),
-                                   posterior, {}, args.threads),
-                         f"write: {folder.out}: {written(wanted, posterior, len(chosen))}"]))
+        print(api.rehearsed_given(predictions, args.predictions, posterior, wanted, folder,
+                                  args.threads))
         return None, folder, wanted
     return predictions, folder, wanted
 
@@ -288,18 +212,7 @@ def applied(args, posterior, shard) -> tuple:
     infer.refuse_early({**run.settings, "holdout_fraction": 0.0}, n_emulator,
                        run.groups["constant_data"]["design"], posterior, folder, wanted)
     if args.dry_run:
-        from wl.core.params import N_OBSERVED
-        from wl.maps.dataset import read_new
-        mask, names = run.groups["constant_data"]["mask"], run.origin["networks"]
-        n_map, full = len(read_new(args.maps, mask)), mask.sum() / N_OBSERVED
-        parts = run.settings["model"].split("+")
-        cost = {part: n_map * full * run.settings["views"] / 3 * NETWORKS[part] * len(names)
-                / len(parts) for part in parts}
-        if "statistics" in parts:
-            cost["measure"] = n_map * full * COSTS["statistics"]
-        print("\n".join([f"read: {args.maps}; {n_map} maps; {len(names)} networks of {args.apply}",
-                         *inferred((n_map, 2), posterior, cost, args.threads),
-                         f"write: {folder.out}: {written(wanted, posterior, n_map)}"]))
+        print(api.rehearsed_apply(run, args.maps, posterior, wanted, folder, args.threads))
         return None, folder, wanted
     # the check of a quadrature looks at the maps of all shards
     every = dataclasses.replace(wanted, shard=None) if posterior.sampler == "exact" else wanted

@@ -1,4 +1,4 @@
-"""What a notebook needs: a set of maps, its predictions, posteriors, scores, and new maps.
+"""What joins the rooms. A notebook needs a set of maps, its predictions, posteriors, scores.
 
     import wl
     maps = wl.simulate_set("data/small", cosmologies=8, realisations=10, test=20)
@@ -8,13 +8,23 @@
 
 Options are those of the command line, with _ for -, and have the same defaults and checks. What was
 done before is not repeated. Mistakes raise wl.core.checks.InputError, and nothing ends the process.
+
+For the scripts' --dry-run: what a run would do, read and write, and about how long it takes.
 """
 import dataclasses
-import difflib
 import pathlib
 
 from .core import cli
-from .core.checks import InputError
+from .core.checks import InputError, meant
+
+# seconds of one core: a map of the survey's size simulated, measured; a step of a chain, a map by
+# quadrature; and what any stage begins with (benchmarks/README.md, "How it scales")
+COSTS = {"simulate": 0.011, "statistics": 0.006, "spectrum": 0.0017, "step": 75e-9,
+         "exact": 1.4e-4, "begin": 5.0}
+# of a training step on such a map: benchmarks/README.md, "Which network", by the pixels of a frame
+NETWORKS = {"compact": 0.0092, "simple_cnn": 0.011, "simple_cnn_residual": 0.012,
+            "resnet_attention": 0.2, "resnet_reduced": 0.037, "biggan_encoder": 0.02,
+            "inception": 0.035, "statistics": 3e-5}
 
 
 def open_set(folder, release: str = "auto"):
@@ -153,7 +163,105 @@ def _options(given, *classes):
     known = {field.name: cls for cls in classes for field in dataclasses.fields(cls)}
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"{name}: no such option" + (f"; did you mean {near[0]}?" if near
-                                                          else f" of {', '.join(known)}"))
+            raise InputError(f"{name}: no such option"
+                             + (meant(name, known) or f" of {', '.join(known)}"))
     return [cls(**{name: v for name, v in given.items() if known[name] is cls}) for cls in classes]
+
+
+# ---------------------------------------------------------------- --dry-run
+def rehearsed_set(folder, realisations: int | None, threads: int) -> str:
+    """What simulating a set would take. realisations: of each cosmology, None for the default."""
+    from .core.params import N_OBSERVED
+    from .maps.splits import DEFAULT_REALISATIONS
+    from .simulate.plan import N_COSMOLOGY
+    from .simulate.simulate import DEFAULT_TEST
+    n_map = N_COSMOLOGY * (realisations or DEFAULT_REALISATIONS) + DEFAULT_TEST
+    return (f"simulate: {folder} holds no maps; {n_map} are simulated, "
+            f"{2e-9 * N_OBSERVED * n_map:.1f} GB, in about "
+            f"{COSTS['simulate'] * n_map / threads:.0f} s; they decide the rest")
+
+
+def rehearsed(work, posterior, wanted, threads: int) -> str:
+    """What a run would do, a line each.
+
+    work, posterior, wanted: predict.Work, PosteriorOptions, Wanted
+    """
+    from .core.params import HOLDOUT, N_OBSERVED
+    from .summaries import predict
+    maps, split, options, out = work.maps, work.split, work.options, work.folder.out
+    size = sum(path.stat().st_size for path in maps.files.values())
+    lines, seconds, d = [f"read: {maps.told()}; {size / 1e6:.0f} MB"], {}, 2
+    n_map, full = len(maps.flat_kappa) + split.n_test, maps.mask.sum() / N_OBSERVED
+    if options.method == "spectrum":
+        from .summaries.handmade import N_BIN as d
+    if (out / "predictions.h5").exists():
+        lines.append(f"predict: {out / 'predictions.h5'} is there, nothing is trained or measured")
+    elif options.method == "spectrum":
+        lines.append(f"measure: the spectrum of {n_map} maps")
+        seconds["measure"] = n_map * full * COSTS["spectrum"]
+    else:
+        jobs = [predict.Job(*work, i) for i in range(options.n_networks)]
+        done = sum(job.model.exists() for job in jobs)
+        lines.append(f"train: {len(jobs)} networks ({options.model}, {options.folds} folds, "
+                     f"{options.members} members), at most {options.epochs} epochs of "
+                     f"{split.n_train} maps each; {done} of them are there")
+        if options.of_statistics() and not (out / "features.h5").exists():
+            seconds["measure"] = 2 * n_map * full * COSTS["statistics"]     # draws of noise
+        for job in jobs:                     # forwards alone costs a third, in each of the views
+            steps = 0 if job.model.exists() else options.epochs * split.n_train
+            steps += n_map * options.views / 3
+            seconds["train"] = seconds.get("train", 0.0) + steps * full * NETWORKS[job.part]
+    count = split.n_test * (wanted.target != "holdout")
+    count += len(split.rows(HOLDOUT)) * (wanted.target != "test")
+    direct = options.method == "direct"
+    return _told(lines, (count, 0 if direct else d), posterior, wanted,
+                 f"{out}: networks, predictions.h5, ", threads, seconds)
+
+
+def rehearsed_given(predictions, path, posterior, wanted, folder, threads: int) -> str:
+    """As rehearsed(), from a finished file of predictions and its path."""
+    summaries = predictions.groups["predictions"]["summaries"]
+    count = len(wanted.rows(predictions.groups["predictions"]["split"]))
+    d = 0 if predictions.settings["method"] == "direct" else summaries.shape[1]
+    return _told([f"read: {path}; {len(summaries)} maps, {summaries.shape[1]} summaries each"],
+                 (count, d), posterior, wanted, f"{folder.out}: ", threads, {})
+
+
+def rehearsed_apply(run, path, posterior, wanted, folder, threads: int) -> str:
+    """As rehearsed(), of the new maps in a file by the networks of a finished run."""
+    from .core.params import N_OBSERVED
+    from .maps.dataset import read_new
+    mask, names = run.groups["constant_data"]["mask"], run.origin["networks"]
+    n_map, full = len(read_new(path, mask)), mask.sum() / N_OBSERVED
+    parts, d = run.settings["model"].split("+"), run.groups["predictions"]["summaries"].shape[1]
+    views = n_map * full * run.settings.get("views", 1) / 3 * len(names) / len(parts)
+    seconds = {part: views * NETWORKS[part] for part in parts if part in NETWORKS}
+    if measured := {"statistics", "spectrum"} & {*parts}:
+        seconds["measure"] = n_map * full * COSTS[measured.pop()]
+    return _told([f"read: {path}; {n_map} maps; {len(names)} networks of {run.path.parent}"],
+                 (n_map, d), posterior, wanted, f"{folder.out}: ", threads, seconds)
+
+
+def _told(lines, shape, posterior, wanted, out, threads, seconds):
+    """The lines, and more on how maps are inferred, how long all takes, what is written.
+
+    shape: number of maps, and summaries of each, 0 for a network's own error bars
+    seconds: {stage: float}, of one core, for what comes before
+    """
+    (count, d), exact = shape, posterior.sampler == "exact"
+    how = ("the network's own error bars" if d == 0 else "quadrature" if exact else
+           f"{posterior.chains} chains of {posterior.nstep} steps")
+    cost = 0.0 if d == 0 else COSTS["exact"] if exact else (
+        COSTS["step"] * posterior.chains * posterior.nstep * (1.0 + 0.2 * (d - 2)))
+    took = {name: COSTS["begin"] + value / threads
+            for name, value in {**seconds, "infer": count * cost}.items()}
+    shown = {name: f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else
+             f"{s / 3600:.1f} h" for name, s in [*took.items(), ("all", sum(took.values()))]}
+    size = count * (400 + 24 * posterior.draws) / 1e6              # before compression
+    return "\n".join([
+        *lines, f"infer: {count} maps by {how}",
+        f"time: about {shown.pop('all')} on {threads} threads ("
+        + ", ".join(f"{name} {text}" for name, text in shown.items())
+        + "), on cores such as those of benchmarks/README.md",
+        f"write: {out}statistics.h5, {wanted.file_name}, score.json, about {max(size, 0.1):.1f} "
+        "MB; nothing was written now"])

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from wl.core import hdf5, params
 from wl.maps import dataset
-from wl.simulate.simulate import simulate
+from wl.simulate.simulate import DEFAULT_TEST, simulate
 
 QUICK = ("--epochs", "2", "--batch-size", "16", "--quiet", "--nstep", "2000", "--sigma", "0.06",
          "--allow-unconverged", "--no-figures", "--details",
@@ -88,7 +88,9 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(work, called, tmp_path
     run = called("run_direct.py", "--data", "data/small", *DIRECT, "--dry-run", cwd=work)
     assert run.returncode == 0 and "own error bars" in run.stdout, run.stderr
     assert sorted(map(str, work.rglob("*"))) == before
-    assert "simulate" in called("run_mcmc.py", "--dry-run", cwd=tmp_path).stdout
+    said = called("run_mcmc.py", "--dry-run", cwd=tmp_path).stdout
+    assert f"{101 * 32 + DEFAULT_TEST} are simulated" in said
+    assert called("run_mcmc.py", "--data", "nowhere", "--dry-run", cwd=tmp_path).returncode == 2
     assert called(*MCMC, "--dry-run", "--sigma", "0.05", cwd=work).returncode == 2
     assert not list(tmp_path.iterdir())
 
