@@ -14,7 +14,7 @@ from wl.core.checks import InputError
 from wl.core.params import EMULATOR, TEST
 from wl.maps import dataset
 from wl.posterior.options import Wanted
-from wl.summaries import apply, predict
+from wl.summaries import apply, handmade, predict
 
 MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--model-option",
           "networks=2")
@@ -95,7 +95,7 @@ def test_the_command_prints_each_map_and_writes_the_same_posterior(run, frames, 
                    *common])                                             # nothing stands in the way
 
 
-def test_spectra_of_new_maps(shared, tmp_path):  # noqa: F811
+def test_spectra_of_new_maps(shared, tmp_path, capsys):  # noqa: F811
     args = run_mcmc.parser().parse_args(
         ["--data", str(shared), "--method", "spectrum", "--sampler", "exact", "--smooth", "always",
          "--out", str(tmp_path), "--quiet"])
@@ -103,6 +103,10 @@ def test_spectra_of_new_maps(shared, tmp_path):  # noqa: F811
     file, *_ = run_mcmc.predicted(args, run_mcmc_options())
     found = applied(file, shared / dataset.TEST_FILE)
     assert np.array_equal(summaries(found, TEST), summaries(file, TEST))
+    run_mcmc.main(["--apply", str(tmp_path), "--maps", str(shared / dataset.TEST_FILE), "--smooth",
+                   "always", "--out", str(tmp_path / "new"), "--dry-run"])
+    said = capsys.readouterr().out
+    assert f"{N_TEST} maps" in said and "measure" in said and not (tmp_path / "new").exists()
 
 
 def run_mcmc_options():
@@ -153,6 +157,14 @@ def test_networks_that_are_not_the_runs_are_refused(run, tmp_path, harm):
     with pytest.raises(InputError) as error:
         apply.open_run(folder)
     one_line(error, model.name, "repeat the run")
+
+
+def test_a_run_of_other_statistics_is_refused(run, frames, monkeypatch):
+    """Of code from before a statistic was added, say."""
+    monkeypatch.setattr(handmade, "measure", lambda *words: np.ones((len(words[2]), 3)))
+    with pytest.raises(InputError) as error:
+        applied(run[1], frames)
+    one_line(error, "statistics of a map", "this code measures 3", "repeat the run")
 
 
 def test_another_depth_is_warned_of(run, frames, tmp_path, capsys):

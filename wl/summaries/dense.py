@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from ..core import seeds
-from ..core.checks import RunError
+from ..core.checks import InputError, RunError
 from .lanes import one_thread
-from .layers import LOG_SIGMA_RANGE, Dropout, Loss
+from .layers import LOG_SIGMA_RANGE, Dropout
 from .network import Task, load_torch, of_this_version, save_torch
 from .training import AdamW, learning_rate
 
@@ -93,7 +93,11 @@ class Dense:
             return cls(net, *scaling, recipe, content["history"], content["seconds"])
 
     def standardise(self, statistics: np.ndarray) -> torch.Tensor:
-        """Statistics (n, c_all) as the networks take them, (n, c) float32."""
+        """Statistics (n, c_all) as the networks take them, (n, c) float32. Raises InputError."""
+        if statistics.shape[1] != len(self.used):
+            raise InputError(f"expected {len(self.used)} statistics of a map, which the networks "
+                             f"learnt from, this code measures {statistics.shape[1]}; repeat the "
+                             "run with --force")
         x = (np.asarray(statistics, np.float32)[:, self.used] - self.centre) / self.width
         return torch.from_numpy(np.clip(x, -LARGEST, LARGEST))
 
