@@ -15,13 +15,14 @@ from ..core.checks import InputError, Options, array, option, within
 from ..core.files import digest_array
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
+from ..maps.splits import DEFAULT_REALISATIONS
 from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field,
                      check_frame, generator)
 from .halo_sky import check_cells
 from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky, Theory
 
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
-FIELDS = ("lognormal", "halo", "gaussian")
+FIELDS, N_COSMOLOGY = ("lognormal", "halo", "gaussian"), 101
 SKY, MAX_MAPS = Sky(), 10**15
 OMEGA_M_RANGE, S_8_RANGE = (0.0913, 0.619), (0.680, 0.9552)   # of the challenge's design
 DESIGN_SCALE = np.array([0.1055, 0.0660])    # standard deviations of the design, a metric
@@ -113,11 +114,11 @@ def procedural_mask() -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class SimulationOptions(Options):
     """All that a data set consists of; stored with it. mask and design may be paths."""
-    cosmologies: int | None = option(None, "cosmologies (default: 101, or all of the --design "
-                                     "file)", metavar="N", within=(1, MAX_MAPS))
+    cosmologies: int | None = option(None, f"cosmologies (default: {N_COSMOLOGY}, or all of the "
+                                     "--design file)", metavar="N", within=(1, MAX_MAPS))
     realisations: int | None = option(
-        None, "noiseless maps of each cosmology (default: 32, or fewer if the --design file has "
-        "fewer)", metavar="N", within=(1, MAX_MAPS))
+        None, f"noiseless maps of each cosmology (default: {DEFAULT_REALISATIONS}, or fewer if the "
+        "--design file has fewer)", metavar="N", within=(1, MAX_MAPS))
     test: int = option(512, "noisy test maps, at cosmologies drawn uniformly from the design's",
                        metavar="N", within=(0, MAX_MAPS))
     unseen: int = option(0, "further noisy test maps at cosmologies off the design, drawn from its "
@@ -158,7 +159,7 @@ class SimulationOptions(Options):
                           "test maps", metavar="X", within=(0.01, 1e6))
     mask: str | None = option(
         None, f".npy bool (rows, columns), True = observed; none: all of {FRAME[0]} x {FRAME[1]} "
-        "pixels (default: a formula that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)",
+        "pixels (default: one that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)",
         metavar="FILE|none")
     periodic: bool = option(
         False, "no margin: the frame itself is the periodic grid. With --mask none and --field "
@@ -242,9 +243,10 @@ class Plan:
     def _check_room(self, given, room):
         """Refuse more maps than the disk holds, before so much as their labels are drawn."""
         options = self.options
-        shape = ((101, 32) if given is None else
-                 given.shape[:2] if given.ndim == 3 else (given.size // 2, 32))
-        maps = (options.cosmologies or shape[0]) * (options.realisations or min(shape[1], 32))
+        most = DEFAULT_REALISATIONS
+        shape = ((N_COSMOLOGY, most) if given is None else
+                 given.shape[:2] if given.ndim == 3 else (given.size // 2, most))
+        maps = (options.cosmologies or shape[0]) * (options.realisations or min(shape[1], most))
         maps += options.test + options.unseen
         need = maps * (2 * self.n_observed + 40)
         if room is not None and need > 0.98 * room:
@@ -262,18 +264,19 @@ class Plan:
                                  f"{asked}")
             return values[:asked]
         if given is None:
-            theta = design(options.cosmologies or 101)
+            theta = design(options.cosmologies or N_COSMOLOGY)
         elif given.ndim == 3:
             label = some(read_label(path), options.cosmologies, "--cosmologies")
             if self.nuisances == "design":
-                label = some(label.swapaxes(0, 1), n or min(32, label.shape[1]), "--realisations")
+                label = some(label.swapaxes(0, 1), n or min(DEFAULT_REALISATIONS, label.shape[1]),
+                             "--realisations")
                 return np.ascontiguousarray(label.swapaxes(0, 1))
             theta = label[:, 0, :2]
         else:
             theta = array(path, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
                           "n_realisation, 5)").astype(float)
             theta = some(theta, options.cosmologies, "--cosmologies")
-        label = np.empty((len(theta), n or 32, 5))
+        label = np.empty((len(theta), n or DEFAULT_REALISATIONS, 5))
         label[:, :, :2] = theta[:, None]
         for c, r in np.ndindex(label.shape[:2]):
             # the first release repeats nuisances as well

@@ -33,7 +33,7 @@ from ..core.progress import Progress, say, warn
 from ..maps import dataset
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from ..maps.splits import DEFAULT_DATA, DEFAULT_REALISATIONS
-from .fields import Field, Grid
+from .fields import Grid
 from .halo_sky import draw_maps
 from .plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions
 
