@@ -17,14 +17,14 @@ import pathlib
 from .core import cli
 from .core.checks import InputError, meant
 
-# seconds of one core: a map of the survey's size simulated, measured; a step of a chain, a map by
-# quadrature; and what any stage begins with (benchmarks/README.md, "How it scales")
-COSTS = {"simulate": 0.011, "statistics": 0.006, "spectrum": 0.0017, "step": 75e-9,
-         "exact": 1.4e-4, "begin": 5.0}
+# seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
+# that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
+COSTS = {"simulate": 0.011, "statistics": 0.0062, "spectrum": 0.0017, "dense": 0.014,
+         "step": 75e-9, "exact": 1.4e-4, "begin": 3.0}
 # of a training step on such a map: benchmarks/README.md, "Which network", by the pixels of a frame
 NETWORKS = {"compact": 0.0092, "simple_cnn": 0.011, "simple_cnn_residual": 0.012,
             "resnet_attention": 0.2, "resnet_reduced": 0.037, "biggan_encoder": 0.02,
-            "inception": 0.035, "statistics": 3e-5}
+            "inception": 0.035}
 
 
 def open_set(folder, release: str = "auto"):
@@ -206,11 +206,17 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
                      f"{options.members} members), at most {options.epochs} epochs of "
                      f"{split.n_train} maps each; {done} of them are there")
         if options.of_statistics() and not (out / "features.h5").exists():
-            seconds["measure"] = 2 * n_map * full * COSTS["statistics"]     # draws of noise
-        for job in jobs:                     # forwards alone costs a third, in each of the views
-            steps = 0 if job.model.exists() else options.epochs * split.n_train
-            steps += n_map * options.views / 3
-            seconds["train"] = seconds.get("train", 0.0) + steps * full * NETWORKS[job.part]
+            from .summaries.handmade import draws_of
+            rows, draws = draws_of(split, options)
+            seconds["measure"] = (n_map + (draws - 1) * len(rows)) * full * COSTS["statistics"]
+        seconds["train"] = 0.0
+        for job in jobs:
+            n_train = 0 if job.model.exists() else split.n_train
+            if job.part == "statistics":                         # one thread, whatever --threads
+                seconds["train"] += n_train * COSTS["dense"] * threads
+            else:                            # forwards alone costs a third, in each of the views
+                steps = options.epochs * n_train + n_map * options.views / 3
+                seconds["train"] += steps * full * NETWORKS[job.part]
     count = split.n_test * (wanted.target != "holdout")
     count += len(split.rows(HOLDOUT)) * (wanted.target != "test")
     direct = options.method == "direct"

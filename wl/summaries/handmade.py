@@ -298,6 +298,13 @@ def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: 
     return out
 
 
+def draws_of(split: Split, options: NetworkOptions) -> tuple[np.ndarray, int]:
+    """The maps that train, rows (n,) int64, and how many draws of noise each of them gets."""
+    rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
+    least = min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
+    return rows, options.of_statistics()["draws"] or least
+
+
 def features_file(maps: MapSet, split: Split, options: NetworkOptions,
                   folder: hdf5.Folder) -> hdf5.File:
     """features.h5 of a run whose options have the part "statistics", made if need be.
@@ -306,9 +313,7 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     and hold-out maps; "fresh" (draw, row, feature), further draws of noise for the maps `rows` that
     train; "test" (test_map, feature). Raises InputError.
     """
-    own, seed = options.of_statistics(), folder.seed
-    rows = split.rows_of(split.code != HOLDOUT if split.has_folds else split.code == TRAIN)
-    draws = own["draws"] or min(max(2, -(-MIN_TRAINING_MAPS // len(rows))), MAX_DRAWS)
+    own, seed, (rows, draws) = options.of_statistics(), folder.seed, draws_of(split, options)
     frame, every = Frame(maps.mask, pack=False), np.arange(len(maps.flat_kappa))
     features = Features(frame.observed, maps.n_gal, own["scales"])
     statistics = {one.NAME: one.width for one in features.statistics}
