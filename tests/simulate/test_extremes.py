@@ -96,15 +96,16 @@ def test_maps_that_are_no_maps_end_the_run(mask_file, tmp_path, monkeypatch):
     monkeypatch.setitem(module._worker, "field", Field())
     monkeypatch.setitem(module._worker, "seed", 1)
     monkeypatch.setitem(module._worker, "mask", plan.mask)
-    (tmp_path / "maps").write_bytes(b"")
+    np.save(tmp_path / "maps.npy", np.empty((0, plan.n_observed), "<f2"))
+    size = (tmp_path / "maps.npy").stat().st_size
     _, _, places, labels, keys, noise = next(plan.tasks())
     for spoilt in (np.zeros(plan.n_observed, np.float32), np.full(plan.n_observed, 7e4, np.float32),
                    np.full(plan.n_observed, np.nan, np.float32)):
         monkeypatch.setattr(module, "draw_maps", lambda *_: iter([spoilt]))
         with pytest.raises(RunError) as error:
-            module.write_maps(tmp_path / "maps", 0, places, labels, keys, noise)
+            module.write_maps(tmp_path / "maps.npy", places, labels, keys, noise)
         one_line(error, "pixels", "Omega_m")
-    assert (tmp_path / "maps").stat().st_size == 0
+    assert (tmp_path / "maps.npy").stat().st_size == size
 
 
 def test_a_damaged_set_is_not_complete(mask_file, tmp_path):

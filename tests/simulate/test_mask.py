@@ -10,7 +10,7 @@ from scipy.spatial import ConvexHull, Delaunay
 
 from wl.core.checks import InputError
 from wl.core.params import DELTA_Z_SIGMA, FRAME, N_OBSERVED
-from wl.simulate.plan import (DESIGN_SCALE, design, draw_nuisances, draw_unseen, procedural_mask)
+from wl.simulate.plan import DESIGN_SCALE, _draw_unseen, design, draw_nuisances, procedural_mask
 
 EIGHT = np.ones((3, 3))
 RECIPE = runpy.run_path(str(ROOT / "benchmarks" / "mask.py"))
@@ -116,12 +116,12 @@ def test_design_needs_an_area():
         design(2)
     line = np.column_stack([np.linspace(0.1, 0.5, 5), np.linspace(0.7, 0.9, 5)])
     with pytest.raises(InputError, match="area"):
-        draw_unseen(line, 3, np.random.default_rng(0))
+        _draw_unseen(line, 3, np.random.default_rng(0))
 
 
 def test_unseen_cosmologies_lie_in_the_hull_and_off_the_design(rng):
     theta = design(101)
-    unseen = draw_unseen(theta, 3000, rng)
+    unseen = _draw_unseen(theta, 3000, rng)
     assert unseen.shape == (3000, 2)
     assert np.all(Delaunay(theta).find_simplex(unseen) >= 0)
     assert np.abs(unseen[:, None] - theta).max(axis=2).min() > 1e-7

@@ -98,7 +98,7 @@ class MapSet:
 
         digests: {name: sha256} of files, whose maps are looked at too
         """
-        proof = _read_proof(self.folder)
+        proof = read_proof(self.folder / SIMULATION_FILE)
         now = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
         pairs = (("inputs", now), ("maps", {n: digests[n] for n in ("kappa", "noisy_test")
                                             if n in (digests or ())}))
@@ -138,7 +138,8 @@ class MapSet:
 
 def read_simulation(folder) -> dict:
     """Settings of the simulator that made a folder's maps, {} for others. Raises InputError."""
-    path, content = pathlib.Path(folder) / SIMULATION_FILE, _read_proof(folder)
+    path = pathlib.Path(folder) / SIMULATION_FILE
+    content = read_proof(path)
     settings = content.get("settings", content)
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected the simulator's settings, got {settings!r}; simulate "
@@ -147,14 +148,13 @@ def read_simulation(folder) -> dict:
     return settings
 
 
-def _read_proof(folder):
-    """What simulation.json holds, a dict; {} without one."""
-    path = pathlib.Path(folder) / SIMULATION_FILE
+def read_proof(path: pathlib.Path) -> dict:
+    """What simulation.json, or what the simulator keeps until then, holds. Raises InputError."""
     try:
         return dict(json.loads(path.read_text())) if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: expected the simulator's JSON, could not read it ({error}); "
-                         "simulate the set again") from None
+                         "remove it and simulate the set again") from None
 
 
 def load_npy(path, mmap: bool = False) -> np.ndarray:

@@ -74,11 +74,13 @@ def mirror_weights(n: int) -> np.ndarray:
     return np.r_[1.0, np.full(n - 2, 2.0), 1.0]
 
 
-def check_frame(shape: tuple, periodic: bool = False) -> None:
+def check_frame(shape: tuple, periodic: bool = False, field: str = "gaussian") -> None:
     """Refuse a frame whose image matrix would not fit into a process. Raises InputError."""
-    if periodic and any(n % 2 or n < 4 for n in shape):
-        raise InputError("--periodic: expected a frame with even sides of at least 4 pixels, got "
-                         f"{tuple(shape)}; give another --mask")
+    step = 4 if field == "halo" else 2               # its cells of 2 x 2 pixels are even as well
+    if periodic and any(n % step or n < 4 for n in shape):
+        raise InputError(f"--periodic: expected a frame with even sides, multiples of {step} and "
+                         f"at least 4 pixels for --field {field}, got {tuple(shape)}; give "
+                         "another --mask")
     if np.prod([grid_size(n) // 2 + 1 for n in shape]) > MAX_CELLS:
         raise InputError("mask: expected a frame up to about 2000 x 2000 pixels, got "
                          f"{tuple(shape)}; cut it into parts")

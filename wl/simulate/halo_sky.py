@@ -21,7 +21,6 @@ import numpy as np
 import scipy.fft
 
 from ..core import seeds
-from ..core.checks import InputError
 from ..core.params import PIXEL_ARCMIN
 from ..kernels import halos as kernels
 from .fields import IMAGES, UNTURNED, Boxes, Field, Grid, generator, log_normal_shift
@@ -116,19 +115,11 @@ def _stamp_window(grid):
     return (total[0] / total[1]).ravel().astype(np.float32)
 
 
-def check_cells(shape: tuple) -> None:
-    """Refuse a periodic grid that cells of 2 x 2 pixels do not fill evenly. Raises InputError."""
-    if any(n % 4 for n in shape):
-        raise InputError("--field halo: expected a periodic frame, sides multiples of 4 pixels, "
-                         "got {} x {}; give another --mask, or no --periodic".format(*shape))
-
-
 class HaloSky:
-    """What the cosmologies share on a grid, for one thread. Raises InputError (check_cells)."""
+    """What the cosmologies share on a grid, for one thread; sides are multiples of 4 pixels."""
 
     def __init__(self, grid: Grid):
         from scipy.ndimage import maximum_filter   # 0.1 s that a set on disk does not need
-        check_cells(grid.shape)
         self.grid, cells = grid, (grid.rows // 2, grid.columns // 2)
         self.coarse = Grid(np.ones(cells, bool), 2.0 * PIXEL_ARCMIN, periodic=True)
         self.profiles, self.window = profiles(), _stamp_window(grid)

@@ -11,15 +11,15 @@ import numpy as np
 from scipy.spatial import Delaunay, QhullError
 
 from ..core import seeds
-from ..core.checks import InputError, Options, array, option, within
+from ..core.checks import InputError, Options, array, option
 from ..core.files import digest_array
-from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, N_GAL, T_AGN_RANGE, noise_sigma
+from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, FRAME, LABELS, N_GAL, T_AGN_RANGE,
+                           noise_sigma)
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from ..maps.splits import DEFAULT_REALISATIONS
 from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field,
                      check_frame, generator)
-from .halo_sky import check_cells
-from .theory import DELTA_Z_MAX, PIXEL_SCATTER, PUBLISHED, Sky, Theory
+from .theory import PIXEL_SCATTER, PUBLISHED, Sky, check
 
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 FIELDS, N_COSMOLOGY = ("lognormal", "halo", "gaussian"), 101
@@ -80,13 +80,8 @@ def _region():
                            for a, s, m in zip(corner, side, pieces)])
 
 
-def draw_unseen(theta: np.ndarray, n: int, rng: np.random.Generator,
-                width: float = 0.5) -> np.ndarray:
-    """n cosmologies off the design, from its density, inside its hull: float64 (n, 2).
-
-    theta: (m, 2), of the design; width: in units of a point's distance to its third neighbour
-    Raises InputError when the design spans no area.
-    """
+def _draw_unseen(theta, n, rng):
+    """n cosmologies off the design theta (m, 2), from its density, inside its hull: (n, 2)."""
     x = np.unique(np.asarray(theta, float), axis=0) / DESIGN_SCALE
     try:
         hull = Delaunay(x)
@@ -97,9 +92,22 @@ def draw_unseen(theta: np.ndarray, n: int, rng: np.random.Generator,
     out = np.empty((0, 2))
     while len(out) < n:
         pick = rng.integers(len(x), size=n + 16)
-        trial = x[pick] + width * distance[pick, None] * rng.standard_normal((len(pick), 2))
+        # half of the way to a point's third neighbour, in each direction
+        trial = x[pick] + 0.5 * distance[pick, None] * rng.standard_normal((len(pick), 2))
         out = np.concatenate([out, trial[hull.find_simplex(trial) >= 0]])
     return out[:n] * DESIGN_SCALE
+
+
+def _given(path):
+    """Labels (n_cosmology, n_realisation, 5) of a --design file, or the first two of each."""
+    values = load_npy(path)
+    if values.ndim == 3:
+        return read_label(path)
+    theta = array(path, values, (None, 2), ("f",), advice="or give labels (n_cosmology, "
+                  "n_realisation, 5)").astype(float)
+    if not len(theta):
+        raise InputError(f"{path}: expected cosmologies, got shape {theta.shape}")
+    return np.broadcast_to(theta[:, None], (len(theta), DEFAULT_REALISATIONS, 2))
 
 
 def procedural_mask() -> np.ndarray:
@@ -207,32 +215,30 @@ class Plan:
         self.options, self.field = options, options.drawing()
         self.mask = (procedural_mask() if options.mask is None else np.ones(FRAME, bool)
                      if str(options.mask) == "none" else read_mask(options.mask))
-        check_frame(self.mask.shape, options.periodic)
-        if options.field == "halo" and options.periodic:
-            check_cells(self.mask.shape)
+        check_frame(self.mask.shape, options.periodic, options.field)
         self.n_observed = int(self.mask.sum())
-        given = None if options.design is None else load_npy(options.design)
-        if given is not None and not given.size:
-            raise InputError(f"{options.design}: expected cosmologies, got shape {given.shape}")
-        has = given is not None and given.ndim == 3
+        given = None if options.design is None else _given(options.design)
+        has = given is not None and given.shape[2] == 5
         if options.nuisances == "design" and not has:
             raise InputError("--nuisances design: expected a --design file with labels "
                              "(n_cosmology, n_realisation, 5), got none; give one, or --nuisances "
                              "drawn")
         self.nuisances = options.nuisances or ("design" if has else "drawn")
-        self._check_room(given, room)
-        self.label = self._labels(given)
+        most = DEFAULT_REALISATIONS
+        n, m = (N_COSMOLOGY, most) if given is None else given.shape[:2]
+        n, m = options.cosmologies or n, options.realisations or min(m, most)
+        # more maps than the disk holds are refused before so much as their labels are drawn
+        maps = n * m + options.test + options.unseen
+        need = maps * (2 * self.n_observed + 40)
+        if room is not None and need > 0.98 * room:
+            raise InputError(f"--cosmologies, --realisations, --test: {maps} maps need "
+                             f"{need / 1e9:.2f} GB of disk, {room / 1e9:.2f} GB are free; make "
+                             "room, or ask for fewer maps")
+        self.label = self._labels(given, n, m)
         self.label_test = self._test_labels()
-        for omega_m, s_8 in self.label[:, 0, :2]:
-            Theory.check(omega_m, s_8)
-        for name, values, limits in zip(
-                ("log10 T_AGN", "f_0", "Delta_z"), np.moveaxis(self.label[..., 2:], 2, 0),
-                (T_AGN_RANGE, F_0_RANGE, (-DELTA_Z_MAX, DELTA_Z_MAX))):
-            for value in (values.min(), values.max()):
-                within(f"design: {name}", value, *limits)
+        check(**dict(zip(LABELS, np.moveaxis(self.label, 2, 0))))
         self.settings = dataclasses.asdict(options) | {
-            "cosmologies": self.label.shape[0], "realisations": self.label.shape[1],
-            "nuisances": self.nuisances}
+            "cosmologies": n, "realisations": m, "nuisances": self.nuisances}
         if options.field != "lognormal":          # what only that has must not tell two sets apart
             self.settings |= dict.fromkeys(("gaussian_share", "gaussian_below", "lambda_factor",
                                             "lambda_scatter"))
@@ -240,48 +246,22 @@ class Plan:
                        for name in ("mask", "design")}
         self.inputs = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
 
-    def _check_room(self, given, room):
-        """Refuse more maps than the disk holds, before so much as their labels are drawn."""
-        options = self.options
-        most = DEFAULT_REALISATIONS
-        shape = ((N_COSMOLOGY, most) if given is None else
-                 given.shape[:2] if given.ndim == 3 else (given.size // 2, most))
-        maps = (options.cosmologies or shape[0]) * (options.realisations or min(shape[1], most))
-        maps += options.test + options.unseen
-        need = maps * (2 * self.n_observed + 40)
-        if room is not None and need > 0.98 * room:
-            raise InputError(f"--cosmologies, --realisations, --test: {maps} maps need "
-                             f"{need / 1e9:.2f} GB of disk, {room / 1e9:.2f} GB are free; make "
-                             "room, or ask for fewer maps")
-
-    def _labels(self, given):
-        """Labels of the training maps."""
-        options, path, n = self.options, self.options.design, self.options.realisations
-
-        def some(values, asked, name):
-            if (asked or 0) > len(values):
-                raise InputError(f"{name}: expected at most {len(values)}, which {path} has, got "
-                                 f"{asked}")
-            return values[:asked]
-        if given is None:
-            theta = design(options.cosmologies or N_COSMOLOGY)
-        elif given.ndim == 3:
-            label = some(read_label(path), options.cosmologies, "--cosmologies")
-            if self.nuisances == "design":
-                label = some(label.swapaxes(0, 1), n or min(DEFAULT_REALISATIONS, label.shape[1]),
-                             "--realisations")
-                return np.ascontiguousarray(label.swapaxes(0, 1))
-            theta = label[:, 0, :2]
-        else:
-            theta = array(path, given, (None, 2), ("f",), advice="or give labels (n_cosmology, "
-                          "n_realisation, 5)").astype(float)
-            theta = some(theta, options.cosmologies, "--cosmologies")
-        label = np.empty((len(theta), n or DEFAULT_REALISATIONS, 5))
-        label[:, :, :2] = theta[:, None]
-        for c, r in np.ndindex(label.shape[:2]):
+    def _labels(self, given, n, m):
+        """Labels of m training maps of each of n cosmologies."""
+        own = self.nuisances == "design"
+        for name, asked, there in zip(("--cosmologies", "--realisations")[:1 + own], (n, m),
+                                      () if given is None else given.shape):
+            if asked > there:
+                raise InputError(f"{name}: expected at most {there}, which {self.options.design} "
+                                 f"has, got {asked}")
+        if own:
+            return np.ascontiguousarray(given[:n, :m])
+        label = np.empty((n, m, 5))
+        label[:, :, :2] = (design(n) if given is None else given[:n, 0, :2])[:, None]
+        for c, r in np.ndindex(n, m):
             # the first release repeats nuisances as well
-            key = seeds.NUISANCE, 0 if options.shared_seeds else c, r
-            label[c, r, 2:] = self._nuisances(1, generator(options.seed, *key))[0]
+            key = seeds.NUISANCE, 0 if self.options.shared_seeds else c, r
+            label[c, r, 2:] = self._nuisances(1, generator(self.options.seed, *key))[0]
         return label
 
     def _nuisances(self, n, rng):
@@ -297,7 +277,7 @@ class Plan:
             label[i] = *theta[self.cosmology_test[i]], *self._nuisances(1, rng)[0]
         if unseen:
             rng = generator(self.options.seed, seeds.UNSEEN)
-            label[test:, :2] = draw_unseen(theta, unseen, rng)
+            label[test:, :2] = _draw_unseen(theta, unseen, rng)
             label[test:, 2:] = self._nuisances(unseen, rng)
         return label
 

@@ -29,7 +29,7 @@ from ..core import cli
 from ..core.checks import InputError, RunError, within
 from ..core.files import (LOCK_FILE, atomic, code_version, digest_file, first_difference, lock,
                           to_json, versions)
-from ..core.progress import Progress, say, warn
+from ..core.progress import ENDING, Progress, say, warn
 from ..maps import dataset
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
 from ..maps.splits import DEFAULT_DATA, DEFAULT_REALISATIONS
@@ -44,7 +44,6 @@ FILES = (MASK_FILE, TRUTH_FILE, TEST_FILE, LABEL_FILE, KAPPA_FILE, SIMULATION_FI
 # one process per core: BLAS threads would compete, and change the last bits of the spectra
 WORKER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                       **cli.ALLOCATOR}
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _worker = {}             # of a worker process: mask, seed, field, grid
 
 
@@ -83,8 +82,6 @@ def _run(part, plan, tasks, processes, quiet):
     """Draw the maps of the tasks on all processes."""
     bar = Progress(plan.label[..., 0].size + len(plan.label_test), "simulate", quiet)
     bar.begin_at(bar.total - sum(len(task[2]) for task in tasks))
-    start = {name: np.load(part / (name + ".part"), mmap_mode="r").offset
-             for name in {task[1] for task in tasks}}
     others, ended = set(multiprocessing.active_children()), False
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)), multiprocessing.get_context("spawn"), _start_worker,
@@ -92,7 +89,7 @@ def _run(part, plan, tasks, processes, quiet):
     try:
         with open(part / "done", "a") as done:
             with _own_start():
-                names = {pool.submit(write_maps, part / (file + ".part"), start[file], *rest): name
+                names = {pool.submit(write_maps, part / (file + ".part"), *rest): name
                          for name, file, *rest in tasks}
             for future in concurrent.futures.as_completed(names):
                 bar.update(future.result())
@@ -113,7 +110,7 @@ def _run(part, plan, tasks, processes, quiet):
 def _own_start():
     """Workers begun here have one thread, need no main script, and leave signals to the parent."""
     main, before = sys.modules["__main__"], dict(os.environ)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     os.environ.update(WORKER_ENVIRONMENT)
     sys.modules["__main__"] = type(sys)("__main__")          # its __spec__ is None
     try:
@@ -135,13 +132,12 @@ def _start_worker(mask, seed, field):
     _worker.update(mask=mask, seed=seed, field=field)
 
 
-def write_maps(path: pathlib.Path, first_byte: int, places, labels: np.ndarray, keys: list,
-               noise: float) -> int:
-    """Draw maps of one cosmology and write them as float16 rows of a file; returns their number."""
+def write_maps(path: pathlib.Path, places, labels: np.ndarray, keys: list, noise: float) -> int:
+    """Draw maps of one cosmology and write them as float16 rows of a .npy; returns their number."""
     if "grid" not in _worker:            # not at the start: errors have to reach the parent
         _worker["grid"] = Grid(_worker["mask"], periodic=_worker["field"].periodic)
-    grid, size = _worker["grid"], 2 * len(_worker["grid"].observed)
-    maps = draw_maps(grid, labels, _worker["seed"], keys, _worker["field"], noise)
+    first, size = np.load(path, mmap_mode="r").offset, 2 * len(_worker["grid"].observed)
+    maps = draw_maps(_worker["grid"], labels, _worker["seed"], keys, _worker["field"], noise)
     with open(path, "r+b", buffering=0) as file:
         for place, kappa in zip(places, maps):
             with np.errstate(over="ignore"):
@@ -150,7 +146,7 @@ def write_maps(path: pathlib.Path, first_byte: int, places, labels: np.ndarray, 
                 where = "Omega_m = {:g}, S_8 = {:g}".format(*labels[0])
                 raise RunError(f"a map at {where} has infinite, undefined or equal pixels; give "
                                "options nearer to their defaults")
-            file.seek(first_byte + int(place) * size)
+            file.seek(first + int(place) * size)
             file.write(row.tobytes())
         os.fsync(file.fileno())              # the parent notes the task as done: it has to be
     return len(places)
@@ -173,7 +169,7 @@ def _is_complete(out, plan, force):
             raise InputError(f"{out}: holds {present[0]} but no {SIMULATION_FILE}, so it was not "
                              "simulated and stays untouched; give another --out")
         return False
-    if _is_plans(out, _read_json(proof), plan, force):
+    if _is_plans(out, dataset.read_proof(proof), plan, force):
         damage = _damage(out, plan)
         if not damage:
             shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # of a run killed at its last step
@@ -218,7 +214,7 @@ def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
     state = part / "state.json"
     now = {"settings": plan.settings, "inputs": plan.inputs, "code": code_version().split()[0]}
     if state.is_file():
-        before = _read_json(state)
+        before = dataset.read_proof(state)
         if _is_plans(part.parent, before, plan, force) and before.get("code") == now["code"]:
             return set((part / "done").read_text().split("\n")[:-1])
         # other code draws other maps: begin again
@@ -268,14 +264,6 @@ def _finish(out, part, plan):
 def _write_json(path, content):
     with atomic(path) as part:
         part.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
-
-
-def _read_json(path):
-    try:
-        return {**json.loads(path.read_text())}
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: expected JSON, could not read it; remove the folder or give "
-                         "another --out") from None
 
 
 # ---------------------------------------------------------------- the set that --data means

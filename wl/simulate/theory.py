@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import erf, hyp2f1, sici
 
 from ..core.checks import InputError
-from ..core.params import F_0_RANGE, T_AGN_RANGE, sigma_8_of
+from ..core.params import F_0_RANGE, LABELS, T_AGN_RANGE, sigma_8_of
 
 H, OMEGA_B, N_S, T_CMB = 0.7, 0.046, 0.97, 2.7255
 HUBBLE_DISTANCE = 2997.92458           # c / H_0, Mpc/h
@@ -27,25 +27,25 @@ K_RANGE = (1e-5, 1e4)        # of the integrals over the linear power
 MASSES = np.exp(np.linspace(np.log(1e8), np.log(1e17), 60))    # sigma_8 is 1.5 at Omega_m 0.09
 LN_K = np.linspace(np.log(3e-3), np.log(300.0), 70)
 N_Z = 6                      # Chebyshev points in redshift
+# of the table: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial
+TABLE = {"Delta_z": 7, "log10_T_AGN": 8, "f_0": 3}
+# of labels: where the formulas have a meaning, and ends of the table
+LIMITS = dict(zip(LABELS, ((1.1 * OMEGA_B, 1.0), (0.1, 3.0), T_AGN_RANGE, F_0_RANGE,
+                           (-DELTA_Z_MAX, DELTA_Z_MAX))))
 
 _X48, _W48 = np.polynomial.legendre.leggauss(48)
 _X64, _W64 = np.polynomial.legendre.leggauss(64)
 
 Sky = namedtuple("Sky", "delta_z_sign source_shift f_b_max stellar_boost nonlinear_tilt",
                  defaults=(-1, -0.046, 1.0, 2.5, -0.40))
-Sky.__doc__ = """What the spectrum is made of beyond cosmology and nuisances.
+Sky.__doc__ = """What the spectrum is made of beyond cosmology and nuisances; see SimulationOptions.
 
 benchmarks/fit_sky.py fits the defaults to half of 60 real spectra with truth and to the in-mask
 standard deviation 0.01137 of the public training set's signal.
-delta_z_sign: -1, n(z) -> n(z + Delta_z) as HSC Y3 writes it (Li et al. 2023, PRD 108, 123518), or
-    1; real spectra fall by 5 % per Delta_z of 0.022 in every bin
-source_shift: redshift added to all sources, fitted
-f_b_max: cap on the baryon fraction Omega_b/Omega_m that feels feedback, 1 for none: real spectra at
-    Omega_m = 0.195 exclude 0.15 and have no use for one
-stellar_boost: central mass per stellar mass f_0 (a galaxy draws dark matter inwards, Blumenthal et
-    al. 1986, ApJ 301, 27), fitted to the response to f_0
-nonlinear_tilt: exponent t in P_nonlinear - P_linear, of halofit, times (sigma_8 / 0.8)^t, fitted:
-    halofit was made for sigma_8 of 0.75 to 0.9, the challenge has 0.5 to 1.6"""
+delta_z_sign: Li et al. 2023, PRD 108, 123518; real spectra fall by 5 % per Delta_z of 0.022
+f_b_max: of Omega_b/Omega_m; real spectra at Omega_m = 0.195 exclude 0.15 and have no use for one
+stellar_boost: a galaxy draws dark matter inwards, Blumenthal et al. 1986, ApJ 301, 27
+nonlinear_tilt: halofit was made for sigma_8 of 0.75 to 0.9, the challenge has 0.5 to 1.6"""
 PUBLISHED = Sky(1, 0.0, 0.2, 1.0, 0.0)   # and sets made before there were such settings
 PIXEL_SCATTER = 2.1e-5       # largest white variance of a pixel, from zero: twice the fitted mean
 
@@ -54,8 +54,19 @@ def of_set(settings: dict) -> tuple[Sky, float]:
     """Sky and pixel scatter of a set with these settings, {} for real maps; old sets have fewer."""
     if not settings:
         return Sky(), PIXEL_SCATTER
-    return (Sky(*(settings.get(name, was) for name, was in PUBLISHED._asdict().items())),
-            float(settings.get("pixel_scatter", 0.0)))
+    sky = Sky(*(settings.get(name, was) for name, was in PUBLISHED._asdict().items()))
+    return sky, float(settings.get("pixel_scatter", 0.0))
+
+
+def check(**values) -> None:
+    """Refuse values of labels, given by their names in LABELS, beyond LIMITS. Raises InputError."""
+    for name, value in values.items():
+        (low, high), value = LIMITS[name], np.atleast_1d(value)
+        # a fit may end a rounding beyond
+        inside = np.abs(value - 0.5 * (low + high)) <= (0.5 + 1e-9) * (high - low)
+        if not inside.all():
+            raise InputError(f"{name}: expected {low:g} to {high:g}, got {value[~inside][0]:g}; "
+                             "check the labels")
 
 
 def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndarray:
@@ -184,7 +195,7 @@ class Theory:
     """
 
     def __init__(self, omega_m: float, s_8: float, sky: Sky = Sky()):
-        self.check(omega_m, s_8)
+        check(Omega_m=omega_m, S_8=s_8)
         self.omega_m, self.s_8, self.sky = float(omega_m), float(s_8), sky
         self.sigma_8 = float(sigma_8_of(omega_m, s_8))
         # 1100 points hold sigma_8 to 1e-7 (the oscillations need about 20 points a period)
@@ -198,13 +209,6 @@ class Theory:
         # comoving distance, Mpc/h, for z from 0 to Z_MAX: a spline through exact values, 1e-9
         self.distance = CubicSpline(
             z, 0.5 * HUBBLE_DISTANCE * z * np.sum(_W48 / self.hubble(t), axis=-1))
-
-    @staticmethod
-    def check(omega_m: float, s_8: float) -> None:
-        """Refuse a cosmology for which the formulas have no meaning. Raises InputError."""
-        if not (1.1 * OMEGA_B < omega_m <= 1.0 and 0.1 <= s_8 <= 3.0):
-            raise InputError("cosmology: expected 0.0506 < Omega_m <= 1 and 0.1 <= S_8 <= 3, got "
-                             f"Omega_m = {omega_m:g}, S_8 = {s_8:g}; check the design")
 
     def hubble(self, z: np.ndarray) -> np.ndarray:
         """H(z)/H_0."""
@@ -306,9 +310,7 @@ class Theory:
 
     def table(self, ell: np.ndarray) -> "Spectrum":
         """C_ell for all nuisances at once, through Chebyshev nodes; ell as in c_ell()."""
-        # 7, 8, 3 nodes: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial
-        nodes = (chebyshev_nodes(-DELTA_Z_MAX, DELTA_Z_MAX, 7), chebyshev_nodes(*T_AGN_RANGE, 8),
-                 chebyshev_nodes(*F_0_RANGE, 3))
+        nodes = [chebyshev_nodes(*LIMITS[name], n) for name, n in TABLE.items()]
         return Spectrum(nodes, self.c_ell(ell, *nodes))
 
 
@@ -317,15 +319,9 @@ class Spectrum(namedtuple("Spectrum", "nodes values")):
 
     def __call__(self, log10_t_agn, f_0, delta_z) -> np.ndarray:
         """C_ell in steradian, float64 (m, n) for nuisances of shape (m,), (n,) for scalars."""
-        args = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
-        for name, value, node in zip(("Delta_z", "log10 T_AGN", "f_0"), args, self.nodes):
-            half, middle = 0.5 * np.array([node[-1] - node[0], node[-1] + node[0]])
-            half /= np.cos(0.5 * np.pi / len(node))
-            inside = np.abs(value - middle) <= (1.0 + 2e-9) * half
-            if not inside.all():
-                raise InputError(f"{name}: expected {middle - half:g} to {middle + half:g}, got "
-                                 f"{value[~inside][0]}; check the labels")
-        weights = [lagrange_weights(node, value) for node, value in zip(self.nodes, args)]
+        values = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
+        check(**dict(zip(TABLE, values)))
+        weights = [lagrange_weights(node, value) for node, value in zip(self.nodes, values)]
         c = np.einsum("ma,mb,mc,abcn->mn", *weights, self.values, optimize=True)
         return c[0] if np.ndim(delta_z) == 0 else c
 
