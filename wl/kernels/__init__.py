@@ -91,9 +91,13 @@ CACHE_FOLDER = _cache_folder()
 
 
 def njit(**options):
-    """numba.njit(**options), a decorator whose compiled code is kept in CACHE_FOLDER."""
-    if CACHE_FOLDER is None:
-        options.pop("cache", None)
+    """numba.njit(**options), a decorator whose compiled code is kept in CACHE_FOLDER.
+
+    Division as NumPy's: Python's checks for zero keep loops from being vectorised. The lock of the
+    interpreter is released. Nothing is compiled for callers in C, a twentieth of the time.
+    """
+    options = {"error_model": "numpy", "nogil": True, "cache": CACHE_FOLDER is not None,
+               "no_cfunc_wrapper": True, **options}
 
     def decorate(function):
         before = numba.config.CACHE_DIR
@@ -102,7 +106,7 @@ def njit(**options):
             made = numba.njit(**options)(function)
         finally:
             numba.config.CACHE_DIR = before
-        if options.get("cache") and not numba.config.DISABLE_JIT:
+        if options["cache"] and not numba.config.DISABLE_JIT:
             name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
             made._cache._cache_file = _Sealed(f"{CACHE_FOLDER}/{name}")
         return made

@@ -38,7 +38,7 @@ Turn = namedtuple("Turn", "flip_y flip_x shift_y shift_x")
 Turn.__doc__ = "Where a slice's field lies in the map: flips of both axes, periodic cell shifts."
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
+@njit()
 def scatter(field, near, turn, table, smooth, seed):
     """Add the smooth part of a slice and place its halos, a Poisson process even over each cell.
 
@@ -79,7 +79,7 @@ def scatter(field, near, turn, table, smooth, seed):
     return out[:count]
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
+@njit()
 def paint(sky, halos, table, kinds, profiles, seed):
     """Draw the kinds of halos and add them to the map.
 
@@ -111,7 +111,7 @@ def paint(sky, halos, table, kinds, profiles, seed):
         sky[min(int(y), rows - 1), min(int(x), columns - 1)] += point[kind]
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def _add_stamp(sky, stamp, profile, where, mass):
     """Add a round profile (n,) about a point, scaled so that its pixels add up to its mass.
 
@@ -142,7 +142,7 @@ def _add_stamp(sky, stamp, profile, where, mass):
             k += 1
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def alias(weight, chance, other):
     """Tables for drawing a kind in proportion to its weight with one comparison (Vose 1991).
 

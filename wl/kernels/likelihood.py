@@ -36,7 +36,7 @@ Cells = namedtuple("Cells", "low_x low_y per_x per_y last_x last_y")
 Cells.__doc__ = """Equal cells of a box, float64: its corner, cells per unit, index of the last."""
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def weights(x: float, y: float, coefficient: np.ndarray, t: int) -> tuple[float, float]:
     """Barycentric weights c0, c1 of (x, y) in triangle t; the third is 1 - c0 - c1."""
     u, v = x - coefficient[t, 0], y - coefficient[t, 1]
@@ -44,7 +44,7 @@ def weights(x: float, y: float, coefficient: np.ndarray, t: int) -> tuple[float,
             coefficient[t, 4] * u + coefficient[t, 5] * v)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def locate(x: float, y: float, coefficient: np.ndarray, neighbours: np.ndarray, t: int) -> int:
     """The triangle that holds (x, y), found by walking from triangle t; -1 outside the hull.
 
@@ -65,7 +65,7 @@ def locate(x: float, y: float, coefficient: np.ndarray, neighbours: np.ndarray, 
     return _search(x, y, coefficient)
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _search(x: float, y: float, coefficient: np.ndarray) -> int:
     """The triangle that holds (x, y) by looking at all of them; -1 outside the hull."""
     best, best_low = np.int64(-1), -TOLERANCE
@@ -77,7 +77,7 @@ def _search(x: float, y: float, coefficient: np.ndarray) -> int:
     return best
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
     """The cell that (x, y) lies in, the nearest one outside of the box."""
     u = min(max((x - cells.low_x) * cells.per_x, 0.0), cells.last_x)
@@ -85,7 +85,7 @@ def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
     return np.int64(u), np.int64(v)
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
     """The triangles (m,) int64 that hold points theta (m, 2) float64, -1 outside the hull."""
     coefficient, neighbours, grid, box = triangulation
@@ -98,7 +98,7 @@ def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
     return out
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
     """All quantities at points theta (m, 2) in triangles (m,), (m, k) float64, NaN at -1."""
     k = (coefficient.shape[1] - 6) // 3
@@ -113,7 +113,7 @@ def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray
     return out
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> np.ndarray:
     """The look-up grid of a Triangulation.
 
@@ -145,7 +145,7 @@ def build_grid(coefficient: np.ndarray, neighbours: np.ndarray, box: Cells) -> n
     return grid
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _outside(i, j, coefficient, neighbours, box):
     """Whether all four corners of cell (i, j) lie beyond one hull edge."""
     for t in range(coefficient.shape[0]):
@@ -163,7 +163,7 @@ def _outside(i, j, coefficient, neighbours, box):
 
 
 # ---------------------------------------------------------------- densities
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def log(x: float) -> float:
     """Natural logarithm of a positive normal number, within one unit in the last place.
 
@@ -183,7 +183,7 @@ def log(x: float) -> float:
     return k * _LN2_HI - ((half - (s * (half + (t1 + t2)) + k * _LN2_LO)) - f)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def exp(x: float) -> float:
     """Exponential up to 700, as log(); that of -700 for all below (fdlibm's rational form)."""
     x = max(x, -700.0)
@@ -198,7 +198,7 @@ def exp(x: float) -> float:
     return y * np.int64((k + _BIAS) << _EXPONENT).view(np.float64)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def log_gaussian_2(r0: float, r1: float, c00: float, c10: float, c11: float) -> float:
     """-1/2 (r^T C^-1 r + ln det C) for a residual (r0, r1) and a covariance c00, c10, c11."""
     det = c00 * c11 - c10 * c10
@@ -206,7 +206,7 @@ def log_gaussian_2(r0: float, r1: float, c00: float, c10: float, c11: float) -> 
     return -0.5 * (quadratic + log(det))
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
                   out: np.ndarray) -> None:
     """log-prior plus log-likelihood of as many summaries as there are lanes, each at its own place.
@@ -250,7 +250,7 @@ def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
         out[l] = value[0, l] - 0.5 * (quadratic[l] + log_det[l])
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def log_density_all(value: np.ndarray, summary: np.ndarray) -> np.ndarray:
     """log-prior plus log-likelihood of every summary (k, d) at every point, (k, m) float64.
 

@@ -28,8 +28,8 @@ MEMORY = 0.33          # weight of the proposal before in the shape of the next 
 # rows of the lanes' table: one array with fixed strides, so that no loop has to fear overlaps
 X, Y, P, NEW_X, NEW_Y, NEW_P = range(6)      # the chain and its log-posterior; the proposal's
 ORIGIN_X, ORIGIN_Y, E0, E1 = range(6, 10)    # the chain's start; the summary, for d = 2
-S0, V0 = 10, 15          # five sums of a batch; log-prior, mean, covariance proposed, for d = 2
-COUNT, A00, A10, A11 = range(21, 25)         # accepted steps; Cholesky factor of the proposal
+S0, COUNT, V0 = 10, 15, 16     # sums of a batch; accepted steps; quantities proposed, for d = 2
+A00, A10, A11 = range(22, 25)  # Cholesky factor of the proposal
 SCALE, ROWS = 25, 26     # of the proposal in units of the chain's covariance, 0: never learnt
 
 Maps = namedtuple("Maps", "summary start index")
@@ -57,103 +57,88 @@ float64, log-posteriors of the draws, up to a constant.
 """
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
-def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, limits: np.ndarray,
+@njit()
+def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, bins: Cells,
                out: Output, wide: int | None) -> None:
     """Walk all chains of all maps, on one thread: for on_threads().
 
-    limits: (2, 2) float64, the hull's lowest and highest Omega_m and S_8; out: Output, filled;
+    bins: BINS of each parameter, of the histograms, over the hull's bounding box; out: filled;
     wide: d, but None for d = 2, which spares the compilation of what d > 2 needs.
     """
+    coefficient, neighbours, grid, cells = triangulation
+    edges, d = schedule.edges, maps.summary.shape[1]
     items = maps.start.shape[0] * maps.start.shape[1]
-    for item in range(0, items, LANES):
-        _walk(item, min(LANES, items - item), triangulation, maps, schedule, limits, out, wide)
-
-
-@njit(error_model="numpy", cache=True)
-def _walk(item, live, triangulation, maps, schedule, limits, out, wide):
-    """Chains item to item + live - 1, item = map * chains + chain; idle lanes repeat the last."""
-    edges, grid, coefficient = schedule.edges, triangulation.grid, triangulation.coefficient
-    d, cells = maps.summary.shape[1], triangulation.box
-    bins = Cells(limits[0, 0], limits[0, 1], BINS / (limits[1, 0] - limits[0, 0]),
-                 BINS / (limits[1, 1] - limits[0, 1]), BINS - 1.0, BINS - 1.0)
-    lane, noise = np.zeros((ROWS, LANES)), np.zeros((AHEAD, 3, LANES))
+    lane, noise = np.empty((ROWS, LANES)), np.empty((AHEAD, 3, LANES))
     place, state = np.empty((2, LANES), np.int64), np.empty((LANES, 4), np.uint64)
-    owner = np.empty((2, LANES), np.int64)      # map and chain: divisions cost 2.5 ns a step
     values, wanted = np.empty((1 + d + d * (d + 1) // 2, LANES)), np.empty((d, LANES))
-    work = np.empty((2 * d + 2 + d * (d + 1) // 2, LANES))
-    for l in range(LANES):
-        _begin(item + min(l, live - 1), maps, schedule, lane, owner, state, l)
-        for a in range(d):
-            wanted[a, l] = maps.summary[owner[0, l], a]
-    burn, batch, stored = edges[0], 0, 0
-    window, learnt = max(burn // WINDOWS // AHEAD, 1) * AHEAD, 0
-    for step in range(-1, edges[-1]):           # step -1, of length 0, finds the start's density
-        ahead = step % AHEAD
-        if ahead == 0:
-            learn = schedule.adapt and 0 < step <= burn and step == max(2 * learnt, window)
-            _look_ahead(lane, state, noise, step - learnt if learn else 0)
-            learnt = step if learn else learnt
-        for l in range(LANES):
+    owner, work = np.empty((2, LANES), np.int64), np.empty((2 * d + 2 + d * (d + 1) // 2, LANES))
+    burn, window = edges[0], max(edges[0] // WINDOWS // AHEAD, 1) * AHEAD
+    for item in range(0, items, LANES):
+        live, batch, stored, learnt = min(LANES, items - item), 0, 0, 0
+        noise[:] = 0.0                          # step -1, of length 0, finds the start's density
+        _begin(item, live, maps, schedule, lane, owner, wanted, state)
+        for step in range(-1, edges[-1]):
+            ahead = step % AHEAD
+            if ahead == 0:
+                learn = schedule.adapt and 0 < step <= burn and step == max(2 * learnt, window)
+                for l in range(LANES):
+                    if learn:
+                        _adapt(lane, l, step - learnt)
+                    _draw(state[l], lane, noise, l)
+                learnt = step if learn else learnt
             if step == burn:      # behind the last adaptation, which may fall on this very step
-                _clear(lane, l)
-            _propose(lane, noise, place, ahead, cells, l)
-        near = 0                                # lanes in cells that several triangles share
-        for l in range(LANES):
-            near += _look_up(grid, place, near, l)
-        for k in range(near):
-            l = place[1, k]
-            place[0, l] = locate(lane[NEW_X, l], lane[NEW_Y, l], coefficient,
-                                 triangulation.neighbours, -2 - place[0, l])
-        if wide is None:
-            for l in range(LANES):
-                _interpolate_2(lane, place, coefficient, l)
-            for l in range(LANES):
-                _density_2(lane, place, l)
-        else:
-            _density(lane, place, coefficient, values, wanted, work)
-        for l in range(LANES):
-            _accept(lane, noise, ahead, l)
-        if step >= burn and (step - burn) % EVERY == 0:
-            for l in range(LANES):
-                place[0, l], place[1, l] = cell(lane[X, l], lane[Y, l], bins)
-            for l in range(live):
-                out.histogram[owner[0, l], 0, place[0, l]] += 1
-                out.histogram[owner[0, l], 1, place[1, l]] += 1
-        if step == edges[batch + 1] - 1:
-            _store_sums(lane, owner, live, out.batches, batch)
-            batch += 1
-        if step >= burn and (step - burn + 1) % schedule.stride == 0:
-            _store_draws(lane, owner, live, stored, out.draws, out.lp)
-            stored += 1
-    for l in range(live):
-        out.accepted[owner[0, l], owner[1, l]] = np.int64(lane[COUNT, l])
+                lane[S0:COUNT + 1] = 0.0
+            near = _propose(lane, noise, place, ahead, cells, grid)
+            for k in range(near):
+                l = place[1, k]
+                place[0, l] = locate(lane[NEW_X, l], lane[NEW_Y, l], coefficient, neighbours,
+                                     -2 - place[0, l])
+            if wide is None:
+                _density_2(lane, place, coefficient)
+            else:
+                _density(lane, place, coefficient, values, wanted, work)
+            _accept(lane, noise, ahead)
+            if step >= burn and (step - burn) % EVERY == 0:
+                for l in range(LANES):
+                    place[0, l], place[1, l] = cell(lane[X, l], lane[Y, l], bins)
+                for l in range(live):
+                    out.histogram[owner[0, l], 0, place[0, l]] += 1
+                    out.histogram[owner[0, l], 1, place[1, l]] += 1
+            if step == edges[batch + 1] - 1:
+                for l in range(live):
+                    for k in range(SUMS):       # a slice would compile messages of errors, 1.5 s
+                        out.batches[owner[0, l], owner[1, l], batch, k] = lane[S0 + k, l]
+                lane[S0:S0 + SUMS] = 0.0
+                batch += 1
+            if step >= burn and (step - burn + 1) % schedule.stride == 0:
+                for l in range(live):
+                    m, c = owner[0, l], owner[1, l]
+                    out.draws[m, 0, c, stored], out.draws[m, 1, c, stored] = lane[X, l], lane[Y, l]
+                    out.lp[m, c, stored] = lane[P, l]
+                stored += 1
+        for l in range(live):
+            out.accepted[owner[0, l], owner[1, l]] = np.int64(lane[COUNT, l])
 
 
-@njit(error_model="numpy", cache=True)
-def _begin(item, maps, schedule, lane, owner, state, l):
-    """Put the chain `item` on its start, into lane l."""
-    m, c = divmod(item, maps.start.shape[1])
-    x, y = maps.start[m, c, 0], maps.start[m, c, 1]
-    owner[0, l], owner[1, l] = m, c
-    seed_state(state[l], schedule.seed, schedule.stream + 256 * c, maps.index[m])
-    lane[X, l], lane[Y, l], lane[P, l], lane[COUNT, l] = x, y, -math.inf, -1.0
-    lane[ORIGIN_X, l], lane[ORIGIN_Y, l] = x, y
-    lane[A00, l], lane[A11, l] = schedule.sigma, schedule.sigma
-    if maps.summary.shape[1] == 2:
-        lane[E0, l], lane[E1, l] = maps.summary[m, 0], maps.summary[m, 1]
-
-
-@njit(error_model="numpy", cache=True)
-def _look_ahead(lane, state, noise, learn):
-    """Learn the proposals of all lanes from their last `learn` steps, if any; draw the next."""
+@njit()
+def _begin(item, live, maps, schedule, lane, owner, wanted, state):
+    """Put chains item to item + live - 1 (map * chains + chain) on their starts; others repeat."""
+    lane[:] = 0.0
     for l in range(LANES):
-        if learn > 0:
-            _adapt(lane, l, learn)
-        _draw(state[l], lane, noise, l)
+        m, c = divmod(item + min(l, live - 1), maps.start.shape[1])
+        x, y = maps.start[m, c, 0], maps.start[m, c, 1]
+        owner[0, l], owner[1, l] = m, c         # kept, as divisions cost 2.5 ns a step
+        seed_state(state[l], schedule.seed, schedule.stream + 256 * c, maps.index[m])
+        lane[X, l], lane[Y, l], lane[P, l], lane[COUNT, l] = x, y, -math.inf, -1.0
+        lane[ORIGIN_X, l], lane[ORIGIN_Y, l] = x, y
+        lane[A00, l], lane[A11, l] = schedule.sigma, schedule.sigma
+        for a in range(maps.summary.shape[1]):
+            wanted[a, l] = maps.summary[m, a]
+        if maps.summary.shape[1] == 2:
+            lane[E0, l], lane[E1, l] = maps.summary[m, 0], maps.summary[m, 1]
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit()
 def _draw(state, lane, noise, l):
     """Proposals and acceptance thresholds (-ln of a uniform) of lane l for all steps of noise."""
     a00, a10, a11 = lane[A00, l], lane[A10, l], lane[A11, l]
@@ -163,7 +148,7 @@ def _draw(state, lane, noise, l):
         noise[k, 2, l] = exponential(state)
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _adapt(lane, l, steps):
     """The proposal of lane l from the covariance of its last steps; sums and count begin anew.
 
@@ -193,52 +178,41 @@ def _adapt(lane, l, steps):
             lane[SCALE, l], lane[A00, l] = scale, scale * math.sqrt(xx)
             lane[A10, l] = scale * xy / math.sqrt(xx)
             lane[A11, l] = scale * math.sqrt(max(yy - xy * xy / xx, 0.01 * yy))
-    _clear(lane, l)
+    lane[S0:COUNT + 1, l] = 0.0
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
-def _clear(lane, l):
-    """Begin the sums and the count of lane l anew."""
-    lane[COUNT, l] = 0.0
-    lane[S0:S0 + SUMS, l] = 0.0
+@njit(forceinline=True)
+def _propose(lane, noise, place, ahead, cells, grid):
+    """The new points and the codes of their cells; returns how many lanes have to walk."""
+    for l in range(LANES):
+        lane[NEW_X, l] = lane[X, l] + noise[ahead, 0, l]
+        lane[NEW_Y, l] = lane[Y, l] + noise[ahead, 1, l]
+        place[0, l], place[1, l] = cell(lane[NEW_X, l], lane[NEW_Y, l], cells)
+    near = 0
+    for l in range(LANES):
+        t = np.int64(grid[place[0, l], place[1, l]])
+        place[0, l], place[1, near] = t, l
+        near += np.int64(t < -1)
+    return near
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
-def _propose(lane, noise, place, ahead, cells, l):
-    """The new point of lane l, and its cell of the look-up grid."""
-    lane[NEW_X, l] = lane[X, l] + noise[ahead, 0, l]
-    lane[NEW_Y, l] = lane[Y, l] + noise[ahead, 1, l]
-    place[0, l], place[1, l] = cell(lane[NEW_X, l], lane[NEW_Y, l], cells)
+@njit(forceinline=True)
+def _density_2(lane, place, coefficient):
+    """Log-posterior at the new points of all lanes, for d = 2."""
+    for l in range(LANES):
+        t = max(place[0, l], 0)
+        c0, c1 = weights(lane[NEW_X, l], lane[NEW_Y, l], coefficient, t)
+        for q in range(6):
+            lane[V0 + q, l] = (coefficient[t, 6 + q] + c0 * coefficient[t, 12 + q]
+                               + c1 * coefficient[t, 18 + q])
+    for l in range(LANES):
+        p = lane[V0, l] + log_gaussian_2(
+            lane[E0, l] - lane[V0 + 1, l], lane[E1, l] - lane[V0 + 2, l], lane[V0 + 3, l],
+            lane[V0 + 4, l], lane[V0 + 5, l])
+        lane[NEW_P, l] = p if place[0, l] >= 0 else -math.inf
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
-def _look_up(grid, place, near, l):
-    """Put the code of lane l's cell, and l among the lanes that walk; returns 1 if it has to."""
-    t = np.int64(grid[place[0, l], place[1, l]])
-    place[0, l], place[1, near] = t, l
-    return np.int64(t < -1)
-
-
-@njit(error_model="numpy", cache=True, forceinline=True)
-def _interpolate_2(lane, place, coefficient, l):
-    """Log-prior, mean and covariance at the new point of lane l, for d = 2."""
-    t = max(place[0, l], 0)
-    c0, c1 = weights(lane[NEW_X, l], lane[NEW_Y, l], coefficient, t)
-    for q in range(6):
-        lane[V0 + q, l] = (coefficient[t, 6 + q] + c0 * coefficient[t, 12 + q]
-                           + c1 * coefficient[t, 18 + q])
-
-
-@njit(error_model="numpy", cache=True, forceinline=True)
-def _density_2(lane, place, l):
-    """Log-posterior at the new point of lane l, for d = 2."""
-    p = lane[V0, l] + log_gaussian_2(
-        lane[E0, l] - lane[V0 + 1, l], lane[E1, l] - lane[V0 + 2, l], lane[V0 + 3, l],
-        lane[V0 + 4, l], lane[V0 + 5, l])
-    lane[NEW_P, l] = p if place[0, l] >= 0 else -math.inf
-
-
-@njit(error_model="numpy", cache=True)
+@njit()
 def _density(lane, place, coefficient, values, wanted, work):
     """Log-posterior at the new points of all lanes, for any d."""
     k = values.shape[0]
@@ -255,34 +229,18 @@ def _density(lane, place, coefficient, values, wanted, work):
         lane[NEW_P, l] = lane[NEW_P, l] if place[0, l] >= 0 else -math.inf
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
-def _accept(lane, noise, ahead, l):
-    """The step of lane l to its new point, or none, and its part of the sums."""
-    accept = lane[NEW_P, l] > lane[P, l] - noise[ahead, 2, l]
-    lane[X, l] = lane[NEW_X, l] if accept else lane[X, l]
-    lane[Y, l] = lane[NEW_Y, l] if accept else lane[Y, l]
-    lane[P, l] = lane[NEW_P, l] if accept else lane[P, l]
-    lane[COUNT, l] += 1.0 if accept else 0.0
-    x, y = lane[X, l] - lane[ORIGIN_X, l], lane[Y, l] - lane[ORIGIN_Y, l]
-    lane[S0, l] += x
-    lane[S0 + 1, l] += y
-    lane[S0 + 2, l] += x * x
-    lane[S0 + 3, l] += y * y
-    lane[S0 + 4, l] += x * y
-
-
-@njit(error_model="numpy", cache=True)
-def _store_sums(lane, owner, live, batches, batch):
-    """The sums of all lanes as those of a batch, and their new beginning."""
-    for l in range(live):
-        batches[owner[0, l], owner[1, l], batch] = lane[S0:S0 + SUMS, l]
-    lane[S0:S0 + SUMS] = 0.0
-
-
-@njit(error_model="numpy", cache=True)
-def _store_draws(lane, owner, live, stored, draws, lp):
-    """Where the chains are as draw number `stored`."""
-    for l in range(live):
-        m, c = owner[0, l], owner[1, l]
-        draws[m, 0, c, stored], draws[m, 1, c, stored] = lane[X, l], lane[Y, l]
-        lp[m, c, stored] = lane[P, l]
+@njit(forceinline=True)
+def _accept(lane, noise, ahead):
+    """The steps of all lanes to their new points, or none, and their part of the sums."""
+    for l in range(LANES):
+        accept = lane[NEW_P, l] > lane[P, l] - noise[ahead, 2, l]
+        lane[X, l] = lane[NEW_X, l] if accept else lane[X, l]
+        lane[Y, l] = lane[NEW_Y, l] if accept else lane[Y, l]
+        lane[P, l] = lane[NEW_P, l] if accept else lane[P, l]
+        lane[COUNT, l] += 1.0 if accept else 0.0
+        x, y = lane[X, l] - lane[ORIGIN_X, l], lane[Y, l] - lane[ORIGIN_Y, l]
+        lane[S0, l] += x
+        lane[S0 + 1, l] += y
+        lane[S0 + 2, l] += x * x
+        lane[S0 + 3, l] += y * y
+        lane[S0 + 4, l] += x * y

@@ -45,7 +45,7 @@ _EXPONENTIAL_W, _EXPONENTIAL_K, _EXPONENTIAL_F = _tables(
     (_EXPONENTIAL_R + 1.0) * math.exp(-_EXPONENTIAL_R), 2.0**53)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def _mix(z):
     """The output function of splitmix64 (Steele, Lea & Flood 2014), a bijection of 64 bits."""
     z = (z ^ (z >> _U30)) * _MIX_1
@@ -53,7 +53,7 @@ def _mix(z):
     return z ^ (z >> _U31)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def seed_state(state: np.ndarray, seed: int, stream: int, index: int) -> None:
     """Fill a generator's state (4,) uint64 from three integers modulo 2^64, by splitmix64.
 
@@ -67,7 +67,7 @@ def seed_state(state: np.ndarray, seed: int, stream: int, index: int) -> None:
         state[k] = _mix(z)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def next_uint64(state: np.ndarray) -> np.uint64:
     """The next 64 bits of xoshiro256++ (Blackman & Vigna 2021); state: (4,) uint64, advanced."""
     s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
@@ -80,13 +80,13 @@ def next_uint64(state: np.ndarray) -> np.uint64:
     return r
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def uniform(state: np.ndarray) -> float:
     """A uniform float64 in [0, 1) with 53 random bits; state: (4,) uint64, advanced."""
     return np.int64(next_uint64(state) >> _U11) * _TO_UNIT
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def normal(state: np.ndarray) -> float:
     """A standard normal by the ziggurat (Marsaglia & Tsang 2000); state: (4,) uint64, advanced."""
     bits = next_uint64(state)
@@ -97,7 +97,7 @@ def normal(state: np.ndarray) -> float:
     return _normal_rest(state, layer, j)
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def _normal_rest(state, layer, j):
     """What the quick test of normal() leaves: the tail, the layers' edges, and new attempts."""
     while True:
@@ -118,7 +118,7 @@ def _normal_rest(state, layer, j):
         j = np.int64(bits >> _U11) - _HALF
 
 
-@njit(error_model="numpy", cache=True, forceinline=True)
+@njit(forceinline=True)
 def exponential(state: np.ndarray) -> float:
     """A standard exponential float64 by the ziggurat; state: (4,) uint64, advanced."""
     shift = 0.0
@@ -155,7 +155,7 @@ of the table; seed, stream: ints, of the generator, see core/seeds.py.
 """
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def fill_batch(out: np.ndarray, maps: np.ndarray, decode: np.ndarray, rows: np.ndarray,
                draws: np.ndarray, symmetry: np.ndarray, layout: Layout, noise: Noise) -> None:
     """Write a batch of noisy standardised maps into their frames, in one pass, for on_threads().

@@ -37,7 +37,7 @@ probability the ln of the posterior density at the region's edge, and its area.
 """
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def whiten(mean: np.ndarray, covariance: np.ndarray,
            log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cholesky factors at the quadrature points, laid out for quadrature().
@@ -75,7 +75,7 @@ def whiten(mean: np.ndarray, covariance: np.ndarray,
     return white, base
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
+@njit()
 def log_posteriors(white: np.ndarray, base: np.ndarray, summary: np.ndarray,
                    out: np.ndarray) -> None:
     """base - 1/2 |L^-1 (summary - mean)|^2 of every map at every point, for on_threads().
@@ -112,7 +112,7 @@ def log_posteriors(white: np.ndarray, base: np.ndarray, summary: np.ndarray,
                 row[p] = base_part[p] - 0.5 * square[p]
 
 
-@njit(error_model="numpy", cache=True, nogil=True)
+@njit()
 def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.ndarray,
                probabilities: np.ndarray, out: Output) -> None:
     """Posterior moments, quantiles and highest-density regions of every map, for on_threads().
@@ -143,7 +143,7 @@ def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.nda
             _line_quantiles(line_weight, lines.first[k], limits[:, k], levels, out.quantiles[i, k])
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _highest(x):
     """The highest of x (m,)."""
     highest = -math.inf
@@ -152,7 +152,7 @@ def _highest(x):
     return highest
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _regions(density, weight, log_weight, total, probabilities, out):
     """The smallest regions that hold shares of the weight (m,), whose sum is total.
 
@@ -177,7 +177,7 @@ def _regions(density, weight, log_weight, total, probabilities, out):
                 out[k, 1] += area if density[p] >= out[k, 0] else 0.0
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _moments(x, y, weight, out):
     """Mean, variance, covariance and ln of the total weight of points (m,); returns the total."""
     total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -192,7 +192,7 @@ def _moments(x, y, weight, out):
     return total
 
 
-@njit(error_model="numpy", cache=True)
+@njit()
 def _line_quantiles(weight, first, limits, levels, out):
     """Quantiles `levels` of a marginal density known on lines; linear in it inside a cell."""
     lines, total = first.size - 1, 0.0

@@ -28,7 +28,7 @@ class Smoothing(NamedTuple):
     along: np.ndarray     # (column blocks, 2) int64, rows that LANES columns need, the end + 1
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def bin_power(modes, order, times, first):
     """Sums of |mode|^2 over bins, (n_bin,) float64.
 
@@ -46,7 +46,7 @@ def bin_power(modes, order, times, first):
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def turn(kappa, pad, turned):
     """A map in blocks of LANES rows, column after column.
 
@@ -60,7 +60,7 @@ def turn(kappa, pad, turned):
                 lanes[(pad + x) * LANES + l] = row[x]
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def smooth(turned, smoothing, between, out):
     """A map smoothed at one scale.
 
@@ -83,7 +83,7 @@ def smooth(turned, smoothing, between, out):
         _convolve(between[c], pad + first, smoothing, out[c, first * LANES:last * LANES])
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _convolve(block, start, smoothing, out):
     """Convolve the rows of a block (n x LANES,) from `start` on, into out (m x LANES,)."""
     taps, rows = smoothing.taps, out.size // LANES
@@ -98,7 +98,7 @@ def _convolve(block, start, smoothing, out):
             _add_trails(here, side * (rows - 1), 1 - 2 * side, smoothing, out)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _add_taps(before, after, taps, out):
     """Add GROUP taps: of pairs that lie around each number, `before` begins at the furthest."""
     t0, t1, t2, t3, t4, t5, t6, t7 = (taps[0], taps[1], taps[2], taps[3],
@@ -115,7 +115,7 @@ def _add_taps(before, after, taps, out):
         out[p] += (a + b) + (c + d)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _add_trails(block, first, step, smoothing, out):
     """Add the tail of what lies on one side, by recursion from row `first` on, step 1 or -1."""
     ratio, share = smoothing.ratio, smoothing.share
@@ -132,7 +132,7 @@ def _add_trails(block, first, step, smoothing, out):
             beyond[l] += (s0 * a + s1 * b) + (s2 * c + s3 * d)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def subtract(field, weight, coarse, coarse_weight, along, out):
     """What lies between two scales: the difference of two smoothed maps times their weights.
 
@@ -147,7 +147,7 @@ def subtract(field, weight, coarse, coarse_weight, along, out):
             result[p] = f[p] * w[p] - g[p] * v[p]
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def distribution(field, weight, along, bins):
     """Central moments and histogram of a smoothed map's pixels times their weights.
 
@@ -188,7 +188,7 @@ def distribution(field, weight, along, bins):
                      m4 - 4.0 * m * m3 + 6.0 * m * m * m2 - 3.0 * m * m * m * m]), histogram
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def peak_counts(field, valid, bins):
     """Histogram of peaks: valid pixels above their eight neighbours, all valid, inside the frame.
 

@@ -50,7 +50,8 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
     kept, ess, rhat = np.empty((*lp.shape, 2)), np.empty((n, 2)), np.empty((n, 2))
     quantiles = np.empty((n, 2, len(levels)))
     block = _block_size(walk, threads())
-    limits, d = emulator.limits, None if emulator.d == 2 else emulator.d
+    limits, d, last = emulator.limits, None if emulator.d == 2 else emulator.d, kernels.BINS - 1.0
+    bins = kernels.Cells(*limits[0], *kernels.BINS / (limits[1] - limits[0]), last, last)
     for first in range(0, n, block):
         part = slice(first, min(first + block, n))
         maps = kernels.Maps(summary[part], begin[part], index[part])
@@ -60,7 +61,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
                              np.empty((count, 2, chains, size)), np.empty((count, chains, size)))
         on_threads(lambda rows: kernels.metropolis(
             emulator.triangulation, kernels.Maps(*(array[rows] for array in maps)), schedule,
-            limits, kernels.Output(*(array[rows] for array in out)), d), count,
+            bins, kernels.Output(*(array[rows] for array in out)), d), count,
             max(kernels.LANES // chains, 1))                # parts whose chains fill the lanes
         for k in range(2):
             quantiles[part, k] = _histogram_quantiles(out.histogram[:, k], limits[:, k], levels)
