@@ -19,8 +19,7 @@ from wl.simulate.simulate import simulate
 from wl.simulate.plan import FIXED_NUISANCES, design
 from wl.simulate.theory import PUBLISHED, Theory
 from wl.validate.inference import limit, log_likelihoods
-from wl.validate.spectra import (BREAK, BandPowers, masked_window, periodic_window,
-                                 sobol_nuisances)
+from wl.validate.spectra import BREAK, BandPowers, masked_window, sobol_nuisances
 from wl.maps.dataset import TEST_FILE
 from wl.core.params import HOLDOUT, TEST, noise_sigma
 from wl.posterior.emulator import log_prior
@@ -83,11 +82,11 @@ def test_masked_window_by_a_sum_over_pixel_pairs():
 
 
 def test_periodic_window_is_the_mean_over_modes(small):
+    theta, noise = design(12), noise_sigma()**2 * small.pixel**2
     fiducial, other = (Theory(*t).c_ell(small.ell, 0.0, 7.85, 0.01325)
-                       for t in ((0.3, 0.8), (0.2, 0.9)))
-    noise = 2.25e-10
-    edges = np.array([100.0, 900.0, 2500.0, 5000.0, 8000.0])
-    window, white, count, which, weight = periodic_window(small, edges, fiducial, noise)
+                       for t in (theta.mean(0), (0.2, 0.9)))
+    bins = BandPowers(small, theta, 30.0, n_bin=4)
+    window, white, count, edges = bins.window, bins.white, bins.count, bins.edges
     ell = 2 * np.pi / small.pixel * np.hypot.outer(np.fft.fftfreq(48), np.fft.fftfreq(36))
     powers = [np.fft.fft2(correlation(small, small.pixel_power(c)[0])).real * small.pixel**2 + noise
               for c in (fiducial, other)]
@@ -345,10 +344,9 @@ def test_counting_modes_behind_a_mask(masked, tmp_path, coarse):
 
 
 def test_modes_are_counted_by_the_observed_part(masked, tmp_path, monkeypatch, coarse):
-    counted, forecast = [], spectra._forecast
-    monkeypatch.setattr(
-        spectra, "_forecast", lambda powers, label, modes, *rest: counted.append(modes) or forecast(
-            powers, label, modes, *rest))
+    counted, forecast = [], BandPowers.draw
+    monkeypatch.setattr(BandPowers, "draw", lambda powers, label, modes, *rest:
+                        counted.append(modes) or forecast(powers, label, modes, *rest))
     limit(masked, out=tmp_path, sobol=1, order=2, quiet=True)
     mask = np.load(masked / "WIDE12H_bin2_2arcmin_mask.npy")
     grid = Grid(mask)

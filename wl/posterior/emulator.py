@@ -15,6 +15,7 @@ from ..kernels import likelihood as kernels
 
 GRID = 256             # cells of the look-up grid along each parameter, without the margin
 BANDWIDTH = 1.5        # of the prior's kernels, times n^(-1/6) of the design's sd (Scott 1992)
+EDGE_ORDER = 6         # quadrature order of a kernel's mass inside the hull
 MARGIN = 0.5           # sd of the design that the design's prior goes beyond the hull
 DIRECTIONS = 24        # in which points stand around the hull, at that distance
 NEIGHBOURS = 12        # cosmologies whose means extrapolate to such a point
@@ -128,7 +129,7 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     if isinstance(prior, str) and prior == "design":
         design, (theta, mean, covariance) = theta, beyond(theta, mean, covariance)
         triangles, neighbours = checks.triangulate("design", theta)
-        prior = _design_log_density(design, theta)
+        prior = design_log_density(design, theta)
     return Emulator(theta, triangles, neighbours, mean, covariance,
                     log_prior(prior, theta, triangles))
 
@@ -212,7 +213,7 @@ def log_prior(prior: str | np.ndarray, theta: np.ndarray, triangles: np.ndarray)
     """
     if isinstance(prior, str):
         checks.choice("prior", prior, ("design", "flat"))
-        prior = np.zeros(len(theta)) if prior == "flat" else _design_log_density(theta, theta)
+        prior = np.zeros(len(theta)) if prior == "flat" else design_log_density(theta, theta)
     values = checks.array("prior", np.asarray(prior, dtype=np.float64), (len(theta),),
                           advice="give one ln density for each cosmology")
     _, weight, corners = quadrature_points(theta, triangles, NORM_ORDER)
@@ -221,23 +222,32 @@ def log_prior(prior: str | np.ndarray, theta: np.ndarray, triangles: np.ndarray)
     return values - (highest + np.log((weight * np.exp(inside - highest)).sum()))
 
 
-def _design_log_density(theta, at):
-    """ln of the density that the design's points theta follow, (m,) at points (m, 2), unnormalised.
+def design_log_density(theta: np.ndarray, at: np.ndarray,
+                       triangles: np.ndarray | None = None) -> np.ndarray:
+    """ln of the density that the design's points theta follow, (m,) at points, unnormalised.
 
     Gaussian kernels with the covariance of the design, widened where points are sparse by the
     inverse root of a first estimate (Abramson 1982).
+    theta, at: (n, 2), (m, 2) float64
+    triangles: (t, 3) int, of a hull where the density ends without a fall towards it, or None: an
+        eighth of the challenge's truths lie on its corners
     """
     factor = np.linalg.inv(np.linalg.cholesky(np.cov(theta.T)))
-    centre, points = theta @ factor.T, at @ factor.T
-    width = np.full(len(theta), BANDWIDTH * len(theta) ** (-1 / 6))
+    centre, width = theta @ factor.T, np.full(len(theta), BANDWIDTH * len(theta) ** (-1 / 6))
+    if triangles is not None:
+        inner, weight, _ = quadrature_points(theta, triangles, EDGE_ORDER)
+        inner = inner.reshape(-1, 2) @ factor.T
 
     def density(points):
         square = ((points[:, None] - centre) ** 2).sum(axis=2)
-        return (np.exp(-0.5 * square / width**2) / width**2).mean(axis=1)
+        mass = width**2 if triangles is None else np.array([
+            weight.ravel() @ np.exp(-0.5 * ((inner - c)**2).sum(1) / w**2)
+            for c, w in zip(centre, width)])
+        return (np.exp(-0.5 * square / width**2) / mass).mean(axis=1)
 
     first = density(centre)
     width *= np.sqrt(np.exp(np.log(first).mean()) / first)
-    return np.log(density(points))
+    return np.log(density(at @ factor.T))
 
 
 def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, float]:

@@ -69,11 +69,6 @@ def grid_size(n: int) -> int:
     return size
 
 
-def mirror_weights(n: int) -> np.ndarray:
-    """How often each of n cells of a half axis stands in the whole axis, both ends once: (n,)."""
-    return np.r_[1.0, np.full(n - 2, 2.0), 1.0]
-
-
 def check_frame(shape: tuple, periodic: bool = False, field: str = "gaussian") -> None:
     """Refuse a frame whose image matrix would not fit into a process. Raises InputError."""
     step = 4 if field == "halo" else 2               # its cells of 2 x 2 pixels are even as well
@@ -99,6 +94,8 @@ class Grid:
         self.shape = mask.shape if periodic else tuple(grid_size(n) for n in mask.shape)
         self.rows, self.columns = self.shape
         self.quarter = (self.rows // 2 + 1, self.columns // 2 + 1)
+        # how often each cell of a half axis stands in the whole one
+        self.times = [np.r_[1.0, np.full(q - 2, 2.0), 1.0] for q in self.quarter]
         self.observed = np.ravel_multi_index(np.nonzero(mask), self.shape)  # in the periodic map
         self.pixel = pixel_arcmin * ARCMIN
         self.ell_y, self.ell_x = (2.0 * np.pi * np.arange(q) / (n * self.pixel)
@@ -224,8 +221,8 @@ class Grid:
 
     def variance(self, spectrum: np.ndarray) -> float:
         """Variance of a field with the spectrum (quarter cells)."""
-        weight_y, weight_x = map(mirror_weights, self.quarter)
-        total = weight_y @ spectrum.reshape(self.quarter).astype(float) @ weight_x
+        times_y, times_x = self.times
+        total = times_y @ spectrum.reshape(self.quarter).astype(float) @ times_x
         return float(total / (self.rows * self.columns * self.pixel**2))
 
 

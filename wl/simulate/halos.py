@@ -16,7 +16,7 @@ import scipy.fft
 from scipy.interpolate import CubicSpline
 
 from ..core.params import F_0_RANGE, T_AGN_RANGE
-from .fields import Grid, mirror_weights
+from .fields import Grid
 from .theory import (HUBBLE_DISTANCE, OMEGA_B, RHO_CRIT, Theory, chebyshev_nodes,
                      feedback_parameters, growth, lagrange_weights, nfw_window)
 
@@ -190,8 +190,8 @@ class Slices:
         quarter, area = self.coarse.quarter, self.coarse.pixel**2
         xi = scipy.fft.dctn(power.reshape(quarter).astype(float), type=1, workers=1)
         xi /= self.coarse.rows * self.coarse.columns * area
-        all_columns = mirror_weights(quarter[1])       # ell_x = 0 is a sum over them
-        return np.maximum([scipy.fft.dct(xi**m @ all_columns, type=1)[1:] * area
+        columns = self.coarse.times[1]                 # ell_x = 0 is a sum over all of them
+        return np.maximum([scipy.fft.dct(xi**m @ columns, type=1)[1:] * area
                            for m in range(1, ORDERS + 1)], 0.0)
 
 

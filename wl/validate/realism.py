@@ -21,9 +21,9 @@ from ..core.checks import InputError, array, within
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
 from ..maps import dataset
-from ..simulate.fields import GAUSSIAN_SHARE, LAMBDA_FACTOR, Field, Grid
+from ..simulate.fields import Field, Grid
 from ..simulate.halo_sky import draw_maps
-from ..simulate.plan import (FIELDS, FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, design,
+from ..simulate.plan import (FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, SimulationOptions, design,
                              procedural_mask)
 from ..simulate.theory import Theory, lagrange_weights
 from ..summaries.handmade import Shapes, Spectrum
@@ -255,17 +255,17 @@ def table(results: dict[int, dict]) -> str:
     return "\n".join(lines)
 
 
-def _print_spectra(args, field, n, n_gal):
+def _print_spectra(args, options, n):
     mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
     label = None if args.label is None else dataset.read_label(args.label)
-    real = read_spectra(args.spectra, mask, label, n_gal)
-    survey, number = Survey(mask, real.edges, n_gal), real.power[..., 0].size
+    real, field = read_spectra(args.spectra, mask, label, options.n_gal), options.drawing()
+    survey, number = Survey(mask, real.edges, options.n_gal), real.power[..., 0].size
     repeats = -(-n // number)
     progress = Progress(repeats * number, "realism", args.quiet)
     drawn = spectra.simulate(survey, real.label, field, repeats, args.seed, progress)
     progress.close()
-    print(f"{args.spectra}: " + "{} cosmologies, {} realisations; ".format(*real.label.shape)
-          + f"{repeats} simulated maps of each")
+    print("{}: {} cosmologies, {} realisations; {} simulated maps of each".format(
+        args.spectra, *real.label.shape[:2], repeats))
     found = spectra.compare(real, survey.expected(real.label, field), drawn)
     print(spectra.table(found, real.label))
     if label is not None:
@@ -304,24 +304,19 @@ def realism_parser() -> cli.Parser:
     add("--mask", metavar="FILE", help=".npy bool (default: the public file, else a formula)")
     add("--maps", type=int, default=200, metavar="N", help="maps to simulate for each (with "
         "--spectra at least one per spectrum)")
-    add("--field", default="lognormal", choices=FIELDS, help="of the simulated maps")
-    for name, default in (("gaussian-share", GAUSSIAN_SHARE), ("lambda-factor", LAMBDA_FACTOR),
-                          ("n-gal", N_GAL)):
-        add(f"--{name}", type=float, default=default, metavar="X", help="as in wl.simulate")
+    SimulationOptions.add_to(parser, "simulated maps", only=("field", "gaussian_share",
+                                                             "lambda_factor", "n_gal"))
     return cli.add_common(parser, threads=False)
 
 
 def realism_main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate realism."""
     args = cli.parse(realism_parser(), argv)
-    field = Field(args.field, within("--gaussian-share", args.gaussian_share, 0.0, 0.9),
-                  lambda_factor=within("--lambda-factor", args.lambda_factor, 0.3, 100.0))
-    n = within("--maps", args.maps, 1, 10**6, integer=True)
-    n_gal = within("--n-gal", args.n_gal, 0.01, 1e6)
+    options, n = SimulationOptions.of(args), within("--maps", args.maps, 1, 10**6, integer=True)
     if args.spectra:
-        return _print_spectra(args, field, n, n_gal)
+        return _print_spectra(args, options, n)
     maps, mask = read_maps(args.map, args.row, args.mask)
-    comparison = Comparison(mask, n_gal, field)
+    comparison = Comparison(mask, options.n_gal, options.drawing())
     progress = Progress(n * len(maps), "realism", args.quiet)
     results = {row: comparison.compare(kappa, n, args.seed, progress)
                for row, kappa in maps.items()}

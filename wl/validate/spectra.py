@@ -3,9 +3,9 @@
     signal = Survey(mask, edges).expected(label, field)     # behind a mask, as the kit measures
     powers = BandPowers(grid, theta, n_gal)                 # of a whole periodic grid
 """
-import zipfile
+import contextlib
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
@@ -15,11 +15,9 @@ from scipy.stats import qmc
 
 from ..core import seeds
 from ..core.checks import InputError, array
-from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, HOLDOUT, N_GAL, NUISANCES, T_AGN_RANGE, TEST,
-                           noise_sigma)
+from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, N_GAL, NUISANCES, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
-from ..maps.dataset import MapSet, read_truth
-from ..simulate.fields import ARCMIN, Field, Grid, generator, mirror_weights
+from ..simulate.fields import ARCMIN, Field, Grid, generator
 from ..simulate.halo_sky import draw_maps
 from ..simulate.plan import FIXED_NUISANCES
 from ..simulate.theory import Sky, Theory, chebyshev_nodes, lagrange_weights
@@ -27,7 +25,6 @@ from ..summaries.handmade import Spectrum
 
 NODES = (7, 6)      # Chebyshev points in ln Omega_m (on either side of BREAK) and in S_8
 BREAK = 0.23        # Omega_m where the panels meet: where PUBLISHED caps its baryon fraction at 0.2
-FORECAST = 1000     # maps other than the test maps
 N_BIN = 48          # of |ell|, logarithmic: with 96 scores move by less than 0.005
 UNITS = (1.0, 0.0133, 0.022)     # of responses: 1 dex of T_AGN, half of f_0's range, Delta_z sigma
 TOLERANCE, SCATTER_TOLERANCE = 0.05, 0.15    # of a mean signal, beyond its statistical error
@@ -66,7 +63,7 @@ def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarra
         at = (pairs * waves[np.ix_(lag_y % rows, lag_x % columns)]).ravel()
         modes = scipy.fft.rfft2(np.bincount(place, at, cells).reshape(grid.shape)).real
         modes[1:] = 0.5 * (modes[1:] + modes[:0:-1])               # fold the two halves of the rows
-        folded = modes[:grid.quarter[0]] * np.outer(*map(mirror_weights, grid.quarter))
+        folded = modes[:grid.quarter[0]] * np.outer(*grid.times)
         kernel[i] = folded.ravel() * scale / spectrum.count[b]
     images = grid.image_matrix()
     return np.stack([k @ images for k in kernel.astype(np.float32)]).astype(float)
@@ -99,31 +96,6 @@ class CosmologyTable:
         return out
 
 
-def periodic_window(grid: Grid, edges: np.ndarray, c_fiducial: np.ndarray, noise: float) -> tuple:
-    """Bins of |ell| of the whole periodic grid, each mode divided by its fiducial power.
-
-    edges, c_fiducial, noise: (n_bin + 1,) of |ell|; (n,) at grid.ell; white power
-    window @ c + white is the mean of |F|^2 / P_fiducial over the modes of a bin: bins need not be
-    narrow. Returns window (n_bin, n), white (n_bin,), count (n_bin,) of modes in the whole plane
-    (conjugates both counted), which (quarter) int, a cell's bin or -1, and weight (quarter), times
-    in the plane / fiducial power.
-    """
-    images, n_bin = grid.image_matrix(), len(edges) - 1
-    ell = np.hypot.outer(grid.ell_y, grid.ell_x)
-    times = np.outer(*map(mirror_weights, grid.quarter))
-    which = np.digitize(ell, edges) - 1
-    which[(which == n_bin) | (ell == 0.0)] = -1
-    weight = times / ((images @ c_fiducial.astype(np.float32)).reshape(grid.quarter) + noise)
-    flat = which.ravel()
-    count, white = (np.bincount(flat[flat >= 0], v.ravel()[flat >= 0], n_bin)
-                    for v in (times, weight))
-    white *= noise / np.maximum(count, 1.0)
-    window = np.zeros((n_bin, len(grid.ell)))
-    for b in np.flatnonzero(count):
-        window[b] = weight.ravel()[flat == b] @ images[flat == b].astype(float) / count[b]
-    return window, white, count, which, weight
-
-
 def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
     """n points of the priors (n, 4): log10 T_AGN, f_0, Delta_z, variance of white scatter."""
     u = (qmc.Sobol(4, scramble=False).random(n) + 0.5 / n).T        # the middle of each cell
@@ -132,23 +104,32 @@ def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
 
 
 class BandPowers:
-    """Expected power in bins of |ell|, over a fiducial one, for cosmologies near a design (n, 2).
+    """Mean power of the modes in bins of |ell|, of all of a periodic grid, each over a fiducial one.
 
-    count: modes per bin in the whole plane; white: the noise's part, of periodic_window()
+    theta: (n, 2), a design whose mean is fiducial, and near which cosmologies are asked for
+    A fiducial power for each mode lets bins be wide. Has edges (n_bin + 1,) of |ell|; of the bins
+    with modes count, in the whole plane, window, times C_ell at grid.ell, and white, the noise's.
     """
 
     def __init__(self, grid: Grid, theta: np.ndarray, n_gal: float, n_bin: int = N_BIN,
                  sky: Sky = Sky()):
-        self.grid, self.sky = grid, sky
-        highest = np.hypot(grid.ell_y[-1], grid.ell_x[-1])
-        edges = np.geomspace(0.999 * min(grid.ell_y[1], grid.ell_x[1]), 1.001 * highest, n_bin + 1)
+        self.grid, self.sky, images = grid, sky, grid.image_matrix()
+        ell, times = np.hypot.outer(grid.ell_y, grid.ell_x), np.outer(*grid.times)
+        self.edges = np.geomspace(0.999 * min(grid.ell_y[1], grid.ell_x[1]), 1.001 * ell[-1, -1],
+                                  n_bin + 1)
         noise = noise_sigma(n_gal, grid.pixel / ARCMIN)**2 * grid.pixel**2
-        centre = Theory(*theta.mean(axis=0), sky).c_ell(grid.ell, 0.0, *FIXED_NUISANCES[:2])
-        window, white, count, which, self.weight = periodic_window(grid, edges, centre, noise)
-        used = np.flatnonzero(count)
-        self.window, self.white, self.count = window[used], white[used], count[used]
+        fiducial = Theory(*theta.mean(axis=0), sky).c_ell(grid.ell, 0.0, *FIXED_NUISANCES[:2])
+        power = (images @ fiducial.astype(np.float32)).reshape(grid.quarter) + noise
+        self.weight = times / power
+        # the cell of the map's mean, below all edges, is bin 0: it has no power
+        self.cell = np.unique(np.digitize(ell, self.edges), return_inverse=True)[1].ravel()
+        self.count, self.white = (np.bincount(self.cell, v.ravel())[1:]
+                                  for v in (times, self.weight))
+        self.white *= noise / self.count
+        self.window = np.array([
+            self.weight.ravel()[self.cell == b] @ images[self.cell == b].astype(float) / n
+            for b, n in enumerate(self.count, 1)])
         self.per_variance = self.white / noise * grid.pixel**2  # of scatter with a variance of one
-        self.cell = np.where(which < 0, len(used), np.searchsorted(used, which)).ravel()
         self.low, self.high, self.nuisances = theta.min(axis=0), theta.max(axis=0), None
 
     def measure(self, kappa: np.ndarray) -> np.ndarray:
@@ -157,7 +138,7 @@ class BandPowers:
         power = modes.real.astype(float)**2 + modes.imag.astype(float)**2
         power[1:] = 0.5 * (power[1:] + power[:0:-1])                # rows mirror one another
         power = power[:self.grid.quarter[0]] * self.weight * (self.grid.pixel**2 / kappa.size)
-        return np.bincount(self.cell, power.ravel(), len(self.count) + 1)[:-1] / self.count
+        return np.bincount(self.cell, power.ravel())[1:] / self.count
 
     def signal(self, theta: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
         """Without noise, at one cosmology: (m, n_bin) for nuisances (m, 3)."""
@@ -170,38 +151,17 @@ class BandPowers:
                 self.low, self.high, lambda *theta: self.signal(theta, nuisances))
         return lambda theta: self.table(theta).reshape(len(theta), len(nuisances), -1)
 
+    def draw(self, label: np.ndarray, modes: np.ndarray, scatter: float, seed: int) -> np.ndarray:
+        """Of Gaussian skies at label (n, 5): (n, n_bin); modes: (n_bin,), of so many modes a bin.
 
-def measured_powers(powers: BandPowers, data: MapSet) -> tuple:
-    """Test maps' split, cosmology and realisation (n,); band powers (n, n_bin); modes (n_bin,)."""
-    where = np.full(data.n_test, TEST), np.full(data.n_test, -1), np.arange(data.n_test)
-    maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
-            for i, kappa in enumerate(data.noisy_test))
-    return where, np.stack([powers.measure(k.reshape(data.mask.shape)) for k in maps]), powers.count
-
-
-def forecast_powers(powers: BandPowers, data: MapSet, scatter: float, seed: int) -> tuple:
-    """As measured_powers(), drawn: Gaussian skies with the modes of the grid's observed part.
-
-    At the labels of test maps whose truth is known, and of FORECAST others.
-    """
-    row = generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)
-    row = np.sort(row[:FORECAST])
-    cosmology, realisation = np.divmod(row, data.n_realisation)
-    tests = read_truth(data.folder) if data.has_truth and data.n_test else np.empty((0, 5))
-    n, label = len(tests), np.concatenate([tests, data.label[cosmology, realisation]])
-    where = (np.repeat([TEST, HOLDOUT], [n, len(row)]), np.r_[np.full(n, -1), cosmology],
-             np.r_[np.arange(n), realisation])
-    modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
-    return where, _forecast(powers, label, modes, scatter, seed), modes
-
-
-def _forecast(powers, label, modes, scatter, seed):
-    rng, expected = generator(seed, seeds.FORECAST, 1), np.empty((len(label), len(modes)))
-    for theta in np.unique(label[:, :2], axis=0):
-        rows = (label[:, :2] == theta).all(axis=1)
-        expected[rows] = powers.signal(theta, label[rows, 2:])
-    expected += powers.white + scatter * rng.random((len(label), 1)) * powers.per_variance
-    return expected * rng.chisquare(modes, expected.shape) / modes
+        scatter: largest variance of white scatter
+        """
+        rng, expected = generator(seed, seeds.FORECAST, 1), np.empty((len(label), len(modes)))
+        for theta in np.unique(label[:, :2], axis=0):
+            rows = (label[:, :2] == theta).all(axis=1)
+            expected[rows] = self.signal(theta, label[rows, 2:])
+        expected += self.white + scatter * rng.random((len(label), 1)) * self.per_variance
+        return expected * rng.chisquare(modes, expected.shape) / modes
 
 
 class Survey:
@@ -228,15 +188,15 @@ class Survey:
             self.window = masked_window(self.grid, self.mask, self.spectrum)
         white = 0.5 * field.pixel_scatter * self.grid.pixel**2
         return np.stack([(c_ell @ self.window.T + white) * self.norm
-                         for c_ell in self._tables(label, field)])
+                         for c_ell in self._c_ell(label, field)])
 
-    def _tables(self, label, field) -> Iterator:
+    def _c_ell(self, label, field):
         """C_ell (n_realisation, n) of one cosmology after the other."""
         return (Theory(*one[0, :2], field.sky).table(self.grid.ell)(*one[:, 2:].T) for one in label)
 
     def rms(self, label: np.ndarray, field: Field) -> float:
         """In-mask standard deviation of all noiseless maps at label, as expected()."""
-        mean = np.stack([c_ell.mean(axis=0) for c_ell in self._tables(label, field)])
+        mean = np.stack([c_ell.mean(axis=0) for c_ell in self._c_ell(label, field)])
         variance = [self.grid.variance(power) for power in self.grid.pixel_power(mean)]
         return float(np.sqrt(np.mean(variance) + 0.5 * field.pixel_scatter))
 
@@ -248,16 +208,14 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
     label: (any, any, 5), of which the first cosmologies and realisations are the spectra's
     Raises InputError.
     """
-    try:
+    names, found = ("power", "ell_edges", "label")[:2 + (label is None)], {}
+    with contextlib.suppress(Exception):    # what is no archive raises errors of half a dozen kinds
         with np.load(path) as file:
-            found = {name: file[name] for name in ("power", "ell_edges", "label") if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile):
-        found = {}
-    if not {"power", "ell_edges"} <= set(found):
-        raise InputError(f"{path}: expected an .npz file with arrays power and ell_edges, got "
-                         f"{', '.join(found) or 'none'}; check --spectra")
-    if label is None and "label" not in found:
-        raise InputError(f"{path}: expected an array label; give the labels by --label")
+            found = {name: file[name] for name in names if name in file}
+    if len(found) < len(names):
+        raise InputError(f"{path}: expected an .npz file with arrays {', '.join(names)}, got "
+                         f"{', '.join(found) or 'none'}; check --spectra, labels may come by "
+                         "--label")
 
     def checked(name, values, shape):
         return array(f"{path}: {name}", values, shape, "f").astype(float)
@@ -304,12 +262,6 @@ def regress(signal: np.ndarray, label: np.ndarray, minimum: float) -> tuple:
     return np.array(slope), np.array(error), np.array(rest)
 
 
-def _mean_errors(signal, label, minimum):
-    """Relative errors of mean signals (n_cosmology, n_bin), from scatter beyond the nuisances'."""
-    rest, n = regress(signal, label, minimum)[2], signal.shape[1]
-    return np.sqrt(np.sum(rest**2, axis=1) / (n - 1 - len(UNITS)) / n)
-
-
 def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     """Means, responses and scatter of simulated spectra against real ones.
 
@@ -323,14 +275,16 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     minimum, dof = SIGNAL_FLOOR * real.noise, real.power.shape[1] - 1 - len(UNITS)
     signal, drawn = real.power - real.noise, simulated - real.noise
     out = {"ratio": expected.mean(axis=1) / signal.mean(axis=1)}
-    out["ratio_error"] = error = _mean_errors(signal, real.label, minimum)
+    out["slope_real"], out["slope_error"], rest = regress(signal, real.label, minimum)
+    # of means, from the scatter beyond the nuisances'
+    error = np.sqrt(np.sum(rest**2, axis=1) / dof / signal.shape[1])
+    out["ratio_error"] = error
     off = np.maximum(0.0, np.abs(out["ratio"] - 1.0) - TOLERANCE)
     out["ratio_p"] = 2.0 * stats.norm.sf(off / error)
     out["drawn"] = drawn.mean(axis=(0, 2)) / expected.mean(axis=1)
     out["drawn_error"] = error / np.sqrt(len(drawn))
     out["means"] = bool(np.all(off <= error))
 
-    out["slope_real"], out["slope_error"], _ = regress(signal, real.label, minimum)
     out["slope"] = regress(expected, real.label, minimum)[0]
     pull = (out["slope"] - out["slope_real"]) / out["slope_error"]
     out["slope_p"] = 2.0 * stats.t.sf(np.abs(pull), dof)
@@ -356,17 +310,15 @@ def table(result: dict, label: np.ndarray) -> str:
     """The comparison of spectra as aligned text; label as in Spectra."""
     rows = [("bin", range(1, result["scatter"].size + 1))]
     for c, one in enumerate(label):
-        rows += [("({:.3f}, {:.3f}) signal, simulated / real".format(*one[0]), result["ratio"][c]),
-                 ("    +-", result["ratio_error"][c]),
-                 ("    drawn maps / expected", result["drawn"][c]),
-                 (f"    p-value, within {TOLERANCE:.0%}", result["ratio_p"][c])]
+        rows += zip(("({:.3f}, {:.3f}) signal, simulated / real".format(*one[0]), "    +-",
+                     "    drawn maps / expected", f"    p-value, within {TOLERANCE:.0%}"),
+                    (result[name][c] for name in ("ratio", "ratio_error", "drawn", "ratio_p")))
         for i, nuisance in enumerate(NUISANCES):
-            rows += [(f"    d ln P / d {nuisance}, simulated", result["slope"][c, i]),
-                     ("        real", result["slope_real"][c, i]),
-                     ("        +-", result["slope_error"][c, i]),
-                     ("        p-value", result["slope_p"][c, i])]
-    rows += [("scatter of log10 P, sim. / real", result["scatter"]),
-             ("    +-", result["scatter_error"]), ("    p-value", result["scatter_p"])]
+            rows += zip((f"    d ln P / d {nuisance}, simulated", *("        " + word for word in (
+                "real", "+-", "p-value"))), (result["slope" + name][c, i] for name in (
+                    "", "_real", "_error", "_p")))
+    rows += zip(("scatter of log10 P, sim. / real", "    +-", "    p-value"),
+                (result["scatter" + name] for name in ("", "_error", "_p")))
     lines = [f"{name:34s}" + "".join(f"{v:7d}" if isinstance(v, int) else f"{v:7.3f}"
                                      for v in values) for name, values in rows]
     return "\n".join([*lines, *(f"{words}: {'yes' if result[name] else 'NO'}"
