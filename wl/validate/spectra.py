@@ -104,10 +104,10 @@ def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
 
 
 class BandPowers:
-    """Mean power of the modes in bins of |ell|, of all of a periodic grid, each over a fiducial one.
+    """Mean power in bins of |ell| of all of a periodic grid, each mode over its fiducial power.
 
     theta: (n, 2), a design whose mean is fiducial, and near which cosmologies are asked for
-    A fiducial power for each mode lets bins be wide. Has edges (n_bin + 1,) of |ell|; of the bins
+    Bins need not be narrow, then. Has edges (n_bin + 1,) of |ell|; of the bins
     with modes count, in the whole plane, window, times C_ell at grid.ell, and white, the noise's.
     """
 
