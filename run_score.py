@@ -83,20 +83,19 @@ def main(argv: list | None = None) -> None:
     within("--bootstrap", options.bootstrap, 1, MAX_BOOTSTRAP)
     if options.export is not None:
         choice("--export", options.export[0], export.FORMATS)
+    if options.ood is not None and not pathlib.Path(options.ood).is_file():
+        raise InputError(f"--ood: expected a file, got {options.ood}; check the path")
+    if options.submission is not None and pathlib.Path(options.submission).suffix != ".zip":
+        raise InputError(f"--submission: expected a name that ends in .zip, got "
+                         f"{options.submission}")
+    for name in ("ood", "submission", "export") if options.merge is None else ():
+        if getattr(options, name) is not None and len(options.posterior) != 1:
+            raise InputError(f"--{name}: expected one posterior, got {len(options.posterior)}; "
+                             "name one")
     if options.merge is not None:
         merge(options.posterior, options.merge)
         say(f"{options.merge}: joined {len(options.posterior)} shards", options.quiet)
         options.posterior = [options.merge]
-    for name in ("ood", "submission", "export"):
-        if getattr(options, name) is not None and len(options.posterior) != 1:
-            raise InputError(f"--{name}: expected one posterior, got {len(options.posterior)}; "
-                             "name one")
-    if options.submission is not None:
-        if pathlib.Path(options.submission).suffix != ".zip":
-            raise InputError("--submission: expected a name that ends in .zip, got "
-                             f"{options.submission}")
-        count = export.submit(options.posterior[0], options.submission, options.force)
-        say(f"{options.submission}: {count} test maps to submit", options.quiet)
     scored, failures = [], []
     for path in dict.fromkeys(options.posterior):
         try:
@@ -107,10 +106,15 @@ def main(argv: list | None = None) -> None:
             continue
         if options.ood is not None:
             result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
-        scored.append((maps, result))
         if options.export is not None:
-            for name in export.export(maps, *options.export):
-                say(f"{name}: written", options.quiet)
+            export.check(maps, *options.export)
+        scored.append((maps, result))
+    if options.submission is not None:          # behind all that may be refused
+        count = export.submit(options.posterior[0], options.submission, options.force)
+        say(f"{options.submission}: {count} test maps to submit", options.quiet)
+    for maps, _ in scored if options.export is not None else ():
+        for name in export.export(maps, *options.export):
+            say(f"{name}: written", options.quiet)
     results = [result for _, result in scored]
     written = report.publish(scored, options.figures) if scored else []
     if options.json:

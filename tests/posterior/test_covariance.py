@@ -20,6 +20,11 @@ def draw(mean, covariance, n, rng):
     return mean[:, None] + np.einsum("cij,crj->cri", lower, normal)
 
 
+def scaled(theta):
+    """Parameters about the design's mean, at most one in size."""
+    return (theta - theta.mean(0)) / np.abs(theta - theta.mean(0)).max(0)
+
+
 def log_likelihood(summary, mean, covariance):
     """Mean of scipy's Gaussian log-density per map, constants and all."""
     return np.mean([stats.multivariate_normal(m, c).logpdf(e) for e, m, c in zip(summary, mean, covariance)])
@@ -72,7 +77,7 @@ def test_divisor_makes_the_inverse_unbiased(rng):
     # about a known mean the scatter has n degrees of freedom in place of n - 1: divisor n - d - 1. A smooth
     # mean of many cosmologies is nearly that; n - d - 2 would be 25 % off here
     theta = np.random.default_rng(1).uniform(-1, 1, (20000, 2))
-    _, covariance = statistics._fit(statistics._whiten(theta), summary, 1, RAW)
+    _, covariance = statistics._fit(scaled(theta), summary, 1, RAW)
     inverse = np.linalg.inv(covariance)
     error = 5 * inverse.std(0) / np.sqrt(20000)
     assert (np.abs(inverse.mean(0) - np.linalg.inv(truth)) < error).all() and error.max() < 0.1
@@ -81,7 +86,7 @@ def test_divisor_makes_the_inverse_unbiased(rng):
 def test_smooth_covariance_is_unbiased(rng):
     """Few realisations, a mean that takes many degrees of freedom: the variance is right on average."""
     theta, found = design(24), {}
-    u = statistics._whiten(theta)
+    u = scaled(theta)
     truth = np.diag([4.0, 0.25])
     for order in (RAW, 3):
         drawn = (draw(np.zeros((24, 2)), np.broadcast_to(truth, (24, 2, 2)), 4, rng) for _ in range(300))
@@ -213,7 +218,7 @@ def test_the_same_seed_gives_the_same_bits(rng):
 def test_small_designs_answer_or_refuse(n_cosmology, n, d, smooth, rng):
     """The kit's sample has 3 cosmologies: an answer that is sane, or one line; never a crash."""
     theta = design(n_cosmology)
-    u = statistics._whiten(theta)
+    u = scaled(theta)
     mean, covariance = network_like(u) if d == 2 else spectrum_like(u=u)
     try:
         found_mean, found, _, _ = smoothed(theta, draw(mean, covariance, n, rng), smooth)
@@ -269,7 +274,7 @@ def test_variance_model_is_the_maximum():
     """Fisher scoring against a general optimiser, from even and from wild mean squares."""
     from scipy.optimize import minimize
     rng = np.random.default_rng(2)
-    basis = statistics._polynomials(statistics._whiten(THETA), 2)
+    basis = statistics._polynomials(scaled(THETA), 2)
     for wild in (0.3, 1.0, 3.0):
         power = np.exp(rng.normal(0, wild, 101)) * 1e-4
 

@@ -17,7 +17,7 @@ from wl.core import hdf5
 from wl.core.checks import InputError, RunError
 from wl.core.hdf5 import Var
 from wl.core.params import HOLDOUT, SPLITS, TEST
-from wl.scoring import export, report, score, table
+from wl.scoring import export, report, score, table, truth
 
 N_COSMOLOGY, N_REALISATION, N_TEST = 12, 20, 60
 OBSERVED = "observed_data"
@@ -201,6 +201,57 @@ def test_pictures_and_a_page_of_its_own(case, called, tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["posterior.h5", "score.json"]
 
 
+@pytest.mark.parametrize("unseen", [0, 15])
+def test_the_page_explains_what_it_shows(tmp_path, unseen):
+    """What the coverage is of, on which maps it was corrected, no word without its column."""
+    label, label_test = make_data(tmp_path / "set", unseen=unseen)
+    path = tmp_path / "posterior.h5"
+    make_posterior(path, tmp_path / "set", label, label_test, recalibrate="isotonic")
+    file = hdf5.read(path)
+    mean, sd = (file.groups["summary"][name] for name in ("posterior_mean", "sd"))
+    inside = "truths inside the {}, recalibrated on maps of the emulator split: "
+    assert inside.format("error bars") in headline(path)
+    rewrite(path, lambda groups: groups["summary"].update(
+        {name: Var(("map", "param"), mean + width * sd)
+         for name, width in (("q2_5", -1.96), ("q97_5", 1.96))}))
+    assert inside.format("quantiles") in headline(path)
+    result = report.score_posterior(path, bootstrap=50)
+    for other in ("none", "temperature"):                 # the latter stretches error bars alone
+        assert "truths inside the quantiles: " in headline(path, {"recalibrate": other})
+    table.page(tmp_path / "page.html", "one", [table.verdict(result), table.details(result)], {})
+    text = " ".join((tmp_path / "page.html").read_text().split())
+    assert "values near 1 are conservative, as maps of one cosmology are not independent" in text
+    assert ("Off design:" in text) == ("off design" in text) == (unseen > 0)
+    assert ("At the hull:" in text) == ("at the hull" in text) and "Score of a map" in text
+    table.page(tmp_path / "none.html", "none", ["No truth is known: nothing is scored."], {})
+    assert (tmp_path / "none.html").read_text().count("<pre>") == 1
+
+
+def headline(path, settings=None):
+    """The verdict on a posterior in one line, had its run other settings."""
+    result = report.score_posterior(path, bootstrap=50)
+    return " ".join(table.verdict(result | {"settings": settings or result["settings"]}).split())
+
+
+def test_the_picture_of_losses_marks_the_weights_that_were_kept(case):
+    matplotlib = pytest.importorskip("matplotlib.figure", reason="matplotlib is optional")
+    from wl.scoring.figures import _Scored, _training
+    folder, path, _ = case
+    loss = np.array([[3.0, 2.0, 1.0], [3.0, 1.5, np.nan]])
+    held = np.array([[3.0, 2.2, 2.5], [2.8, 2.9, np.nan]])
+    dims, trained = ("network", "entry"), np.arange(3.0) + [[1.0], [1.0]]
+    hdf5.write(path.with_name("predictions.h5"), "predictions", {"training": {
+        "trained": Var(dims, trained), "loss": Var(dims, loss), "validation": Var(dims, held)}},
+        coords={"network": ["model_m0.pt", "model_m1.pt"]}, settings={"method": "network"})
+    made_from = {"predictions": hdf5.read(path.with_name("predictions.h5")).digest}
+    make_posterior(path, folder, np.load(folder / "label.npy"), np.load(folder / "label_test.npy"),
+                   inputs=made_from)
+    maps, figure = truth.open_maps(path), matplotlib.Figure()
+    assert _training(figure, _Scored(maps, report.score_maps(maps, bootstrap=10))) is None
+    kept = next(line for line in figure.axes[0].lines if line.get_label() == "kept")
+    assert np.array_equal(kept.get_xydata(), [[2.0, 2.2], [1.0, 2.8]])
+
+
 def test_a_comparison_of_runs(case, called, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
     folder, path, _ = case
@@ -252,6 +303,21 @@ def test_exports(case, called, tmp_path):
     getdist = pytest.importorskip("getdist", reason="GetDist is not installed")
     found = getdist.loadMCSamples(str(tmp_path / "g_map0"))
     assert np.allclose(found.getMeans()[:2], draws.mean(axis=(0, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [
+    ("--export", "csv", "folder"), ("--export", "arviz", "{path}"), ("--export", "csv", "{path}"),
+    ("--export", "getdist", "g"), ("--export", "csv", "label.npy/x.csv"), ("--ood", "none.h5"),
+    ("--ood", "label.npy"), ("--ood", "folder")])
+def test_a_wrong_target_is_refused_before_anything_is_written(case, called, tmp_path, wrong):
+    folder, path, _ = case
+    shutil.copy(folder / "label.npy", tmp_path)
+    (tmp_path / "folder").mkdir()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    zipped = () if "x.csv" in wrong[-1] else ("--submission", "entry.zip")
+    failed(called("run_score.py", path, *(word.format(path=path) for word in wrong), *zipped,
+                  cwd=tmp_path))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_a_score_is_not_replaced_by_none(case, called, tmp_path):

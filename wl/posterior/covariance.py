@@ -79,7 +79,8 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
                          f"{MORE}")
-    centre, unit, u = summary.mean((0, 1)), _units(summary), _whiten(theta)
+    centre, unit, u = summary.mean((0, 1)), _units(summary), theta - theta.mean(0)
+    u /= np.maximum(np.abs(u).max(0), 1e-300)            # at most one in size
     scaled = (summary - centre) / unit
     shuffled = seeds.generator(seed, seeds.COVARIANCE_FOLDS).permutation(n)
     order, spread, gain = _choose(u, scaled, np.array_split(shuffled, min(N_FOLDS, n)), smooth)
@@ -145,12 +146,6 @@ def _freedom(n_cosmology, n, d, order, spread):
     return n_cosmology * n - lost - (d - 1) * _terms(min(spread, 1)) - _terms(spread)
 
 
-def _whiten(theta):
-    """Parameters centred and scaled to the design, (n, 2), at most one in size."""
-    u = theta - theta.mean(0)
-    return u / np.maximum(np.abs(u).max(0), 1e-300)
-
-
 def _terms(order):
     return (order + 1) * (order + 2) // 2
 
@@ -180,7 +175,7 @@ def _fit(u, summary, order, spread):
         # about a mean that took a share h of a degree of freedom, the scatter has n - h of them;
         # its inverse is unbiased after division by n - h - d - 1, for a raw mean n - d - 2
         return mean, (np.einsum("cri,crj->cij", residual, residual)
-                      / (n - lost / n_cosmology - d - 1))
+                      / _freedom(n_cosmology, n, d, order, RAW))
     return mean, _smooth_covariance(u, residual, spread, n_cosmology * n / (n_cosmology * n - lost))
 
 

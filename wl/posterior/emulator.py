@@ -50,9 +50,9 @@ class Emulator:
         value = np.column_stack([vertex_log_prior, mean, covariance[:, rows, columns]])
         corner, at = theta[triangles], value[triangles]
         edge = np.stack([corner[:, 0] - corner[:, 2], corner[:, 1] - corner[:, 2]], axis=2)
-        coefficient = np.column_stack(                       # rows as in kernels/likelihood.py
-            [corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2], at[:, 0] - at[:, 2],
-             at[:, 1] - at[:, 2]])
+        coefficient = np.column_stack([                      # rows as in kernels/likelihood.py
+            corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2], at[:, 0] - at[:, 2],
+            at[:, 1] - at[:, 2]])
         step = (self.limits[1] - self.limits[0]) / GRID
         box = kernels.Cells(*self.limits[0] - 1.5 * step, *1.0 / step, GRID + 2.0, GRID + 2.0)
         grid = kernels.build_grid(coefficient, neighbours, box)
@@ -109,16 +109,16 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     Raises InputError for a design without area, equal cosmologies, and a covariance that is none.
     """
     theta, mean, covariance = (np.array(v, dtype=np.float64) for v in (theta, mean, covariance))
-    n = len(checks.array("design", theta, (None, 2)))
-    d = checks.array("emulator mean", mean, (n, None)).shape[1]
+    n, _ = checks.array("design", theta, (None, 2)).shape
+    _, d = checks.array("emulator mean", mean, (n, None)).shape
     checks.array("emulator covariance", covariance, (n, d, d))
     power = np.einsum("nii->ni", covariance)
     scale = np.sqrt(np.where(power != 0.0, np.abs(power), 1.0))
     unit = covariance / (scale[:, :, None] * scale[:, None, :])     # so that units do not matter
     skew = np.abs(unit - unit.transpose(0, 2, 1)).max(axis=(1, 2))
     if (skew > 1e-9).any():
-        bad = int(skew.argmax())
-        raise InputError(f"emulator covariance: not symmetric at {checks.name_of(theta, bad)}")
+        raise InputError("emulator covariance: not symmetric at "
+                         f"{checks.name_of(theta, int(skew.argmax()))}")
     lowest = np.linalg.eigvalsh(unit)[:, 0]
     bad = np.flatnonzero((lowest < 1e-12) | (power <= 0.0).any(axis=1))
     if bad.size:
@@ -169,32 +169,23 @@ def summaries(value: np.ndarray, d: int) -> np.ndarray:
         advice="give one row of summaries for each map"), dtype=np.float64)
 
 
-def _triangle_rule(order):
-    """Gauss quadrature on a triangle by a collapsed square (Duffy 1982; Stroud 1971).
-
-    It is exact for polynomials of degree 2 order - 1, order points per side. Returns barycentric
-    weights (order^2, 3), and quadrature weights (order^2,) that sum to one.
-    """
-    u, wu = roots_legendre(order)
-    v, wv = roots_jacobi(order, 1.0, 0.0)
-    u, v = 0.5 * (u + 1.0), 0.5 * (v + 1.0)
-    c0 = np.repeat(v, order)
-    c1 = np.tile(u, order) * (1.0 - c0)
-    weight = np.repeat(wv, order) * np.tile(wu, order)
-    return np.stack([c0, c1, 1.0 - c0 - c1], axis=1), weight / weight.sum()
-
-
 def quadrature_points(theta: np.ndarray, triangles: np.ndarray,
                       order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quadrature points of a whole triangulation.
+    """Gauss quadrature on triangles by a collapsed square (Duffy 1982; Stroud 1971).
 
+    It is exact for polynomials of degree 2 order - 1.
     theta: (n, 2) float64, the corners; triangles: (t, 3) int; order: int, points per side.
     Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's area, and
     barycentric weights (order^2, 3), all float64.
     """
-    corners, weight = _triangle_rule(order)
+    u, wu = roots_legendre(order)
+    v, wv = roots_jacobi(order, 1.0, 0.0)
+    c0 = np.repeat(0.5 * (v + 1.0), order)
+    c1 = np.tile(0.5 * (u + 1.0), order) * (1.0 - c0)
+    weight = np.repeat(wv, order) * np.tile(wu, order)
+    corners = np.stack([c0, c1, 1.0 - c0 - c1], axis=1)
     points = np.einsum("pc,tck->tpk", corners, theta[triangles])
-    return points, triangle_areas(theta, triangles)[:, None] * weight, corners
+    return points, triangle_areas(theta, triangles)[:, None] * (weight / weight.sum()), corners
 
 
 def triangle_areas(theta: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -277,7 +268,7 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
         if values.max() > values.min() + MAX_LOG_RATIO:
             raise InputError(f"{name}: expected ln densities within {MAX_LOG_RATIO:g} of each "
                              f"other, got {values.min():g} to {values.max():g}; check the file")
-        return np.asarray(values, dtype=np.float64), 0.0
+        return values.astype(np.float64), 0.0
     table = checks.array(name, table, (None, 3), ("f", "i"), advice=advice).astype(float)
     points, density = table[:, :2], table[:, 2]
     if (density < 0.0).any() or not density.any():

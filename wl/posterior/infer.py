@@ -29,32 +29,40 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
     Raises InputError where files with other settings stand in the way, RunError where no chain ever
     moved; a map whose chain alone never moved is named and gets NaN.
     """
+    data, design = predictions.groups["predictions"], predictions.groups["constant_data"]["design"]
     direct = predictions.settings["method"] == "direct"
     settings = {**predictions.settings, "target": wanted.target, **options.stored(direct)}
     inputs = {"predictions": predictions.digest, "label": predictions.inputs["label"]}
     if not direct and options.prior not in PRIORS:
         inputs["prior"] = hdf5.digest_file(options.prior)
-    of_file = {**settings, **wanted.stored()}
+    of_file, path = {**settings, **wanted.stored()}, folder.out / wanted.file_name
     whole = direct or folder.is_whole("statistics.h5", "statistics")
-    path = folder.out / wanted.file_name
     if folder.reuse(path.name, "posterior", of_file, inputs) is not None and whole:
         return path
-    chosen = wanted.rows(predictions.groups["predictions"]["split"])
+    chosen, chains, constant = wanted.rows(data["split"]), None, {}
     if direct:
-        chains, constant = None, {}
-        summary, known = _from_network(predictions, options, chosen)
+        summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
         summary, chains, more = _sample(predictions, options, folder, emulator, wanted)
         constant |= more
-        _warn(summary, predictions.coords["predictions"]["map"][chosen], options, path)
-        known = held_out(emulator, per, options, folder.seed)
-    if known is not None:
-        summary, more = _recalibrated(summary, known, options, predictions, folder.quiet)
-        constant |= more
-    groups, coords = _groups(predictions, chosen, summary, constant)
-    if chains is not None and chains.draws is not None and chains.draws.size:
-        _add_draws(groups, coords, chains, options)
+    if options.recalibrate != "none":
+        if direct:
+            per, rows = emulator_maps(predictions)
+            known = (design[data["cosmology"][rows]],
+                     posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows]))
+        else:
+            known = held_out(emulator, per, options, folder.seed)
+        more, learnt = posterior.recalibrate(options.recalibrate, summary, *known, design)
+        summary |= more
+        constant |= {name: Var(("knot", "param")[-value.ndim:], value)
+                     for name, value in learnt.items()}
+        said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
+        if "widening" in learnt:
+            wider = " and ".join(f"{h:.2f}" for h in learnt["widening"])
+            said.append(f"quantiles at the hull {wider} times wider")
+        say(", ".join(said), folder.quiet)
+    groups, coords = _groups(predictions, chosen, summary, constant, chains, options)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)
     return path
@@ -100,16 +108,14 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
 
 
 def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
-             seed: int) -> tuple[np.ndarray, dict] | None:
+             seed: int) -> tuple[np.ndarray, dict]:
     """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
 
     Error bars are fitted on these. Each fold of realisations gets mean and covariance of the rest.
     emulator: emulator.Emulator, for its design and prior; options: PosteriorOptions; seed: int
     per: (n_cosmology, n_realisation, d), summaries of the emulator split
-    Returns the maps' cosmologies (n, 2) and their posteriors, as of summarise(); None without need.
+    Returns the maps' cosmologies (n, 2) and their posteriors, as of summarise().
     """
-    if options.recalibrate == "none":
-        return None
     from . import emulator as emulators, quadrature
     theta, n, truth, parts = emulator.theta[:len(per)], per.shape[1], [], []
     prior = "design" if options.prior == "design" else emulator.vertex_log_prior
@@ -206,36 +212,8 @@ def _sample(predictions, options, folder, emulator, wanted):
         say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order "
             f"6 within {error[0]:.1g}", folder.quiet)
     at_mean, spread, _ = emulator.interpolate(chains.mean)
-    return posterior.summarise(chains, summaries, at_mean, spread), chains, more
-
-
-def _from_network(predictions, options, chosen):
-    """A network's own means and error bars as posteriors, and of emulator maps as held_out()."""
-    data = predictions.groups["predictions"]
-    summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
-    if options.recalibrate == "none":
-        return summary, None
-    per, rows = emulator_maps(predictions)
-    truth = predictions.groups["constant_data"]["design"][data["cosmology"][rows]]
-    return summary, (truth, posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows]))
-
-
-def _recalibrated(summary, known, options, predictions, quiet):
-    """A summary with recalibrated error bars and quantiles, and the curves for /constant_data."""
-    more, learnt = posterior.recalibrate(options.recalibrate, summary, *known,
-                                         predictions.groups["constant_data"]["design"])
-    said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
-    if "widening" in learnt:
-        wider = " and ".join(f"{h:.2f}" for h in learnt["widening"])
-        said.append(f"quantiles at the hull {wider} times wider")
-    say(", ".join(said), quiet)
-    return summary | more, {name: Var(("knot", "param")[-value.ndim:], value)
-                            for name, value in learnt.items()}
-
-
-def _warn(summary, ids, options, path):
-    """Say what is wrong with chains; RunError where none moved: they say nothing of their maps."""
-    stuck = ids[(summary["flag"] & posterior.STUCK) > 0]
+    summary = posterior.summarise(chains, summaries, at_mean, spread)
+    stuck, path = ids[(summary["flag"] & posterior.STUCK) > 0], folder.out / wanted.file_name
     if len(stuck) == len(ids):
         raise RunError(f"{path}: not written: the chains never moved in the {options.kept} steps "
                        "they keep; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
@@ -243,10 +221,11 @@ def _warn(summary, ids, options, path):
         named = ", ".join(map(str, stuck[:MAX_NAMED])) + ", ..." * (len(stuck) > MAX_NAMED)
         warn(f"{path}: the posterior of {len(stuck)} of {len(ids)} maps is NaN (map {named}): "
              "their chains never moved, their summaries lie far from all of the emulator's")
+    return summary, chains, more
 
 
-def _groups(predictions, chosen, summary, constant):
-    """The groups and coordinates of posterior.h5, the same whatever the method."""
+def _groups(predictions, chosen, summary, constant, chains, options):
+    """The groups and coordinates of posterior.h5; draws in float32, which holds them to 3e-8."""
     data, named = predictions.groups["predictions"], predictions.coords["predictions"]
     kind = Var(("map",), np.array(SPLITS)[data["split"][chosen]])
     groups = {"summary": {NAMES.get(name, name): Var(("map", "param")[:np.ndim(value)], value,
@@ -261,11 +240,8 @@ def _groups(predictions, chosen, summary, constant):
         "kind": kind}
     design = predictions.groups["constant_data"]["design"]
     groups["constant_data"] = {"design": Var(("cosmology", "param"), design), **constant}
-    return groups, coords
-
-
-def _add_draws(groups, coords, chains, options):
-    """The draws in /posterior and /sample_stats; float32 holds them to 3e-8."""
+    if chains is None or chains.draws is None or not chains.draws.size:
+        return groups, coords
     dims, keep = ("chain", "draw", "map"), options.drawn(coords["map"])
     draws = np.moveaxis(chains.draws.astype(np.float32), 0, 2)      # (chain, draw, map, param)
     groups["posterior"] = {p: Var(dims, draws[..., i], IS_COORDINATE) for i, p in enumerate(PARAMS)}
@@ -277,3 +253,4 @@ def _add_draws(groups, coords, chains, options):
         coords[group, "map"] = coords["map"][keep]
         if options.sampler == "metropolis":
             coords[group, "draw"] = (options.burn + options.draw_steps).astype(np.int32)
+    return groups, coords

@@ -74,18 +74,15 @@ class Walk(Options):
     kept = property(lambda self: self.nstep - self.burn, doc="Steps behind them.")
     adapts = property(lambda self: bool(self.adapt) and self.burn >= MIN_ADAPT_STEPS,
                       doc="Whether proposals are learnt, which takes some burn-in.")
-
-    @property
-    def stride(self) -> int:
-        """Steps between two draws of a chain."""
-        wanted = max(STORED, -(-self.draws // self.chains))
-        return max(self.kept // wanted, 1) if self.thin is None else self.thin
+    per_chain = property(lambda self: -(-self.draws // self.chains), doc="Draws kept of a chain.")
+    stride = property(lambda self: self.thin or max(self.kept // max(STORED, self.per_chain), 1),
+                      doc="Steps between two draws of a chain.")
 
     @property
     def draw_steps(self) -> np.ndarray:
         """Steps behind the burn-in whose draws are returned: --draws of them, all for 0."""
         size = self.kept // self.stride
-        count = min(-(-self.draws // self.chains) or size, size)
+        count = min(self.per_chain or size, size)
         return (np.arange(1, count + 1) * size // max(count, 1)) * self.stride
 
     @property
@@ -328,13 +325,12 @@ def _foreign_tables(path):
                              f"{', '.join(found) or 'none'}; see run_mcmc.py --help")
     summaries, truth = (next(np.asarray(found[name]) for name in names if name in found)
                         for names in (SUMMARIES, TRUTHS))
-    if truth.ndim != 2 or truth.shape[1] < 2 or truth.dtype.kind not in "fiu":
-        raise InputError(f"{path}: expected cosmologies of shape (map, 2 or more), got shape "
-                         f"{truth.shape} of {truth.dtype}; give Omega_m and S_8 of each map")
+    truth = array(f"{path}: cosmologies", truth, (None, None), ("f", "i", "u"), finite=False,
+                  advice="give Omega_m and S_8 of each map")
     summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
                       advice="give a row of finite numbers for each map").astype(np.float64)
-    if summaries.shape[1] == 0 or np.abs(summaries).max(initial=0.0) > MAX_SUMMARY or (
-            truth[:, :2] <= 0.0).any():
+    if summaries.shape[1] == 0 or truth.shape[1] < 2 or (truth[:, :2] <= 0.0).any() or (
+            np.abs(summaries).max(initial=0.0) > MAX_SUMMARY):
         raise InputError(f"{path}: expected summaries up to {MAX_SUMMARY:g}, at least one a map, "
                          "and cosmologies above 0")
     return np.ascontiguousarray(summaries), np.ascontiguousarray(truth[:, :2], np.float64)

@@ -25,7 +25,6 @@ MAX_SCORE = 4.0                # normal score of the outermost knots
 PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R rises strictly
 STUCK = 32                     # of params.FLAGS
 
-
 FIELDS = ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau", "edge",
           "contour", "area", "log_evidence", "draws", "lp")
 Chains = dataclasses.make_dataclass("Chains", [(name, object, None) for name in FIELDS])

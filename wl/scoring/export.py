@@ -61,21 +61,34 @@ def _holds(path, content):
         return False
 
 
+def check(maps: Maps, form: str, out) -> None:
+    """Raise InputError, before anything is written, if a posterior cannot be exported to a place.
+
+    maps, form, out: as export() takes them
+    """
+    out = pathlib.Path(out)
+    if form != "getdist" and (out.is_dir() or out.resolve() == maps.path.resolve()):
+        what = "a folder" if out.is_dir() else "the posterior itself"
+        raise InputError(f"--export {form} {out}: is {what}; give another name")
+    if form == "getdist" and not hdf5.read(maps.path, "posterior", groups=("posterior",)).groups:
+        raise InputError(f"{maps.path}: keeps no draws, which GetDist needs; repeat the run with "
+                         "--draws 500")
+
+
 def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
     """Write a posterior for another tool, with the truth where it is known.
 
     maps: truth.Maps; form: str, of FORMATS
     out: str or Path: "csv" a table with a row for each map; "arviz" the posterior file with the
         truth in /constant_data; "getdist" a prefix of PREFIX_map12_1.txt (a map and chain), ...
-    Returns the paths. Raises InputError, also where draws are needed and there are none.
+    Returns the paths. Raises InputError as check() does.
     """
+    check(maps, form, out)
     out = pathlib.Path(out)
     if form == "csv":
         return [_csv(maps, out)]
     file = hdf5.read(maps.path, "posterior")
     if form == "arviz":
-        if out.resolve() == maps.path.resolve():
-            raise InputError(f"--export arviz {out}: is the posterior itself; give another name")
         groups = {g: {n: Var(file.dims[g][n], v, file.attrs[g][n]) for n, v in named.items()}
                   for g, named in file.groups.items()}
         groups["constant_data"]["truth"] = Var(("map", "param"), maps.truth)
@@ -84,9 +97,6 @@ def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
         hdf5.write(out, "posterior", groups, coords=coords, settings=file.settings, seed=file.seed,
                    inputs=file.inputs, origin=file.origin)
         return [out]
-    if "posterior" not in file.groups:
-        raise InputError(f"{maps.path}: keeps no draws, which GetDist needs; repeat the run with "
-                         "--draws 500")
     return list(_getdist(file, out))
 
 

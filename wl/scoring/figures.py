@@ -243,6 +243,9 @@ def _training(figure, scored):
             lines = axis.plot(found["trained"][rows].T, found[name][rows].T, line, color=colour,
                               lw=1, marker=".", ms=3)
             lines[0].set_label({"loss": "maps that train", "validation": "maps held out"}[name])
+        kept = rows, np.nanargmin(found["validation"][rows], axis=1)
+        axis.plot(found["trained"][kept], found["validation"][kept], "o", color=BLUE, mfc="none",
+                  label="kept")
         axis.set(xlabel="epochs or passes", ylabel="loss", title=kind)
         axis.locator_params(axis="x", integer=True)
         axis.legend(frameon=False)
@@ -258,5 +261,6 @@ FIGURES = {
     "design": (_design, (5.6, 3.8), "Score of each cosmology"),
     "contours": (_contours, (11.5, 3.4), "Posteriors of chosen maps: regions of 68 and 95 %"),
     "map": (_map, (7.0, 5.6), "A map and its posterior"),
-    "training": (_training, (7.0, 3.4), "Loss of the networks, a line each, as they were trained"),
+    "training": (_training, (7.0, 3.4), "Loss of the networks, a line each, as they were trained; "
+                 "circles mark the weights that were kept, of the least loss of maps held out"),
 }

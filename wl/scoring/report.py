@@ -243,12 +243,12 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
             if result["scored"] is not None and can_draw:
                 drawn = figures.draw_all(maps, result, _beside(maps.path, "figures"))
             where, title = _beside(maps.path, "report.html"), maps.path.resolve().parent.name
-            texts = [table.verdict(result), table.details(result), table.GLOSSARY]
+            texts = [table.verdict(result), table.details(result)]
         elif with_figures:
             home = os.path.commonpath([each.path.resolve().parent for each, _ in scored])
             drawn = figures.compare(results, pathlib.Path(home)) if can_draw else {}
             where, title = pathlib.Path(home, "comparison.html"), f"runs in {home}"
-            texts = [table.overview(results), *map(table.details, results), table.GLOSSARY]
+            texts = [table.overview(results), *map(table.details, results)]
         if with_figures:
             table.page(where, f"wl: {title}", texts, drawn)
             written.append(where)

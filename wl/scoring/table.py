@@ -14,19 +14,23 @@ TITLES = {"test_on_design": "test, on design", "test_off_design": "test, off des
           "emulator": "emulator (seen)", "train": "train (seen)"}
 SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma",
          "recalibrate", "shard")
-# of each set of maps: title, key of score.summarise(), digits, scale
-ROWS = (("maps", "n", 0, 1), ("score", "score", 2, 1), ("score that the error bars promise",
-        "expected_score", 2, 1), ("MSE / label variance", "mse_mean", 4, 1))
-# the same for each parameter
 PARAM_ROWS = (
     ("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1), ("mean error", "bias", 5, 1),
     ("mean error bar", "mean_sd", 5, 1), ("mean (error / error bar)^2", "mean_pull2", 3, 1),
-    ("truth within 1 sd, % (68.3)", "coverage_68", 1, 100), ("truth within 2 sd, % (95.4)",
-    "coverage_95", 1, 100), ("truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100),
+    ("truth within 1 sd, % (68.3)", "coverage_68", 1, 100),
+    ("truth within 2 sd, % (95.4)", "coverage_95", 1, 100),
+    ("truth in q16-q84, % (68)", "coverage_68_quantiles", 1, 100),
     ("truth in q2.5-q97.5, % (95)", "coverage_95_quantiles", 1, 100),
     ("p-value: truths even in posterior", "pit_p_value", 3, 1))
-JOINT_ROWS = (("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100),
-              ("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100))
+# of each set of maps: title, key of score.summarise(), digits, scale, which parameter
+ROWS = (
+    ("maps", "n", 0, 1, None), ("score", "score", 2, 1, None),
+    ("score that the error bars promise", "expected_score", 2, 1, None),
+    ("MSE / label variance", "mse_mean", 4, 1, None),
+    *((f"{p}: {title}", *how, k) for k, p in enumerate(PARAMS) for title, *how in PARAM_ROWS),
+    ("truths inside, % (10, 30, 50, 70, 90)", "coverage_curve", 0, 100, None),
+    ("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100, None),
+    ("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100, None))
 # what the sampler said of itself: key of the diagnostics, text
 SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
                             "{acceptance_max:.2f})"),
@@ -35,6 +39,7 @@ SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.
         ("tau_median", "autocorrelation time {tau_median:.0f} steps (most {tau_max:.0f})"))
 # central interval: its probability in %, how far the coverage may lie from it; that of error bars
 NOMINAL = {"68": (68.0, 2.0, 68.3), "95": (95.0, 1.5, 95.4)}
+QUANTILES = {f"coverage_{name}_quantiles_mean" for name in NOMINAL}
 SURE = 2.8                 # errors beyond which coverage is off: 1 % of calibrated runs are told so
 MIN_P = 1e-3               # of the uniformity of PIT, for a verdict without a warning
 PUBLISHED = 8.68           # the organisers' network and sampler, on the real test maps
@@ -43,11 +48,16 @@ MAX_NAME, MAX_NEW = 26, 20               # letters of a run, and new maps, that 
 CHAINS = {FLAGS[bit].replace("_", " ") for bit in (1, 2, 4)}     # flags that more steps may mend
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
 
-GLOSSARY = """Score of a map: minus the sum over Omega_m and S_8 of (e / s)^2 + ln s^2 + 1000 e^2,
-with its error e and error bar s. MSE / label variance: 0 is perfect, 1 knows only the design.
-Off design: cosmologies that train no emulator. At the hull: at the edge of the design, where an
-error bar, stretched by one factor for all maps, is too short; there trust the quantiles.
-Quantiles (q16 ...) and error bars are recalibrated. PIT: posterior probability below the truth."""
+# what a page explains: what its figures call it, the sentence
+GLOSSARY = {
+    "MSE": "Score of a map: minus the sum over Omega_m and S_8 of (e / s)^2 + ln s^2 + 1000 e^2, "
+           "with its error e and error bar s. MSE / label variance: 0 is perfect, 1 knows only the "
+           "design.",
+    "off design": "Off design: cosmologies that train no emulator.",
+    "at the hull": "At the hull: at the edge of the design, where an error bar, stretched by one "
+                   "factor for all maps, is too short; there trust the quantiles.",
+    "p-value: truths": "p-value: that truths are spread evenly over their posteriors; values near "
+                       "1 are conservative, as maps of one cosmology are not independent."}
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
@@ -76,7 +86,7 @@ def verdict(result: dict, written: list = ()) -> str:
                    (("spectrum", "power spectrum"), ("limit", "information limit")) if result[name]]
         lines = [f"Score {_pm(part, 'score', 2)} on {part['n']} {scored} maps; higher is better.",
                  f"Beside it: {', '.join(others)}; published recipe {PUBLISHED} (real maps).",
-                 _bars_verdict(part)]
+                 _bars_verdict(part, result["settings"].get("recalibrate"))]
     flags = result["diagnostics"].get("flags")
     if flags:
         advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
@@ -106,7 +116,7 @@ def last_line(result: dict) -> str:
 
 def _coverages(part):
     """Name, value, error, nominal one and tolerance, in %, of the intervals that are reported."""
-    quantiles = "coverage_68_quantiles_mean" in part and "coverage_95_quantiles_mean" in part
+    quantiles = part.keys() >= QUANTILES
     for name, (nominal, allowed, of_bars) in NOMINAL.items():
         key = f"coverage_{name}_{'quantiles_' * quantiles}mean"
         error = part[f"{key}_error"]
@@ -120,15 +130,17 @@ def _off(part):
                  if abs(value - nominal) > max(allowed, SURE * (error or 0.0))), 0.0)
 
 
-def _bars_verdict(part):
+def _bars_verdict(part, recalibrate):
     """Whether the intervals hold, and what to do if not; nothing of a single map."""
     if part["coverage_68_mean_error"] is None:
         return ""
-    off = _off(part)
+    off, of = _off(part), "quantiles" if part.keys() >= QUANTILES else "error bars"
+    if recalibrate == "isotonic" or (recalibrate == "temperature" and of == "error bars"):
+        of += ", recalibrated on maps of the emulator split"
     shown = [f"{value:.1f} +- {error:.1f} % ({name})" for name, value, error, *_ in
              _coverages(part)]
     answer = "yes" if not off else f"no, too {'wide' if off > 0 else 'narrow'}"
-    said = [f"Error bars hold: {answer}; truths inside: {', '.join(shown)}."]
+    said = [f"Error bars hold: {answer}; truths inside the {of}: {', '.join(shown)}."]
     said += [f"{name} comes out {abs(bias) / sd:.2f} error bars too {'high' if bias > 0 else 'low'}"
              f" on average, or its posterior is misshapen (p = {p:.0e})." for name, p, bias, sd in
              zip(PARAMS, part["pit_p_value"], part["bias"], part["mean_sd"]) if p < MIN_P]
@@ -193,7 +205,10 @@ def details(result: dict) -> str:
     lines = [textwrap.fill(", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"]),
                            WIDE, subsequent_indent="  ")]
     if parts:
-        lines.append(_align(_figures(parts), left=1, indent="  "))
+        rows = [("", *(TITLES.get(name, name) for name in parts))]
+        rows += [(title, *(_pm(part, *how) for part in parts.values())) for title, *how in ROWS
+                 if any(how[0] in part for part in parts.values())]
+        lines.append(_align(rows, left=1, indent="  "))
         if result["prior_only_score"] is not None:
             lines.append("  an answer that knows only the design scores "
                          f"{result['prior_only_score']:.2f}")
@@ -228,27 +243,6 @@ def describe_limit(limit: dict) -> str:
     return text
 
 
-def _figures(parts):
-    """The rows of details(). parts: {name of a set of maps: dict of score.summarise()}."""
-    rows = [("", *(TITLES.get(name, name) for name in parts))]
-    parts = parts.values()
-
-    def add(named, param=None):
-        for title, key, digits, scale in named:
-            if any(key in part for part in parts):
-                title = title if param is None else f"{PARAMS[param]}: {title}"
-                rows.append((title, *(_pm(part, key, digits, scale, param) for part in parts)))
-
-    add(ROWS)
-    for param in range(len(PARAMS)):
-        add(PARAM_ROWS, param)
-    rows.append(("truths inside, % (10, 30, 50, 70, 90)", *(
-        " ".join(f"{100 * np.mean(share):.0f}" for share in part["coverage_curve"][::2])
-        for part in parts)))
-    add(JOINT_ROWS)
-    return rows
-
-
 def _without_truth(part):
     """Lines on the maps whose truth nobody has."""
     yield (f"  no truth for {part['n']} test map{'s' * (part['n'] > 1)}: mean error bar "
@@ -263,6 +257,8 @@ def _without_truth(part):
 def _pm(part, key, digits, scale=1, at=None):
     """A figure with its error as text, "-" where it is not defined."""
     value, error = part.get(key), part.get(f"{key}_error")
+    if key == "coverage_curve":
+        return " ".join(f"{scale * np.mean(share):.{digits}f}" for share in value[::2])
     if at is not None:
         value, error = value and value[at], error and error[at]
     if value is None:
@@ -282,9 +278,12 @@ def page(path, title: str, texts: list[str], pictures: dict) -> None:
     """Write a page that needs no other file.
 
     path: str or Path; title: str; pictures: {caption: Path of a PNG}
-    texts: the first stands above the pictures. Raises InputError if the folder cannot be used.
+    texts: the first stands above the pictures, what their columns mean below all
+    Raises InputError if the folder cannot be used.
     """
-    first, *others = (f"<pre>{html.escape(text)}</pre>\n" for text in texts)
+    glossary = "\n".join(textwrap.fill(meaning, WIDE) for word, meaning in GLOSSARY.items()
+                         if any(word in text for text in texts))
+    first, *others = (f"<pre>{html.escape(text)}</pre>\n" for text in [*texts, glossary] if text)
     parts = [HEAD.format(title=html.escape(title)), first]
     for caption, picture in pictures.items():
         data, said = base64.b64encode(picture.read_bytes()).decode(), html.escape(caption)
