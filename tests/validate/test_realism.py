@@ -116,11 +116,13 @@ def test_a_gaussian_sky_is_not_mistaken_for_it(compared):
     kappa, comparison, _ = compared
     other = copy.copy(comparison)
     other.field = Field(field="gaussian")
-    tests = other.compare(kappa, n=40)["tests"]
+    result = other.compare(kappa, n=40)
+    tests = result["tests"]
     assert tests["spectrum"]["chi2"] < 15.0
     for name in ("peaks 2", "pdf 2", "area 2", "euler 4"):
         assert tests[name]["p_value"] < 1e-4, (name, tests[name])
     assert tests["third"]["p_value"] == 1 / 41 and tests["third"]["chi2"] > 100.0
+    assert result["together"]["PDF"] == result["together"]["Minkowski functionals"] == 1 / 41
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +133,17 @@ def small():
 
 def test_simulated_maps_pass_as_real(small):
     """Fits and chi2 of maps whose cosmology is known."""
-    fits, p_values = [], []
+    fits, p_values, together = [], [], []
     for seed in range(3):
         kappa = next(small.simulate(LABEL, 0.0, 1, 100 + seed))
         result = small.compare(kappa, n=50, seed=seed)
         fits.append(result["label"][:2])
         p_values += [t["p_value"] for t in result["tests"].values()]
+        together += result["together"].values()
     sigma_like = np.array([s * np.sqrt(om / 0.3)**0.1 for om, s in fits])
     assert np.abs(sigma_like - 0.8).max() < 0.1
     assert min(p_values) > 1e-4 and np.median(p_values) > 0.2
+    assert min(together) >= 1 / 51 and 0.2 < np.mean(together) < 0.8
 
 
 def test_white_scatter_is_found(small):
@@ -174,6 +178,14 @@ def test_goodness_follows_its_distribution(rng):
     assert scaled["p_value"] == pytest.approx(p_values[-1], rel=1e-6)
     with pytest.raises(InputError, match="--maps"):
         goodness(np.ones(5), rng.normal(size=(6, 5)))
+
+
+def test_every_map_is_tested_against_all_others(rng):
+    """of_each is what goodness() says of each map in the real one's place."""
+    drawn = rng.normal(10.0, [1.0, 2.0, 0.5], (25, 3))
+    of_each = goodness(drawn[0], drawn[1:])["of_each"]
+    again = [goodness(one, np.delete(drawn, i, axis=0))["p_value"] for i, one in enumerate(drawn)]
+    assert of_each == pytest.approx(again, rel=1e-9)
 
 
 def test_ranked_p_values_hold_for_heavy_tails(rng):

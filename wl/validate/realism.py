@@ -43,6 +43,8 @@ TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
           "pdf": "one-point PDF at {} arcmin", "peaks": "peak counts at {} arcmin",
           "minima": "minima counts at {} arcmin", "area": "area above thresholds, {} arcmin",
           "length": "length of contours, {} arcmin", "euler": "Euler characteristic, {} arcmin"}
+TOGETHER = {"PDF": ("pdf",), "peak counts": ("peaks",), "minima counts": ("minima",),
+            "Minkowski functionals": ("area", "length", "euler")}
 
 
 def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -168,7 +170,9 @@ class Comparison:
                 progress: Progress | None = None) -> dict:
         """Compare a real noisy map (n_observed,) with n simulated ones at its best fit.
 
-        Returns a dict: label (5,), scatter, n; tests, of each of statistics() what goodness() gives
+        Returns a dict: label (5,), scatter, n; tests, of each of statistics() what goodness()
+        gives; together, of each of TOGETHER the share of all n + 1 maps whose lowest p-value of
+        its tests at all scales is as low as the real map's
         """
         found = self.statistics(kappa)
         label, scatter, _ = self.fit(found)
@@ -180,7 +184,12 @@ class Comparison:
                                 counts=name.split()[0] in ("pdf", "peaks", "minima"),
                                 total=name.startswith("pdf"), ranked=name in ("third", "fourth"))
                  for name, real in found.items()}
-        return {"label": label, "scatter": scatter, "n": n, "tests": tests}
+        together = {}
+        for title, kinds in TOGETHER.items():
+            lowest = np.min([test["of_each"] for name, test in tests.items()
+                             if name.split()[0] in kinds], axis=0)
+            together[title] = float(np.mean(lowest <= lowest[0]))
+        return {"label": label, "scatter": scatter, "n": n, "tests": tests, "together": together}
 
 
 def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: bool = False,
@@ -193,7 +202,8 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: b
     ranked: p_value is the share of all n + 1 maps as far from the mean of all as the real one: for
         moments, whose tails are heavy (Hotelling's is below 0.01 in 3 to 7 % of simulated maps)
     Returns a dict: real, mean, sd (bins,); bins; chi2 with the factor of Hartlap et al. 2007, A&A
-    464, 399; p_value of Hotelling's T^2. Raises InputError for too few maps.
+    464, 399; p_value of Hotelling's T^2; of_each (n + 1,), of every map against all others, the
+    real one first. Raises InputError for too few maps.
     """
     n, mean, sd = len(drawn), drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
     group = join(mean) if counts else np.arange(len(mean))
@@ -207,14 +217,14 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: b
     unit = b.std(axis=0)                 # moments of 1e-8 and areas of 1e5 pixels alike
     rest = (a - b.mean(axis=0)) / unit
     t2 = rest @ np.linalg.solve(np.cov((b / unit).T), rest) / (1.0 + 1.0 / n)
-    p_value = stats.f.sf(t2 * (n - d) / (d * (n - 1)), d, n - d)
-    if ranked:
-        all_maps = np.vstack([a, b]) / unit
-        off = all_maps - all_maps.mean(axis=0)
-        far = np.einsum("nd,nd->n", off, np.linalg.solve(np.cov(off.T), off.T).T)
-        p_value = np.mean(far >= far[0])
+    all_maps = np.vstack([a, b]) / unit
+    off = all_maps - all_maps.mean(axis=0)
+    far = np.einsum("nd,nd->n", off, np.linalg.solve(np.cov(off.T), off.T).T)
+    p_value = np.mean(far >= far[0]) if ranked else stats.f.sf(
+        t2 * (n - d) / (d * (n - 1)), d, n - d)
     return {"real": real, "mean": mean, "sd": sd, "bins": d,
-            "chi2": float(t2 * (n - d - 2) / (n - 1)), "p_value": float(p_value)}
+            "chi2": float(t2 * (n - d - 2) / (n - 1)), "p_value": float(p_value),
+            "of_each": stats.beta.sf((n + 1) * far / n**2, 0.5 * d, 0.5 * (n - d))}
 
 
 def join(mean: np.ndarray) -> np.ndarray:
@@ -242,6 +252,9 @@ def table(results: dict[int, dict]) -> str:
         kind, _, scale = name.partition(" ")
         lines.append(f"{TITLES[kind].format(scale):36s}" + "".join(
             "{chi2:10.1f}/{bins:2d} {p_value:6.3f}".format(**t[name]) for t in tests))
+    lines += ["", "chance of a lowest p-value like the map's, all scales together"]
+    lines += [f"{title:36s}" + "".join(f"{one['together'][title]:20.3f}"
+                                       for one in results.values()) for title in TOGETHER]
     lines += ["", f"{'simulated / real, +- scatter':36s}" + "".join(
         f"{f'{scale:g} arcmin':>16s}" for scale in SCALES)]
     for kind, title in (("third", "third moment"), ("fourth", "fourth cumulant")):
