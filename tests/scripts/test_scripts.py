@@ -223,7 +223,8 @@ def test_a_run_that_has_not_converged_exits_1(work, predicted, called):
 def test_priors_and_recalibrations(work, predicted, called):
     """Each leaves its mark: a prior of one's own moves the means, isotonic writes quantiles."""
     theta = np.load(work / "data" / "small" / "label.npy")[:, 0, :2]
-    np.savetxt(predicted / "prior.txt", -0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
+    density = np.exp(-0.5 * ((theta[:, 1] - 0.7) / 0.02)**2)
+    np.savetxt(predicted / "prior.txt", np.column_stack([theta, density]))
     common = (*MCMC, "--sampler", "exact", "--out", predicted, "--force")
     found = {}
     for name, options in {"plain": (), "prior": ("--prior", predicted / "prior.txt"),

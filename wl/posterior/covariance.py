@@ -93,10 +93,7 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
 
 
 def _choose(u, summary, folds, smooth):
-    """Orders of mean and covariance that predict best, and their gain, see smoothed().
-
-    First the mean, with a plain covariance; then the covariance; and raw as a whole if it may be.
-    """
+    """Orders of mean (with a plain covariance), then covariance, that predict best; their gain."""
     n_cosmology, n, d = summary.shape
     left = n - max(len(f) for f in folds)
     polynomials, spreads = ([o for o in tried if _terms(o) <= max(n_cosmology // 2, 1)]
@@ -186,15 +183,11 @@ def _variances(basis, residual):
 
 
 def _smooth_covariance(u, residual, order, correction):
-    """Covariance with polynomials as modified Cholesky factors (Pourahmadi 1999, Biomet. 86, 677).
-
-    Each summary is divided by its log-linear standard deviation (else a slope must follow the ratio
-    of two, which changes by a factor of ten over the design) and regressed on those before it; the
-    variance left is log-linear too. correction: for the degrees of freedom that the mean took.
-    """
+    """Covariances whose modified Cholesky factors are polynomials (Pourahmadi 1999, Biomet. 86)."""
     n_cosmology, n, d = residual.shape
     basis = _polynomials(u, order)
     slope_basis = _polynomials(u, min(order, 1))       # slopes vary more slowly
+    # without this division a slope follows the ratio of two sd, of a factor of ten over the design
     sd = np.sqrt(_variances(basis, residual))
     flat = (residual / sd[:, None]).reshape(-1, d)
     slope_rows = np.repeat(slope_basis, n, axis=0)

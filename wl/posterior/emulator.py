@@ -20,7 +20,6 @@ MARGIN = 0.5           # sd of the design that the design's prior goes beyond th
 DIRECTIONS = 24        # in which points stand around the hull, at that distance
 NEIGHBOURS = 12        # cosmologies whose means extrapolate to such a point
 NORM_ORDER = 12        # quadrature order of the prior's integral
-MAX_LOG_RATIO = 1e6    # of two densities that is still a prior and not a slip
 EXCLUDED = 30.0        # ln of the highest density over what stands for a density of 0
 SAME = 2e-6            # distance at which a prior's point is a cosmology that was rounded
 
@@ -244,38 +243,31 @@ def design_log_density(theta: np.ndarray, at: np.ndarray,
 def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, float]:
     """A user's own prior at the design's points.
 
-    path: .npy, or text (blanks or commas, # comments), with n numbers, the ln density at each
-        cosmology of the design; or with rows of Omega_m, S_8, density in any normalisation, of
-        points that span the design or are its own to six decimals, 0 excluding a point.
+    path: .npy, or text (blanks or commas, # comments), with rows of Omega_m, S_8, density in any
+        normalisation, of points that span the design or are its own to six decimals; 0 excludes.
     theta: (n, 2) float64, the design.
     Returns log densities (n,), and what is lost between the cosmologies: the rms difference of ln
     density at the file's points in the hull, by density. Raises InputError.
     """
-    path, advice = pathlib.Path(path), "give rows of Omega_m, S_8, density"
-    name = f"--prior {path}"
+    from scipy.interpolate import LinearNDInterpolator      # 0.1 s that only this needs
+    from scipy.spatial import QhullError, cKDTree
+    path, name = pathlib.Path(path), f"--prior {path}"
     try:
         if path.suffix == ".npy":
             table = np.load(path, allow_pickle=False)
         else:
             text = path.read_text().strip() or "it is empty"
-            table = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=1)
+            table = np.loadtxt(text.splitlines(), delimiter="," if "," in text else None, ndmin=2)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{name}: cannot be read as a table of numbers ({error}); give design, "
                          "flat or a file") from None
-    if table.ndim < 2 or table.shape[1] == 1:
-        values = checks.array(name, table.ravel(), (len(theta),), ("f", "i"),
-                              advice=f"{advice}, or one ln density for each cosmology")
-        if values.max() > values.min() + MAX_LOG_RATIO:
-            raise InputError(f"{name}: expected ln densities within {MAX_LOG_RATIO:g} of each "
-                             f"other, got {values.min():g} to {values.max():g}; check the file")
-        return values.astype(np.float64), 0.0
-    table = checks.array(name, table, (None, 3), ("f", "i"), advice=advice).astype(float)
+    table = checks.array(name, table, (None, 3), ("f", "i"),
+                         advice="give rows of Omega_m, S_8, density").astype(float)
     points, density = table[:, :2], table[:, 2]
     if (density < 0.0).any() or not density.any():
         raise InputError(f"{name}: expected densities of 0 or more, not all 0, got "
                          f"{density.min():g} in row {int(density.argmin())}")
-    values = np.log(np.maximum(density, density.max() * np.exp(-EXCLUDED)))
-    from scipy.spatial import cKDTree
+    log_density = np.log(np.maximum(density, density.max() * np.exp(-EXCLUDED)))
     distance, nearest = cKDTree(theta).query(points)
     points = np.where(distance[:, None] < SAME, theta[nearest], points)
     points, first, which = np.unique(points, axis=0, return_index=True, return_inverse=True)
@@ -283,13 +275,7 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
         j = first[which[i]]
         raise InputError(f"{name}: rows {j} and {i} give the same point the densities "
                          f"{density[j]:g} and {density[i]:g}; keep one of them")
-    return _at_design(points, values[first], theta, name)
-
-
-def _at_design(points, log_density, theta, name):
-    """ln densities at points (m, 2), interpolated to the design; returns as read_prior()."""
-    from scipy.interpolate import LinearNDInterpolator      # 0.1 s that only this needs
-    from scipy.spatial import QhullError
+    log_density = log_density[first]
     try:
         values = LinearNDInterpolator(points, log_density)(theta)
     except (QhullError, ValueError):

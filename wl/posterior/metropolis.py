@@ -86,14 +86,9 @@ def _block_size(walk, threads):
 
 
 def _starts(emulator, best, chains, seed, index, guess=None):
-    """Where each chain begins, inside the hull, (n, chains, 2).
-
-    The first chain of a map begins at its guess, drawn a thousandth towards the centre, where that
-    lies in the hull; else at the cosmology `best`, drawn likewise (a corner of the hull is on its
-    edge). Further ones begin DISPERSION of the way from there to a random cosmology.
-    """
+    """First points (n, chains, 2): of a map's first chain its guess in the hull, or `best`."""
     centre = emulator.theta.mean(axis=0)
-    inner = emulator.theta + 1e-3 * (centre - emulator.theta)
+    inner = emulator.theta + 1e-3 * (centre - emulator.theta)    # corners of the hull are on it
     start = inner[best]
     if guess is not None:
         within = emulator.contains(guess)
@@ -108,12 +103,7 @@ def _starts(emulator, best, chains, seed, index, guess=None):
 
 
 def _autocorrelation_time(sums, size, begin):
-    """Integrated autocorrelation time in steps, (n, 2); inf for a chain that never moved.
-
-    b var(batch means) / var over the batches of all chains (Flegal & Jones 2010), at least 1, of
-    sums (n, chains, batches, 5) over batches of `size` steps, relative to begin (n, chains, 2). It
-    tells the error of the mean, sd (tau / steps)^1/2, to 13 %, of chains however long.
-    """
+    """Integrated autocorrelation time in steps by batch means (Flegal & Jones 2010), (n, 2)."""
     n, chains, batches, _ = sums.shape
     if batches < 2:
         return np.full((n, 2), np.inf)
@@ -139,13 +129,8 @@ def _moments(sums, total, begin):
 
 
 def _rank_diagnostics(draws):
-    """R-hat and bulk ESS (n,) of draws (n, chains, m) (Vehtari et al. 2021, Bayes. Anal. 16, 667).
-
-    Every chain is cut into halves, whose ranks (ties share one) become normal scores. R-hat is the
-    larger of that of the scores and that of the scores of |x - median|; ESS is Geyer's initial
-    monotone sequence on the scores. Chains that never moved have inf and 0. NumPy needs 0.18 ms of
-    CPU a map for 500 draws of two parameters, a kernel 6.5 s to compile.
-    """
+    """R-hat and bulk ESS (n,) of draws (n, chains, m) (Vehtari et al. 2021, Bayes. Anal. 16)."""
+    # NumPy needs 0.18 ms of CPU a map for 500 draws of two parameters, a kernel 6.5 s to compile
     n, half = len(draws), draws.shape[2] // 2
     rhat, ess = np.full(n, np.inf), np.zeros(n)
     value = np.concatenate([draws[..., :half], draws[..., draws.shape[2] - half:]], axis=1)

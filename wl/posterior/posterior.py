@@ -236,10 +236,7 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
 
 
 def _widened(result, h, equations):
-    """Quantiles with their distances from the median multiplied by h at the hull, 1 far inside.
-
-    By the distance of the mean to the nearest edge in units of the sd across that edge.
-    """
+    """Quantiles with their distances from the median multiplied by h at the hull, 1 far inside."""
     normal, offset, middle = equations[:, :2], equations[:, 2], result["q50"]
     a, b = (normal[:, k] * result["sd"][:, k:k + 1] for k in range(2))
     width = np.sqrt(a * a + b * b + 2.0 * result["correlation"][:, None] * a * b)

@@ -31,21 +31,15 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains
     Returns Chains without acceptance, ess, rhat, tau, draws. Raises InputError for a wrong summary.
     """
     summary = summaries(summary, emulator.d)
-    order = checks.positive("order", order, integer=True)
+    order, n = checks.positive("order", order, integer=True), len(summary)
     _, edge, chi2 = survey(emulator, summary)
-    n = len(summary)
     levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
-
-    def room(n):
-        return kernels.Output(np.empty((n, 6)), np.empty((n, 2, len(levels))),
-                              np.empty((n, 2, len(shares))))
-
-    results = room(n)
+    results = kernels.Output(*map(np.empty, ((n, 6), (n, 2, len(levels)), (n, 2, len(shares)))))
     for factor, low, high in FINER:
         some = np.flatnonzero((chi2 >= low) & (chi2 < high))
         if some.size:
             points, lines, centre = _tables(emulator, factor * order)
-            found, these = room(some.size), summary[some]
+            found, these = kernels.Output(*(values[some] for values in results)), summary[some]
             on_threads(lambda part: kernels.quadrature(
                 points, lines, these[part], levels, shares,
                 kernels.Output(*(array[part] for array in found))), some.size)
@@ -140,13 +134,8 @@ def _tables(emulator, order):
 
 
 def _sides(emulator, order):
-    """Points per side of each triangle (t,): `order` if its corners' summaries are 4 sigma apart.
-
-    A posterior narrower than the triangle needs more: the side grows with the distance, from
-    0.7 order to MAX_SIDE.
-    """
-    at = emulator.triangles
-    inverse = np.linalg.inv(emulator.covariance)
+    """Points per side of each triangle, (t,): `order` if its corners' summaries are 4 sd apart."""
+    at, inverse = emulator.triangles, np.linalg.inv(emulator.covariance)
     square = np.zeros(len(at))
     for i in range(3):
         step = emulator.mean[at[:, i]] - emulator.mean[at[:, i - 1]]
@@ -157,11 +146,7 @@ def _sides(emulator, order):
 
 
 def _line_points(theta, triangles, axis, lines, order):
-    """Gauss points on lines of constant parameter `axis`, the centres of equal cells of its range.
-
-    order: (t,) int, points where a line crosses a triangle. Returns, sorted by line, triangle (m,),
-    barycentric weights (m, 3), quadrature weights (m,) and where each line begins (lines + 1,).
-    """
+    """Triangles, barycentric and quadrature weights of Gauss points on lines, and their begins."""
     low, high = theta[:, axis].min(), theta[:, axis].max()
     at = low + (high - low) * (np.arange(lines) + 0.5) / lines
     place = theta[triangles]                                     # (t, 3, 2)

@@ -60,11 +60,10 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
         if best in ("emulator", "train"):
             notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a "
                          "held-out score")
-        if (maps.folder / dataset.LIMIT_FILE).resolve() != path.resolve():
-            keys = [key[pick] for key in (maps.split, maps.cosmology, maps.realisation)]
-            result["limit"], more = beside_limit(maps.folder, keys, maps.truth[pick],
-                                                 maps.numbers(pick), bootstrap, seed)
-            notes += more
+        try:
+            result["limit"] = _beside_limit(maps, pick, bootstrap, seed)
+        except InputError as error:
+            notes.append(str(error))
         if file.settings.get("method") != "spectrum":
             result["spectrum"] = _spectrum_beside(result)
     result["diagnostics"] = _diagnostics(maps.summary)
@@ -79,46 +78,38 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
     return result
 
 
-def beside_limit(folder: pathlib.Path, keys: list, truth: np.ndarray,
-                 posterior: score.Posterior, count: int = 1000, seed: int = 1) -> tuple:
-    """Compare a posterior's scores with the information limit on the maps that both have.
-
-    folder: Path, of the data, where `python -m wl.validate limit` left the limit
-    keys: split, cosmology and realisation, (n,) int64 each; truth: (n, 2)
-    posterior: score.Posterior; count, seed: ints, of the bootstrap
-    Returns None without a limit of these maps, else a dict: the limit's n, score, score_error,
-    expected_score, its LIMIT_SETTINGS, and difference, difference_error of this posterior minus it;
-    and notes, a list of str.
-    """
+def _beside_limit(maps, pick, count, seed):
+    """Scores minus those of the information limit of the same maps; None or InputError without."""
+    folder = maps.folder
     where = folder / dataset.LIMIT_FILE
-    if not where.is_file():
-        return None, []
+    if not where.is_file() or where.resolve() == maps.path.resolve():
+        return None
     try:
         other = read_maps(where)
     except InputError as error:
-        return None, [f"no information limit: {error}"]
+        raise InputError(f"no information limit: {error}") from None
     labels = [folder / name for _, name in dataset.RELEASES.values()]
     for name, files in zip(STAMPS, (labels, [folder / dataset.TEST_FILE])):
         found = {hdf5.digest_file(path, quick=True) for path in files if path.is_file()}
         if name in other.file.inputs and other.file.inputs[name] not in found:
-            return None, [f"{where} was made from another {name} file; repeat python -m "
-                          f"wl.validate limit --data {folder}"]
-    row_of = {key: row for row, key in
-              enumerate(zip(other.split, other.cosmology, other.realisation))}
-    rows = np.array([row_of.get(key, -1) for key in zip(*keys)])
-    both = rows >= 0
+            raise InputError(f"{where} was made from another {name} file; repeat python -m "
+                             f"wl.validate limit --data {folder}")
+    keys, theirs = (zip(each.split, each.cosmology, each.realisation) for each in (maps, other))
+    row_of = {key: row for row, key in enumerate(theirs)}
+    rows = np.array([row_of.get(key, -1) for key in keys])
+    both = pick & (rows >= 0)
     if both.sum() < 2:
-        return None, []
-    rows, truth = rows[both], truth[both]
+        return None
+    rows, truth, ours = rows[both], maps.truth[both], maps.numbers(both)
     mean, sd = (other.summary[name][rows] for name in ("posterior_mean", "sd"))
     limit = score.challenge_score(truth, mean, sd)
-    ours = score.challenge_score(truth, posterior.mean[both], posterior.sd[both])
+    ours = score.challenge_score(truth, ours.mean, ours.sd)
     values = np.stack([limit, ours - limit], axis=1)
     error = score.bootstrap_means(values, count, seed).std(axis=0, ddof=1)
     return {"n": int(both.sum()), "score": float(limit.mean()), "score_error": float(error[0]),
             "expected_score": float(score.expected_score(sd).mean()),
             "difference": float(values[:, 1].mean()), "difference_error": float(error[1]),
-            **{name: other.file.settings.get(name) for name in LIMIT_SETTINGS}}, []
+            **{name: other.file.settings.get(name) for name in LIMIT_SETTINGS}}
 
 
 def _spectrum_beside(result):
@@ -134,12 +125,12 @@ def _spectrum_beside(result):
 def _diagnostics(summary):
     """What the sampler said of its own work: {name: number or {meaning: count}}."""
     out = {}
-    for name in ("acceptance_mean", "acceptance_min", "acceptance_max", "ess_median", "ess_min",
-                 "rhat_max", "tau_median", "tau_max"):
-        key, kind = name.split("_")
-        values = np.asarray(summary.get(key, np.nan), dtype=np.float64)
-        if np.isfinite(values).any():
-            out[name] = float(getattr(np, kind)(values[np.isfinite(values)]))
+    for name, kinds in (("acceptance", "mean min max"), ("ess", "median min"), ("rhat", "max"),
+                        ("tau", "median max")):
+        values = np.asarray(summary.get(name, np.nan), dtype=np.float64)
+        values = values[np.isfinite(values)]
+        if values.size:
+            out |= {f"{name}_{kind}": float(getattr(np, kind)(values)) for kind in kinds.split()}
     if "flag" in summary:
         flag = summary["flag"].astype(np.int64)
         counts = {text.replace("_", " "): int(((flag & bit) != 0).sum())
@@ -155,8 +146,8 @@ def _without_truth(maps, pick):
     mean, sd = maps.summary["posterior_mean"], maps.summary[maps.bars]
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(sd[pick], axis=0).tolist()}
     if pick.sum() <= MAX_LISTED:
-        p_value = maps.summary.get("p_value", np.full(len(pick), np.nan)).astype(object)
-        p_value[~np.isfinite(p_value.astype(float))] = None
+        p_value = maps.summary.get("p_value", np.full(len(pick), np.nan))
+        p_value = np.where(np.isfinite(p_value), p_value.astype(object), None)
         out["maps"] = [{"map": int(maps.realisation[i]), "mean": mean[i].tolist(),
                         "sd": sd[i].tolist(), "p_value": p_value[i]} for i in np.flatnonzero(pick)]
     return out
@@ -231,27 +222,28 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
     Returns the paths of what was written, which an unwritable folder makes fewer, with a warning.
     """
     from . import figures
-    written, drawn, (maps, result) = [], {}, scored[0]
-    for _, each in scored:
+    written, drawn, results, (maps, result) = [], {}, [each for _, each in scored], scored[0]
+    for each in results:
         try:
             written.append(save(each))
         except InputError as error:    # a colleague's folder, or a disk that is only read from now
             warn(f"no new score.json, {error}")
-    results, can_draw = [each for _, each in scored], find_spec("matplotlib") is not None
+    if not with_figures:
+        return written
+    can_draw = find_spec("matplotlib") is not None
     try:
-        if with_figures and len(scored) == 1:
+        if len(scored) == 1:
             if result["scored"] is not None and can_draw:
                 drawn = figures.draw_all(maps, result, _beside(maps.path, "figures"))
             where, title = _beside(maps.path, "report.html"), maps.path.resolve().parent.name
             texts = [table.verdict(result), table.details(result)]
-        elif with_figures:
+        else:
             home = os.path.commonpath([each.path.resolve().parent for each, _ in scored])
             drawn = figures.compare(results, pathlib.Path(home)) if can_draw else {}
             where, title = pathlib.Path(home, "comparison.html"), f"runs in {home}"
             texts = [table.overview(results), *map(table.details, results)]
-        if with_figures:
-            table.page(where, f"wl: {title}", texts, drawn)
-            written.append(where)
+        table.page(where, f"wl: {title}", texts, drawn)
+        written.append(where)
     except InputError as error:
         warn(error)
     return written + list(drawn.values())

@@ -229,7 +229,7 @@ def details(result: dict) -> str:
 
 
 def describe_limit(limit: dict) -> str:
-    """One line on the information limit. limit: of report.beside_limit()."""
+    """One line on the information limit. limit: of score_maps()."""
     exact = limit["count"] == "exact"
     how = "exact, Gaussian sky" if exact else "forecast for a Gaussian sky by counting modes"
     text = (f"information limit of these maps ({how}, {limit['prior']} prior): "

@@ -18,27 +18,20 @@ GIVE = "give --data FOLDER with the label files of the maps it was made from"
 
 @dataclasses.dataclass
 class Maps:
-    """The maps of a posterior file.
-
-    path: Path; file: hdf5.File; folder: Path of the data
-    split, cosmology, realisation: (n,) int64; ids: (n,) int, the coordinate `map`
-    summary: {name: (n, ...)}; truth: (n, 2), NaN where nobody has it, or none was read
-    design: (n_cosmology, 2); cluster: (n,) numbers that dependent hold-out maps share; or None
-    digests: {name: sha256} of the files read; notes: list of str
-    """
+    """The maps of a posterior file."""
     path: pathlib.Path
     file: hdf5.File
-    folder: pathlib.Path
-    split: np.ndarray
+    folder: pathlib.Path                     # of the data
+    split: np.ndarray                        # (n,) int64, as are the next two
     cosmology: np.ndarray
     realisation: np.ndarray
-    ids: np.ndarray
-    summary: dict
-    truth: np.ndarray
-    design: np.ndarray | None = None
-    cluster: np.ndarray | None = None
-    digests: dict = dataclasses.field(default_factory=dict)
-    notes: list = dataclasses.field(default_factory=list)
+    ids: np.ndarray                          # (n,) int, the coordinate `map`
+    summary: dict                            # {name: (n, ...)}
+    truth: np.ndarray                        # (n, 2), NaN where nobody has it, or none was read
+    design: np.ndarray | None = None         # (n_cosmology, 2)
+    cluster: np.ndarray | None = None        # (n,) numbers that dependent hold-out maps share
+    digests: dict = dataclasses.field(default_factory=dict)           # {name: sha256}, files read
+    notes: list = dataclasses.field(default_factory=list)             # of str
 
     bars = property(lambda self: "errorbar" if "errorbar" in self.summary else "sd",
                     doc="The variable that is scored as error bars.")
@@ -131,8 +124,14 @@ def open_maps(path, data=None) -> Maps:
 
 def _join_labels(maps, pick):
     """The truth of maps at known cosmologies, from the labels of the set."""
-    file, where = maps.file, _label_path(maps.file, maps.folder)
-    label, c, r = dataset.read_label(where), maps.cosmology[pick], maps.realisation[pick]
+    file, c, r = maps.file, maps.cosmology[pick], maps.realisation[pick]
+    names = [label for name, (_, label) in dataset.RELEASES.items()
+             if file.settings.get("release") in ("auto", None, name)]
+    where = next((path for name in names if (path := maps.folder / name).is_file()), None)
+    if where is None:
+        raise InputError(f"{file.path}: expected {' or '.join(names)} in {maps.folder}, found "
+                         f"none; {GIVE}")
+    label = dataset.read_label(where)
     _in_range(file, where, c, label.shape[0], "cosmologies")
     _in_range(file, where, r, label.shape[1], "realisations")
     maps.truth[pick] = label[c, r, :2]
@@ -141,7 +140,11 @@ def _join_labels(maps, pick):
             or np.abs(maps.design[c] - maps.truth[pick]).max(initial=0.0) > ON_DESIGN):
         raise InputError(f"{where}: expected the cosmologies of {file.path}, got others; {GIVE}")
     _check_digest(maps, "label", where)
-    if c.size and _shared_seeds(maps.folder, label):
+    simulation, nuisances = dataset.read_simulation(maps.folder), label[:, :, 2:]
+    shared = simulation.get("shared_seeds",     # a set may have the public labels, but own seeds
+                            len(label) > 1 and (nuisances == nuisances[:1]).all()
+                            and (nuisances != nuisances[:, :1]).any())
+    if c.size and shared:
         maps.cluster = maps.realisation
         maps.notes.append("the cosmologies share their seeds: errors of hold-out figures are a "
                           "bootstrap over realisations")
@@ -157,26 +160,7 @@ def _check_digest(maps, name, where):
     maps.digests[name] = now
 
 
-def _label_path(file, folder):
-    names = [label for name, (_, label) in dataset.RELEASES.items()
-             if file.settings.get("release") in ("auto", None, name)]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{file.path}: expected {' or '.join(names)} in {folder}, found none; {GIVE}")
-
-
 def _in_range(file, label_path, index, size, what):
     if index.max(initial=-1) >= size or index.min(initial=0) < 0:
         raise InputError(f"{label_path}: holds {size} {what}, {file.path} refers to number "
                          f"{index.max()}; {GIVE}")
-
-
-def _shared_seeds(folder, label):
-    """Whether realisation i of all cosmologies has the same seed."""
-    simulation = dataset.read_simulation(folder)
-    if "shared_seeds" in simulation:      # which may have the public labels, but seeds of its own
-        return bool(simulation["shared_seeds"])
-    nuisances = label[:, :, 2:]
-    return bool(len(label) > 1 and (nuisances == nuisances[:1]).all()
-                and (nuisances != nuisances[:, :1]).any())
