@@ -134,12 +134,11 @@ class SimulationOptions(Options):
     seed: int = option(1, within=(0, 2**63 - 1))
     design: str | None = option(
         None, ".npy labels (cosmology, realisation, 5), whose cosmologies and nuisances are used, "
-        "or (cosmology, 2) Omega_m, S_8 (default: points spread like the challenge's)",
-        metavar="FILE")
+        "or (cosmology, 2) Omega_m, S_8 (default: spread like the challenge's)", metavar="FILE")
     nuisances: str | None = option(
-        None, "log10 T_AGN, f_0 and Delta_z of each map: drawn from the published priors; fixed at "
-        "their centres; or the --design file's (default: design if it has them, else drawn). Test "
-        "maps take them from the priors unless fixed", choices=("drawn", "fixed", "design"))
+        None, "log10 T_AGN, f_0, Delta_z: drawn from the published priors; fixed at their centres; "
+        "or the --design file's (default if it has them), of test maps drawn",
+        choices=("drawn", "fixed", "design"))
     shared_seeds: bool = option(False, "give realisation i the same random field and nuisances in "
                                 "every cosmology, as the first public release does")
     field: str = option("lognormal", "shifted log-normal; halos in log-normal slices; or Gaussian; "
@@ -148,9 +147,9 @@ class SimulationOptions(Options):
         0, "boxes of large-scale structure that the maps of a cosmology share, turned and shifted, "
         "as maps from few simulations do; 0: all are independent", metavar="N", within=(0, 10**6))
     gaussian_share: float = option(
-        GAUSSIAN_SHARE, "part of a log-normal map's power that an independent Gaussian field "
-        f"brings at multipoles above {GAUSSIAN_ABOVE:g}, at an unchanged third moment. With "
-        "--gaussian-below 0, 0: a pure shifted log-normal", metavar="X", within=(0.0, 0.9))
+        GAUSSIAN_SHARE, f"part of a log-normal map's power above multipole {GAUSSIAN_ABOVE:g} that "
+        "an independent Gaussian field brings, at an unchanged third moment; 0, with "
+        "--gaussian-below 0: a pure shifted log-normal", metavar="X", within=(0.0, 0.9))
     gaussian_below: float = option(GAUSSIAN_BELOW, "multipole under which all of the power is "
                                    "Gaussian", metavar="ELL", within=(0.0, 1e3))
     lambda_factor: float = option(
@@ -160,32 +159,27 @@ class SimulationOptions(Options):
         0.0, "scatter of ln lambda from map to map, so that skewness is no exact function of the "
         "cosmology", metavar="X", within=(0.0, 0.5))
     pixel_scatter: float = option(
-        PIXEL_SCATTER, "white scatter on top of each map with a variance per pixel between 0 and "
-        "V, as real maps have it; the default is twice the fitted mean", metavar="V",
-        within=(0.0, 0.01))
+        PIXEL_SCATTER, "white scatter on top of each map, as real maps have it, of a variance per "
+        "pixel from 0 to V; by default twice the fitted mean", metavar="V", within=(0.0, 0.01))
     n_gal: float = option(N_GAL, "source galaxies per square arcminute, which set the noise of the "
                           "test maps", metavar="X", within=(0.01, 1e6))
     mask: str | None = option(
-        None, f".npy bool (rows, columns), True = observed; none: all of {FRAME[0]} x {FRAME[1]} "
-        "pixels (default: one that imitates HSC Y3's wide 12-hour field, pixels of 2 arcmin)",
-        metavar="FILE|none")
+        None, f".npy bool (rows, columns), True = observed; none: all {FRAME[0]} x {FRAME[1]} "
+        "pixels (default: like HSC Y3's wide 12-hour field at 2 arcmin)", metavar="FILE|none")
     periodic: bool = option(
         False, "no margin: the frame itself is the periodic grid. With --mask none and --field "
         "gaussian every map has an exact likelihood (python -m wl.validate limit)")
     delta_z_sign: int = option(SKY.delta_z_sign, "-1: n(z) -> n(z + Delta_z), as HSC Y3 writes it; "
                                "1: sources move to higher redshift with Delta_z", choices=(-1, 1))
     # sources beyond 0.9 + 5 x 0.06 + 0.15 are not tabulated: a shift upwards is small
-    source_shift: float = option(
-        SKY.source_shift, "redshift added to all sources, whose mean is 0.75 without it",
-        metavar="Z", within=(-0.3, 0.05))
+    source_shift: float = option(SKY.source_shift, "redshift added to all sources, whose mean is "
+                                 "0.75 without it", metavar="Z", within=(-0.3, 0.05))
     f_b_max: float = option(SKY.f_b_max, "cap on the baryon fraction that feels feedback; 1: none",
                             metavar="X", within=(0.0, 1.0))
-    stellar_boost: float = option(
-        SKY.stellar_boost, "mass that f_0 concentrates in a halo's middle, in units of the stars'",
-        metavar="X", within=(0.0, 10.0))
-    nonlinear_tilt: float = option(
-        SKY.nonlinear_tilt, "multiply non-linear minus linear power by (sigma_8 / 0.8)^X",
-        metavar="X", within=(-1.0, 1.0))
+    stellar_boost: float = option(SKY.stellar_boost, "mass that f_0 concentrates in a halo's "
+                                  "middle, in units of the stars'", metavar="X", within=(0.0, 10.0))
+    nonlinear_tilt: float = option(SKY.nonlinear_tilt, "multiply non-linear minus linear power by "
+                                   "(sigma_8 / 0.8)^X", metavar="X", within=(-1.0, 1.0))
 
     def drawing(self) -> Field:
         """What maps are made of."""

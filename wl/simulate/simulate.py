@@ -9,7 +9,6 @@ on the number of processes nor on the maps drawn before it.
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import json
@@ -183,17 +182,14 @@ def _is_complete(out, plan, force):
 
 def _damage(out, plan):
     """What is wrong with the files of a set that was complete once, or nothing."""
-    n = len(plan.label_test)
-    for name in FILES:
-        if not (out / name).is_file() and (n or name not in (TEST_FILE, TRUTH_FILE)):
-            return f"{out}: {name} is gone from this simulated set"
     try:
         found = dataset.open_set(out)
         found.check_maps()
+        changed = found.changed({key: digest_file(path) for key, path in found.files.items()})
+        truth = dataset.read_truth(out) if len(plan.label_test) else plan.label_test
     except InputError as error:
         return str(error)
-    changed = found.changed({key: digest_file(path) for key, path in found.files.items()})
-    if found.n_test != n or (n and not np.array_equal(dataset.read_truth(out), plan.label_test)):
+    if found.n_test != len(truth) or not np.array_equal(truth, plan.label_test):
         changed.append(TEST_FILE)
     return f"{out / changed[0]}: is not what the simulator wrote" if changed else ""
 
@@ -225,20 +221,10 @@ def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
     (part / "done").write_text("")
     for name, label in ((KAPPA_FILE, plan.label), (TEST_FILE, plan.label_test)):
         if label.size:
-            _allocate(part / (name + ".part"), (*label.shape[:-1], plan.n_observed))
+            np.lib.format.open_memmap(part / (name + ".part"), "w+", np.dtype("<f2"),
+                                      (*label.shape[:-1], plan.n_observed))
     _write_json(state, now)
     return set()
-
-
-def _allocate(path, shape):
-    """A .npy file of float16 zeros, its space reserved: a full disk shows at the start."""
-    np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
-    with open(path, "r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except (AttributeError, OSError) as error:      # a system without it
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise
 
 
 def _finish(out, part, plan):
