@@ -28,8 +28,9 @@ MAX_CELLS = 1_200_000    # of a quarter grid: 0.5 GB of image matrix
 # Gaussian share of a log-normal map's modes, see Grid.share(): all below GAUSSIAN_BELOW, where a
 # log-normal's waves change the power of all smaller scales by 2 kappa/lambda, and log10 P scatters
 # more from map to map than real maps' does; GAUSSIAN_SHARE above GAUSSIAN_ABOVE, without which no
-# pixel is below -lambda. With LAMBDA_FACTOR, of the shift lambda, chosen by third moments of three
-# real maps and the scatter of 60 real spectra: benchmarks/README.md.
+# pixel is below -lambda and kurtosis/skewness^2 is 1.55, not 1.83 (real maps: 2.0). With
+# LAMBDA_FACTOR, of the shift lambda, chosen by third moments of three real maps and the scatter of
+# 60 real spectra: benchmarks/README.md.
 GAUSSIAN_SHARE, GAUSSIAN_BELOW, GAUSSIAN_ABOVE = 0.2, 40.0, 400.0
 LAMBDA_FACTOR = 0.85
 LAYERS = 2               # of log-normal and Gaussian maps in boxes; those with halos have slices
@@ -161,8 +162,6 @@ class Grid:
         share: part of the power, a number or float32 (quarter cells) of share(), that an
             independent Gaussian field brings; the log-normal one keeps the whole's third moment
         full: return the whole periodic map instead, float32 (rows, columns)
-        With a share of 0.2 pixels below -0.02 exist, as in real maps, and at (0.3, 0.8)
-        kurtosis/skewness^2 is 1.83 in place of 1.55, real maps 2.0 (clipped to -0.02 ... 0.07).
         """
         if lam is None:
             return self._gaussian(power, rng, full, boxes)

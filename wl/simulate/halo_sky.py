@@ -127,7 +127,6 @@ class HaloSky:
         observed.reshape(-1)[grid.observed] = True
         near = maximum_filter(observed, 2 * BEYOND + 1, mode="wrap")
         self.near = near.reshape(cells[0], 2, cells[1], 2).any((1, 3))
-        self.everywhere = np.ones(cells, bool)
         # a cell's centre is half a pixel beyond the centre of its first pixel
         n, m = grid.rows // 4, grid.columns // 4
         factor_y, factor_x = (np.exp(-1j * np.pi * k) * np.sinc(k) for k in (
@@ -154,9 +153,8 @@ class HaloMaps:
         self.count = 0
 
     def _table(self, s):
-        """Of slice s: lowest level and step of g; halos in a cell on average (level,); number per
-        steradian (level, kind of PARTS distances and masses); smooth convergence where lensing() is
-        one (level, PARTS); alias tables."""
+        """Of slice s: Table but for smooth and mean; halos per steradian (level, kind of distance
+        and mass); smooth convergence where lensing() is one (level, PARTS)."""
         h, v, part = self.halos, self.slices.variance[s], slice(s * PARTS, (s + 1) * PARTS)
         g = np.sqrt(v) * np.linspace(-WIDEST, WIDEST, LEVELS)
         b, b_smooth = self.slices.bias[part].ravel(), self.slices.smooth_bias[part]
@@ -166,7 +164,7 @@ class HaloMaps:
         chance, other = np.empty(number.shape, np.float32), np.empty(number.shape, np.int16)
         kernels.alias(number, chance, other)
         rate = self.sky.coarse.pixel**2 * number.sum(1)
-        return g[0], g[1] - g[0], rate, number, smooth, chance, other
+        return kernels.Table(g[0], g[1] - g[0], rate, None, None, chance, other), number, smooth
 
     def hold(self, nuisances: np.ndarray, power: np.ndarray) -> Held:
         """What holds maps to the theory's spectra, at nuisances (n, 3); power: pixel_power()'s."""
@@ -198,16 +196,16 @@ class HaloMaps:
             place_among(SHAPES, (h.concentration * swell)[:, h.heavy]))]
         scatter = C_SCATTER / np.log(SHAPES[1] / SHAPES[0])
         lost = area * (1.0 - extended - stars)
-        near = sky.everywhere if everywhere else sky.near
+        near = sky.near | everywhere
         sky.map[...], sky.smooth[...], self.count = 0.0, 0.0, 0
-        for s, (low, step, rate, number, smooth, chance, other) in enumerate(self.tables):
+        for s, (table, number, smooth) in enumerate(self.tables):
             part = slice(s * PARTS, (s + 1) * PARTS)
             rng, turn = layers(s)
             field = sky.coarse.draw(self.slices.power[s], None, rng, full=True)
             # gas that left its halo stays in the cell; where none is painted, whole halos are even
             rest = smooth @ q[part, 0]
             even, mean = (rest + number @ a[part].ravel() for a in (lost, area))
-            table = kernels.Table(low, step, rate, even, mean, chance, other)
+            table = table._replace(smooth=even, mean=mean)
             kind = kernels.Kinds(*(v[part].ravel() for v in kinds), scatter)
             seed = rng.bit_generator.random_raw() >> 1
             halos = kernels.scatter(field, near, turn, table, sky.smooth, seed)

@@ -54,11 +54,6 @@ def bias(sigma: np.ndarray) -> np.ndarray:
             + 0.183 * nu**1.5 + (0.019 + 0.107 * y + 0.19 * fall) * nu**2.4)
 
 
-def concentration(mass: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Median R/r_s without feedback: Duffy et al. 2008, MNRAS 390, L64, table 1, all halos."""
-    return 10.14 * (mass / 2e12)**-0.081 * (1.0 + z)**-1.01
-
-
 class Halos:
     """Halos of a theory in front of Z_FAR by distance (SLICES x PARTS of them) and mass.
 
@@ -85,7 +80,8 @@ class Halos:
         sigma = np.exp(ln_sigma(np.log(lagrange))) * growth(z, om)
         density = mass_function(sigma, z) * rho / self.mass * slope * STEP * np.log(10.0)
         self.number, self.bias = density * volume[:, None], bias(sigma)
-        self.concentration = concentration(self.mass, z)
+        # median R/r_s without feedback: Duffy et al. 2008, MNRAS 390, L64, table 1, all halos
+        self.concentration = 10.14 * (self.mass / 2e12)**-0.081 * (1.0 + z)**-1.01
         self.angle = lagrange * OVERDENSITY**(-1.0 / 3.0) / self.chi[:, None]
         self.area = self.mass / (rho * self.chi[:, None]**2)
         self.share = (density * self.mass)[:, self.heavy] / rho
@@ -116,22 +112,22 @@ class Halos:
 
 
 @functools.cache
-def _window_table(scatter):
+def _window_table():
     """Transform of halos of mass one and its square, averaged over the scatter: (x, c, 2)."""
     node, weight = np.polynomial.hermite_e.hermegauss(5)
     weight = weight / weight.sum()
-    c = np.exp(LN_C[:, None] + scatter * node)
+    c = np.exp(LN_C[:, None] + C_SCATTER * node)
     u = nfw_window(np.exp(LN_X)[:, None, None] / c, c)
     return np.stack([u @ weight, (u * u) @ weight], axis=-1)
 
 
-def windows(x: np.ndarray, c: np.ndarray, scatter: float = C_SCATTER) -> np.ndarray:
+def windows(x: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Mean and mean square of the transforms, (..., 2); x: ell R/chi; c: median concentration."""
     places = np.broadcast_arrays(*(
         np.clip((np.log(value) - nodes[0]) / (nodes[1] - nodes[0]), 0.0, len(nodes) - 1.001)
         for value, nodes in ((x, LN_X), (c, LN_C))))
     (i, p), (j, q) = ((at.astype(np.int64), (at - at.astype(np.int64))[..., None]) for at in places)
-    t = _window_table(scatter)
+    t = _window_table()
     return ((1 - p) * ((1 - q) * t[i, j] + q * t[i, j + 1])
             + p * ((1 - q) * t[i + 1, j] + q * t[i + 1, j + 1]))
 

@@ -46,7 +46,19 @@ def design(n: int) -> np.ndarray:
     if n < 3:
         raise InputError(f"--cosmologies: expected at least 3 to span a region, got {n}; give a "
                          "--design file for fewer")
-    edge = (_region() - DESIGN_CENTRE) / DESIGN_SCALE
+    # the border of the challenge's region as a dense closed polygon
+    (low, high), (least, most) = OMEGA_M_RANGE, S_8_RANGE
+    om = low + (high - low) * (0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 300)))
+    bottom = (least + 0.045 * np.clip((0.16 - om) / 0.0687, 0, 1)**1.5
+              + 0.050 * np.clip((om - 0.42) / 0.199, 0, 1)**1.5)
+    top = (most - 0.215 * np.clip((om - 0.20) / 0.419, 0, 1)**2
+           - 0.130 * np.clip((0.135 - om) / 0.0437, 0, 1)**2)
+    corner = np.concatenate([np.column_stack([om, bottom]), np.column_stack([om, top])[::-1]])
+    side = np.roll(corner, -1, axis=0) - corner
+    pieces = np.maximum(1, np.hypot(*(side / DESIGN_SCALE).T) / 0.01).astype(int)    # at most 0.01
+    edge = np.concatenate([a + s * np.arange(m)[:, None] / m
+                           for a, s, m in zip(corner, side, pieces)])
+    edge = (edge - DESIGN_CENTRE) / DESIGN_SCALE
     angle = np.arctan2(edge[:, 1], edge[:, 0])
     first = angle[np.argmax(edge[:, 0])]          # a boundary point sits on the largest Omega_m
     order = np.argsort(angle)
@@ -63,21 +75,6 @@ def design(n: int) -> np.ndarray:
     radius = np.concatenate([radius, np.ones(outer)]) * np.interp(at, grid, border)
     direction = np.column_stack([np.cos(at), np.sin(at)])
     return DESIGN_CENTRE + DESIGN_SCALE * radius[:, None] * direction
-
-
-def _region():
-    """The border of the challenge's region as a dense closed polygon, float64 (m, 2)."""
-    low, high = OMEGA_M_RANGE
-    om = low + (high - low) * (0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 300)))
-    bottom = (S_8_RANGE[0] + 0.045 * np.clip((0.16 - om) / 0.0687, 0, 1)**1.5
-              + 0.050 * np.clip((om - 0.42) / 0.199, 0, 1)**1.5)
-    top = (S_8_RANGE[1] - 0.215 * np.clip((om - 0.20) / 0.419, 0, 1)**2
-           - 0.130 * np.clip((0.135 - om) / 0.0437, 0, 1)**2)
-    corner = np.concatenate([np.column_stack([om, bottom]), np.column_stack([om, top])[::-1]])
-    side = np.roll(corner, -1, axis=0) - corner
-    pieces = np.maximum(1, np.hypot(*(side / DESIGN_SCALE).T) / 0.01).astype(int)    # at most 0.01
-    return np.concatenate([a + s * np.arange(m)[:, None] / m
-                           for a, s, m in zip(corner, side, pieces)])
 
 
 def _draw_unseen(theta, n, rng):

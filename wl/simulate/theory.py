@@ -278,16 +278,6 @@ class Theory:
         q = 1.5 * self.omega_m / HUBBLE_DISTANCE**2 * (1.0 + z) * efficiency
         return HUBBLE_DISTANCE / self.hubble(z) * q * q
 
-    def _response(self, z, ln_k, log10_t_agn, f_0):
-        """R for all feedback temperatures and stellar fractions, (t, f, n, n_z); ln_k: (n, n_z)."""
-        z_nodes = chebyshev_nodes(0.0, Z_MAX, N_Z)
-        nodes = response_grid(self, z_nodes, log10_t_agn, f_0)           # (t, f, n_z_nodes, n_k)
-        at_z = np.einsum("za,tfak->tfkz", lagrange_weights(z_nodes, z), nodes, optimize=True)
-        # cubic interpolation in ln k with constant ends: above 300 h/Mpc nothing reaches a map
-        place = np.clip((ln_k - LN_K[0]) / (LN_K[1] - LN_K[0]), 0.0, len(LN_K) - 1.0)
-        first, weights = cubic_weights(place, len(LN_K))
-        return sum(w * at_z[:, :, first + i, np.arange(len(z))] for i, w in enumerate(weights))
-
     def c_ell(self, ell: np.ndarray, delta_z=0.0, log10_t_agn=None, f_0=None) -> np.ndarray:
         """Convergence spectrum in steradian: (n,), or (delta_z, log10_t_agn, f_0, n) for arrays.
 
@@ -304,8 +294,15 @@ class Theory:
         if log10_t_agn is None:
             c = weight @ power.T
         else:
-            parts = self._response(z, ln_k, np.atleast_1d(log10_t_agn), np.atleast_1d(f_0))
-            c = np.einsum("mz,tfnz->mtfn", weight, parts * power, optimize=True)
+            nodes = chebyshev_nodes(0.0, Z_MAX, N_Z)
+            response = response_grid(self, nodes, np.atleast_1d(log10_t_agn), np.atleast_1d(f_0))
+            at_z = np.einsum("za,tfak->tfkz", lagrange_weights(nodes, z), response, optimize=True)
+            # cubic interpolation in ln k with constant ends: above 300 h/Mpc nothing reaches a map
+            place = np.clip((ln_k - LN_K[0]) / (LN_K[1] - LN_K[0]), 0.0, len(LN_K) - 1.0)
+            first, weights = cubic_weights(place, len(LN_K))
+            response = sum(w * at_z[:, :, first + i, np.arange(len(z))]      # (t, f, n, n_z)
+                           for i, w in enumerate(weights))
+            c = np.einsum("mz,tfnz->mtfn", weight, response * power, optimize=True)
         return c if np.ndim(delta_z) else c.reshape(-1)
 
     def table(self, ell: np.ndarray) -> "Spectrum":

@@ -162,51 +162,49 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
     if nuisances == "fixed":
         points = points[:None if scatter else 1]
         points[:, :3] = FIXED_NUISANCES
-    powers = BandPowers(Grid(data.mask, periodic=exact or bool(knobs.get("periodic"))), data.theta,
+    powers = BandPowers(Grid(data.mask, periodic=bool(knobs.get("periodic"))), data.theta,
                         data.n_gal, sky=sky)
-    where, measured, modes = _measured(powers, data, exact, scatter, seed)
+    observed, modes = _observed(powers, data, exact, scatter, seed)
     powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
     priors = {name: log_prior(prior, data.theta, triangles) for name, prior in (
         ("design", design_log_density(data.theta, data.theta, triangles)), ("flat", "flat"))}
-    found = posteriors(powers, points, data.theta, priors, measured, modes, options.order, quiet)
+    found = posteriors(powers, points, data.theta, priors, observed["summaries"].values, modes,
+                       options.order, quiet)
+    inputs = {name: hdf5.digest_file(data.files[name], quick=True)
+              for name in report.STAMPS if name in data.files}
     paths = []
     for name, (mean, sd, correlation) in found.items():
         paths.append(pathlib.Path(out or data.folder) / (prefix + PRIORS[name]))
-        summary = {**posterior.gaussian(mean, sd), "correlation": correlation}
-        _write(paths[-1], data, where, measured, summary, {**stored, "prior": name}, seed)
+        summary = {NAMES.get(key, key): Var(("map", "param")[:value.ndim], value) for key, value in
+                   {**posterior.gaussian(mean, sd), "correlation": correlation}.items()}
+        hdf5.write(paths[-1], "posterior", {
+            "summary": summary, "observed_data": observed,
+            "constant_data": {"design": Var(("cosmology", "param"), data.theta)}},
+            coords={"param": np.array(PARAMS)}, settings={**stored, "prior": name}, seed=seed,
+            inputs=inputs, origin=data.origin())
     return paths
 
 
-def _measured(powers, data, exact, scatter, seed):
-    """Which maps, by name in files; their band powers, drawn unless exact; modes of each bin."""
+def _observed(powers, data, exact, scatter, seed):
+    """/observed_data: which maps, and their band powers, drawn unless exact; modes of each bin."""
     row, tests, modes = np.empty(0, int), data.noisy_test, powers.count
-    if not exact:           # maps whose truth is known, and training maps
+    if exact:
+        maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
+                for i, kappa in enumerate(tests))
+        found = np.stack([powers.measure(kappa.reshape(data.mask.shape)) for kappa in maps])
+    else:           # maps whose truth is known, and training maps
         row = generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)
         row = np.sort(row[:FORECAST])
         tests = read_truth(data.folder) if data.has_truth and data.n_test else np.empty((0, 5))
         modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
+        label = np.concatenate([tests, data.label.reshape(-1, 5)[row]])
+        found = powers.draw(label, modes, scatter, seed)
     n, (cosmology, realisation) = len(tests), np.divmod(row, data.n_realisation)
-    where = {"split": np.repeat([TEST, HOLDOUT], [n, len(row)]).astype(np.int8),
+    which = {"split": np.repeat([TEST, HOLDOUT], [n, len(row)]).astype(np.int8),
              "cosmology": np.r_[np.full(n, -1), cosmology].astype(np.int32),
              "realisation": np.r_[np.arange(n), realisation].astype(np.int32)}
-    if not exact:
-        label = np.concatenate([tests, data.label[cosmology, realisation]])
-        return where, powers.draw(label, modes, scatter, seed), modes
-    maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
-            for i, kappa in enumerate(tests))
-    return where, np.stack([powers.measure(k.reshape(data.mask.shape)) for k in maps]), modes
-
-
-def _write(path, data, where, measured, summary, settings, seed):
-    groups = {"summary": {NAMES.get(name, name): Var(("map", "param")[:value.ndim], value)
-                          for name, value in summary.items()},
-              "observed_data": {"summaries": Var(("map", "summary"), measured),
-                                **{name: Var(("map",), value) for name, value in where.items()}},
-              "constant_data": {"design": Var(("cosmology", "param"), data.theta)}}
-    inputs = {name: hdf5.digest_file(data.files[name], quick=True)
-              for name in report.STAMPS if name in data.files}
-    hdf5.write(path, "posterior", groups, coords={"param": np.array(PARAMS)}, settings=settings,
-               seed=seed, inputs=inputs, origin=data.origin())
+    return {"summaries": Var(("map", "summary"), found),
+            **{name: Var(("map",), value) for name, value in which.items()}}, modes
 
 
 def limit_parser() -> cli.Parser:

@@ -209,22 +209,19 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: b
     group = join(mean) if counts else np.arange(len(mean))
     a, b = (np.add.reduceat(v, np.unique(group, return_index=True)[1], axis=-1)
             for v in (real, drawn))
-    if total:
-        a, b = a[:-1], b[:, :-1]
-    d = len(a)
+    unit = b.std(axis=0)                 # moments of 1e-8 and areas of 1e5 pixels alike
+    used = unit > 0.0                    # thresholds that a map reaches
+    used[-1] &= not total
+    all_maps, d = np.vstack([a, b])[:, used] / unit[used], int(used.sum())
     if n < d + 3:
         raise InputError(f"--maps: expected at least {d + 3} for {d} bins, got {n}; give more")
-    unit = b.std(axis=0)                 # moments of 1e-8 and areas of 1e5 pixels alike
-    rest = (a - b.mean(axis=0)) / unit
-    t2 = rest @ np.linalg.solve(np.cov((b / unit).T), rest) / (1.0 + 1.0 / n)
-    all_maps = np.vstack([a, b]) / unit
     off = all_maps - all_maps.mean(axis=0)
     far = np.einsum("nd,nd->n", off, np.linalg.solve(np.cov(off.T), off.T).T)
-    p_value = np.mean(far >= far[0]) if ranked else stats.f.sf(
-        t2 * (n - d) / (d * (n - 1)), d, n - d)
-    return {"real": real, "mean": mean, "sd": sd, "bins": d,
-            "chi2": float(t2 * (n - d - 2) / (n - 1)), "p_value": float(p_value),
-            "of_each": stats.beta.sf((n + 1) * far / n**2, 0.5 * d, 0.5 * (n - d))}
+    share = (n + 1) * far / n**2     # T^2 of a map against all others: (n - 1) share / (1 - share)
+    of_each = stats.beta.sf(share, 0.5 * d, 0.5 * (n - d))
+    return {"real": real, "mean": mean, "sd": sd, "bins": d, "of_each": of_each,
+            "chi2": float((n - d - 2) * share[0] / (1.0 - share[0])),
+            "p_value": float(np.mean(far >= far[0]) if ranked else of_each[0])}
 
 
 def join(mean: np.ndarray) -> np.ndarray:
