@@ -134,7 +134,7 @@ class SimulationOptions(Options):
         "or (cosmology, 2) Omega_m, S_8 (default: spread like the challenge's)", metavar="FILE")
     nuisances: str | None = option(
         None, "log10 T_AGN, f_0, Delta_z: drawn from the published priors; fixed at their centres; "
-        "or the --design file's (default if it has them), of test maps drawn",
+        "or the --design file's, the default if it has them (test maps': drawn)",
         choices=("drawn", "fixed", "design"))
     shared_seeds: bool = option(False, "give realisation i the same random field and nuisances in "
                                 "every cosmology, as the first public release does")
