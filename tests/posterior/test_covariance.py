@@ -1,4 +1,5 @@
-"""Mean and covariance per cosmology: divisors by derivation and by drawing, smoothing against known truth."""
+"""Mean and covariance per cosmology: divisors by derivation and by drawing, smoothing against known
+truth."""
 import numpy as np
 import pytest
 from conftest import one_line
@@ -27,7 +28,8 @@ def scaled(theta):
 
 def log_likelihood(summary, mean, covariance):
     """Mean of scipy's Gaussian log-density per map, constants and all."""
-    return np.mean([stats.multivariate_normal(m, c).logpdf(e) for e, m, c in zip(summary, mean, covariance)])
+    return np.mean([stats.multivariate_normal(m, c).logpdf(e)
+                    for e, m, c in zip(summary, mean, covariance)])
 
 
 def network_like(u=U):
@@ -36,13 +38,15 @@ def network_like(u=U):
                      0.81 + 0.05 * u[:, 1] + 0.004 * u[:, 0]**2], 1)
     sd = np.stack([0.03 * np.exp(0.35 * u[:, 0]), 0.02 * np.exp(0.1 * u[:, 1] - 0.15 * u[:, 0])], 1)
     rho = np.tanh(-0.8 + 0.2 * u[:, 0])
-    covariance = np.einsum("ci,cj->cij", sd, sd) * (np.eye(2) + rho[:, None, None] * (1 - np.eye(2)))
+    correlation = np.eye(2) + rho[:, None, None] * (1 - np.eye(2))
+    covariance = np.einsum("ci,cj->cij", sd, sd) * correlation
     return mean, covariance
 
 
 def spectrum_like(d=10, u=U):
     k = np.arange(d)
-    mean = -8 - 0.2 * k + u[:, 1:] * (0.10 + 0.02 * k) + u[:, :1] * (0.1 - 0.02 * k) + 0.02 * u[:, :1]**2
+    mean = -8 - 0.2 * k + u[:, 1:] * (0.10 + 0.02 * k) + u[:, :1] * (0.1 - 0.02 * k)
+    mean += 0.02 * u[:, :1]**2
     sd = 0.05 * np.exp(-0.1 * k) * np.exp(0.2 * u[:, :1])
     return mean, np.einsum("ci,cj->cij", sd, sd) * 0.6**np.abs(k[:, None] - k)
 
@@ -54,11 +58,13 @@ def test_per_cosmology_against_numpy(n, d, rng):
     mean, covariance, count = per_cosmology(summary)
     for c in range(7):
         oracle = np.atleast_2d(np.cov(summary[c].T)) * (n - 1) / (n - d - 2)
-        assert np.allclose(covariance[c], oracle, rtol=1e-12) and np.allclose(mean[c], summary[c].mean(0))
+        assert np.allclose(covariance[c], oracle, rtol=1e-12)
+        assert np.allclose(mean[c], summary[c].mean(0))
     assert np.array_equal(covariance, covariance.transpose(0, 2, 1)) and count.tolist() == [n] * 7
 
 
-@pytest.mark.parametrize("n, d, smooth", [(4, 2, "none"), (1, 2, "none"), (12, 10, "none"), (0, 2, "none"),
+@pytest.mark.parametrize("n, d, smooth",
+                         [(4, 2, "none"), (1, 2, "none"), (12, 10, "none"), (0, 2, "none"),
                                           (1, 2, "auto"), (1, 2, "always"), (0, 2, "auto")])
 def test_too_few_realisations(n, d, smooth):
     with pytest.raises(InputError) as error:
@@ -74,8 +80,8 @@ def test_divisor_makes_the_inverse_unbiased(rng):
     inverse = np.linalg.inv(covariance)
     error = 5 * inverse.std(0) / np.sqrt(20000)
     assert (np.abs(inverse.mean(0) - np.linalg.inv(truth)) < error).all() and error.max() < 0.1
-    # about a known mean the scatter has n degrees of freedom in place of n - 1: divisor n - d - 1. A smooth
-    # mean of many cosmologies is nearly that; n - d - 2 would be 25 % off here
+    # about a known mean the scatter has n degrees of freedom in place of n - 1: divisor n - d - 1.
+    # A smooth mean of many cosmologies is nearly that; n - d - 2 would be 25 % off here
     theta = np.random.default_rng(1).uniform(-1, 1, (20000, 2))
     _, covariance = statistics._fit(scaled(theta), summary, 1, RAW)
     inverse = np.linalg.inv(covariance)
@@ -84,16 +90,19 @@ def test_divisor_makes_the_inverse_unbiased(rng):
 
 
 def test_smooth_covariance_is_unbiased(rng):
-    """Few realisations, a mean that takes many degrees of freedom: the variance is right on average."""
+    """Few realisations, a mean that takes many degrees of freedom: the variance is right on
+    average."""
     theta, found = design(24), {}
     u = scaled(theta)
     truth = np.diag([4.0, 0.25])
     for order in (RAW, 3):
-        drawn = (draw(np.zeros((24, 2)), np.broadcast_to(truth, (24, 2, 2)), 4, rng) for _ in range(300))
+        drawn = (draw(np.zeros((24, 2)), np.broadcast_to(truth, (24, 2, 2)), 4, rng)
+                 for _ in range(300))
         total = [statistics._fit(u, summary, order, 0)[1][0] for summary in drawn]
         found[order] = np.mean(total, 0)
         error = 5 * np.std(total, 0) / np.sqrt(300)
-        assert (np.abs(found[order] - truth) < error + 0.01 * np.outer([2, 0.5], [2, 0.5])).all(), found
+        error += 0.01 * np.outer([2, 0.5], [2, 0.5])
+        assert (np.abs(found[order] - truth) < error).all(), found
 
 
 # ---------------------------------------------------------------- smooth
@@ -121,7 +130,8 @@ def test_known_varying_covariance_is_recovered(rng):
     def rho(c):
         return c[:, 0, 1] / np.sqrt(c[:, 0, 0] * c[:, 1, 1])
     assert np.sqrt(np.mean((rho(found) - rho(covariance))**2)) < 0.04      # raw: about 0.13
-    assert np.std(np.sqrt(covariance[:, 0, 0])) > 0.3 * np.mean(np.sqrt(covariance[:, 0, 0]))   # it does vary
+    # it does vary
+    assert np.std(np.sqrt(covariance[:, 0, 0])) > 0.3 * np.mean(np.sqrt(covariance[:, 0, 0]))
 
 
 @pytest.mark.parametrize("d, n", [(2, 3), (2, 6), (2, 51), (5, 3), (10, 6), (5, 16), (1, 5)])
@@ -139,7 +149,8 @@ def test_always_positive_definite(d, n, rng):
 def test_never_worse_than_raw_on_new_maps(d, n, case, rng):
     """Held-out log-likelihood: the gain where the truth is smooth, no loss where it is not."""
     mean, covariance = network_like() if d == 2 else spectrum_like()
-    if case == "rough":                                     # each cosmology its own mean and scatter
+    # each cosmology its own mean and scatter
+    if case == "rough":
         mean = rng.normal(0, 1, mean.shape)
         covariance = covariance * np.exp(rng.normal(0, 1, (101, 1, 1)))
     summary, new = draw(mean, covariance, n, rng), draw(mean, covariance, 60, rng)
@@ -149,7 +160,8 @@ def test_never_worse_than_raw_on_new_maps(d, n, case, rng):
     assert ours >= raw - 1e-9 and chosen["gain"] >= 0
     if case == "rough":
         assert chosen["mean"] == RAW
-        assert chosen["covariance"] == RAW or n < 10 * d    # few maps: a common scatter may predict better
+        # few maps: a common scatter may predict better
+        assert chosen["covariance"] == RAW or n < 10 * d
     else:
         assert chosen["mean"] > RAW and chosen["covariance"] > RAW
         parameters = d * statistics._terms(chosen["mean"]) + d * (d - 1) / 2 * 3 + d * 6
@@ -159,7 +171,8 @@ def test_never_worse_than_raw_on_new_maps(d, n, case, rng):
 
 
 def test_raw_is_chosen_for_many_realisations_of_a_rough_design(rng):
-    mean, covariance = rng.normal(0, 1, (101, 2)), network_like()[1] * np.exp(rng.normal(0, 1, (101, 1, 1)))
+    mean = rng.normal(0, 1, (101, 2))
+    covariance = network_like()[1] * np.exp(rng.normal(0, 1, (101, 1, 1)))
     summary = draw(mean, covariance, 256, rng)
     found_mean, found, count, chosen = smoothed(THETA, summary)
     assert (chosen["mean"], chosen["covariance"], chosen["gain"]) == (RAW, RAW, 0.0)
@@ -173,7 +186,8 @@ def test_modes(rng):
     none = smoothed(THETA, summary, "none")
     assert np.array_equal(none[1], per_cosmology(summary)[1])
     assert none[3] == {"mean": RAW, "covariance": RAW, "gain": 0.0}
-    always = smoothed(THETA, draw(rng.normal(0, 1, (101, 2)), network_like()[1], 100, rng), "always")[3]
+    always = smoothed(THETA, draw(rng.normal(0, 1, (101, 2)), network_like()[1], 100, rng),
+                      "always")[3]
     assert always["mean"] > RAW and always["covariance"] > RAW
     with pytest.raises(InputError) as error:
         smoothed(THETA, summary, "a little")
@@ -182,7 +196,8 @@ def test_modes(rng):
 
 @pytest.mark.parametrize("d, n", [(2, 6), (4, 12)])
 def test_units_do_not_matter(d, n, rng):
-    """Rescaled and shifted summaries give rescaled and shifted answers, rescaled parameters the same."""
+    """Rescaled and shifted summaries give rescaled and shifted answers, rescaled parameters the
+    same."""
     mean, covariance = network_like() if d == 2 else spectrum_like(d)
     summary = draw(mean, covariance, n, rng)
     scale, shift = 10.0**rng.uniform(-4, 4, d), rng.normal(0, 1, d)
@@ -194,7 +209,8 @@ def test_units_do_not_matter(d, n, rng):
     unit = np.sqrt(np.einsum("cii->ci", first[1]))
     assert np.abs((second[0] / scale - shift - first[0]) / unit).max() < 1e-6
     assert np.abs(second[1] / np.outer(scale, scale) / first[1] - 1).max() < 1e-4
-    assert np.abs((third[0] - first[0]) / unit).max() < 1e-9 and np.allclose(third[1], first[1], rtol=1e-8)
+    assert np.abs((third[0] - first[0]) / unit).max() < 1e-9
+    assert np.allclose(third[1], first[1], rtol=1e-8)
 
 
 def test_order_of_cosmologies_does_not_matter(rng):
@@ -209,7 +225,8 @@ def test_order_of_cosmologies_does_not_matter(rng):
 def test_the_same_seed_gives_the_same_bits(rng):
     summary = draw(*network_like(), 7, rng)
     first, second = smoothed(THETA, summary, seed=4), smoothed(THETA, summary.copy(), seed=4)
-    assert all(np.array_equal(a, b) for a, b in zip(first[:3], second[:3])) and first[3] == second[3]
+    assert all(np.array_equal(a, b) for a, b in zip(first[:3], second[:3]))
+    assert first[3] == second[3]
 
 
 @pytest.mark.parametrize("n_cosmology", [3, 4, 5, 6, 12])
@@ -232,7 +249,8 @@ def test_small_designs_answer_or_refuse(n_cosmology, n, d, smooth, rng):
 
 
 @pytest.mark.parametrize("theta", [np.column_stack([np.linspace(0.1, 0.5, 12), np.full(12, 0.8)]),
-                                   np.column_stack([np.linspace(0.1, 0.5, 12)] * 2), np.full((12, 2), 0.3)])
+                                   np.column_stack([np.linspace(0.1, 0.5, 12)] * 2),
+                                   np.full((12, 2), 0.3)])
 def test_degenerate_designs_do_not_crash(theta, rng):
     """Refusing them is the emulator's part."""
     mean, covariance, _, _ = smoothed(theta, rng.standard_normal((12, 8, 2)))
@@ -259,7 +277,8 @@ def test_summaries_without_a_covariance(case, smooth, rng):
 # ---------------------------------------------------------------- what it is for
 @pytest.mark.parametrize("n", [6, 51])
 def test_coverage_of_new_maps(n):
-    """chi2 of new maps is below its 68 % point for 68 % of them: the error bars downstream stand on it."""
+    """chi2 of new maps is below its 68 % point for 68 % of them: the error bars downstream stand on
+    it."""
     inside, rng = [], np.random.default_rng(n)
     mean, covariance = network_like()
     for _ in range(5):

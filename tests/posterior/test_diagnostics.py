@@ -1,4 +1,5 @@
-"""R-hat and bulk ESS against ArviZ's figures, an independent SciPy route, and series of known truth."""
+"""R-hat and bulk ESS against ArviZ's figures, an independent SciPy route, and series of known
+truth."""
 import numpy as np
 import pytest
 import synthetic
@@ -39,7 +40,8 @@ def independent(x):
 
     z = scores(halves)
     centred = np.concatenate([z - z.mean(axis=1, keepdims=True), np.zeros_like(z)], axis=1)
-    covariance = np.fft.irfft(np.abs(np.fft.rfft(centred, axis=1))**2, axis=1)[:, :half].mean(axis=0) / half
+    covariance = np.fft.irfft(np.abs(np.fft.rfft(centred, axis=1))**2,
+                              axis=1)[:, :half].mean(axis=0) / half
     within = covariance[0] * half / (half - 1)
     plus = covariance[0] + z.mean(axis=1).var(ddof=1)
     rho = 1.0 - (within - covariance) / plus
@@ -63,11 +65,13 @@ ARVIZ = [            # az.rhat and az.ess(method="bulk") of ArviZ 0.23.4
 def test_equal_to_arviz(arguments, rhat, ess):
     found = ours(series(*arguments))
     assert np.isclose(found[1], ess, rtol=1e-9)
-    if rhat is not None:                              # ArviZ gives none for a single chain; ours compares halves
+    # ArviZ gives none for a single chain; ours compares halves
+    if rhat is not None:
         assert np.isclose(found[0], rhat, rtol=1e-10)
 
 
-@pytest.mark.parametrize("chains, draws, rho, ties", [(1, 1000, 0.6, 0.0), (4, 300, 0.9, 0.3), (3, 77, 0.2, 0.9),
+@pytest.mark.parametrize("chains, draws, rho, ties",
+                         [(1, 1000, 0.6, 0.0), (4, 300, 0.9, 0.3), (3, 77, 0.2, 0.9),
                                                       (2, 2000, 0.97, 0.0)])
 def test_equal_to_an_independent_route(chains, draws, rho, ties):
     for seed in range(4):
@@ -79,10 +83,12 @@ def test_equal_to_an_independent_route(chains, draws, rho, ties):
 
 
 def test_ranks_do_not_depend_on_the_scale():
-    """Any monotone map leaves ranks as they are; an outlier that fills one bucket of the sort changes nothing."""
+    """Any monotone map leaves ranks as they are; an outlier that fills one bucket of the sort
+    changes nothing."""
     x = series(3, 200, 0.7, 1)
     found = ours(x)
-    bent = ours(np.exp(9.0 * x))                      # nearly all values in the first of 600 equal buckets
+    # nearly all values in the first of 600 equal buckets
+    bent = ours(np.exp(9.0 * x))
     assert np.isclose(bent[1], found[1], rtol=1e-12)
 
 
@@ -114,7 +120,8 @@ def test_known_autocorrelation(rho, chains):
 
 
 def test_faults_show():
-    """R-hat sees a chain elsewhere, a drift in one chain, and a chain of another width (by the folded ranks)."""
+    """R-hat sees a chain elsewhere, a drift in one chain, and a chain of another width (by the
+    folded ranks)."""
     x = series(4, 1000, 0.3, 2)
     assert ours(x)[0] < 1.01
     drift, wide = x.copy(), x.copy()
@@ -135,10 +142,12 @@ def test_chains_without_a_spread():
 
 @pytest.mark.parametrize("chains, thin", [(1, None), (4, None), (3, 1), (20, 5)])
 def test_of_the_kept_draws(chains, thin):
-    """What the sampler reports of a map is what its kept draws give, however many chains walk in step."""
+    """What the sampler reports of a map is what its kept draws give, however many chains walk in
+    step."""
     emulator = synthetic.emulator(60)
     summary = synthetic.draw(emulator, 20)[1]
-    found = synthetic.chains(emulator, summary, nstep=1200, sigma=0.06, chains=chains, thin=thin, draws=20)
+    found = synthetic.chains(emulator, summary, nstep=1200, sigma=0.06, chains=chains, thin=thin,
+                             draws=20)
     for m in range(20):
         for k in range(2):
             expected = ours(found.draws[m, :, :, k])

@@ -36,7 +36,8 @@ def test_equals_linear_nd_interpolator(d, rng):
 
 
 def test_exact_at_the_design():
-    """At a cosmology of the design, the corners of the hull too, the emulator gives what it was given."""
+    """At a cosmology of the design, the corners of the hull too, the emulator gives what it was
+    given."""
     emulator = synthetic.emulator(101)
     mean, covariance, inside = emulator.interpolate(emulator.theta)
     assert inside.all()
@@ -69,7 +70,8 @@ def test_order_of_the_design_does_not_matter(rng):
     one = build(theta, mean, covariance)
     other = build(theta[order], mean[order], covariance[order])
     inside = one.contains(points)
-    assert np.allclose(one.interpolate(points)[0][inside], other.interpolate(points)[0][inside], atol=1e-12)
+    assert np.allclose(one.interpolate(points)[0][inside], other.interpolate(points)[0][inside],
+                       atol=1e-12)
     assert np.allclose(one.log_prior(points)[inside], other.log_prior(points)[inside], atol=1e-9)
 
 
@@ -98,10 +100,12 @@ def test_refusals():
     bad = covariance.copy()
     bad[5, 0, 1] *= -1.0
     one_line(refused(covariance=bad), "cosmology 5", "symmetric")
-    few = np.random.default_rng(0).normal(size=(30, 3, 2))            # 3 realisations of 5 summaries
+    # 3 realisations of 5 summaries
+    few = np.random.default_rng(0).normal(size=(30, 3, 2))
     few = np.repeat(few, 3, axis=2)[:, :, :5]
     singular = np.einsum("nra,nrb->nab", few, few)
-    one_line(refused(mean=np.zeros((30, 5)), covariance=singular), "positive definite", "realisations")
+    one_line(refused(mean=np.zeros((30, 5)), covariance=singular), "positive definite",
+             "realisations")
     one_line(refused(mean=mean[:29]), "(29, 2)")
     one_line(refused(covariance=covariance[:, :1]), "shape")
     one_line(refused(prior="other"), "flat", "design", "other")
@@ -120,7 +124,8 @@ def design_density(theta):
 
 @pytest.mark.parametrize("d", [2, 5])
 def test_the_design_prior_goes_on_beyond_the_hull(d):
-    """By half a design's sd all around: inside nothing changes, outside means go on with their slope."""
+    """By half a design's sd all around: inside nothing changes, outside means go on with their
+    slope."""
     theta = synthetic.design(101)
     slope = np.random.default_rng(1).normal(size=(2, d))
     covariance = synthetic.statistics(theta, d)[1]
@@ -136,7 +141,8 @@ def test_the_design_prior_goes_on_beyond_the_hull(d):
     for a, b in zip(flat.interpolate(points)[:2], wide.interpolate(points)[:2]):
         assert np.allclose(a, b, rtol=0, atol=1e-12)
     outside = wide.theta[101:]
-    assert np.allclose(wide.interpolate(outside - 1e-9 * (outside - centre))[0], outside @ slope, atol=1e-6)
+    assert np.allclose(wide.interpolate(outside - 1e-9 * (outside - centre))[0], outside @ slope,
+                       atol=1e-6)
     assert (wide.vertex_log_prior[101:] < wide.vertex_log_prior[:101].max() - 1.0).all()
 
 
@@ -170,12 +176,14 @@ def test_flat_prior_is_flat():
 
 
 def test_triangle_integral_of_an_exponential():
-    """Normalised against the closed form: twice the area times the second divided difference of exp."""
+    """Normalised against the closed form: twice the area times the second divided difference of
+    exp."""
     theta = np.array([[0.0, 0.0], [2.0, 0.3], [0.4, 1.0]])
     corners = np.array([[0, 1, 2]])
     a, b, c = 0.3, -1.1, 2.0
     exact = 2.0 * 0.5 * (2.0 * 1.0 - 0.3 * 0.4) * (
-        np.exp(a) / ((a - b) * (a - c)) + np.exp(b) / ((b - a) * (b - c)) + np.exp(c) / ((c - a) * (c - b)))
+        np.exp(a) / ((a - b) * (a - c)) + np.exp(b) / ((b - a) * (b - c)) + np.exp(c)
+        / ((c - a) * (c - b)))
     shifted = emulators.log_prior(np.array([a, b, c]), theta, corners)
     assert np.allclose(np.array([a, b, c]) - shifted, np.log(exact), atol=1e-12)
 
@@ -203,8 +211,9 @@ def test_design_prior_generalises():
 
 
 def test_design_prior_by_plain_sums():
-    """Its two ingredients by SciPy on a fine grid: narrower kernels where points are dense (Abramson), the
-    integral of what is linear in ln density between the points. The first matters."""
+    """Its two ingredients by SciPy on a fine grid: narrower kernels where points are dense
+    (Abramson), the integral of what is linear in ln density between the points. The first
+    matters."""
     theta = synthetic.design(40)
     low, high, n = theta.min(axis=0), theta.max(axis=0), 400
     axes = [low[k] + (high[k] - low[k]) * (np.arange(n) + 0.5) / n for k in range(2)]
@@ -228,7 +237,8 @@ def test_design_prior_by_plain_sums():
 
 
 def test_real_design(real):
-    """On the challenge's design the prior is highest near (0.3, 0.8) and beats a flat one left out."""
+    """On the challenge's design the prior is highest near (0.3, 0.8) and beats a flat one left
+    out."""
     theta = np.load(real / "label.npy")[:, 0, :2]
     emulator = build(theta, *synthetic.statistics(theta))
     top = theta[np.argmax(emulator.vertex_log_prior)]
@@ -254,7 +264,8 @@ def test_prior_files(tmp_path):
     def own(x):
         return -((x[..., 0] - 0.3) / 0.1) ** 2 - ((x[..., 1] - 0.8) / 0.08) ** 2
 
-    side = np.stack(np.meshgrid(np.linspace(0.05, 0.8, 60), np.linspace(0.6, 1.05, 45)), axis=-1).reshape(-1, 2)
+    side = np.stack(np.meshgrid(np.linspace(0.05, 0.8, 60), np.linspace(0.6, 1.05, 45)),
+                    axis=-1).reshape(-1, 2)
     table = np.column_stack([side, 7.0 * np.exp(own(side))])
     table = table[np.random.default_rng(0).permutation(len(table))]
     np.save(tmp_path / "table.npy", table)
@@ -266,12 +277,14 @@ def test_prior_files(tmp_path):
     sharp = table.copy()
     sharp[:, 2] = np.exp(-0.5 * ((sharp[:, 0] - 0.3) / 0.004) ** 2) + 1e-30
     np.save(tmp_path / "sharp.npy", sharp)
-    assert emulators.read_prior(tmp_path / "sharp.npy", theta)[1] > 1.0          # finer than the design: said
+    # finer than the design: said
+    assert emulators.read_prior(tmp_path / "sharp.npy", theta)[1] > 1.0
 
 
 @pytest.mark.parametrize("kind", [np.float32, lambda table: np.round(table, 6)])
 def test_a_prior_on_the_rounded_design(tmp_path, kind):
-    """Points that are the design's but for rounding give each cosmology its own density, on the hull too."""
+    """Points that are the design's but for rounding give each cosmology its own density, on the
+    hull too."""
     theta = synthetic.design(60)
     density = np.random.default_rng(3).uniform(0.5, 2.0, 60)
     density[7] = 0.0                                     # a statement: excluded
@@ -290,7 +303,8 @@ def test_a_point_of_a_prior_given_twice(tmp_path):
     theta = synthetic.design(30)
     np.save(tmp_path / "once.npy", square)
     np.save(tmp_path / "same.npy", square[[0, 1, 2, 1, 3, 4]])
-    assert np.array_equal(*(emulators.read_prior(tmp_path / n, theta)[0] for n in ("once.npy", "same.npy")))
+    assert np.array_equal(*(emulators.read_prior(tmp_path / n, theta)[0]
+                            for n in ("once.npy", "same.npy")))
     twice = np.concatenate([square, square[1:2] * [1, 1, 0.5]])
     for table in (twice, twice[::-1]):
         np.save(tmp_path / "twice.npy", table)
@@ -304,9 +318,11 @@ def test_prior_file_refusals(tmp_path):
     theta = synthetic.design(30)
     square = np.array([[0, 0.5, 1], [1, 0.5, 1], [0, 1.1, 1], [1, 1.1, 1.0]])
     wrong = {"short.npy": np.zeros(7), "nan.npy": np.where(np.arange(30) == 4, np.nan, 0.0),
-             "columns.npy": square[:, :2], "zero.npy": square * [1, 1, 0], "line.npy": np.repeat(square[:1], 9, axis=0),
+             "columns.npy": square[:, :2], "zero.npy": square * [1, 1, 0],
+             "line.npy": np.repeat(square[:1], 9, axis=0),
              "cover.npy": square * [0.3, 1, 1], "pickle.npy": np.array([{}, None], dtype=object),
-             "bool.npy": np.ones(30, bool), "number.npy": np.float64(3.0), "cube.npy": np.zeros((3, 3, 3)),
+             "bool.npy": np.ones(30, bool), "number.npy": np.float64(3.0),
+             "cube.npy": np.zeros((3, 3, 3)),
              "huge.npy": np.resize([1e308, -1e308], 30)}
     for name, value in wrong.items():
         np.save(tmp_path / name, value, allow_pickle=True)

@@ -1,4 +1,5 @@
-"""Predictions of others: what is read, what is refused, and that known ones score as they should."""
+"""Predictions of others: what is read, what is refused, and that known ones score as they
+should."""
 import h5py
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_read(form, tmp_path):
     file = foreign.read_foreign(path, 1)
     group, theta = file.groups["predictions"], file.groups["constant_data"]["design"]
     assert np.array_equal(group["summaries"], summaries)
-    assert np.array_equal(group["split"] == TEST, np.isnan(truth[:, 0])) and (group["split"] == TEST).sum() == 2
+    assert np.array_equal(group["split"] == TEST, np.isnan(truth[:, 0]))
+    assert (group["split"] == TEST).sum() == 2
     known = group["cosmology"] >= 0
     assert np.array_equal(theta[group["cosmology"][known]], truth[known])
     counts = np.bincount(group["cosmology"][group["split"] == EMULATOR])
@@ -58,10 +60,12 @@ def test_read(form, tmp_path):
 
 
 def test_a_run_on_them(tmp_path, script):
-    """One command, which scores what it did not see; its posteriors are those of their likelihood."""
+    """One command, which scores what it did not see; its posteriors are those of their
+    likelihood."""
     summaries, truth = predictions(d=2)
     path = written(tmp_path, "npz", summaries, truth)
-    run = script("run_mcmc.py", "--predictions", path, "--sampler", "exact", "--no-figures", "--threads", "1",
+    run = script("run_mcmc.py", "--predictions", path, "--sampler", "exact", "--no-figures",
+                 "--threads", "1",
                  cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     result = report.score_posterior(tmp_path / "data" / "runs" / "theirs_given" / "posterior.h5")
@@ -75,8 +79,10 @@ def test_a_run_on_them(tmp_path, script):
 def test_refusals(tmp_path):
     summaries, truth = predictions()
     good = {"estimate": summaries, "truth": truth}
-    wrong = {"names": ({"a": summaries, "truth": truth}, "predictions"), "lengths": (good | {"truth": truth[:9]}, "shape"),
-             "nan": (good | {"estimate": np.where(truth[:, :1] > 0.3, np.nan, summaries)}, "finite"),
+    wrong = {"names": ({"a": summaries, "truth": truth}, "predictions"),
+             "lengths": (good | {"truth": truth[:9]}, "shape"),
+             "nan": (good | {"estimate": np.where(truth[:, :1] > 0.3, np.nan, summaries)},
+                     "finite"),
              "one": (good | {"truth": np.full_like(truth, 0.3)}, "3 cosmologies"),
              "each": (good | {"truth": truth + np.arange(len(truth))[:, None] * 1e-9}, "3 maps"),
              "words": (good | {"estimate": summaries.astype(str)}, "dtype"),
@@ -91,7 +97,8 @@ def test_refusals(tmp_path):
     (tmp_path / "head.csv").write_text("x,y\n1,2\n")
     (tmp_path / "words.csv").write_text("Omega_m,S_8,x\n0.3,0.8,much\n")
     np.savez(tmp_path / "pickle.npz", estimate=np.array([{}], object), truth=truth)
-    for name in ("text.npz", "empty.csv", "head.csv", "words.csv", "pickle.npz", "missing.npz", "missing.csv"):
+    for name in ("text.npz", "empty.csv", "head.csv", "words.csv", "pickle.npz", "missing.npz",
+                 "missing.csv"):
         with pytest.raises(InputError) as error:
             foreign.read_foreign(tmp_path / name, 1)
         one_line(error, name)
@@ -100,7 +107,8 @@ def test_refusals(tmp_path):
 
 def test_published_predictions_of_real_maps(real, script, tmp_path):
     """A network's on ray-traced N-body maps: 15.97 by an exact posterior of other code (facts)."""
-    run = script("run_mcmc.py", "--predictions", real / COLUMBIA, "--no-figures", "--threads", "2", cwd=tmp_path)
+    run = script("run_mcmc.py", "--predictions", real / COLUMBIA, "--no-figures", "--threads", "2",
+                 cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     out = tmp_path / "data" / "runs"
     result = report.score_posterior(next(out.iterdir()) / "posterior.h5", bootstrap=100)
@@ -109,4 +117,5 @@ def test_published_predictions_of_real_maps(real, script, tmp_path):
     for value in part["coverage_68"]:
         assert 0.655 < value < 0.695
     assert min(part["pit_p_value"]) > 0.01 and result["diagnostics"]["flagged"] < 42
-    assert foreign.read_foreign(real / COLUMBIA, 1).groups["predictions"]["split"].tolist().count(HOLDOUT) == 4183
+    split = foreign.read_foreign(real / COLUMBIA, 1).groups["predictions"]["split"]
+    assert (split == HOLDOUT).sum() == 4183

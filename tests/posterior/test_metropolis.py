@@ -1,4 +1,5 @@
-"""Chains against independent routes, reproducibility, adapted proposals, diagnostics and refusals."""
+"""Chains against independent routes, reproducibility, adapted proposals, diagnostics and
+refusals."""
 import dataclasses
 import hashlib
 import tracemalloc
@@ -57,7 +58,8 @@ def test_equals_a_plain_loop(d):
     chains = synthetic.chains(emulator, summary, nstep=nstep, sigma=sigma, burn_in=0.0, chains=2,
                                 seed=seed, map_index=[7, 5], draws=2, thin=1)
     values = LinearNDInterpolator(emulator.theta, np.concatenate(
-        [emulator.mean, emulator.covariance.reshape(-1, d * d), emulator.vertex_log_prior[:, None]], axis=1))
+        [emulator.mean, emulator.covariance.reshape(-1, d * d), emulator.vertex_log_prior[:, None]],
+        axis=1))
 
     def log_posterior(theta, e):
         v = values(theta)[0]
@@ -81,13 +83,16 @@ def test_equals_a_plain_loop(d):
                 if new_lp > lp - threshold:
                     theta, lp, moves = new, new_lp, moves + 1
                 assert np.allclose(chains.draws[m, c, step], theta, rtol=0, atol=1e-12)
-                assert np.isclose(chains.lp[m, c, step] - 0.5 * d * np.log(2 * np.pi), lp, atol=1e-9)
+                assert np.isclose(chains.lp[m, c, step] - 0.5 * d * np.log(2 * np.pi), lp,
+                                  atol=1e-9)
             assert moves > 20
 
 
 def test_moments_are_those_of_the_draws(emulator, maps):
-    """Sums in the kernel equal NumPy's moments of every kept step; histogram quantiles the sorted ones."""
-    chains = synthetic.chains(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5,
+    """Sums in the kernel equal NumPy's moments of every kept step; histogram quantiles the sorted
+    ones."""
+    chains = synthetic.chains(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1,
+                              draws=5,
                                 thin=1)
     x = chains.draws.reshape(5, -1, 2)
     assert x.shape[1] == 3 * 16000
@@ -102,20 +107,24 @@ def test_moments_are_those_of_the_draws(emulator, maps):
     for i in range(5):
         error = (synthetic.quantiles(chains, i) - exact[:, i].T) / chains.sd[i][:, None]
         assert np.abs(error).max() < 0.015           # bins are 0.02 sd wide
-    some = synthetic.chains(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1, draws=5, thin=7)
-    assert np.array_equal(some.draws, chains.draws[:, :, 6::7]) and np.array_equal(some.lp, chains.lp[:, :, 6::7])
+    some = synthetic.chains(emulator, maps[1][:5], nstep=20000, sigma=0.06, chains=3, seed=1,
+                            draws=5, thin=7)
+    assert np.array_equal(some.draws, chains.draws[:, :, 6::7])
+    assert np.array_equal(some.lp, chains.lp[:, :, 6::7])
     lp = emulator.log_posterior(chains.draws[2, 1, :50], maps[1][2:3])[0] + np.log(2 * np.pi)
     assert np.allclose(chains.lp[2, 1, :50], lp, atol=1e-9)
 
 
 def test_agrees_with_quadrature(emulator, maps, truth):
-    """Means within 0.15 posterior sd for 97 % of the maps at 10,000 steps; errors fall as 1/sqrt(nstep)."""
+    """Means within 0.15 posterior sd for 97 % of the maps at 10,000 steps; errors fall as
+    1/sqrt(nstep)."""
     summary = maps[1]
     rms = {}
     for nstep, n in ((1000, 300), (10000, 300), (100000, 100)):
         chains = synthetic.chains(emulator, summary[:n], nstep=nstep, sigma=0.06, seed=2)
         z = (chains.mean - truth.mean[:n]) / truth.sd[:n]
-        rms[nstep] = np.sqrt(np.median(z**2) / 0.455)            # robust: the median of chi2 is 0.455
+        # robust: the median of chi2 is 0.455
+        rms[nstep] = np.sqrt(np.median(z**2) / 0.455)
         if nstep == 10000:
             assert (np.abs(z) < 0.15).all(axis=1).mean() >= 0.97
             assert np.abs(np.log(chains.sd / truth.sd)).mean() < 0.1
@@ -128,8 +137,8 @@ def test_agrees_with_quadrature(emulator, maps, truth):
 
 
 def test_chain_at_the_edge_and_outside():
-    """Where the summary lies outside of what the emulator can predict, the chain stays in the hull and
-    still agrees with the quadrature."""
+    """Where the summary lies outside of what the emulator can predict, the chain stays in the hull
+    and still agrees with the quadrature."""
     emulator = synthetic.emulator(60)
     summary = synthetic.places(emulator)
     truth = exact(emulator, summary)
@@ -137,7 +146,8 @@ def test_chain_at_the_edge_and_outside():
     assert emulator.contains(chains.draws.reshape(-1, 2)).all()
     assert (np.abs(chains.mean - truth.mean) / truth.sd < 0.15).all()
     assert (np.abs(chains.sd / truth.sd - 1.0) < 0.15).all()
-    far = summary[:1] + [[0.1, -0.05], [0.3, -0.15], [0.8, -0.4]]      # up to some thirty sigma outside
+    # up to some thirty sigma outside
+    far = summary[:1] + [[0.1, -0.05], [0.3, -0.15], [0.8, -0.4]]
     truth = exact(emulator, far)
     chains = synthetic.chains(emulator, far, nstep=200000, sigma=0.008, seed=1)
     assert (0.0 < truth.sd).all() and (truth.sd[2] < 0.01).all()
@@ -148,7 +158,8 @@ def test_chain_at_the_edge_and_outside():
 
 
 def test_known_posterior():
-    """Identity mean, constant covariance, flat prior, hull far away: N(summary, C), by both samplers."""
+    """Identity mean, constant covariance, flat prior, hull far away: N(summary, C), by both
+    samplers."""
     rng = np.random.default_rng(1)
     corners = 3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     theta = np.concatenate([rng.uniform(-1, 1, (40, 2)), corners])
@@ -162,21 +173,24 @@ def test_known_posterior():
     assert np.allclose(truth.correlation, 0.018 / sd.prod(), atol=1e-5)
     z = stats.norm.ppf([0.025, 0.16, 0.5, 0.84, 0.975])
     for i in range(40):
-        assert np.allclose(synthetic.quantiles(truth, i), summary[i][:, None] + sd[:, None] * z, atol=0.01 * sd.max())
+        assert np.allclose(synthetic.quantiles(truth, i), summary[i][:, None] + sd[:, None] * z,
+                           atol=0.01 * sd.max())
     pull = (chains.mean - summary) / sd * np.sqrt(40000 / chains.tau)
-    assert 0.75 < np.sqrt((pull**2).mean()) < 1.3                 # tau predicts the error of the mean
+    # tau predicts the error of the mean
+    assert 0.75 < np.sqrt((pull**2).mean()) < 1.3
     assert np.abs(chains.sd / sd - 1.0).mean() < 0.03
 
 
 def test_calibration():
-    """Truths from the prior and summaries from the emulator: quantile intervals cover as they say and
-    ranks are uniform; with error bars multiplied by 0.7 they do not."""
+    """Truths from the prior and summaries from the emulator: quantile intervals cover as they say
+    and ranks are uniform; with error bars multiplied by 0.7 they do not."""
     emulator = synthetic.emulator(80)
     theta, summary = synthetic.draw(emulator, 3000, seed=8)
     truth = exact(emulator, summary)
     for low, high, level in (("q16", "q84", 0.68), ("q2_5", "q97_5", 0.95)):
         inside = (theta > getattr(truth, low)) & (theta < getattr(truth, high))
-        assert (np.abs(inside.mean(axis=0) - level) < 4.0 * np.sqrt(level * (1 - level) / 3000)).all()
+        assert (np.abs(inside.mean(axis=0) - level) < 4.0
+                * np.sqrt(level * (1 - level) / 3000)).all()
     chains = synthetic.chains(emulator, summary[:1200], nstep=8000, sigma=0.06, draws=1200, thin=64)
     for scale in (1.0, 0.7):
         draws = chains.mean[:, None, None] + scale * (chains.draws - chains.mean[:, None, None])
@@ -199,8 +213,8 @@ def test_same_for_any_block(emulator, maps, small, monkeypatch):
 
 
 def test_same_for_shards(emulator, maps, small):
-    """Shards with the global map indices, put together, equal the whole; permuted maps give permuted
-    answers; without the indices another chain is drawn."""
+    """Shards with the global map indices, put together, equal the whole; permuted maps give
+    permuted answers; without the indices another chain is drawn."""
     options, whole = small
     for part in (np.arange(0, 60, 3), np.random.default_rng(0).permutation(60)):
         piece = synthetic.chains(emulator, maps[1][part], map_index=part, **options)
@@ -215,7 +229,8 @@ def test_same_for_shards(emulator, maps, small):
 def test_chains_do_not_depend_on_how_many(emulator, maps):
     """The first chain is the same alone, among 3, and among 20 (more than walk in step)."""
     options = dict(nstep=200, sigma=0.05, seed=1, draws=5, thin=1)
-    one, three, twenty = (synthetic.chains(emulator, maps[1][:5], chains=c, **options) for c in (1, 3, 20))
+    one, three, twenty = (synthetic.chains(emulator, maps[1][:5], chains=c, **options)
+                          for c in (1, 3, 20))
     assert np.array_equal(one.draws[:, 0], three.draws[:, 0])
     assert np.array_equal(three.draws, twenty.draws[:, :3])
     assert len(np.unique(twenty.draws[0, :, -1, 0])) == 20
@@ -251,9 +266,10 @@ emulators.GRID, quadrature.LINES = 24, 12
 for d in (2, 3):
     emulator = synthetic.emulator(14, d)
     summary = synthetic.draw(emulator, 3)[1]
-    chains = synthetic.chains(emulator, summary, nstep=200, sigma=0.3, burn_in=0.65, chains=2, draws=3, thin=2,
-                              adapt=True)
-    print(test_metropolis.digest(chains), test_metropolis.digest(quadrature.exact(emulator, summary, order=3)))
+    chains = synthetic.chains(emulator, summary, nstep=200, sigma=0.3, burn_in=0.65, chains=2,
+                              draws=3, thin=2, adapt=True)
+    exact = quadrature.exact(emulator, summary, order=3)
+    print(test_metropolis.digest(chains), test_metropolis.digest(exact))
 """
 
 
@@ -270,7 +286,8 @@ def test_no_result_depends_on_the_look_up_grid(emulator, maps, monkeypatch):
     monkeypatch.setattr("wl.posterior.emulator.GRID", 9)
     coarse = synthetic.emulator(80)
     assert coarse.triangulation.grid.shape == (12, 12)
-    assert np.array_equal(before.mean, synthetic.chains(coarse, maps[1][:20], nstep=500, sigma=0.06).mean)
+    assert np.array_equal(before.mean,
+                          synthetic.chains(coarse, maps[1][:20], nstep=500, sigma=0.06).mean)
 
 
 def test_memory_does_not_grow_with_steps(emulator, maps):
@@ -295,7 +312,8 @@ def autoregressive(rho, n, chains, steps, rng):
 def batch_sums(x, begin, batches=32):
     n, chains, steps, _ = x.shape
     y = (x - begin[:, :, None]).reshape(n, chains, batches, -1, 2)
-    return np.concatenate([y.sum(axis=3), (y**2).sum(axis=3), (y[..., :1] * y[..., 1:]).sum(axis=3)],
+    return np.concatenate([y.sum(axis=3), (y**2).sum(axis=3),
+                           (y[..., :1] * y[..., 1:]).sum(axis=3)],
                           axis=3), np.full(batches, steps // batches)
 
 
@@ -311,15 +329,17 @@ def test_autocorrelation_time(rho, chains, rng):
 def test_stuck_and_short_chains_show(emulator, maps):
     """A chain that never moves and one too short for batches have ESS 0 and R-hat inf."""
     stuck = synthetic.chains(emulator, maps[1][:3], nstep=1000, sigma=1e3)
-    assert (stuck.acceptance == 0.0).all() and (stuck.sd == 0.0).all() and np.isfinite(stuck.mean).all()
+    assert (stuck.acceptance == 0.0).all() and (stuck.sd == 0.0).all()
+    assert np.isfinite(stuck.mean).all()
     short = synthetic.chains(emulator, maps[1][:3], nstep=1, sigma=0.05)
     for chains in (stuck, short):
-        assert (chains.ess == 0.0).all() and np.isinf(chains.rhat).all() and np.isinf(chains.tau).all()
+        assert (chains.ess == 0.0).all() and np.isinf(chains.rhat).all()
+        assert np.isinf(chains.tau).all()
 
 
 def test_starts(emulator, maps):
-    """The first chain begins at the design's point of highest posterior, all begin inside, further ones
-    apart, by the global index of the map alone."""
+    """The first chain begins at the design's point of highest posterior, all begin inside, further
+    ones apart, by the global index of the map alone."""
     summary = maps[1][:40]
     best, _, _ = survey(emulator, summary)
     assert np.array_equal(best, np.argmax(emulator.log_posterior(emulator.theta, summary), axis=1))
@@ -329,7 +349,8 @@ def test_starts(emulator, maps):
     assert (begin[:, 1:] - begin[:, :1]).std(axis=(0, 1)).min() > 0.02
     some = metropolis._starts(emulator, best[[7, 3]], 4, 0, np.array([7, 3]))
     assert np.array_equal(some, begin[[7, 3]])
-    assert not np.array_equal(metropolis._starts(emulator, best, 4, 1, np.arange(40))[:, 1:], begin[:, 1:])
+    assert not np.array_equal(metropolis._starts(emulator, best, 4, 1, np.arange(40))[:, 1:],
+                              begin[:, 1:])
 
 
 def test_progress_counts_maps(emulator, maps, monkeypatch):
@@ -344,10 +365,12 @@ def test_progress_counts_maps(emulator, maps, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong, word", [
-    ({"nstep": 0}, "nstep"), ({"nstep": -5}, "nstep"), ({"sigma": 0.0}, "sigma"), ({"sigma": -1.0}, "sigma"),
+    ({"nstep": 0}, "nstep"), ({"nstep": -5}, "nstep"), ({"sigma": 0.0}, "sigma"),
+    ({"sigma": -1.0}, "sigma"),
     ({"sigma": np.nan}, "sigma"), ({"burn_in": 1.0}, "burn"), ({"burn_in": -0.1}, "burn"),
     ({"burn_in": np.nan}, "burn"), ({"chains": 0}, "chains"), ({"thin": 0}, "thin"),
-    ({"nstep": 2**31}, "nstep"), ({"nstep": 2**30, "chains": 2}, "--chains"), ({"thin": 3}, "at most 2"),
+    ({"nstep": 2**31}, "nstep"), ({"nstep": 2**30, "chains": 2}, "--chains"),
+    ({"thin": 3}, "at most 2"),
     ({"nstep": 4.5}, "nstep"), ({"map_index": [0, 0, 1]}, "map_index"),
     ({"map_index": [0, 1]}, "map_index")])
 def test_refused_settings(emulator, maps, wrong, word):
@@ -357,12 +380,14 @@ def test_refused_settings(emulator, maps, wrong, word):
 
 
 def test_a_walk_counts_its_steps():
-    """Dropped, kept, between draws, and batches that hold each kept step once; none can be changed."""
+    """Dropped, kept, between draws, and batches that hold each kept step once; none can be
+    changed."""
     walk = metropolis.Walk(10000, 0.06)
     assert (walk.burn, walk.kept, walk.stride) == (2000, 8000, 16)
     assert list(walk.edges) == list(range(2000, 10001, 250)) and walk.edges.dtype == np.int64
     assert metropolis.Walk(10000, 0.06, thin=5.0).stride == 5
-    assert list(metropolis.Walk(50, 0.06, burn_in=0.0).edges) == [0, 50]             # too short for batches
+    # too short for batches
+    assert list(metropolis.Walk(50, 0.06, burn_in=0.0).edges) == [0, 50]
     with pytest.raises(dataclasses.FrozenInstanceError):
         walk.nstep = 5
 
@@ -389,7 +414,8 @@ def test_no_maps(emulator):
 
 @pytest.mark.parametrize("sigma", [0.002, 0.06, 0.6])
 def test_adapted_proposals(sigma):
-    """From widths that are far too small and too large to a good acceptance, and the right posterior."""
+    """From widths that are far too small and too large to a good acceptance, and the right
+    posterior."""
     emulator = synthetic.emulator(80)
     summary = synthetic.draw(emulator, 40)[1]
     truth = exact(emulator, summary)
@@ -404,7 +430,8 @@ def test_adapted_proposals(sigma):
 
 
 def test_a_learnt_proposal_has_the_shape_of_the_chain(rng):
-    """Its numbers have 2.38^2 / 2 times the covariance of the steps that it was learnt from, correlation too."""
+    """Its numbers have 2.38^2 / 2 times the covariance of the steps that it was learnt from,
+    correlation too."""
     covariance = np.array([[0.04, -0.027], [-0.027, 0.0225]])
     steps = rng.multivariate_normal([0.3, -0.2], covariance, size=5000)
     lane = np.zeros((kernels.ROWS, kernels.LANES))
@@ -436,10 +463,12 @@ def test_the_proposal_is_frozen_after_the_burn_in(monkeypatch):
 
 @pytest.mark.parametrize("burn", [608, 640])
 def test_the_last_adaptation_may_end_the_burn_in(burn):
-    """A burn-in that is a multiple of the four windows learns as well as another: its last sums count too."""
+    """A burn-in that is a multiple of the four windows learns as well as another: its last sums
+    count too."""
     emulator = synthetic.emulator(60)
     summary = synthetic.draw(emulator, 40)[1]
-    chains = synthetic.chains(emulator, summary, nstep=burn + 3000, burn_in=(burn + 0.5) / (burn + 3000), sigma=0.06,
+    chains = synthetic.chains(emulator, summary, nstep=burn + 3000,
+                              burn_in=(burn + 0.5) / (burn + 3000), sigma=0.06,
                                 adapt=True)
     assert 0.25 < np.median(chains.acceptance) < 0.45
 

@@ -26,7 +26,8 @@ def result_of(emulator, summary, chains):
 
 
 def test_chi2_and_p_value(emulator):
-    """r^T C^-1 r by explicit inverses; p-values of maps that the emulator made are not small too often."""
+    """r^T C^-1 r by explicit inverses; p-values of maps that the emulator made are not small too
+    often."""
     theta, summary = synthetic.draw(emulator, 500)
     chains = exact(emulator, summary)
     result = result_of(emulator, summary, chains)
@@ -36,14 +37,16 @@ def test_chi2_and_p_value(emulator):
         chi2 = r @ np.linalg.inv(covariance[i]) @ r
         assert np.isclose(result["chi2"][i], chi2)
         assert np.isclose(result["p_value"][i], stats.chi2.sf(chi2, 2))
-    assert (result["p_value"] < 0.05).mean() < 0.05      # the parameters were fitted: fewer than by chance
+    # the parameters were fitted: fewer than by chance
+    assert (result["p_value"] < 0.05).mean() < 0.05
     assert not (result["flag"] & 16).any()
     far = summary[:3] + 0.6
     assert (result_of(emulator, far, exact(emulator, far))["flag"] & 16).all()
 
 
 def test_every_flag(emulator):
-    """Each bit is raised by its own fault and by nothing else; contact with the hull is no fault."""
+    """Each bit is raised by its own fault and by nothing else; contact with the hull is no
+    fault."""
     summary = np.repeat(emulator.interpolate(np.array([[0.28, 0.81]]))[0], 7, axis=0)
     chains = synthetic.chains(emulator, summary, nstep=20000, sigma=0.05)
     assert (result_of(emulator, summary, chains)["flag"] == 0).all()
@@ -76,15 +79,18 @@ def test_one_chain_that_never_moved_leaves_the_others_alone(emulator):
     chains.acceptance[1], chains.sd[2, 1] = 0.0, np.nan
     result = result_of(emulator, summary, chains)
     assert list(result["flag"] == posterior.STUCK) == [False, True, True, False]
-    assert np.isnan(result["mean"][1:3]).all() and np.array_equal(result["mean"][[0, 3]], whole["mean"][[0, 3]])
+    assert np.isnan(result["mean"][1:3]).all()
+    assert np.array_equal(result["mean"][[0, 3]], whole["mean"][[0, 3]])
 
 
 def test_unconverged_runs_say_so(emulator):
-    """1 % of the maps may miss a threshold by chance; more, a map alone, or a chain that never moved may not."""
+    """1 % of the maps may miss a threshold by chance; more, a map alone, or a chain that never
+    moved may not."""
     summary = np.repeat(emulator.interpolate(np.array([[0.28, 0.81]]))[0], 250, axis=0)
     chains = synthetic.chains(emulator, summary, nstep=20000, sigma=0.05)
     assert posterior.unconverged(result_of(emulator, summary, chains)) is None
-    assert posterior.unconverged(result_of(emulator, summary[:5], exact(emulator, summary[:5]))) is None
+    assert posterior.unconverged(result_of(emulator, summary[:5],
+                                           exact(emulator, summary[:5]))) is None
     chains.ess[:2, 0], chains.rhat[2, 1] = 60.0, 1.2
     reason = posterior.unconverged(result_of(emulator, summary, chains))
     assert one_line(reason, "2 have an effective", "1 an R-hat", "--nstep")
@@ -101,7 +107,8 @@ def test_gaussian():
     """A network's posterior: quantiles of the Gaussian, no flags, nothing that it does not have."""
     mean, sd = np.array([[0.3, 0.8], [0.2, 0.75]]), np.array([[0.03, 0.02], [0.05, 0.01]])
     result = posterior.gaussian(mean, sd)
-    for name, level in (("q2_5", 0.025), ("q16", 0.16), ("q50", 0.5), ("q84", 0.84), ("q97_5", 0.975)):
+    for name, level in (("q2_5", 0.025), ("q16", 0.16), ("q50", 0.5), ("q84", 0.84),
+                        ("q97_5", 0.975)):
         assert np.allclose(result[name], stats.norm.ppf(level, mean, sd))
     assert (result["flag"] == 0).all() and not {"acceptance", "ess", "p_value"} & set(result)
     for wrong in (0.0, -1.0, np.nan, np.inf):
@@ -113,7 +120,8 @@ def test_gaussian():
 
 
 def test_one_structure_for_all(emulator):
-    """What chains, quadrature and a network have in common has the same shape and dtype; none is all NaN."""
+    """What chains, quadrature and a network have in common has the same shape and dtype; none is
+    all NaN."""
     summary = synthetic.draw(emulator, 5)[1]
     forms = [{k: (v.shape, v.dtype) for k, v in s.items()} for s in (
         result_of(emulator, summary, synthetic.chains(emulator, summary, nstep=200, sigma=0.05)),
@@ -122,13 +130,15 @@ def test_one_structure_for_all(emulator):
     chains, quadrature, network = forms
     assert set(network) < set(chains) & set(quadrature)
     assert set(chains) - set(quadrature) == {"acceptance", "ess", "rhat", "tau"}
-    assert set(quadrature) - set(chains) == {"log_evidence", "contour_68", "contour_95", "area_68", "area_95"}
+    assert set(quadrature) - set(chains) == {"log_evidence", "contour_68", "contour_95", "area_68",
+                                             "area_95"}
     for name in set(chains) | set(quadrature):
         assert len({str(form[name]) for form in forms if name in form}) == 1
 
 
 def test_imports_neither_numba_nor_torch(python):
-    run = python("import sys, wl.posterior.posterior; print([m for m in ('numba', 'torch') if m in sys.modules])")
+    run = python("import sys, wl.posterior.posterior; "
+                 "print([m for m in ('numba', 'torch') if m in sys.modules])")
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
 
 
@@ -140,7 +150,8 @@ def test_pit(rng):
     np.testing.assert_allclose(values, stats.norm(mean, sd).cdf(truth), rtol=1e-10)
     levels = np.array([0.025, 0.16, 0.5, 0.84, 0.975])
     quantiles = stats.norm.ppf(levels)[:, None, None] * sd + mean
-    np.testing.assert_allclose(pit_quantiles(truth, levels, quantiles), values, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(pit_quantiles(truth, levels, quantiles), values, rtol=1e-7,
+                               atol=1e-12)
 
 
 def test_pit_of_a_skewed_posterior(rng):
@@ -162,7 +173,8 @@ def test_uniformity_test_against_scipy(rng, n):
         assert uniform_p_value(values) == pytest.approx(want, abs=0.025)
 
 
-DESIGN = np.array([[-50.0, -50.0], [50.0, -50.0], [0.0, 90.0]])       # its hull is far from all below
+# its hull is far from all below
+DESIGN = np.array([[-50.0, -50.0], [50.0, -50.0], [0.0, 90.0]])
 
 
 def clusters(rng, n_cluster, size, shift):
@@ -172,8 +184,8 @@ def clusters(rng, n_cluster, size, shift):
 
 
 def test_uniformity_of_maps_that_share_a_cosmology(rng):
-    """Clusters make the plain test fail far too often; with them it fails as seldom as it says. Of independent
-    maps both say nearly the same."""
+    """Clusters make the plain test fail far too often; with them it fails as seldom as it says. Of
+    independent maps both say nearly the same."""
     cluster = np.repeat(np.arange(100), 40)
     plain, aware, same = [], [], []
     for _ in range(200):
@@ -218,13 +230,16 @@ def test_isotonic_corrects_width_and_bias(rng):
         mean, sd = np.full(truth.shape, shift), np.tile([1.0, 2.0], (6000, 1)) * scale
         curve = posterior.isotonic(pit(truth[:3000], mean[:3000], sd[:3000]))
         assert (np.diff(curve, axis=0) > 0).all()
-        found, made_of = posterior.recalibrate("isotonic", gaussian_summary(mean[3000:], sd[3000:]), truth[:3000],
+        found, made_of = posterior.recalibrate("isotonic", gaussian_summary(mean[3000:], sd[3000:]),
+                                               truth[:3000],
                                                gaussian_summary(mean[:3000], sd[:3000]), DESIGN)
         assert np.allclose(made_of["recalibration"], curve, atol=1e-3)
         assert (made_of["widening"] == 1.0).all()
         for low, high, level in (("q16", "q84", 0.68), ("q2_5", "q97_5", 0.95)):
-            inside = (truth[3000:] > found[f"recalibrated_{low}"]) & (truth[3000:] < found[f"recalibrated_{high}"])
-            assert (np.abs(inside.mean(0) - level) < 4 * np.sqrt(level * (1 - level) / 3000) + 0.01).all()
+            low, high = (found[f"recalibrated_{name}"] for name in (low, high))
+            inside = (truth[3000:] > low) & (truth[3000:] < high)
+            error = np.sqrt(level * (1 - level) / 3000)
+            assert (np.abs(inside.mean(0) - level) < 4 * error + 0.01).all()
         expected = np.sqrt(np.mean((truth - shift)**2, axis=0))
         assert np.allclose(found["errorbar"], expected, rtol=0.06)
 
@@ -235,6 +250,7 @@ def test_isotonic_leaves_the_calibrated_alone(rng):
     summary = gaussian_summary(mean, sd)
     found, _ = posterior.recalibrate("isotonic", summary, truth, summary, DESIGN)
     assert np.allclose(found["errorbar"], sd, rtol=0.05)
-    assert set(posterior.recalibrate("temperature", summary, truth, summary, DESIGN)[0]) == {"errorbar"}
+    assert set(posterior.recalibrate("temperature", summary, truth, summary,
+                                     DESIGN)[0]) == {"errorbar"}
     for q in LEVELS:
         assert np.abs(found[f"recalibrated_{q}"] - summary[q]).max() < 0.02

@@ -28,8 +28,8 @@ def truth(emulator, maps):
 
 @pytest.mark.parametrize("d", [2, 5])
 def test_quadrature_against_a_grid(d):
-    """Moments and quantiles of posteriors in the middle, at the edge and outside of the hull against a
-    brute-force sum; the sum with the log-determinant's sign turned is far off."""
+    """Moments and quantiles of posteriors in the middle, at the edge and outside of the hull
+    against a brute-force sum; the sum with the log-determinant's sign turned is far off."""
     emulator = synthetic.emulator(60, d)
     summary = synthetic.places(emulator)
     truth = exact(emulator, summary)
@@ -37,7 +37,8 @@ def test_quadrature_against_a_grid(d):
     wrong = []
     for i, e in enumerate(summary):
         mean, sd, correlation, q = synthetic.grid_posterior(emulator, e, n=600)
-        tolerance = 2e-3 if i < 2 else 2e-2               # a grid is poor at a narrow peak on the edge
+        # a grid is poor at a narrow peak on the edge
+        tolerance = 2e-3 if i < 2 else 2e-2
         assert np.abs((truth.mean[i] - mean) / sd).max() < tolerance
         assert np.abs(truth.sd[i] / sd - 1.0).max() < 2 * tolerance
         assert abs(truth.correlation[i] - correlation) < 2 * tolerance
@@ -51,12 +52,14 @@ def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
     """ln of it relative to the highest anywhere, by SciPy's hull and many points on and in it."""
     corner = emulator.theta[ConvexHull(emulator.theta).vertices]
     part = np.linspace(0, 1, 100)[:, None]
-    rim = np.concatenate([part * a + (1 - part) * b for a, b in zip(corner, np.roll(corner, 1, axis=0))])
+    rim = np.concatenate([part * a + (1 - part) * b
+                          for a, b in zip(corner, np.roll(corner, 1, axis=0))])
     rim = rim + 1e-9 * (corner.mean(axis=0) - rim)
     points = np.random.default_rng(1).uniform(*emulator.limits, size=(20000, 2))
     on, within = (emulator.log_posterior(p, maps[1]).max(axis=1) for p in (rim, points))
     assert np.abs(truth.edge - (on - np.maximum(on, within))).max() < 0.8     # 0.63
-    assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.15           # 0.105
+    # 0.105
+    assert np.sqrt(np.mean((truth.edge - (on - np.maximum(on, within)))**2)) < 0.15
     assert 5 < (truth.edge > -0.5).sum() < 280
 
 
@@ -93,9 +96,11 @@ def test_triangle_rule():
 
 @pytest.fixture(scope="module")
 def toy():
-    """Identity mean, constant covariance, flat prior, hull far away: the posterior is N(summary, C)."""
+    """Identity mean, constant covariance, flat prior, hull far away: the posterior is N(summary,
+    C)."""
     rng = np.random.default_rng(1)
-    theta = np.concatenate([rng.uniform(-1, 1, (40, 2)), 3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])])
+    theta = np.concatenate([rng.uniform(-1, 1, (40, 2)),
+                            3.0 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])])
     covariance = np.array([[0.04, 0.018], [0.018, 0.02]])
     emulator = build(theta, theta, np.tile(covariance, (len(theta), 1, 1)), prior="flat")
     return emulator, covariance, rng.uniform(-0.5, 0.5, (20, 2))
@@ -108,7 +113,8 @@ def test_regions_of_a_gaussian(toy):
     root = np.sqrt(np.linalg.det(covariance))
     for k, probability in enumerate((0.682689, 0.954500)):
         radius2 = stats.chi2.ppf(probability, 2)
-        assert np.allclose(truth.contour[:, k], -np.log(2 * np.pi * root) - 0.5 * radius2, atol=0.12)
+        assert np.allclose(truth.contour[:, k], -np.log(2 * np.pi * root) - 0.5 * radius2,
+                           atol=0.12)
         assert abs((truth.contour[:, k] + np.log(2 * np.pi * root) + 0.5 * radius2).mean()) < 0.02
         assert np.allclose(truth.area[:, k], np.pi * radius2 * root, rtol=0.1)
         assert abs(truth.area[:, k].mean() / (np.pi * radius2 * root) - 1.0) < 0.02
@@ -133,7 +139,8 @@ def test_regions_hold_their_share():
 
 
 def test_quadrature_error():
-    """Falls with the order, is small at the default one, and shows a quadrature that is too coarse."""
+    """Falls with the order, is small at the default one, and shows a quadrature that is too
+    coarse."""
     emulator = synthetic.emulator(80)
     summary = synthetic.draw(emulator, 100)[1]
     error = quadrature_error(emulator, summary, orders=(2, 6, 8))
@@ -142,7 +149,8 @@ def test_quadrature_error():
 
 
 def test_independent_draws(emulator, maps, truth):
-    """Moments and quantiles of the quadrature, no correlation between draws, from (seed, map) alone."""
+    """Moments and quantiles of the quadrature, no correlation between draws, from (seed, map)
+    alone."""
     some = np.array([3, 40, 41, 200])
     draws = draw(emulator, maps[1][some], 40000, seed=5, map_index=some)[:, 0]
     assert emulator.contains(draws.reshape(-1, 2)).all()

@@ -1,4 +1,5 @@
-"""Posterior files in other tools: runs subtract map by map, each tool reads our numbers, nothing is all NaN."""
+"""Posterior files in other tools: runs subtract map by map, each tool reads our numbers, nothing is
+all NaN."""
 import re
 import shutil
 import subprocess
@@ -20,10 +21,12 @@ N_COSMOLOGY, N_REAL, N_TEST = 16, 24, 30
 
 
 def predictions(seed, n_test=N_TEST):
-    """A file of summaries as predict makes it: test maps 0 ..., then the others; split by the seed."""
+    """A file of summaries as predict makes it: test maps 0 ..., then the others; split by the
+    seed."""
     rng = np.random.default_rng(7)
     theta = rng.uniform([0.15, 0.7], [0.5, 0.9], (N_COSMOLOGY, 2))
-    truth = np.concatenate([np.repeat(theta, N_REAL, axis=0), theta[rng.integers(0, N_COSMOLOGY, n_test)]])
+    truth = np.concatenate([np.repeat(theta, N_REAL, axis=0),
+                            theta[rng.integers(0, N_COSMOLOGY, n_test)]])
     summaries = truth + rng.normal(size=truth.shape) * [0.03, 0.02]
     code = np.full(N_REAL, EMULATOR, np.int8)
     code[np.random.default_rng(seed).permutation(N_REAL)[:6]] = HOLDOUT
@@ -34,19 +37,23 @@ def predictions(seed, n_test=N_TEST):
              "realisation": np.append(np.tile(np.arange(N_REAL), N_COSMOLOGY), np.arange(n_test))}
     ids = np.append(n_test + np.arange(known), np.arange(n_test))
     return hdf5.File(
-        path="p.h5", kind="predictions", seed=seed, dims={}, attrs={}, inputs={"label": "ab"}, digest=f"{seed}",
-        settings={"method": "network", "target": "both"}, versions={}, code_version="", created_at="",
+        path="p.h5", kind="predictions", seed=seed, dims={}, attrs={}, inputs={"label": "ab"},
+        digest=f"{seed}",
+        settings={"method": "network", "target": "both"}, versions={}, code_version="",
+        created_at="",
         groups={"predictions": group, "constant_data": {"design": theta}}, origin={},
         coords={"predictions": {"map": ids, "summary": np.array(["Omega_m", "S_8"])}})
 
 
 def run(folder, seed=1, n_test=N_TEST, **options):
     made = PosteriorOptions(**{"nstep": 1000, "sigma": 0.03, **options})
-    return infer.infer(predictions(seed, n_test), made, Folder(folder, seed=1, quiet=True), Wanted("both"))
+    return infer.infer(predictions(seed, n_test), made, Folder(folder, seed=1, quiet=True),
+                       Wanted("both"))
 
 
 @pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
-@pytest.mark.parametrize("options", [{}, {"sampler": "exact"}, {"draws": 40, "draw_maps": "0-4,60"}])
+@pytest.mark.parametrize("options",
+                         [{}, {"sampler": "exact"}, {"draws": 40, "draw_maps": "0-4,60"}])
 def test_groups_open(tmp_path, options, engine):
     pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
     path = run(tmp_path, **options)
@@ -58,13 +65,15 @@ def test_groups_open(tmp_path, options, engine):
                     assert not np.isnan(values).all(), name
             if "map" in data.dims:
                 assert "kind" in data.coords and set(np.unique(data["kind"])) <= {"test", "holdout"}
-                assert (data["kind"].values == np.where(data["map"] < N_TEST, "test", "holdout")).all()
+                assert (data["kind"].values
+                        == np.where(data["map"] < N_TEST, "test", "holdout")).all()
     with xarray.open_dataset(path, group="constant_data", engine=engine) as data:
         assert data["design"].shape == (N_COSMOLOGY, 2)
 
 
 def test_no_name_is_a_method_of_xarray():
-    """ds.sd, ds.posterior_mean: attributes of a Dataset, but for `map`, which counts the maps everywhere."""
+    """ds.sd, ds.posterior_mean: attributes of a Dataset, but for `map`, which counts the maps
+    everywhere."""
     assert set(VARIABLES) & set(dir(xarray.Dataset)) == {"map"}
     assert set(NAMES.values()) <= set(VARIABLES)
 
@@ -72,13 +81,17 @@ def test_no_name_is_a_method_of_xarray():
 def test_two_runs_subtract_to_the_right_maps(tmp_path):
     """Other splits, so other hold-out maps: what both have is subtracted, map by map."""
     one, two = (run(tmp_path / str(seed), seed, sampler="exact") for seed in (1, 2))
-    with xarray.open_dataset(one, group="summary") as a, xarray.open_dataset(two, group="summary") as b:
+    opened = (xarray.open_dataset(path, group="summary") for path in (one, two))
+    with next(opened) as a, next(opened) as b:
         difference = a["posterior_mean"] - b["posterior_mean"]
         both = np.intersect1d(a["map"], b["map"])
-        assert np.array_equal(np.sort(difference["map"]), both) and N_TEST < len(both) < a.sizes["map"]
+        assert np.array_equal(np.sort(difference["map"]), both)
+        assert N_TEST < len(both) < a.sizes["map"]
         for number in both[::7]:
-            assert np.array_equal(difference.sel(map=number), a["posterior_mean"].sel(map=number) - b["posterior_mean"].sel(map=number))
-        assert float(np.abs(difference / a["sd"]).max()) < 2.0          # other maps lie many sd apart
+            assert np.array_equal(difference.sel(map=number), a["posterior_mean"].sel(map=number)
+                                  - b["posterior_mean"].sel(map=number))
+        # other maps lie many sd apart
+        assert float(np.abs(difference / a["sd"]).max()) < 2.0
 
 
 def test_draws_are_those_that_were_asked_for(tmp_path):
@@ -87,14 +100,16 @@ def test_draws_are_those_that_were_asked_for(tmp_path):
     other = int(hdf5.read(tmp_path / "a" / "posterior.h5").coords["summary"]["map"].max())
     file = hdf5.read(run(tmp_path / "b", draws=40, chains=1, draw_maps=f"0-4,{other}"))
     assert np.array_equal(file.groups["summary"]["posterior_mean"], plain["posterior_mean"])
-    assert file.groups["posterior"]["S_8"].shape == (1, 40, 6) == file.groups["sample_stats"]["lp"].shape
+    for group, name in (("posterior", "S_8"), ("sample_stats", "lp")):
+        assert file.groups[group][name].shape == (1, 40, 6)
     steps = file.coords["posterior"]["draw"]
     assert np.array_equal(steps, 200 + 20 * np.arange(1, 41))
     assert sorted(file.coords["posterior"]["map"]) == [0, 1, 2, 3, 4, other]
     exact = hdf5.read(run(tmp_path / "c", sampler="exact", draws=300))
     assert exact.groups["posterior"]["S_8"].shape == (1, 300, len(exact.coords["summary"]["map"]))
     mean = exact.groups["posterior"]["S_8"].mean(axis=(0, 1))
-    assert np.abs((mean - exact.groups["summary"]["posterior_mean"][:, 1]) / exact.groups["summary"]["sd"][:, 1]).max() < 0.3
+    assert np.abs((mean - exact.groups["summary"]["posterior_mean"][:, 1])
+                  / exact.groups["summary"]["sd"][:, 1]).max() < 0.3
 
 
 def test_one_map_far_from_all_spoils_no_other(tmp_path, capsys):
@@ -105,9 +120,11 @@ def test_one_map_far_from_all_spoils_no_other(tmp_path, capsys):
     path = infer.infer(far, PosteriorOptions(nstep=1000, sigma=0.03, adapt=False),
                        Folder(tmp_path / "b", seed=1, quiet=True), Wanted("both"))
     file, number = hdf5.read(path), N_TEST - 3
-    summary, row = file.groups["summary"], np.flatnonzero(file.coords["summary"]["map"] == number)[0]
+    summary = file.groups["summary"]
+    row = np.flatnonzero(file.coords["summary"]["map"] == number)[0]
     assert summary["flag"][row] == 32 and np.isnan(summary["posterior_mean"][row]).all()
-    assert np.isnan(summary["errorbar"][row]).all() and np.isnan(summary["recalibrated_q16"][row]).all()
+    assert np.isnan(summary["errorbar"][row]).all()
+    assert np.isnan(summary["recalibrated_q16"][row]).all()
     others = np.delete(np.arange(len(summary["flag"])), row)
     assert np.array_equal(summary["posterior_mean"][others], before["posterior_mean"][others])
     assert np.isfinite(summary["errorbar"][others]).all()
@@ -129,7 +146,7 @@ def test_many_draws_are_small_and_quick(tmp_path):
     assert min(times) < 0.05
 
 
-# ---------------------------------------------------------------- other tools, see tests/requirements.txt
+# ---------------------------------------------------------------- other tools, see requirements
 def tool(name):
     """A package that is optional; some warn at their import of what they will become."""
     with warnings.catch_warnings():
@@ -139,7 +156,8 @@ def tool(name):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A posterior that keeps all draws of the maps 0, 1, 2 from two chains: its path, File and (chain, draw, map, 2)."""
+    """A posterior that keeps all draws of the maps 0, 1, 2 from two chains: its path, File and
+    (chain, draw, map, 2)."""
     path = run(tmp_path_factory.mktemp("drawn"), chains=2, draws=1600, draw_maps="0-2")
     file = hdf5.read(path)
     return path, file, np.stack([file.groups["posterior"][p] for p in ("Omega_m", "S_8")], axis=-1)
@@ -150,7 +168,8 @@ def test_arviz(drawn):
     arviz = tool("arviz")
     path, file, draws = drawn
     data = arviz.from_netcdf(path)
-    posterior = data["posterior"].to_dataset() if hasattr(data["posterior"], "to_dataset") else data["posterior"]
+    posterior = data["posterior"]
+    posterior = posterior.to_dataset() if hasattr(posterior, "to_dataset") else posterior
     assert dict(posterior.sizes) == {"chain": 2, "draw": 800, "map": 3}
     ess = arviz.ess(posterior[["Omega_m", "S_8"]].astype(float), method="bulk")
     ours = file.groups["summary"]["ess"][np.isin(file.coords["summary"]["map"], range(3))]
@@ -193,7 +212,8 @@ def test_pandas(drawn, tmp_path):
     with xarray.open_dataset(path, group="summary") as data:
         frame = data[["posterior_mean", "sd"]].to_dataframe()
     assert frame.index.names == ["map", "param"]
-    assert frame.xs("S_8", level="param")["posterior_mean"].tolist() == summary["posterior_mean"][:, 1].tolist()
+    mean = frame.xs("S_8", level="param")["posterior_mean"]
+    assert mean.tolist() == summary["posterior_mean"][:, 1].tolist()
 
 
 @pytest.mark.parametrize("command, block", [

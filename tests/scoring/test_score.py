@@ -191,7 +191,8 @@ def test_summary(posterior):
 
 
 def test_the_curve_is_that_of_the_quantiles(posterior):
-    """All five quantiles of half the width give their own curve; without one it is that of the error bars."""
+    """All five quantiles of half the width give their own curve; without one it is that of the
+    error bars."""
     truth, mean, sd, _ = posterior
     quantiles = {name: mean + 0.5 * sd * stats.norm.ppf(p) for name, p in params.LEVELS.items()}
     given, level = Posterior(mean, sd, quantiles=quantiles), np.arange(1, 10) / 10
