@@ -53,7 +53,7 @@ def draw(emulator, n, seed=1):
     top = emulator.vertex_log_prior.max()
     while len(theta) < n:
         tried = rng.uniform(*emulator.limits, size=(4 * n, 2))
-        keep = np.log(rng.uniform(size=len(tried))) + top < emulator.log_prior(tried)
+        keep = np.log(rng.uniform(size=len(tried))) + top < log_prior(emulator, tried)
         theta = np.concatenate([theta, tried[keep]])
     theta = theta[:n]
     mean, covariance, _ = emulator.interpolate(theta)
@@ -100,6 +100,17 @@ def places(emulator):
     edge = emulator.interpolate(corner[None] + 0.02 * (np.array([0.28, 0.81]) - corner))[0][0]
     outward = edge - middle
     return np.stack([middle, edge, edge + 0.25 * outward, edge + outward])
+
+
+def contains(emulator, theta):
+    """Whether points lie in the emulator's hull."""
+    return emulator.interpolate(theta)[2]
+
+
+def log_prior(emulator, theta):
+    """ln of the prior density that the emulator's kernel interpolates, -inf outside the hull."""
+    values, inside = emulator._values(theta)
+    return np.where(inside, values[:, 0], -np.inf)
 
 
 def quantiles(chains, i):

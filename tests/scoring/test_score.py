@@ -40,7 +40,7 @@ def test_score_by_hand():
     first = -((0.25 + 2 * math.log(0.04) + 0.4) + (1.0 + 2 * math.log(0.01) + 0.1))
     np.testing.assert_allclose(score.challenge_score(truth, mean, sd), [first, 0.0], rtol=1e-12,
                                atol=1e-12)
-    np.testing.assert_allclose(score.score_terms(truth, mean, sd)[0, :, 0],
+    np.testing.assert_allclose(score._score_terms(truth, mean, sd)[0, :, 0],
                                [0.25, 2 * math.log(0.04), 0.4])
 
 

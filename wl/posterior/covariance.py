@@ -25,9 +25,7 @@ def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     _, n, d = summary.shape
     check_count(n, d)
-    residual = summary - summary.mean(1, keepdims=True)
-    covariance = np.einsum("cri,crj->cij", residual, residual) / (n - d - 2)
-    return summary.mean(1), covariance, np.full(len(summary), n, np.int64)
+    return (*_fit(None, summary, RAW, RAW), np.full(len(summary), n, np.int64))
 
 
 def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarray:

@@ -57,15 +57,6 @@ class Emulator:
         grid = kernels.build_grid(coefficient, neighbours, box)
         self.triangulation = kernels.Triangulation(coefficient, neighbours, grid, box)
 
-    def contains(self, theta: np.ndarray) -> np.ndarray:
-        """Whether points theta (m, 2) lie in the hull. Returns (m,) bool."""
-        return self._values(theta)[1]
-
-    def log_prior(self, theta: np.ndarray) -> np.ndarray:
-        """ln of the prior density at theta (m, 2), -inf outside the hull. Returns (m,) float64."""
-        values, inside = self._values(theta)
-        return np.where(inside, values[:, 0], -np.inf)
-
     def interpolate(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean and covariance of the summary at points theta (m, 2).
 

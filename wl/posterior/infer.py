@@ -52,7 +52,7 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
             known = (design[data["cosmology"][rows]],
                      posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows]))
         else:
-            known = held_out(emulator, per, options, folder.seed)
+            known = _held_out(emulator, per, options, folder.seed)
         more, learnt = posterior.recalibrate(options.recalibrate, summary, *known, design)
         summary |= more
         constant |= {name: Var(("knot", "param")[-value.ndim:], value)
@@ -107,15 +107,8 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
     return per, rows
 
 
-def held_out(emulator, per: np.ndarray, options: PosteriorOptions,
-             seed: int) -> tuple[np.ndarray, dict]:
-    """Exact posteriors of emulator maps, each by an emulator that has not seen its realisation.
-
-    Error bars are fitted on these. Each fold of realisations gets mean and covariance of the rest.
-    emulator: emulator.Emulator, for its design and prior; options: PosteriorOptions; seed: int
-    per: (n_cosmology, n_realisation, d), summaries of the emulator split
-    Returns the maps' cosmologies (n, 2) and their posteriors, as of summarise().
-    """
+def _held_out(emulator, per, options, seed):
+    """Cosmologies of emulator maps, and posteriors by emulators without their realisations."""
     from . import emulator as emulators, quadrature
     theta, n, truth, parts = emulator.theta[:len(per)], per.shape[1], [], []
     prior = "design" if options.prior == "design" else emulator.vertex_log_prior
@@ -143,11 +136,9 @@ def load_emulator(folder):
     folder: str or Path. Raises InputError, also where the two are of different runs.
     """
     from . import emulator
-    folder = pathlib.Path(folder)
-    file = hdf5.read(folder / "statistics.h5", "statistics")
-    stat = file.groups["statistics"]
-    made = hdf5.read(folder / "posterior.h5", "posterior", groups=("constant_data",))
-    constant = made.groups["constant_data"]
+    file = hdf5.read(pathlib.Path(folder, "statistics.h5"), "statistics")
+    made = hdf5.read(pathlib.Path(folder, "posterior.h5"), "posterior", groups=("constant_data",))
+    stat, constant = file.groups["statistics"], made.groups["constant_data"]
     if "vertex_log_prior" not in constant:
         raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give "
                          "another")

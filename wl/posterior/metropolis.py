@@ -91,7 +91,7 @@ def _starts(emulator, best, chains, seed, index, guess=None):
     inner = emulator.theta + 1e-3 * (centre - emulator.theta)    # corners of the hull are on it
     start = inner[best]
     if guess is not None:
-        within = emulator.contains(guess)
+        _, _, within = emulator.interpolate(guess)
         start[within] = guess[within] + 1e-3 * (centre - guess[within])
     begin = np.repeat(start[:, None], chains, axis=1)
     if chains > 1:

@@ -14,7 +14,7 @@ from ..core.checks import InputError, array
 from ..core.params import LEVELS, PARAMS, REGIONS
 
 ACCEPTANCE = (0.2, 0.5)        # range in which a random walk in two dimensions mixes well
-MIN_ESS, MAX_RHAT, MIN_P_VALUE = 100.0, 1.05, 1e-3
+MIN_ESS, MAX_RHAT, MIN_P_VALUE = 100.0, 1.05, 1e-3     # ESS: the mean is known to sd / 10
 MAX_UNCONVERGED = 0.01         # share of a run's maps that may miss one of the two by chance
 HULL_SD = 2.0                  # a posterior whose mean is so many sd inside the hull is not at it
 FULL_SD = 0.5                  # and from here on it wholly is
@@ -86,8 +86,7 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
 def unconverged(result: dict[str, np.ndarray]) -> str | None:
     """Why the chains of a run have not converged, in one line; None if they have or there are none.
 
-    They have when no chain never moved and at most MAX_UNCONVERGED of the maps have an ESS below
-    MIN_ESS (an error of the mean above sd / 10) or an R-hat above MAX_RHAT.
+    At most MAX_UNCONVERGED of the maps may miss MIN_ESS or MAX_RHAT, and every chain has to move.
     result: of summarise() or gaussian().
     """
     n, flag = len(result["flag"]), np.asarray(result["flag"])
@@ -227,12 +226,12 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
         if on_hull.sum() < MIN_WIDENED:
             break
         true = truth[on_hull]
-        low, middle, high = (v[on_hull] for v in list(quantiles(wide, curve).values())[1:4])
+        low, middle, high = (v[on_hull] for v in list(_quantiles(wide, curve).values())[1:4])
         half = np.maximum(np.where(true > middle, high - middle, middle - low), 1e-9)
         short = np.quantile(np.abs(true - middle) / half, LEVELS["q84"] - LEVELS["q16"], axis=0)
         h = np.clip(h * short, 1.0, MAX_WIDENING)
     wide = _widened(result, learnt["widening"], hull.equations)
-    return {"errorbar": result["sd"] * factor} | quantiles(wide, curve), learnt
+    return {"errorbar": result["sd"] * factor} | _quantiles(wide, curve), learnt
 
 
 def _widened(result, h, equations):
@@ -245,12 +244,8 @@ def _widened(result, h, equations):
     return {name: middle + (1.0 + (h - 1.0) * near) * (result[name] - middle) for name in LEVELS}
 
 
-def quantiles(result: dict[str, np.ndarray], curve: np.ndarray) -> dict[str, np.ndarray]:
-    """Recalibrated quantiles; between and beyond the known ones the normal score is linear.
-
-    result: {name of LEVELS: (n, 2) float64}; curve: (KNOTS, 2) float64, of isotonic().
-    Returns {"recalibrated_q2_5": (n, 2) float64, ...}.
-    """
+def _quantiles(result, curve):
+    """Recalibrated quantiles; between and beyond the known ones the normal score is linear."""
     from scipy.special import ndtri
     known = np.stack([result[name] for name in LEVELS])
     scores, knots = ndtri([*LEVELS.values()]), np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)

@@ -21,12 +21,8 @@ quantiles: {name of params.LEVELS: (n, 2)}, those there are
 """
 
 
-def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """The terms e^2/sd^2, ln sd^2 and 1000 e^2 of the challenge's score, (n, 3, 2) float64.
-
-    truth, mean, sd: (n, 2) float64
-    Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
-    """
+def _score_terms(truth, mean, sd):
+    """The terms e^2/sd^2, ln sd^2 and 1000 e^2 of the challenge's score, (n, 3, 2) float64."""
     truth, mean, sd = checked(truth, mean, sd)
     square = (mean - truth)**2
     return np.stack([square / sd**2, 2.0 * np.log(sd), SCORE_WEIGHT * square], axis=1)
@@ -35,9 +31,11 @@ def score_terms(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarr
 def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Score of each map (higher is better), (n,) float64; their mean is the challenge's.
 
-    It is minus the sum of score_terms(), of the same arguments; Dai et al. 2026, arXiv:2604.14451.
+    It is minus the sum of e^2/sd^2 + ln sd^2 + 1000 e^2; Dai et al. 2026, arXiv:2604.14451.
+    truth, mean, sd: (n, 2) float64
+    Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
     """
-    return -score_terms(truth, mean, sd).sum(axis=(1, 2))
+    return -_score_terms(truth, mean, sd).sum(axis=(1, 2))
 
 
 def expected_score(sd: np.ndarray) -> np.ndarray:
@@ -127,10 +125,10 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
     label_variance: (2,), of the design, the unit of the mean squared error
     Returns a dict of plain numbers: an error beside each mean, None where undefined, lists in the
     order of params.PARAMS, and "coverage_curve", share of truths inside the central intervals of
-    0.1 ... 0.9. Raises InputError as score_terms() does.
+    0.1 ... 0.9. Raises InputError as challenge_score() does.
     """
     truth, mean, sd = checked(truth, posterior.mean, posterior.sd)
-    terms = score_terms(truth, mean, sd)
+    terms = _score_terms(truth, mean, sd)
     columns = _columns(truth, posterior._replace(mean=mean, sd=sd), terms, label_variance)
     table = np.column_stack([*columns.values()]).astype(np.float64)
     n_independent = len(truth) if cluster is None else len(np.unique(cluster))

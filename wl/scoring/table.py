@@ -214,8 +214,14 @@ def details(result: dict) -> str:
                          f"{result['prior_only_score']:.2f}")
         if result["limit"] is not None:
             lines.append(f"  {describe_limit(result['limit'])}")
-    if result["without_truth"]:
-        lines += _without_truth(result["without_truth"])
+    if part := result["without_truth"]:
+        lines.append(f"  no truth for {part['n']} test map{'s' * (part['n'] > 1)}: mean error bar "
+                     + _named(part["mean_sd"]))
+        for one in part.get("maps", ()):
+            text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}"
+                             for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
+            p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
+            lines.append(f"  test map {one['map']}: {text}{p_value}")
     if "out_of_distribution" in result:
         lines.append("  out of distribution by p-value: mean true-positive rate {tpr:.3f} ({n_out} "
                      "maps against {n_in})".format(**result["out_of_distribution"]))
@@ -241,17 +247,6 @@ def describe_limit(limit: dict) -> str:
     elif limit["difference"] > 0 and limit["field"] != "gaussian":
         text += ", by what is not Gaussian in them"
     return text
-
-
-def _without_truth(part):
-    """Lines on the maps whose truth nobody has."""
-    yield (f"  no truth for {part['n']} test map{'s' * (part['n'] > 1)}: mean error bar "
-           + _named(part["mean_sd"]))
-    for one in part.get("maps", ()):
-        text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}"
-                         for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
-        p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
-        yield f"  test map {one['map']}: {text}{p_value}"
 
 
 def _pm(part, key, digits, scale=1, at=None):
