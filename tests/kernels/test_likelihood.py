@@ -74,11 +74,12 @@ def test_location(name, rng):
     emulator = build(theta, *synthetic.statistics(theta), prior="flat")
     low, high = emulator.limits
     points = rng.uniform(low - 0.1 * (high - low), high + 0.1 * (high - low), size=(4000, 2))
-    near = theta + 10.0 ** -rng.uniform(1, 6, size=(50, len(theta), 1)) * (theta.mean(axis=0) -
-    theta)
+    near = theta + 10.0 ** -rng.uniform(1, 6, size=(50, len(theta), 1)) * (
+        theta.mean(axis=0) - theta)
     points = np.concatenate([points, near.reshape(-1, 2)])                    # into every corner
     expected = Delaunay(theta).find_simplex(points) >= 0
-    found = likelihood.find_all(points, emulator.triangulation)
+    found, values = likelihood.interpolate(points, emulator.triangulation)
+    assert np.array_equal(np.isfinite(values).all(axis=1), expected)
     assert np.array_equal(found >= 0, expected)
     for t, (x, y) in zip(found[:400], points[:400]):
         begin = int(rng.integers(len(emulator.triangles)))

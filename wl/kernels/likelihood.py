@@ -86,31 +86,26 @@ def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
 
 
 @njit()
-def find_all(theta: np.ndarray, triangulation: Triangulation) -> np.ndarray:
-    """The triangles (m,) int64 that hold points theta (m, 2) float64, -1 outside the hull."""
+def interpolate(theta: np.ndarray, triangulation: Triangulation) -> tuple[np.ndarray, np.ndarray]:
+    """The triangles (m,) int64 of points theta (m, 2) float64, and all quantities (m, k) float64.
+
+    Outside the hull they are -1 and NaN.
+    """
     coefficient, neighbours, grid, box = triangulation
-    out = np.empty(theta.shape[0], np.int64)
+    k, triangle = (coefficient.shape[1] - 6) // 3, np.empty(theta.shape[0], np.int64)
+    out = np.full((theta.shape[0], k), np.nan)
     for p in range(theta.shape[0]):
         x, y = theta[p, 0], theta[p, 1]
         i, j = cell(x, y, box)
-        code = np.int64(grid[i, j])
-        out[p] = code if code >= -1 else locate(x, y, coefficient, neighbours, -2 - code)
-    return out
-
-
-@njit()
-def interpolate(theta: np.ndarray, triangle: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
-    """All quantities at points theta (m, 2) in triangles (m,), (m, k) float64, NaN at -1."""
-    k = (coefficient.shape[1] - 6) // 3
-    out = np.full((theta.shape[0], k), np.nan)
-    for i in range(theta.shape[0]):
-        t = triangle[i]
+        t = np.int64(grid[i, j])
+        t = t if t >= -1 else locate(x, y, coefficient, neighbours, -2 - t)
+        triangle[p] = t
         if t >= 0:
-            c0, c1 = weights(theta[i, 0], theta[i, 1], coefficient, t)
+            c0, c1 = weights(x, y, coefficient, t)
             for q in range(k):
-                out[i, q] = (coefficient[t, 6 + q] + c0 * coefficient[t, 6 + k + q]
+                out[p, q] = (coefficient[t, 6 + q] + c0 * coefficient[t, 6 + k + q]
                              + c1 * coefficient[t, 6 + 2 * k + q])
-    return out
+    return triangle, out
 
 
 @njit()

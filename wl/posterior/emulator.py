@@ -85,8 +85,8 @@ class Emulator:
         """All quantities at points, and which of these lie in the hull."""
         theta = checks.array("theta", np.ascontiguousarray(theta, dtype=np.float64), (None, 2),
                              finite=False, advice="give Omega_m and S_8 of each point")
-        triangle = kernels.find_all(theta, self.triangulation)
-        return kernels.interpolate(theta, triangle, self.triangulation.coefficient), triangle >= 0
+        triangle, values = kernels.interpolate(theta, self.triangulation)
+        return values, triangle >= 0
 
 
 def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
