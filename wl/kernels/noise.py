@@ -89,20 +89,12 @@ def uniform(state: np.ndarray) -> float:
 @njit(forceinline=True)
 def normal(state: np.ndarray) -> float:
     """A standard normal by the ziggurat (Marsaglia & Tsang 2000); state: (4,) uint64, advanced."""
-    bits = next_uint64(state)
-    layer = np.int64(bits & _LOW_8)
-    j = np.int64(bits >> _U11) - _HALF
-    if abs(j) < _NORMAL_K[layer]:              # 98.8 % of the draws
-        return j * _NORMAL_W[layer]
-    return _normal_rest(state, layer, j)
-
-
-@njit(forceinline=True)
-def _normal_rest(state, layer, j):
-    """What the quick test of normal() leaves: the tail, the layers' edges, and new attempts."""
     while True:
+        bits = next_uint64(state)
+        layer = np.int64(bits & _LOW_8)
+        j = np.int64(bits >> _U11) - _HALF
         x = j * _NORMAL_W[layer]
-        if abs(j) < _NORMAL_K[layer]:
+        if abs(j) < _NORMAL_K[layer]:          # 98.8 % of the draws
             return x
         if layer == 0:
             while True:
@@ -113,9 +105,6 @@ def _normal_rest(state, layer, j):
         inner, outer = _NORMAL_F[layer + 1], _NORMAL_F[layer]
         if outer + uniform(state) * (inner - outer) < math.exp(-0.5 * x * x):
             return x
-        bits = next_uint64(state)
-        layer = np.int64(bits & _LOW_8)
-        j = np.int64(bits >> _U11) - _HALF
 
 
 @njit(forceinline=True)
