@@ -87,13 +87,13 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
 
 def _prepared(group, named, coords):
     """The variables of a group in a form that can be stored, its coordinates first."""
-    _check_name(group)
     sizes, found, made = {}, {}, {}
     for name, var in named.items():
         dims, values, attrs = Var(*var)
         values = _storable(f"{group}/{name}", values)
-        for one in (name, *dims):
-            _check_name(one)
+        for one in (group, name, *dims):
+            if not one or "/" in one or one.startswith((".", "_")) or not one.isprintable():
+                raise ValueError(f"{one!r} cannot name a group, variable or dimension")
         if len(dims) != values.ndim or len({name, *dims}) <= len(dims) or any(
                 sizes.setdefault(dim, size) != size for dim, size in zip(dims, values.shape)):
             raise ValueError(f"{group}/{name}: {dims} do not fit {values.shape} and {sizes}")
@@ -115,32 +115,22 @@ def _image(root, common, parts):
         for group, variables in parts.items():
             target = file.create_group(group, track_order=True)
             target.attrs.update(common)
-            _write_group(target, variables)
+            for name, (dims, values, attrs) in variables.items():
+                options, kind = {}, values.dtype.kind
+                if kind == "O":                # filters see only the pointers of strings
+                    options["dtype"] = h5py.string_dtype()
+                elif values.size and values.ndim:
+                    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True,
+                               **({"fillvalue": np.nan} if kind == "f" else {})}
+                data = values.astype(np.int8) if kind == "b" else values
+                dataset = target.create_dataset(name, data=data, **options)
+                if dims == (name,):
+                    dataset.make_scale(name)
+                dataset.attrs.update(attrs)
+                for axis, dim in enumerate(dims if dims != (name,) else ()):
+                    dataset.dims[axis].attach_scale(target[dim])       # coordinates came first
         file.flush()
         return file.id.get_file_image()
-
-
-def _write_group(target, variables):
-    for name, (dims, values, attrs) in variables.items():
-        options, kind = {}, values.dtype.kind
-        if kind == "O":
-            options["dtype"] = h5py.string_dtype()       # filters see only the pointers of strings
-        elif values.size and values.ndim:
-            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True,
-                       **({"fillvalue": np.nan} if kind == "f" else {})}
-        data = values.astype(np.int8) if kind == "b" else values
-        dataset = target.create_dataset(name, data=data, **options)
-        if dims == (name,):
-            dataset.make_scale(name)
-        dataset.attrs.update(attrs)
-    for name, (dims, _, _) in variables.items():
-        for axis, dim in enumerate(dims if dims != (name,) else ()):
-            target[name].dims[axis].attach_scale(target[dim])
-
-
-def _check_name(name):
-    if not name or "/" in name or name.startswith((".", "_")) or not name.isprintable():
-        raise ValueError(f"{name!r} cannot name a group, variable or dimension")
 
 
 def _storable(name, values):
@@ -252,8 +242,7 @@ def arrays_of(path) -> dict | None:
 def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File | None:
     """The verified file that was made with these settings and inputs, None if there is none.
 
-    Values are compared as JSON has them. Raises InputError for a damaged file, and at the first
-    setting or input that differs.
+    Raises InputError for a damaged file, and at the first setting or input that differs as JSON.
     """
     if not os.path.lexists(path):
         return None
