@@ -243,24 +243,3 @@ def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
                     quadratic[l] += z[l] * z[l]
     for l in range(lanes):
         out[l] = value[0, l] - 0.5 * (quadratic[l] + log_det[l])
-
-
-@njit()
-def log_density_all(value: np.ndarray, summary: np.ndarray) -> np.ndarray:
-    """log-prior plus log-likelihood of every summary (k, d) at every point, (k, m) float64.
-
-    value: (1 + d + d (d + 1) / 2, m) float64, of interpolate(), turned, at points in the hull.
-    """
-    d, m = summary.shape[1], value.shape[1]
-    out, e = np.empty((summary.shape[0], m)), np.empty((d, m))
-    work = np.empty((2 * d + 2 + d * (d + 1) // 2, m))
-    for i in range(summary.shape[0]):
-        for j in range(m):
-            e[:, j] = summary[i]
-            if d == 2:
-                out[i, j] = value[0, j] + log_gaussian_2(
-                    e[0, j] - value[1, j], e[1, j] - value[2, j], value[3, j], value[4, j],
-                    value[5, j])
-        if d != 2:
-            log_densities(value, e, work, out[i])
-    return out

@@ -78,7 +78,11 @@ class Emulator:
         values, inside = self._values(theta)
         out = np.full((len(summary), len(values)), -np.inf)
         values = np.ascontiguousarray(values[inside].T)
-        out[:, inside] = kernels.log_density_all(values, summary) + self.log_constant
+        work, density = np.empty((len(values) + self.d + 1, inside.sum())), np.empty(inside.sum())
+        for row, one in zip(out, summary):
+            kernels.log_densities(values, np.repeat(one, len(density)).reshape(self.d, -1), work,
+                                  density)
+            row[inside] = density + self.log_constant
         return out
 
     def _values(self, theta):
