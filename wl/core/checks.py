@@ -123,13 +123,8 @@ def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         i, _, j = found.coplanar[0]
         raise InputError(f"{what}: {name_of(theta, i)} is too near to cosmology {j} to "
                          "triangulate; merge them")
-    return _with_area(what, unit, found)
-
-
-def _with_area(what, unit, found):
-    """Triangles and neighbours without the flat ones, which may lie on the hull alone."""
-    corner = unit[found.simplices]
-    side = corner - np.roll(corner, 1, axis=1)
+    side = unit[found.simplices]
+    side = side - np.roll(side, 1, axis=1)
     twice = np.abs(side[:, 0, 0] * side[:, 1, 1] - side[:, 0, 1] * side[:, 1, 0])
     flat = twice < MIN_HEIGHT * np.linalg.norm(side, axis=2).max(1)
     on_hull = (found.neighbors < 0).any(1)

@@ -19,7 +19,7 @@ from .. import __version__  # noqa: E402
 from .checks import InputError, RunError, meant, number, within  # noqa: E402
 from .progress import EXIT_STOPPED, end_of, fail, prepared, stop  # noqa: E402
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_FAILED, EXIT_USAGE = 1, 2
 MAX_WHOLE = 10**12             # of any whole number but a seed
 # settings of results that no option sets
 NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", "orders", "shard",
@@ -211,33 +211,28 @@ def run(main) -> None:
 def _code_of(main):
     """The exit code of main(), with the line that says why it is not 0."""
     try:
-        return main() or EXIT_OK
+        try:
+            return main() or 0
+        except Exception:
+            stop()                                # a library may make another error of a signal
+            raise
     except KeyboardInterrupt as error:
         return end_of(error)
     except SystemExit as error:                       # --help, or what the parser refuses
         return error.code
-    except Exception as error:
-        try:
-            stop()                                # a library may make another error of a signal
-        except KeyboardInterrupt as signalled:
-            return end_of(signalled)
-        return _mistake(error)
-
-
-def _mistake(error):
-    """Say an error of the user, of the machine or of ours. Returns the exit code."""
-    if isinstance(error, (InputError, RunError)):
+    except (InputError, RunError) as error:
         return fail(error, EXIT_USAGE if isinstance(error, InputError) else EXIT_FAILED)
-    if isinstance(error, (OSError, MemoryError)):
+    except (OSError, MemoryError) as error:
         name, number = (getattr(error, of, None) for of in ("filename", "errno"))
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return fail(f"{str(name)[:200]}: {text}" if name else text, EXIT_USAGE if number in (
             errno.ENAMETOOLONG, errno.ELOOP) else EXIT_FAILED)
-    if os.environ.get(TRACEBACK, "0") not in ("", "0"):
-        traceback.print_exception(error)
-    file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
-    return fail(f"internal error, please report it: {type(error).__name__}: {error} "
-                f"({os.path.basename(file)}:{line}; {TRACEBACK}=1 shows all of it)", 1)
+    except Exception as error:
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exception(error)
+        file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
+        return fail(f"internal error, please report it: {type(error).__name__}: {error} "
+                    f"({os.path.basename(file)}:{line}; {TRACEBACK}=1 shows all of it)", 1)
 
 
 def available_cpus() -> int:

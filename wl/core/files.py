@@ -74,36 +74,32 @@ def lock(folder, job: dict | None = None) -> Lock:
     Raises InputError that names the owner.
     """
     folder = pathlib.Path(os.path.realpath(folder))
-    held = _locks.get(folder) or Lock()
+    held, path = _locks.get(folder) or Lock(), folder / LOCK_FILE
     if folder in _locks:
         return held
     try:
         made = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _locked(folder / LOCK_FILE, job)
+        for _ in range(LOCK_TRIES):
+            handle, taken = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+            try:
+                if taken := _take(handle, path, job):
+                    break
+            finally:
+                if not taken:
+                    os.close(handle)
+            time.sleep(0.1)                         # until the first of several jobs has signed
+        else:
+            raise _in_use(path)
     except OSError as error:
         raise _unusable(folder, "used", error) from None
-    weakref.finalize(held, _release, handle, folder / LOCK_FILE, made, os.getpid())
+    weakref.finalize(held, _release, handle, path, made, os.getpid())
     _locks[folder] = held
     return held
 
 
-def _locked(path, job):
-    """The handle of a lock file, locked and signed."""
-    for _ in range(LOCK_TRIES):
-        handle, taken = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
-        try:
-            if taken := _take(handle, path, job):
-                return handle
-        finally:
-            if not taken:
-                os.close(handle)
-        time.sleep(0.1)                             # until the first of several jobs has signed
-    raise _in_use(path)
-
-
 def _take(handle, path, job):
-    """Whether the lock could be had, alone or shared by jobs of one run. Raises InputError."""
+    """Sign the lock's file if it is to be had, alone or shared by jobs; whether it was."""
     if (free := _flock(handle, fcntl.LOCK_EX)) is None:
         warn(f"{path.parent}: its file system has no locks: start no second run in it")
         return True
