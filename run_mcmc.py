@@ -188,8 +188,8 @@ def given(args, posterior, shard) -> tuple:
     n_emulator, wanted = infer.emulator_maps(predictions)[0].shape[1], Wanted(target, shard)
     infer.refuse_early(made, n_emulator, design, posterior, folder, wanted)
     if args.dry_run:
-        print(api.rehearsed_given(predictions, args.predictions, posterior, wanted, folder,
-                                  args.threads))
+        print(api.rehearsed_file(predictions, args.predictions, posterior, wanted, folder,
+                                 args.threads))
         return None, folder, wanted
     return predictions, folder, wanted
 
@@ -212,7 +212,7 @@ def applied(args, posterior, shard) -> tuple:
     infer.refuse_early({**run.settings, "holdout_fraction": 0.0}, n_emulator,
                        run.groups["constant_data"]["design"], posterior, folder, wanted)
     if args.dry_run:
-        print(api.rehearsed_apply(run, args.maps, posterior, wanted, folder, args.threads))
+        print(api.rehearsed_file(run, args.maps, posterior, wanted, folder, args.threads, new=True))
         return None, folder, wanted
     # the check of a quadrature looks at the maps of all shards
     every = dataclasses.replace(wanted, shard=None) if posterior.sampler == "exact" else wanted

@@ -73,8 +73,24 @@ def of_run(path, args, data=None) -> None:
     path: str or Path; args: the values of the run's command line
     data: str or Path, folder with the label files; None for the one it was made from
     """
-    main([path, "--seed", args.seed, *(() if data is None else ("--data", data)),
-          *["--details"] * args.details, *["--no-figures"] * (not args.figures)])
+    maps = truth.open_maps(path, data)
+    show([(maps, report.score_maps(maps, seed=args.seed))], args.figures, args.details)
+
+
+def show(scored: list, figures: bool, details: bool, as_json: bool = False) -> None:
+    """Write the files of each score, print the verdict of one, or the table of several.
+
+    scored: pairs as report.publish() takes them
+    figures, details, as_json: bools, values of options
+    """
+    written, results = report.publish(scored, figures), [result for _, result in scored]
+    if as_json:
+        return print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
+    print(table.verdict(results[0], written) if len(results) == 1 else table.overview(results))
+    for result in results if details else ():
+        print("\n" + table.details(result))
+    for result in results:
+        print(table.last_line(result))
 
 
 def main(argv: list | None = None) -> None:
@@ -115,19 +131,10 @@ def main(argv: list | None = None) -> None:
     for maps, _ in scored if options.export is not None else ():
         for name in export.export(maps, *options.export):
             say(f"{name}: written", options.quiet)
-    results = [result for _, result in scored]
-    written = report.publish(scored, options.figures) if scored else []
-    if options.json:
-        print(json.dumps(results, indent=1, sort_keys=True, allow_nan=False))
-    elif results:
-        if len(results) == 1:
-            print(table.verdict(results[0], written))
-        else:
-            print(table.overview(results))
-        for result in results if options.details else ():
-            print("\n" + table.details(result))
-        for result in results:
-            print(table.last_line(result))
+    if scored:
+        show(scored, options.figures, options.details, options.json)
+    elif options.json:
+        print("[]")
     for error in failures[:-1]:
         fail(error, cli.EXIT_USAGE)
     if failures:

@@ -224,28 +224,24 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
                  f"{out}: networks, predictions.h5, ", threads, seconds)
 
 
-def rehearsed_given(predictions, path, posterior, wanted, folder, threads: int) -> str:
-    """As rehearsed(), from a finished file of predictions and its path."""
-    summaries = predictions.groups["predictions"]["summaries"]
-    count = len(wanted.rows(predictions.groups["predictions"]["split"]))
-    d = 0 if predictions.settings["method"] == "direct" else summaries.shape[1]
-    return _told([f"read: {path}; {len(summaries)} maps, {summaries.shape[1]} summaries each"],
-                 (count, d), posterior, wanted, f"{folder.out}: ", threads, {})
-
-
-def rehearsed_apply(run, path, posterior, wanted, folder, threads: int) -> str:
-    """As rehearsed(), of the new maps in a file by the networks of a finished run."""
-    from .core.params import N_OBSERVED
-    from .maps.dataset import read_new
-    mask, names = run.groups["constant_data"]["mask"], run.origin["networks"]
-    n_map, full = len(read_new(path, mask)), mask.sum() / N_OBSERVED
-    parts, d = run.settings["model"].split("+"), run.groups["predictions"]["summaries"].shape[1]
-    views = n_map * full * run.settings.get("views", 1) / 3 * len(names) / len(parts)
-    seconds = {part: views * NETWORKS[part] for part in parts if part in NETWORKS}
-    if measured := {"statistics", "spectrum"} & {*parts}:
-        seconds["measure"] = n_map * full * COSTS[measured.pop()]
-    return _told([f"read: {path}; {n_map} maps; {len(names)} networks of {run.path.parent}"],
-                 (n_map, d), posterior, wanted, f"{folder.out}: ", threads, seconds)
+def rehearsed_file(file, path, posterior, wanted, folder, threads: int, new: bool = False) -> str:
+    """As rehearsed(), from finished predictions; new: of the maps in `path`, by their networks."""
+    (n_map, d), seconds = file.groups["predictions"]["summaries"].shape, {}
+    count, told = len(wanted.rows(file.groups["predictions"]["split"])), f"{d} summaries each"
+    if new:
+        from .core.params import N_OBSERVED
+        from .maps.dataset import read_new
+        mask, names = file.groups["constant_data"]["mask"], file.origin["networks"]
+        n_map = count = len(read_new(path, mask))
+        full, parts = mask.sum() / N_OBSERVED, file.settings["model"].split("+")
+        views = n_map * full * file.settings.get("views", 1) / 3 * len(names) / len(parts)
+        seconds = {part: views * NETWORKS[part] for part in parts if part in NETWORKS}
+        if measured := {"statistics", "spectrum"} & {*parts}:
+            seconds["measure"] = n_map * full * COSTS[measured.pop()]
+        told = f"{len(names)} networks of {file.path.parent}"
+    d = 0 if file.settings["method"] == "direct" else d
+    return _told([f"read: {path}; {n_map} maps, {told}"], (count, d), posterior, wanted,
+                 f"{folder.out}: ", threads, seconds)
 
 
 def _told(lines, shape, posterior, wanted, out, threads, seconds):

@@ -1,4 +1,4 @@
-"""Moments, PDF and peaks: the compiled pass against scipy and NumPy, smoothing against a direct sum."""
+"""Moments, PDF and peaks against scipy and NumPy, smoothing against a direct sum."""
 import os
 
 import numpy as np
@@ -9,7 +9,7 @@ from scipy import ndimage
 from wl.maps.batches import NO_NOISE, Batches, Frame
 from wl.kernels import summaries as peaks
 from wl.core.params import noise_sigma
-from wl.summaries.handmade import OnePoint, Shapes, in_blocks, measure
+from wl.summaries.handmade import OnePoint, Shapes, in_blocks, measure, peak_counts
 
 PDF, PEAK = np.array([-2.0, 0.5, 9.0]), np.array([-1.0, 0.25, 14.0])
 
@@ -43,7 +43,7 @@ def test_against_numpy_and_scipy(shape, part, rng):
         assert np.allclose(moments, [np.mean(d**k) for k in (2, 3, 4)], rtol=1e-10, atol=1e-12)
     assert np.array_equal(histogram, binned(values, PDF)) and histogram.sum() == valid.sum()
     found = slow_peaks(field, valid)
-    counts = peaks.peak_counts(field, valid, PEAK)
+    counts = peak_counts(field, valid, PEAK)
     assert np.array_equal(counts, binned(found, PEAK)) and counts.sum() == len(found)
     if shape == (40, 33):
         assert counts.sum() > 20
@@ -52,13 +52,13 @@ def test_against_numpy_and_scipy(shape, part, rng):
 def test_a_plateau_is_no_peak_and_a_lone_pixel_is_one():
     field, valid = np.zeros((7, 9), np.float32), np.ones((7, 9), bool)
     bins = np.array([0.0, 1.0, 3.0])
-    assert peaks.peak_counts(field, valid, bins).sum() == 0
+    assert peak_counts(field, valid, bins).sum() == 0
     field[3, 4] = 1.5
-    assert peaks.peak_counts(field, valid, bins).tolist() == [0, 1, 0]
+    assert peak_counts(field, valid, bins).tolist() == [0, 1, 0]
     field[3, 5] = 1.5
-    assert peaks.peak_counts(field, valid, bins).sum() == 0
+    assert peak_counts(field, valid, bins).sum() == 0
     field[3, 5], valid[2, 3] = 0.0, False
-    assert peaks.peak_counts(field, valid, bins).sum() == 0
+    assert peak_counts(field, valid, bins).sum() == 0
 
 
 def test_what_lies_beyond_the_bins_goes_to_the_ends():

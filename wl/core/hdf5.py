@@ -205,7 +205,10 @@ def _read_groups(path, file, root, wanted):
     groups, dims, coords, attrs = ({g: {} for g in chosen} for _ in range(4))
     for group in chosen:
         for name, dataset in file[group].items():
-            (coords if dataset.is_scale else groups)[group][name] = _values(dataset)
+            array = dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
+            array = np.asarray(array).astype(str) if array.dtype.kind == "O" else np.asarray(array)
+            array = array.astype(bool) if dataset.attrs.get("dtype") == "bool" else array
+            (coords if dataset.is_scale else groups)[group][name] = array
             if not dataset.is_scale:
                 dims[group][name] = tuple(d[0].name.rsplit("/", 1)[1] for d in dataset.dims)
                 attrs[group][name] = _plain_attrs(dataset)
@@ -219,12 +222,6 @@ def _plain_attrs(node):
     hidden = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")
     return {n: v.item() if isinstance(v, np.generic) else v
             for n, v in node.attrs.items() if n not in hidden}
-
-
-def _values(dataset):
-    array = dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...]
-    array = np.asarray(array).astype(str) if array.dtype.kind == "O" else np.asarray(array)
-    return array.astype(bool) if dataset.attrs.get("dtype") == "bool" else array
 
 
 def arrays_of(path) -> dict | None:

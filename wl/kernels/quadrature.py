@@ -121,6 +121,7 @@ def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.nda
     probabilities: (2,) float64, increasing, of the regions; out: Output, filled.
     """
     base, log_weight, limits = points.base, points.log_weight, lines.limits
+    x, y = points.theta[0], points.theta[1]
     all_weight, all_line_weight = np.empty((1, base.size)), np.empty((1, lines.base.size))
     weight, line_weight, density = all_weight[0], all_line_weight[0], np.empty(base.size)
     for i in range(summary.shape[0]):
@@ -131,8 +132,15 @@ def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.nda
         highest = _highest(weight)
         for p in range(weight.size):
             weight[p] = exp(weight[p] - highest)
-        total = _moments(points.theta[0], points.theta[1], weight, moments)
-        moments[5] += highest
+        total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for p in range(weight.size):
+            wx, wy = weight[p] * x[p], weight[p] * y[p]
+            total, sx, sy = total + weight[p], sx + wx, sy + wy
+            sxx, syy, sxy = sxx + wx * x[p], syy + wy * y[p], sxy + wx * y[p]
+        sx, sy = sx / total, sy / total
+        moments[0], moments[1], moments[2] = sx, sy, sxx / total - sx * sx
+        moments[3], moments[4] = syy / total - sy * sy, sxy / total - sx * sy
+        moments[5] = math.log(total) + highest
         _regions(density, weight, log_weight, total, probabilities, regions)
         for k in range(probabilities.size):
             regions[k, 0] -= moments[5]
@@ -175,21 +183,6 @@ def _regions(density, weight, log_weight, total, probabilities, out):
             area = exp(log_weight[p])
             for k in range(probabilities.size):
                 out[k, 1] += area if density[p] >= out[k, 0] else 0.0
-
-
-@njit()
-def _moments(x, y, weight, out):
-    """Mean, variance, covariance and ln of the total weight of points (m,); returns the total."""
-    total, sx, sy, sxx, syy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for p in range(weight.size):
-        wx, wy = weight[p] * x[p], weight[p] * y[p]
-        total, sx, sy = total + weight[p], sx + wx, sy + wy
-        sxx, syy, sxy = sxx + wx * x[p], syy + wy * y[p], sxy + wx * y[p]
-    sx, sy = sx / total, sy / total
-    out[0], out[1] = sx, sy
-    out[2], out[3], out[4] = sxx / total - sx * sx, syy / total - sy * sy, sxy / total - sx * sy
-    out[5] = math.log(total)
-    return total
 
 
 @njit()

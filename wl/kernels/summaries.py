@@ -1,4 +1,4 @@
-"""Spectra in bins, and moments, histogram and peaks of maps smoothed by Gaussians.
+"""Spectra in bins, and moments and histogram of maps smoothed by Gaussians.
 
 A smoothed map lies in blocks of LANES columns, (column blocks, rows x LANES) float32: what happens
 to a row of a block is a few vector instructions, and a block is one stretch of memory. Along rows a
@@ -186,26 +186,3 @@ def distribution(field, weight, along, bins):
     m, m2, m3, m4 = mean[0], mean[1], mean[2], mean[3]     # small mean: no digits are lost
     return np.array([m2 - m * m, m3 - 3.0 * m * m2 + 2.0 * m * m * m,
                      m4 - 4.0 * m * m3 + 6.0 * m * m * m2 - 3.0 * m * m * m * m]), histogram
-
-
-@njit()
-def peak_counts(field, valid, bins):
-    """Histogram of peaks: valid pixels above their eight neighbours, all valid, inside the frame.
-
-    field: (rows, columns) float32; valid: (rows, columns) bool; bins: as in distribution().
-    Returns (bins[2],) int64.
-    """
-    rows, columns = field.shape
-    peaks = np.zeros(int(bins[2]), np.int64)
-    for y in range(1, rows - 1):
-        for x in range(1, columns - 1):
-            around = 0
-            while around < 9 and valid[y, x]:
-                j, k = y - 1 + around // 3, x - 1 + around % 3
-                if not valid[j, k] or (around != 4 and not field[y, x] > field[j, k]):
-                    break
-                around += 1
-            if around == 9:
-                place = (np.float64(field[y, x]) - bins[0]) / bins[1]
-                peaks[int(min(place, bins[2] - 1.0)) if place > 0.0 else 0] += 1
-    return peaks
