@@ -18,7 +18,7 @@ from wl.simulate.fields import Grid, generator
 from wl.simulate.simulate import simulate
 from wl.simulate.plan import FIXED_NUISANCES, design
 from wl.simulate.theory import PUBLISHED, Theory
-from wl.validate.inference import limit, log_likelihoods
+from wl.validate.inference import _log_likelihoods, limit
 from wl.validate.spectra import BREAK, BandPowers, masked_window, sobol_nuisances
 from wl.maps.dataset import TEST_FILE
 from wl.core.params import HOLDOUT, TEST, noise_sigma
@@ -30,7 +30,7 @@ from wl.summaries.handmade import Spectrum
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer():
-    """Fewer points in the cosmology, half of the time: spectra come out to 1e-3 in place of 2e-4."""
+    """Fewer points in the cosmology, half of the time: spectra come out to 1e-3, not 2e-4."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spectra, "NODES", (5, 4))
         yield
@@ -121,8 +121,9 @@ def test_likelihood_against_every_mode_by_itself(small):
         + rng.normal(0, noise_sigma(), (48, 36)) for r in range(3)
     ]
     signals = powers.tabulate(np.array([FIXED_NUISANCES]))
-    ours = log_likelihoods(signals(theta) + powers.white,
-                           np.stack([powers.measure(k) for k in maps]), powers.count)
+    ours = _log_likelihoods(signals(theta) + powers.white,
+                            np.stack([powers.measure(k) for k in maps]), powers.count,
+                            np.full(3, -np.inf))
     slow = np.array([[mode_by_mode(small, k, t, noise) for t in theta] for k in maps])
     difference = (ours - ours[:, :1]) - (slow - slow[:, :1])
     # bins, not modes

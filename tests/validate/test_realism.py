@@ -14,7 +14,7 @@ from wl.simulate.fields import Field
 from wl.simulate.plan import FIXED_NUISANCES
 from wl.validate import spectra
 from wl.validate import realism as module
-from wl.validate.realism import Comparison, goodness, join, minkowski, read_maps, table
+from wl.validate.realism import Comparison, _goodness, _join, _minkowski, read_maps, table
 
 LABEL = (0.3, 0.8, *FIXED_NUISANCES)
 
@@ -36,7 +36,7 @@ def test_minkowski_functionals_of_a_gaussian_field():
     for _ in range(24):
         field = ndimage.gaussian_filter(rng.standard_normal((side + 64, side + 64)), width)
         field = field[32:-32, 32:-32] * 2.0 * width * np.sqrt(np.pi)          # variance one
-        found.append(minkowski(field, np.ones((side, side), bool), thresholds))
+        found.append(_minkowski(field, np.ones((side, side), bool), thresholds))
     tau, fall = 1.0 / (np.sqrt(2.0) * width), np.exp(-0.5 * thresholds**2)    # rms of the slope
     above = stats.norm.sf(thresholds)
     euler = (side**2 * tau**2 * thresholds * fall * (2.0 * np.pi)**-1.5
@@ -59,7 +59,7 @@ def test_minkowski_functionals_by_labelling():
         parts = ndimage.label(inside)[1]
         holes = ndimage.label(~inside, np.ones((3, 3)))[1] - 1
         sides = sum(np.sum(inside & ~np.roll(inside, s, a)) for s in (1, -1) for a in (0, 1))
-        found = minkowski(field, valid, thresholds)[:, i]
+        found = _minkowski(field, valid, thresholds)[:, i]
         assert found.tolist() == [inside.sum(), sides, parts - holes]
 
 
@@ -169,22 +169,23 @@ def test_goodness_follows_its_distribution(rng):
     p_values = []
     for _ in range(300):
         drawn = rng.normal(10.0, [1.0, 2.0, 0.5], (25, 3)) @ mix
-        p_values.append(goodness(drawn[0], drawn[1:])["p_value"])
+        p_values.append(_goodness("area", drawn[0], drawn[1:])["p_value"])
     assert stats.kstest(p_values, "uniform").pvalue > 1e-3
     counts = rng.poisson([200.0, 90.0, 20.0, 3.0, 1.0, 0.5], (50, 6))
-    joined = goodness(counts[0], counts[1:], counts=True)
+    joined = _goodness("peaks", counts[0], counts[1:])
     assert joined["bins"] == 3 and joined["p_value"] > 1e-3
-    scaled = goodness(1e-9 * drawn[0], 1e-9 * drawn[1:])              # moments are small numbers
+    scaled = _goodness("area", 1e-9 * drawn[0], 1e-9 * drawn[1:])      # moments are small numbers
     assert scaled["p_value"] == pytest.approx(p_values[-1], rel=1e-6)
     with pytest.raises(InputError, match="--maps"):
-        goodness(np.ones(5), rng.normal(size=(6, 5)))
+        _goodness("area", np.ones(5), rng.normal(size=(6, 5)))
 
 
 def test_every_map_is_tested_against_all_others(rng):
     """of_each is what goodness() says of each map in the real one's place."""
     drawn = rng.normal(10.0, [1.0, 2.0, 0.5], (25, 3))
-    of_each = goodness(drawn[0], drawn[1:])["of_each"]
-    again = [goodness(one, np.delete(drawn, i, axis=0))["p_value"] for i, one in enumerate(drawn)]
+    of_each = _goodness("area", drawn[0], drawn[1:])["of_each"]
+    again = [_goodness("area", one, np.delete(drawn, i, axis=0))["p_value"]
+             for i, one in enumerate(drawn)]
     assert of_each == pytest.approx(again, rel=1e-9)
 
 
@@ -192,11 +193,11 @@ def test_ranked_p_values_hold_for_heavy_tails(rng):
     """Numbers whose squares hardly have a mean: Hotelling's p-values fail, ranks are uniform."""
     drawn = np.exp(2.0 * rng.normal(size=(400, 41, 1))) * rng.normal(size=(400, 41, 2))
     small = {
-        ranked: np.mean([goodness(d[0], d[1:], ranked=ranked)["p_value"] < 0.05 for d in drawn])
-        for ranked in (False, True)
+        kind: np.mean([_goodness(kind, d[0], d[1:])["p_value"] < 0.05 for d in drawn])
+        for kind in ("area", "third")
     }
-    assert small[False] > 0.08 and abs(small[True] - 2 / 41) < 0.033
-    one = goodness(np.full(2, 1e3), rng.normal(size=(40, 2)), ranked=True)
+    assert small["area"] > 0.08 and abs(small["third"] - 2 / 41) < 0.033
+    one = _goodness("third", np.full(2, 1e3), rng.normal(size=(40, 2)))
     assert one["p_value"] == 1 / 41
 
 
@@ -205,7 +206,7 @@ def test_ranked_p_values_hold_for_heavy_tails(rng):
                                           ([0.5, 1, 30, 20, 2, 4, 0.2], [0, 0, 0, 1, 2, 3, 3]),
                                           ([30, 1, 1], [0, 0, 0]), ([0, 0, 6, 30], [0, 0, 0, 1])])
 def test_join(mean, groups):
-    got = join(np.array(mean, float))
+    got = _join(np.array(mean, float))
     sums = np.bincount(got, mean)
     assert np.all(np.diff(got) >= 0) and np.all(np.diff(got) <= 1)
     assert np.all(sums >= 5.0) and sums.sum() == pytest.approx(np.sum(mean))

@@ -51,16 +51,14 @@ def projected_mass(x: np.ndarray, c: float) -> np.ndarray:
 
 
 def _pixel_share(r, y):
-    """Share of a ring of radius y in a pixel r from its middle, in pixels, over orientations.
-
-    Of a circle of radius d > 1/2 about a pixel's centre the part 1 - 4/pi arccos(1/(2d)) is inside.
-    """
+    """Share of a ring of radius y in a pixel r from its middle, in pixels, over orientations."""
     # the ring's points up to the angle at which it leaves the circle through the corners
     cosine = (r * r + y * y - CORNER**2) / np.maximum(2.0 * r * y, 1e-9)
     widest = np.arccos(np.clip(cosine, -1.0, 1.0))
     d2 = (r[..., None]**2 + y[..., None]**2
           - 2.0 * (r * y)[..., None] * np.cos(widest[..., None] * _NODE))
     d = np.sqrt(np.maximum(d2, 1e-12))
+    # of a circle of radius d > 1/2 about the pixel's centre
     share = np.where(d <= 0.5, 1.0, 1.0 - 4.0 / np.pi * np.arccos(np.minimum(0.5 / d, 1.0)))
     share[d > CORNER] = 0.0
     return widest / np.pi * np.sum(_WEIGHT * share, axis=-1)
@@ -99,17 +97,14 @@ Factor of modes; spectrum of Gaussian modes to add before; factor of the smooth 
 
 
 def _stamp_window(grid):
-    """Power of painted profiles over that of true pixel averages, float32 (quarter cells).
-
-    Painting averages over orientations of the pixel; for a spectrum that falls as ell^-1.5.
-    """
+    """Power of painted profiles, means over the pixel's orientations, over true pixel averages'."""
     sampling, images = 2.0 * np.pi / grid.pixel, range(-IMAGES, IMAGES + 1)
     ell = np.geomspace(1.0, 6.0 * sampling, 3000)
     total, round_window = np.zeros((2, *grid.quarter)), cell_window(ell, grid.pixel)**2
     for m, k in itertools.product(images, images):
         y, x = grid.ell_y[:, None] + m * sampling, grid.ell_x + k * sampling
         r = np.hypot(y, x)
-        power = np.maximum(r, ell[0])**-1.5
+        power = np.maximum(r, ell[0])**-1.5          # about as halos' spectrum falls
         total[0] += power * np.interp(r, ell, round_window)
         total[1] += power * (np.sinc(y / sampling) * np.sinc(x / sampling))**2
     return (total[0] / total[1]).ravel().astype(np.float32)

@@ -108,10 +108,7 @@ def _given(path):
 
 
 def procedural_mask() -> np.ndarray:
-    """A survey mask that imitates HSC Y3's wide 12-hour field: bool (1424, 176), True = observed.
-
-    benchmarks/mask.py made it; exactly 132,019 pixels are observed.
-    """
+    """benchmarks/mask.py's imitation of HSC Y3's 12-hour field: bool (1424, 176), True observed."""
     packed = np.load(pathlib.Path(__file__).with_name("mask.npz"))["mask"]
     return np.unpackbits(packed, axis=1).astype(bool)
 

@@ -45,13 +45,8 @@ TESTS = {**{f"coverage {name}": f"coverage at {name} %" for name in NOMINAL},
 
 
 # ---------------------------------------------------------------- the information limit
-def log_likelihoods(expected: np.ndarray, measured: np.ndarray, count: np.ndarray,
-                    minimum: np.ndarray | None = None) -> np.ndarray:
-    """ln L averaged over the nuisances, up to a constant of each map: (k, n).
-
-    expected, measured, count: (n, m, n_bin) at n cosmologies and m nuisances; (k, n_bin); (n_bin,)
-    minimum: (k,), below which the largest term stands for the average, which is less
-    """
+def _log_likelihoods(expected, measured, count, minimum):
+    """ln L (k, n), of means over nuisances, of measured (k, n_bin) and expected (n, m, n_bin)."""
     n, m, n_bin = expected.shape
     expected = expected.reshape(-1, n_bin)
     constant = 0.5 * np.log(expected) @ count
@@ -61,7 +56,7 @@ def log_likelihoods(expected: np.ndarray, measured: np.ndarray, count: np.ndarra
         part = slice(first, first + BLOCK)
         value = -(0.5 * measured[part] * count @ inverse + constant).reshape(-1, n, m)
         out[part] = highest = value.max(axis=2)
-        near = np.ones(highest.shape, bool) if minimum is None else highest > minimum[part, None]
+        near = highest > minimum[part, None]       # below, the largest term stands for the mean
         out[part][near] += np.log(np.exp(value[near] - highest[near][:, None]).mean(axis=1))
     return out
 
@@ -95,7 +90,8 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
         some, log_l = measured[start:start + MAPS], []
         best = np.full(len(some), -np.inf)
         for theta in points:                    # a triangle at a time bounds the memory
-            log_l.append(log_likelihoods(signals(theta) + white, some, count, best - NEGLIGIBLE))
+            log_l.append(_log_likelihoods(signals(theta) + white, some, count,
+                                              best - NEGLIGIBLE))
             best = np.maximum(best, log_l[-1].max(axis=1))
             bar.update()
         log_l = np.concatenate(log_l, axis=1)

@@ -43,17 +43,15 @@ TITLES = {"spectrum": "spectrum, ell {0[0]:g}-{0[1]:g}".format(ELL_RANGE),
           "pdf": "one-point PDF at {} arcmin", "peaks": "peak counts at {} arcmin",
           "minima": "minima counts at {} arcmin", "area": "area above thresholds, {} arcmin",
           "length": "length of contours, {} arcmin", "euler": "Euler characteristic, {} arcmin"}
+RANKED = ("third", "fourth")     # heavy tails: T^2 gives 3 to 7 % of maps a p-value below 0.01
 TOGETHER = {"PDF": ("pdf",), "peak counts": ("peaks",), "minima counts": ("minima",),
             "Minkowski functionals": ("area", "length", "euler")}
 
 
-def minkowski(field: np.ndarray, valid: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Minkowski functionals of the valid pixels above thresholds, ascending: (3, thresholds).
-
-    Returns the area in pixels, the length of the border in sides of pixels, and the Euler
-    characteristic (parts less holes) where pixels touch by their sides. Mantz, Jacobs & Mecke 2008,
-    J. Stat. Mech. P12015: sums over pixels, pairs, squares, each above where its lowest pixel is.
-    """
+def _minkowski(field, valid, thresholds):
+    """Area, length of the border and Euler characteristic of what is above: (3, thresholds)."""
+    # Mantz, Jacobs & Mecke 2008, J. Stat. Mech. P12015: sums over pixels, pairs of them, squares
+    # of four, each above where its lowest pixel is; parts less holes, of pixels that share a side
     one = np.where(valid, field, -np.inf)
     down, right = np.minimum(one[1:], one[:-1]), np.minimum(one[:, 1:], one[:, :-1])
 
@@ -106,7 +104,7 @@ class Comparison:
         two, three, four = moments.T
         out = dict(zip(TITLES, (*self.spectra(kappa), three, four - 3.0 * two**2)))
         for i, scale in list(enumerate(SCALES))[1:]:
-            found = (pdf[i] * self.pixels[i], peaks[i], minima[i], *minkowski(
+            found = (pdf[i] * self.pixels[i], peaks[i], minima[i], *_minkowski(
                 smoothed[i], self.shapes.valid[i], THRESHOLDS * self.shapes.unit[i]))
             out.update((f"{name} {scale:g}", v) for name, v in zip(list(TITLES)[4:], found))
         return out
@@ -170,9 +168,12 @@ class Comparison:
                 progress: Progress | None = None) -> dict:
         """Compare a real noisy map (n_observed,) with n simulated ones at its best fit.
 
-        Returns a dict: label (5,), scatter, n; tests, of each of statistics() what goodness()
-        gives; together, of each of TOGETHER the share of all n + 1 maps whose lowest p-value of
-        its tests at all scales is as low as the real map's
+        Returns a dict: label (5,), scatter, n; together, of each of TOGETHER the share of all n + 1
+        maps whose lowest p-value of its tests at all scales is as low as the real map's; tests, of
+        each of statistics() a dict: real, mean, sd (bins,); bins, after few counts were joined;
+        chi2 with the factor of Hartlap et al. 2007, A&A 464, 399; p_value of Hotelling's T^2, for
+        RANKED the share of all maps as far from their mean; of_each (n + 1,), of every map against
+        all others, the real one first. Raises InputError for too few maps.
         """
         found = self.statistics(kappa)
         label, scatter, _ = self.fit(found)
@@ -180,9 +181,7 @@ class Comparison:
                  for k in self.simulate(label, scatter, N_FIRST, seed + 1)]
         label, scatter, _ = self.fit(found, np.cov(np.array(first).T))
         parts = [self.statistics(k) for k in self.simulate(label, scatter, n, seed, progress)]
-        tests = {name: goodness(real, np.array([part[name] for part in parts]),
-                                counts=name.split()[0] in ("pdf", "peaks", "minima"),
-                                total=name.startswith("pdf"), ranked=name in ("third", "fourth"))
+        tests = {name: _goodness(name.split()[0], real, np.array([part[name] for part in parts]))
                  for name, real in found.items()}
         together = {}
         for title, kinds in TOGETHER.items():
@@ -192,26 +191,15 @@ class Comparison:
         return {"label": label, "scatter": scatter, "n": n, "tests": tests, "together": together}
 
 
-def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: bool = False,
-             ranked: bool = False) -> dict:
-    """chi2 of a real map's numbers against n simulated ones, as of one more map about their mean.
-
-    real, drawn: (bins,); (n, bins)
-    counts: bins with fewer than MIN_COUNT expected join their neighbour nearer to the fullest
-    total: they add up to a constant, so that the last bin says nothing new
-    ranked: p_value is the share of all n + 1 maps as far from the mean of all as the real one: for
-        moments, whose tails are heavy (Hotelling's is below 0.01 in 3 to 7 % of simulated maps)
-    Returns a dict: real, mean, sd (bins,); bins; chi2 with the factor of Hartlap et al. 2007, A&A
-    464, 399; p_value of Hotelling's T^2; of_each (n + 1,), of every map against all others, the
-    real one first. Raises InputError for too few maps.
-    """
+def _goodness(kind, real, drawn):
+    """Numbers of a kind of TITLES, a real map's (bins,) against simulated ones' (n, bins)."""
     n, mean, sd = len(drawn), drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
-    group = join(mean) if counts else np.arange(len(mean))
+    group = _join(mean) if kind in ("pdf", "peaks", "minima") else np.arange(len(mean))
     a, b = (np.add.reduceat(v, np.unique(group, return_index=True)[1], axis=-1)
             for v in (real, drawn))
     unit = b.std(axis=0)                 # moments of 1e-8 and areas of 1e5 pixels alike
     used = unit > 0.0                    # thresholds that a map reaches
-    used[-1] &= not total
+    used[-1] &= kind != "pdf"            # which adds up to a constant
     all_maps, d = np.vstack([a, b])[:, used] / unit[used], int(used.sum())
     if n < d + 3:
         raise InputError(f"--maps: expected at least {d + 3} for {d} bins, got {n}; give more")
@@ -221,10 +209,10 @@ def goodness(real: np.ndarray, drawn: np.ndarray, counts: bool = False, total: b
     of_each = stats.beta.sf(share, 0.5 * d, 0.5 * (n - d))
     return {"real": real, "mean": mean, "sd": sd, "bins": d, "of_each": of_each,
             "chi2": float((n - d - 2) * share[0] / (1.0 - share[0])),
-            "p_value": float(np.mean(far >= far[0]) if ranked else of_each[0])}
+            "p_value": float(np.mean(far >= far[0]) if kind in RANKED else of_each[0])}
 
 
-def join(mean: np.ndarray) -> np.ndarray:
+def _join(mean):
     """Number of the group of each bin, ascending: tails joined until each expects MIN_COUNT."""
     top, group = int(np.argmax(mean)), np.arange(len(mean))
     for order, step in ((range(top), 1), (range(len(mean) - 1, top, -1), -1)):
