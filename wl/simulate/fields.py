@@ -74,9 +74,8 @@ def check_frame(shape: tuple, periodic: bool = False, field: str = "gaussian") -
     """Refuse a frame whose image matrix would not fit into a process. Raises InputError."""
     step = 4 if field == "halo" else 2               # its cells of 2 x 2 pixels are even as well
     if periodic and any(n % step or n < 4 for n in shape):
-        raise InputError(f"--periodic: expected a frame with even sides, multiples of {step} and "
-                         f"at least 4 pixels for --field {field}, got {tuple(shape)}; give "
-                         "another --mask")
+        raise InputError(f"--periodic: expected even sides, multiples of {step} and at least 4 for "
+                         f"--field {field}, got {tuple(shape)}; give another --mask")
     if np.prod([grid_size(n) // 2 + 1 for n in shape]) > MAX_CELLS:
         raise InputError("mask: expected a frame up to about 2000 x 2000 pixels, got "
                          f"{tuple(shape)}; cut it into parts")

@@ -13,8 +13,7 @@ from scipy.spatial import Delaunay, QhullError
 from ..core import seeds
 from ..core.checks import InputError, Options, array, option
 from ..core.files import digest_array
-from ..core.params import (DELTA_Z_SIGMA, F_0_RANGE, FRAME, LABELS, N_GAL, T_AGN_RANGE,
-                           noise_sigma)
+from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from ..maps.splits import DEFAULT_REALISATIONS
 from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field,
@@ -146,9 +145,8 @@ class SimulationOptions(Options):
         "--gaussian-below 0: a pure shifted log-normal", metavar="X", within=(0.0, 0.9))
     gaussian_below: float = option(GAUSSIAN_BELOW, "multipole under which all of the power is "
                                    "Gaussian", metavar="ELL", within=(0.0, 1e3))
-    lambda_factor: float = option(
-        LAMBDA_FACTOR, "multiply the shift lambda of every log-normal (kappa > -lambda): above 1 "
-        "less skewed", metavar="X", within=(0.3, 100.0))
+    lambda_factor: float = option(LAMBDA_FACTOR, "factor of the shift lambda (kappa > -lambda); "
+                                  "above 1: less skewed", metavar="X", within=(0.3, 100.0))
     lambda_scatter: float = option(
         0.0, "scatter of ln lambda from map to map, so that skewness is no exact function of the "
         "cosmology", metavar="X", within=(0.0, 0.5))
@@ -208,9 +206,8 @@ class Plan:
         given = None if options.design is None else _given(options.design)
         has = given is not None and given.shape[2] == 5
         if options.nuisances == "design" and not has:
-            raise InputError("--nuisances design: expected a --design file with labels "
-                             "(n_cosmology, n_realisation, 5), got none; give one, or --nuisances "
-                             "drawn")
+            raise InputError("--nuisances design: expected labels (n_cosmology, n_realisation, 5) "
+                             "by --design, got none; give them, or --nuisances drawn")
         self.nuisances = options.nuisances or ("design" if has else "drawn")
         most = DEFAULT_REALISATIONS
         n, m = (N_COSMOLOGY, most) if given is None else given.shape[:2]

@@ -21,8 +21,7 @@ from ..core.progress import Progress
 from ..maps import dataset
 from ..maps.dataset import LIMIT_FILE, read_truth
 from ..posterior import posterior
-from ..posterior.emulator import (design_log_density, log_prior, quadrature_points,
-                                  triangle_areas)
+from ..posterior.emulator import design_log_density, log_prior, quadrature_points, triangle_areas
 from ..posterior.infer import load_emulator as load
 from ..scoring import report, score
 from ..scoring import table as score_table
@@ -90,8 +89,8 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
         some, log_l = measured[start:start + MAPS], []
         best = np.full(len(some), -np.inf)
         for theta in points:                    # a triangle at a time bounds the memory
-            log_l.append(_log_likelihoods(signals(theta) + white, some, count,
-                                              best - NEGLIGIBLE))
+            expected, least = signals(theta) + white, best - NEGLIGIBLE
+            log_l.append(_log_likelihoods(expected, some, count, least))
             best = np.maximum(best, log_l[-1].max(axis=1))
             bar.update()
         log_l = np.concatenate(log_l, axis=1)
@@ -173,11 +172,10 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
         paths.append(pathlib.Path(out or data.folder) / (prefix + PRIORS[name]))
         summary = {NAMES.get(key, key): Var(("map", "param")[:value.ndim], value) for key, value in
                    {**posterior.gaussian(mean, sd), "correlation": correlation}.items()}
-        hdf5.write(paths[-1], "posterior", {
-            "summary": summary, "observed_data": observed,
-            "constant_data": {"design": Var(("cosmology", "param"), data.theta)}},
-            coords={"param": np.array(PARAMS)}, settings={**stored, "prior": name}, seed=seed,
-            inputs=inputs, origin=data.origin())
+        groups = {"summary": summary, "observed_data": observed,
+                  "constant_data": {"design": Var(("cosmology", "param"), data.theta)}}
+        hdf5.write(paths[-1], "posterior", groups, coords={"param": np.array(PARAMS)}, seed=seed,
+                   settings={**stored, "prior": name}, inputs=inputs, origin=data.origin())
     return paths
 
 
@@ -292,7 +290,7 @@ def check(emulator, n: int = 4000, *, nstep: int = 10000, sigma: float = 0.06, s
             "region": {name: float((density >= exact.contour[:, k]).mean())
                        for k, name in enumerate(NOMINAL)},
             "curve": posterior.coverage_curve((ranks + 0.5) / (draws.shape[1] + 1.0),
-                                    np.arange(1, 10) / 10), "p_values": p_values}
+                                              np.arange(1, 10) / 10), "p_values": p_values}
 
 
 def rank_p_value(ranks: np.ndarray, n_draws: int) -> float:

@@ -276,8 +276,7 @@ def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]
 
     rows: a number, or "all". Raises InputError.
     """
-    path = pathlib.Path(path)
-    beside = pathlib.Path(mask or path.parent / dataset.MASK_FILE)
+    beside = pathlib.Path(mask or pathlib.Path(path).parent / dataset.MASK_FILE)
     observed = dataset.read_mask(beside) if mask or beside.is_file() else procedural_mask()
     kappa = dataset.load_npy(path, mmap=True)
     kappa = array(path, kappa if kappa.ndim > 1 else kappa[None], (None, int(observed.sum())), "f",
