@@ -9,7 +9,8 @@ from wl.core import params as variables
 from wl.core.checks import InputError
 from wl.core.params import LEVELS
 from wl.posterior import posterior
-from wl.posterior.posterior import pit, pit_quantiles, uniform_p_value
+from wl.posterior.posterior import pit_quantiles, uniform_p_value
+from wl.scoring.score import Posterior, probabilities
 from wl.posterior.quadrature import exact
 from wl.scoring import report
 
@@ -146,7 +147,7 @@ def test_imports_neither_numba_nor_torch(python):
 def test_pit(rng):
     mean, sd = rng.normal(size=(4000, 2)), rng.uniform(0.5, 2.0, size=(4000, 2))
     truth = mean + sd * rng.normal(size=(4000, 2))
-    values = pit(truth, mean, sd)
+    values = probabilities(truth, Posterior(mean, sd))
     np.testing.assert_allclose(values, stats.norm(mean, sd).cdf(truth), rtol=1e-10)
     levels = np.array([0.025, 0.16, 0.5, 0.84, 0.975])
     quantiles = stats.norm.ppf(levels)[:, None, None] * sd + mean
@@ -161,7 +162,7 @@ def test_pit_of_a_skewed_posterior(rng):
     quantiles = np.broadcast_to(stats.gamma(shape).ppf(levels)[:, None, None], (25, 4000, 2))
     good = pit_quantiles(truth, levels, quantiles)
     assert uniform_p_value(good[:, 0]) > 0.01
-    gaussian = pit(truth, np.full((4000, 2), shape), np.full((4000, 2), shape**0.5))
+    gaussian = probabilities(truth, Posterior(*np.full((2, 4000, 2), [[[shape]], [[shape**0.5]]])))
     assert uniform_p_value(gaussian[:, 0]) < 1e-6
 
 
@@ -228,7 +229,7 @@ def test_isotonic_corrects_width_and_bias(rng):
     truth = rng.normal(size=(6000, 2)) * [1.0, 2.0]
     for scale, shift in ((0.6, 0.0), (1.5, 0.0), (1.0, 0.5)):
         mean, sd = np.full(truth.shape, shift), np.tile([1.0, 2.0], (6000, 1)) * scale
-        curve = posterior.isotonic(pit(truth[:3000], mean[:3000], sd[:3000]))
+        curve = posterior.isotonic(probabilities(truth, Posterior(mean, sd))[:3000])
         assert (np.diff(curve, axis=0) > 0).all()
         found, made_of = posterior.recalibrate("isotonic", gaussian_summary(mean[3000:], sd[3000:]),
                                                truth[:3000],

@@ -8,7 +8,7 @@ from scipy import stats
 from conftest import one_line
 from wl.core import params
 from wl.core.checks import InputError
-from wl.posterior.posterior import coverage_curve, pit, uniform_p_value
+from wl.posterior.posterior import coverage_curve, uniform_p_value
 from wl.scoring import score
 from wl.scoring.score import Posterior
 from wl.validate import inference as calibration
@@ -130,7 +130,7 @@ def test_rank_test_against_scipy(rng):
 def test_calibration_separates_right_from_wrong_error_bars(posterior, scale, good):
     truth, mean, sd, rho = posterior
     sd, rng = scale * sd, np.random.default_rng(2)
-    values = pit(truth, mean, sd)
+    values = score.probabilities(truth, score.Posterior(mean, sd))
     draws = mean[:, None] + sd[:, None] * pairs(rng, len(truth), 99)
     p_values = [uniform_p_value(values[:, 0]),
                 calibration.rank_p_value((draws < truth[:, None]).sum(1)[:, 1], 99),

@@ -24,7 +24,8 @@ from wl.maps.dataset import TEST_FILE
 from wl.core.params import HOLDOUT, TEST, noise_sigma
 from wl.posterior.emulator import log_prior
 from wl.posterior.emulator import quadrature_points
-from wl.scoring.score import challenge_score, expected_score, pit, uniform_p_value
+from wl.scoring.score import (Posterior, challenge_score, expected_score, probabilities,
+                              uniform_p_value)
 from wl.summaries.handmade import Spectrum
 
 
@@ -234,7 +235,7 @@ def marks(from_prior, count=1.0, white=1.0, nuisances=None):
     finally:
         powers.white = right
     return (challenge_score(truth, mean, sd), expected_score(sd),
-            [uniform_p_value(column) for column in pit(truth, mean, sd).T])
+            [uniform_p_value(column) for column in probabilities(truth, Posterior(mean, sd)).T])
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int
                guess: np.ndarray | None = None, progress=None) -> Chains:
     """Random-walk Metropolis for every map (Metropolis et al. 1953), all maps in one kernel.
 
-    A map's draws are reduced as soon as its chains end: memory does not grow with the steps.
     emulator: Emulator; summary: (n, d) float64; walk: Walk; seed: int.
     map_index: (n,) int, global indices, which with the seed alone decide random numbers; or None.
     keep: (k,) int, sorted rows of the maps that return their draws, those of walk.draw_steps.

@@ -114,20 +114,11 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
             **{name: mean + sd * ndtri(level) for name, level in LEVELS.items()}}
 
 
-def pit(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Probability below the truth in a Gaussian posterior: uniform in (0, 1) if calibrated.
-
-    truth, mean, sd: (n, 2) float64. Returns (n, 2) float64. Raises InputError as checked() does.
-    """
-    from scipy.special import ndtr
-    truth, mean, sd = checked(truth, mean, sd)
-    return ndtr((truth - mean) / sd)
-
-
 def pit_quantiles(truth: np.ndarray, levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """The same from quantiles of the posterior, between which the pull is linear in the parameter.
+    """Probability below the truth by quantiles, between which the pull is linear in the parameter.
 
-    Beyond them it goes on with the outermost slope: exact for a Gaussian. Returns (n, 2) float64.
+    Beyond them it goes on with the outermost slope: exact for a Gaussian. Returns (n, 2) float64,
+    uniform in (0, 1) if calibrated.
     truth: (n, 2), levels: (k,), increasing probabilities, quantiles: (k, n, 2), float64.
     """
     from scipy.special import ndtr, ndtri
@@ -143,7 +134,7 @@ def pit_quantiles(truth: np.ndarray, levels: np.ndarray, quantiles: np.ndarray) 
 def coverage_curve(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Share of truths inside the central interval of each level: equal to levels if calibrated.
 
-    values: (n, ...) float64, of pit(); levels: (k,) float64 in (0, 1). Returns (k, ...) float64.
+    values: (n, ...) float64, of pit_quantiles(); levels: (k,) float64. Returns (k, ...) float64.
     """
     half = np.abs(2.0 * np.asarray(values) - 1.0)
     return np.stack([(half <= level).mean(axis=0) for level in levels])

@@ -25,8 +25,7 @@ PER_EDGE = 8           # points that survey() looks at along each hull edge
 def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains:
     """The posterior of every map by Gauss quadrature in each triangle of the design.
 
-    Mean, covariance and log-prior are linear inside a triangle: it converges exponentially with the
-    order. The marginal densities that quantiles need are integrals along LINES lines.
+    Mean, covariance and log-prior are linear in each: it converges exponentially with the order.
     emulator: Emulator; summary: (n, d) float64; order: int, points per side, see _sides().
     Returns Chains without acceptance, ess, rhat, tau, draws. Raises InputError for a wrong summary.
     """

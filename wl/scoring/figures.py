@@ -69,10 +69,7 @@ def draw_all(maps, result: dict, folder: pathlib.Path) -> dict:
 
 
 def compare(results: list, folder: pathlib.Path) -> dict:
-    """A bar for the score of each of several runs, best first; returns as draw_all().
-
-    results: dicts of report.score_posterior()
-    """
+    """A bar for each run's score; returns as draw_all(). results: of report.score_posterior()."""
     results = sorted((r for r in results if r["score"] is not None), key=lambda r: r["score"])
     path = results and _drawn(_comparison, results, (6.5, 1.2 + 0.35 * len(results)),
                               folder / "comparison")

@@ -10,7 +10,7 @@ import numpy as np
 from ..core import params
 from ..core.checks import InputError, array
 from ..core.params import SCORE_WEIGHT
-from ..posterior.posterior import checked, coverage_curve, pit, pit_quantiles, uniform_p_value
+from ..posterior.posterior import checked, coverage_curve, pit_quantiles, uniform_p_value
 
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
 
@@ -45,10 +45,7 @@ def expected_score(sd: np.ndarray) -> np.ndarray:
 
 
 def prior_score(theta: np.ndarray) -> float:
-    """Score of an answer that knows only the design theta (n_cosmology, 2): its mean and sd.
-
-    That is -7.56 for the challenge's 101 cosmologies.
-    """
+    """Score of the mean and sd of a design theta (n_cosmology, 2); -7.56 for the challenge's."""
     theta = np.asarray(theta, dtype=np.float64)
     mean, sd = (np.broadcast_to(value, theta.shape) for value in (theta.mean(0), theta.std(0)))
     return float(challenge_score(theta, mean, sd).mean())
@@ -161,7 +158,8 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
 def probabilities(truth: np.ndarray, posterior: Posterior) -> np.ndarray:
     """Probability below the truth (n, 2), by the quantiles if all are there, else mean and sd."""
     if len(posterior.quantiles) < len(params.LEVELS):
-        return pit(truth, posterior.mean, posterior.sd)
+        from scipy.special import ndtr
+        return ndtr((truth - posterior.mean) / posterior.sd)
     return pit_quantiles(truth, list(params.LEVELS.values()),
                          [posterior.quantiles[name] for name in params.LEVELS])
 

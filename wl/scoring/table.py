@@ -177,10 +177,7 @@ def _named(values):
 
 
 def overview(results: list) -> str:
-    """Several posteriors as aligned text of 80 columns: a line each, best score first.
-
-    results: dicts of report.score_posterior()
-    """
+    """Posteriors as a table of 80 columns, best first. results: of report.score_posterior()."""
     rows = [("run", "maps", "n", "score", "MSE/var", "in 68 %", "in 95 %")]
     for result in sorted(results, key=lambda r: np.inf if r["score"] is None else -r["score"]):
         path = pathlib.Path(result["path"])
@@ -196,10 +193,7 @@ def overview(results: list) -> str:
 
 
 def details(result: dict) -> str:
-    """All figures of one posterior as aligned text: a line a figure, a column a set of maps.
-
-    result: of report.score_posterior()
-    """
+    """All figures of a posterior, a column a set of maps. result: of report.score_posterior()."""
     settings, parts = result["settings"], result["subsets"]
     shown = [f"{name} {settings[name]}" for name in SHOWN if settings.get(name) is not None]
     lines = [textwrap.fill(", ".join([result["path"], *shown, f"seed {result['posterior_seed']}"]),

@@ -41,10 +41,10 @@ class Maps:
     def numbers(self, pick: np.ndarray) -> score.Posterior:
         """Of some maps, recalibrated where the file has it."""
         some = {name: values[pick] for name, values in self.summary.items()}
-        quantiles = {name: some.get(f"recalibrated_{name}", some.get(name)) for name in LEVELS}
-        return score.Posterior(
-            some["posterior_mean"], some[self.bars], some.get("correlation"),
-            {name: value for name, value in quantiles.items() if value is not None})
+        quantiles = {name: some.get(f"recalibrated_{name}", some[name])
+                     for name in LEVELS if name in some}
+        return score.Posterior(some["posterior_mean"], some[self.bars], some.get("correlation"),
+                               quantiles)
 
     def subsets(self) -> dict:
         """{name: bool (n,)} of the maps to score apart, the headline first."""
