@@ -70,16 +70,24 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     Raises InputError for too few realisations, or summaries that do not vary.
     """
     choice("--smooth", smooth, SMOOTHS)
-    _, n, _ = array("summary", summary, (len(theta), None, None), "f",
+    _, n, d = array("summary", summary, (len(theta), None, None), "f",
                     advice="make the predictions again").shape
     if smooth == "none":
         return (*per_cosmology(summary), {"mean": RAW, "covariance": RAW, "gain": 0.0})
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
                          f"{MORE}")
-    centre, unit, u = summary.mean((0, 1)), _units(summary), theta - theta.mean(0)
-    u /= np.maximum(np.abs(u).max(0), 1e-300)            # at most one in size
-    scaled = (summary - centre) / unit
+    residual = (summary - summary.mean(1, keepdims=True)).reshape(-1, d)
+    unit = np.sqrt((residual**2).mean(0))                # scatter about a cosmology's mean
+    dead = unit <= 1e-10 * np.abs(summary).max((0, 1))
+    if not dead.any() and len(residual) - len(theta) > d:
+        residual /= unit
+        dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < MIN_EIGENVALUE
+    if dead.any():
+        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, got a "
+                         "singular covariance; one is constant, or follows from others")
+    centre, u = summary.mean((0, 1)), theta - theta.mean(0)
+    scaled, u = (summary - centre) / unit, u / np.maximum(np.abs(u).max(0), 1e-300)
     shuffled = seeds.generator(seed, seeds.COVARIANCE_FOLDS).permutation(n)
     order, spread, gain = _choose(u, scaled, np.array_split(shuffled, min(N_FOLDS, n)), smooth)
     found = {"mean": order, "covariance": spread, "gain": float(gain)}
@@ -116,21 +124,6 @@ def _choose(u, summary, folds, smooth):
     chosen = best([reference, *((order, s) for s in spreads if (order, s) in possible)])
     gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
     return *chosen, gain
-
-
-def _units(summary):
-    """Scatter of each summary about its cosmology's mean, (d,); InputError if it does not vary."""
-    n_cosmology, n, d = summary.shape
-    residual = (summary - summary.mean(1, keepdims=True)).reshape(-1, d)
-    unit = np.sqrt((residual**2).mean(0))
-    dead = unit <= 1e-10 * np.abs(summary).max((0, 1))
-    if not dead.any() and len(residual) - n_cosmology > d:
-        residual /= unit
-        dead = np.linalg.eigvalsh(residual.T @ residual / len(residual))[:1] < MIN_EIGENVALUE
-    if dead.any():
-        raise InputError(f"covariance of {d} summaries: expected summaries that all vary, got a "
-                         "singular covariance; one is constant, or follows from others")
-    return unit
 
 
 def _freedom(n_cosmology, n, d, order, spread):

@@ -63,9 +63,8 @@ def draw_all(maps, result: dict, folder: pathlib.Path) -> dict:
     Returns {caption: Path of the PNG}.
     """
     scored = _Scored(maps, result)
-    found = {caption: _drawn(function, scored, size, folder / name)
-             for name, (function, size, caption) in FIGURES.items()}
-    return {caption: path for caption, path in found.items() if path}
+    return {caption: path for name, (function, size, caption) in FIGURES.items()
+            if (path := _drawn(function, scored, size, folder / name))}
 
 
 def compare(results: list, folder: pathlib.Path) -> dict:

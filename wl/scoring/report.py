@@ -260,7 +260,7 @@ def check_convergence(path, allowed: bool) -> None:
     if reason is None and error > MAX_QUADRATURE_ERROR:
         reason = (f"not converged: the quadrature is {error:.2g} sd from a higher order; give "
                   "--sampler metropolis")
+    if reason is not None and not allowed:
+        raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")
     if reason is not None:
-        if not allowed:
-            raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")
         warn(reason)

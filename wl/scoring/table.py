@@ -92,12 +92,11 @@ def verdict(result: dict, written: list = ()) -> str:
         advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
         lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + advice)
     lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
-    if not written:
-        return "\n".join(lines)
-    names = sorted({f.parent.name + "/" if f.parent != path.parent else f.name for f in written})
-    lines.append(f"Files: {', '.join([path.name, *names])} in {path.parent}")
-    lines.append(f"Next: python run_score.py {path} "             # whole, to be copied
-                 + ("--details" if scored else "--submission entry.zip"))
+    if written:
+        names = {f.parent.name + "/" if f.parent != path.parent else f.name for f in written}
+        lines += [f"Files: {', '.join([path.name, *sorted(names)])} in {path.parent}",
+                  f"Next: python run_score.py {path} "            # whole, to be copied
+                  + ("--details" if scored else "--submission entry.zip")]
     return "\n".join(lines)
 
 
