@@ -53,7 +53,8 @@ def make_set(folder):
 def start(data, *options, out="out", parser=run_mcmc.parser, method="network", quick=QUICK):
     """A run as its script prepares it, before any work: predict.Work."""
     argv = [a for a in quick if a not in ("--nstep", "500")] if method == "direct" else quick
-    args = cli.parse(parser(), ["--data", str(data), "--out", str(data.parent / out), *argv, *options])
+    words = ["--data", str(data), "--out", str(data.parent / out), *argv, *options]
+    args = cli.parse(parser(), words)
     network = NetworkOptions.of(args, method)
     maps = locate(args)
     return predict.prepare(maps, MapOptions.of(args), network, cli.folder(args, "x"))

@@ -40,7 +40,8 @@ def emulator(n=60, d=2, prior="design", seed=5):
     return build(theta, *statistics(theta, d), prior=prior)
 
 
-def chains(emulator, summary, *, nstep, sigma, burn_in=0.2, chains=1, thin=None, adapt=False, draws=0, **options):
+def chains(emulator, summary, *, nstep, sigma, burn_in=0.2, chains=1, thin=None, adapt=False,
+           draws=0, **options):
     """metropolis() with the fields of its Walk by name, and the draws of the first maps."""
     walk = Walk(nstep, sigma, burn_in, chains, thin, adapt)
     return metropolis(emulator, summary, walk, keep=np.arange(min(draws, len(summary))), **options)
@@ -64,8 +65,8 @@ def draw(emulator, n, seed=1):
 def grid_posterior(emulator, summary, n=900, sign=1.0):
     """Posterior of one map on a fine grid, by NumPy and SciPy alone.
 
-    sign: of the log-determinant; -1 makes the classic mistake. Returns mean (2,), sd (2,), correlation,
-    and quantiles (2, 5) at 0.025, 0.16, 0.5, 0.84, 0.975.
+    sign: of the log-determinant; -1 makes the classic mistake. Returns mean (2,), sd (2,),
+    correlation, and quantiles (2, 5) at 0.025, 0.16, 0.5, 0.84, 0.975.
     """
     from scipy.interpolate import LinearNDInterpolator
     low, high = emulator.limits
@@ -94,7 +95,7 @@ def grid_posterior(emulator, summary, n=900, sign=1.0):
 
 
 def places(emulator):
-    """Summaries that put the posterior in the middle, at the edge and outside of the hull, one far."""
+    """Summaries that put the posterior in the middle, at the edge and outside of hull, one far."""
     middle = emulator.interpolate(np.array([[0.28, 0.81]]))[0][0]
     corner = emulator.theta[np.argmax(emulator.theta[:, 0])]
     edge = emulator.interpolate(corner[None] + 0.02 * (np.array([0.28, 0.81]) - corner))[0][0]

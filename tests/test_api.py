@@ -55,7 +55,8 @@ def test_every_example_runs(folder, capsys):
     for code in functions:
         run(folder, code.replace(', folds=2', ''), names)
     assert os.getpid() == process
-    run(folder, 'new = wl.infer(wl.apply("data/runs/small", "new.npy"), "x", sampler="exact")', names)
+    line = 'new = wl.infer(wl.apply("data/runs/small", "new.npy"), "x", sampler="exact")'
+    run(folder, line, names)
     for name in ("posterior_mean", "sd", "p_value"):
         assert np.array_equal(names["new"].groups["summary"][name],
                               posterior.groups["summary"][name])

@@ -127,8 +127,8 @@ def test_a_script_called_from_a_notebook_neither_restarts_nor_exits(finished, py
             "sys.modules['IPython'] = types.ModuleType('IPython')\n"
             "before = os.getpid(); import run_mcmc\n"
             "for _ in range(2):\n"
-            "    run_mcmc.main(['--method', 'spectrum', '--sampler', 'exact', '--quiet', '--no-figures', "
-            "'--out', 'data/runs/b'])\n"
+            "    run_mcmc.main(['--method', 'spectrum', '--sampler', 'exact', '--quiet', "
+            "'--no-figures', '--out', 'data/runs/b'])\n"
             "assert os.getpid() == before; print('still here')")
     run = python(code, env={"WHERE": str(finished)})
     assert run.returncode == 0 and run.stdout.rstrip().endswith("still here"), run.stderr
@@ -157,7 +157,8 @@ def test_pages_of_the_package_name_all_rooms():
 def test_a_caller_of_a_script_s_main_is_not_restarted(tmp_path, python):
     """A script of somebody's own, which is plain, would begin again, and pytest without a word."""
     own = tmp_path / "own.py"
-    own.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, run_mcmc, run_direct\n"
+    own.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+                   "import os, run_mcmc, run_direct\n"
                    "os.execv = lambda *words: print('restarted')\n"
                    "for module in (run_mcmc, run_direct):\n    try:\n"
                    "        module.main(['--data', 'nowhere'])\n"

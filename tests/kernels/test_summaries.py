@@ -29,8 +29,9 @@ def binned(values, bins):
     return np.histogram(values, edges)[0]
 
 
-@pytest.mark.parametrize("shape, part", [((40, 33), 0.9), ((7, 60), 1.0), ((3, 3), 1.0), ((1, 9), 1.0),
-                                         ((20, 20), 0.0), ((65, 64), 0.5)])
+@pytest.mark.parametrize("shape, part", [
+    ((40, 33), 0.9), ((7, 60), 1.0), ((3, 3), 1.0), ((1, 9), 1.0), ((20, 20), 0.0),
+    ((65, 64), 0.5)])
 def test_against_numpy_and_scipy(shape, part, rng):
     field = ndimage.gaussian_filter(rng.normal(size=shape), 0.7).astype(np.float32) * 2
     valid = rng.random(shape) < part
@@ -106,7 +107,8 @@ print([hashlib.sha256(f.tobytes()).hexdigest() for f in found])
 
 
 def test_compiled_code_equals_the_plain_one(python):
-    out = [python(PLAIN, env={"NUMBA_DISABLE_JIT": flag, "PYTHONPATH": os.fspath(ROOT)}) for flag in ("0", "1")]
+    out = [python(PLAIN, env={"NUMBA_DISABLE_JIT": flag, "PYTHONPATH": os.fspath(ROOT)})
+           for flag in ("0", "1")]
     assert out[0].returncode == 0 and out[1].returncode == 0, out[0].stderr + out[1].stderr
     assert out[0].stdout == out[1].stdout and len(out[0].stdout) > 300
 
@@ -142,7 +144,7 @@ def error_by_fourier(shapes, mask, kappa, j):
 @pytest.mark.parametrize("shape", [(150, 90), (97, 64), (64, 33), (40, 176)])
 @pytest.mark.parametrize("scale", [0.0, 0.1, 0.6, 1.0, 1.5, 2.0, 3.0, 6.0, 20.0])
 def test_smoothing_against_a_fourier_transform(shape, scale, rng):
-    """All widths, those whose kernel rings among them: 1e-4 of the map's standard deviation or better."""
+    """All widths, those whose kernel rings among them: 1e-4 of the map's sd or better."""
     mask = ragged_mask(shape, rng)
     kappa = np.where(mask, rng.normal(0, 0.02, shape), 0.0).astype(np.float32)
     assert error_by_fourier(Shapes(mask, scales=(scale,)), mask, kappa, 0) < 3e-5
@@ -153,10 +155,13 @@ def test_smoothing_against_scipy(rng):
     mask = ragged_mask((90, 70), rng)
     kappa = np.where(mask, rng.normal(0, 0.02, mask.shape), 0.0)
     shapes = Shapes(mask, scales=(4.0, 7.0))
-    for found, valid, width in zip(shapes.smooth(kappa.astype(np.float32)), shapes.valid, (2.0, 3.5)):
-        top, bottom = (ndimage.gaussian_filter(m.astype(float), width, mode="constant", truncate=6.0)
+    smooth = shapes.smooth(kappa.astype(np.float32))
+    for found, valid, width in zip(smooth, shapes.valid, (2.0, 3.5)):
+        top, bottom = (ndimage.gaussian_filter(m.astype(float), width, mode="constant",
+                                               truncate=6.0)
                        for m in (kappa, mask))
-        assert np.allclose(found[valid], top[valid] / bottom[valid], rtol=0.0, atol=1e-5 * kappa.std())
+        right = top[valid] / bottom[valid]
+        assert np.allclose(found[valid], right, rtol=0.0, atol=1e-5 * kappa.std())
 
 
 @pytest.mark.parametrize("damage", ["no tail", "a wrong ratio", "a wrong tap", "too much skipped"])
@@ -167,7 +172,8 @@ def test_a_damaged_kernel_is_noticed(damage, rng):
     shapes = Shapes(mask, scales=(0.6,))
     whole = shapes.smoothings[0]
     part = {"no tail": {"share": 0.0 * whole.share}, "a wrong ratio": {"ratio": 0.9 * whole.ratio},
-            "a wrong tap": {"taps": whole.taps * np.where(np.arange(9) == 3, np.float32(1.1), np.float32(1.0))},
+            "a wrong tap": {"taps": whole.taps * np.where(np.arange(9) == 3, np.float32(1.1),
+                                                          np.float32(1.0))},
             "too much skipped": {"along": np.maximum(whole.along, [[1, 0]])}}[damage]
     shapes.smoothings = [whole._replace(**part)]
     assert error_by_fourier(shapes, mask, kappa, 0) > 6e-5
@@ -184,7 +190,8 @@ def test_smoothing_is_a_gaussian_that_knows_the_mask(rng):
     for j, k in ((10, 10), (0, 3), (35, 20), (59, 39), (31, 8)):
         weight = np.exp(-((y - j)**2 + (x - k)**2) / (2.0 * 2.0**2))      # 4 arcmin are two pixels
         if shapes.valid[0, j, k]:
-            assert field[j, k] == pytest.approx(np.sum(weight * kappa[y, x]) / weight.sum(), rel=2e-3, abs=2e-6)
+            right = np.sum(weight * kappa[y, x]) / weight.sum()
+            assert field[j, k] == pytest.approx(right, rel=2e-3, abs=2e-6)
         else:
             assert field[j, k] == 0.0
     assert not shapes.valid[0, 24, 8] and shapes.valid[0].sum() > 0.8 * mask.sum()
@@ -196,7 +203,7 @@ def test_white_noise_has_the_variance_it_should(rng):
     shapes = Shapes(mask)
     noise = rng.normal(0, noise_sigma(), (4, *mask.shape)).astype(np.float32)
     moments, pdf, counts = shapes.describe(noise)
-    # a Gaussian of s pixels leaves 1 / (4 pi s^2) of the variance: 1, 2 and 4 pixels here, edges add some
+    # a Gaussian of s pixels leaves 1 / (4 pi s^2) of the variance: here 1, 2 and 4; edges add some
     expected = noise_sigma()**2 / (4 * np.pi * np.array([1.0, 4.0, 16.0]))
     assert np.allclose(shapes.noise**2, expected, rtol=2e-3, atol=0.0)
     assert np.allclose(moments[:, :, 0].mean(0), shapes.noise**2, rtol=0.15, atol=0.0)

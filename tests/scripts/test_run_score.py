@@ -636,12 +636,14 @@ def test_the_page_in_a_browser(case, script, tmp_path):
     _, path, _ = case
     ok(script("run_score.py", path, "--bootstrap", 20, cwd=tmp_path))
     page, probe = path.with_name("report.html"), tmp_path / "probe.html"
-    count = ("<script>window.onload = () => console.log('broken ' + [...document.images].filter(i => !i.naturalWidth)"
-             ".length + ' of ' + document.images.length)</script>")
+    count = ("<script>window.onload = () => console.log('broken ' + "
+             "[...document.images].filter(i => !i.naturalWidth).length"
+             " + ' of ' + document.images.length)</script>")
     probe.write_text(page.read_text().replace("</body>", count + "</body>"))
     for file, words in ((page, []), (probe, ["broken 0 of 5"])):
-        done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-                               f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", file.as_uri()],
+        done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu",
+                               "--enable-logging=stderr", "--dump-dom",
+                               f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],
                               capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and "<h1>" in done.stdout, done.stderr
         said = re.findall(r"CONSOLE.*?\] \"(.*?)\", source", done.stderr)

@@ -149,7 +149,8 @@ def main(folder):
              "run_score.py": run_score.main}
     from wl.simulate import simulate
     mains["wl.simulate"] = simulate.main
-    for name, module in (("limit", "inference"), ("realism", "realism"), ("calibration", "inference")):
+    for name, module in (("limit", "inference"), ("realism", "realism"),
+                         ("calibration", "inference")):
         mains[name] = getattr(importlib.import_module(f"wl.validate.{module}"), f"{name}_main")
     import torch  # noqa: F401
     from wl.summaries import apply, dense, handmade, training  # noqa: F401
