@@ -16,6 +16,7 @@ import pathlib
 
 from .core import cli
 from .core.checks import InputError, meant
+from .maps.dataset import open_set
 
 # seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
 # that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
@@ -25,20 +26,6 @@ COSTS = {"simulate": 0.011, "statistics": 0.0062, "spectrum": 0.0017, "dense": 0
 NETWORKS = {"compact": 0.0092, "simple_cnn": 0.011, "simple_cnn_residual": 0.012,
             "resnet_attention": 0.2, "resnet_reduced": 0.037, "biggan_encoder": 0.02,
             "inception": 0.035}
-
-
-def open_set(folder, release: str = "auto"):
-    """Open a data set in the public layout: a maps.dataset.MapSet, read from disk when needed.
-
-    folder: str or Path
-    release: str, which of several releases in the folder
-    Raises InputError.
-
-        maps = wl.open_set("data/small")
-        print(maps.kappa.shape, maps.theta)
-    """
-    from .maps import dataset
-    return dataset.open_set(folder, release)
 
 
 def simulate_set(folder, *, processes: int | None = 1, quiet: bool = True, **options):

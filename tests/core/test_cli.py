@@ -1,4 +1,5 @@
 """Options, exit codes, progress, and how a process is prepared."""
+import contextlib
 import io
 import os
 import re
@@ -220,9 +221,17 @@ def clock(monkeypatch):
     return now
 
 
+def progress_on(stream, *given, every=None, **options):
+    """A Progress that writes into a stream, a line each `every` seconds if that is given."""
+    with contextlib.redirect_stderr(stream):
+        progress = Progress(*given, **options)
+    progress.every = progress.every if every is None else every
+    return progress
+
+
 def test_progress_in_a_log_is_dated_and_rare(clock):
     stream = io.StringIO()
-    progress = Progress(100, "training", stream=stream)
+    progress = progress_on(stream, 100, "training")
     for _ in range(50):
         clock[0] += 1.0
         progress.note = "loss 0.5"
@@ -239,7 +248,7 @@ def test_progress_in_a_log_is_dated_and_rare(clock):
 
 def test_progress_on_a_terminal_is_a_bar(clock):
     stream = Terminal()
-    progress = Progress(4, "sampling", stream=stream)
+    progress = progress_on(stream, 4, "sampling")
     for _ in range(4):
         clock[0] += 1.0
         progress.update()
@@ -252,7 +261,7 @@ def test_progress_on_a_terminal_is_a_bar(clock):
 
 def test_progress_of_a_resumed_run_counts_only_its_own_time(clock):
     stream = io.StringIO()
-    progress = Progress(100, "training", stream=stream, every=0.0)
+    progress = progress_on(stream, 100, "training", every=0.0)
     clock[0] += 5.0                                              # of loading
     progress.begin_at(80, "epoch 9/10")
     assert stream.getvalue().endswith("training: goes on from 80 %, epoch 9/10\n")
@@ -263,13 +272,13 @@ def test_progress_of_a_resumed_run_counts_only_its_own_time(clock):
 
 def test_quiet_progress_and_odd_totals(clock):
     stream = io.StringIO()
-    progress = Progress(10, "x", quiet=True, stream=stream)
+    progress = progress_on(stream, 10, "x", quiet=True)
     clock[0] += 100
     progress.update()
     progress.close()
     assert stream.getvalue() == ""
     for total in (0, 5):
-        progress = Progress(total, "x", stream=stream, every=0.0)
+        progress = progress_on(stream, total, "x", every=0.0)
         clock[0] += 1
         progress.update(0)
         progress.update(7)                                       # more than was announced

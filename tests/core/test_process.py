@@ -63,7 +63,8 @@ def test_an_error_that_a_library_makes_of_a_signal_is_the_signal():
 
 WORK = """from wl.core.checks import RunError
 from wl.core.progress import Progress, say, warn
-bar = Progress(3, 'working', every=0.0)
+bar = Progress(3, 'working')
+bar.every = 0.0
 for i in range(3):
     bar.update()
 say('a note'); warn('a warning')

@@ -33,16 +33,14 @@ class Progress:
     """Progress with ETA on stderr: a bar on a terminal, dated lines in a log, nothing when quiet.
 
     total, label: int, steps, and str, what is being done
-    every, stream: float, seconds between lines in a log; a text stream, None for stderr
-    Has note: str, a few words to show behind.
+    Has note: str, a few words to show behind; every: float, seconds between lines.
     """
 
-    def __init__(self, total: int, label: str, quiet: bool = False, every: float = 20.0,
-                 stream=None):
+    def __init__(self, total: int, label: str, quiet: bool = False):
         self.total, self.label, self.quiet = max(int(total), 1), label, quiet
-        self.stream, self.note, self.done, self.first = stream or sys.stderr, "", 0, 0
+        self.stream, self.note, self.done, self.first = sys.stderr, "", 0, 0
         self.terminal = self.stream.isatty()
-        self.every = 0.2 if self.terminal else every
+        self.every = 0.2 if self.terminal else 20.0
         self.start = self.last = time.monotonic()
 
     def begin_at(self, done: int, note: str = "") -> None:

@@ -207,6 +207,9 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
     release: str, key of RELEASES, or "auto" for the only one that is there
     test_maps: str, name of the file of noisy test maps; None for the only one of TEST_FILES
     Raises InputError.
+
+        maps = wl.open_set("data/small")
+        print(maps.kappa.shape, maps.theta)
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
