@@ -91,9 +91,8 @@ def place_among(nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 Held = namedtuple("Held", "transfer rest lift")
-Held.__doc__ = """What holds n maps to their spectra: float32 (n, quarter cells) each.
-
-Factor of modes; spectrum of Gaussian modes to add before; factor of the smooth part's modes."""
+Held.__doc__ = """What holds n maps to their spectra, float32 (n, quarter cells) each: factor of modes;
+spectrum of Gaussian modes to add before; factor of the smooth part's modes."""
 
 
 def _stamp_window(grid):

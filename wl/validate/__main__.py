@@ -3,7 +3,7 @@ import importlib
 import sys
 
 from ..core import cli
-from ..core.checks import InputError
+from ..core.checks import choice
 
 COMMANDS = {"limit": ("inference", "the best score that any method can expect of a Gaussian sky"),
             "realism": ("realism", "real noisy maps beside simulated ones at their best fits"),
@@ -12,15 +12,13 @@ COMMANDS = {"limit": ("inference", "the best score that any method can expect of
 
 def main() -> None:
     """Hand the rest of the command line to the command that its first word names."""
-    name, rest = (sys.argv[1] if len(sys.argv) > 1 else None), sys.argv[2:]
+    name, rest = (sys.argv[1:2] or ["nothing"])[0], sys.argv[2:]
     if name in ("-h", "--help"):
         lines = "\n".join(f"  {command:12} {text}" for command, (_, text) in COMMANDS.items())
         print("usage: python -m wl.validate COMMAND [options]; COMMAND --help explains its options"
               f"\n\n{lines}")
-    elif name not in COMMANDS:
-        raise InputError(f"expected one of {', '.join(COMMANDS)}, got {name or 'nothing'}; see "
-                         "python -m wl.validate --help")
     else:
+        choice("command", name, (*COMMANDS, "--help"))
         module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
         getattr(module, f"{name}_main")(rest)
 

@@ -111,8 +111,8 @@ class LimitOptions(Options):
     count: str = option(
         "auto", "exact: the modes measured in each noisy test map; modes: a forecast by counting; "
         "auto: exact where it holds", choices=("auto", "exact", "modes"))
-    sobol: int = option(256, "points that average over the nuisances, a power of two", metavar="N",
-                        within=(1, 2**16))
+    sobol: int = option(256, "points that average over the nuisances, a power of two: others are "
+                        "not even", metavar="N", choices=tuple(2**k for k in range(17)))
     order: int = option(6, "quadrature points per side of a small triangle of the design",
                         metavar="N", within=(1, MAX_SIDE))
     nuisances: str | None = option(
@@ -121,11 +121,6 @@ class LimitOptions(Options):
     n_gal: float | None = option(
         None, "noise level to assume (default: the set's). Another one, or other nuisances, are a "
         "negative control, written to control_limit.h5", metavar="X", within=(0.01, 1e6))
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.sobol & (self.sobol - 1):                   # the points are even for these alone
-            raise InputError(f"--sobol: expected a power of two, got {self.sobol}")
 
 
 def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
@@ -301,16 +296,16 @@ def rank_p_value(ranks: np.ndarray, n_draws: int) -> float:
 
 
 def tarp(truth: np.ndarray, draws: np.ndarray, seed: int = 1) -> np.ndarray:
-    """Share (n,) of draws (n, k, 2) nearer to a random reference than the truth (n, 2) is.
+    """Share (n,) of draws (n, k, 2) nearer to a random point than the truth (n, 2) is.
 
-    Uniform if the joint posterior is calibrated (Lemos et al. 2023, arXiv:2302.03026). References
-    are uniform in the truths' box, distances in units of its sides, ranks spread over their step.
+    Uniform if the joint posterior is calibrated (Lemos et al. 2023, arXiv:2302.03026).
     """
     low, side, rng = truth.min(axis=0), np.ptp(truth, axis=0), np.random.default_rng(seed)
     side = np.where(side > 0, side, 1.0)
-    reference = low + side * rng.random(truth.shape)
+    reference = low + side * rng.random(truth.shape)         # uniform in the truths' box
     far = (((truth - reference) / side)**2).sum(axis=1)
     near = (((draws - reference[:, None]) / side)**2).sum(axis=2) < far[:, None]
+    # ranks are spread over their step
     return (near.sum(axis=1) + rng.random(len(truth))) / (draws.shape[1] + 1.0)
 
 
@@ -330,13 +325,12 @@ def table(result: dict) -> str:
              for name, (level, width) in score.LEVELS.items()]
     rows += [(f"p-value: {words}", result["p_values"][name], ".3f")
              for name, words in TESTS.items()]
-    lines = [f"{'':34}{PARAMS[0]:>10}{PARAMS[1]:>10}",
-             *(f"{words:34}" + "".join(f"{v:10{form}}" for v in values)
-               for words, values, form in rows),
-             f"{'coverage at 10, 20 ... 90 %':34}"
-             + " ".join(f"{100 * v:.0f}" for v in result["curve"].mean(1)) + " (mean of both)"]
-    return "\n".join([*lines, f"{'both: truth in 68.3, 95.4 % region':34}  " + ", ".join(
-        f"{100 * v:.1f}" for v in result["region"].values())])
+    lines = [f"{words:34}" + "".join(f"{v:>10{form}}" for v in values)
+             for words, values, form in [("", PARAMS, ""), *rows]]
+    curve = " ".join(f"{100 * v:.0f}" for v in result["curve"].mean(1))
+    region = ", ".join(f"{100 * v:.1f}" for v in result["region"].values())
+    return "\n".join([*lines, f"{'coverage at 10, 20 ... 90 %':34}{curve} (mean of both)",
+                      f"{'both: truth in 68.3, 95.4 % region':34}  {region}"])
 
 
 def calibration_parser() -> cli.Parser:
@@ -373,9 +367,8 @@ def calibration_main(argv: list | None = None) -> None:
     print(table(result))
     failed, chains = failures(result), {TESTS["sbc"], TESTS["tarp"]}
     if failed:
-        advice = ("the exact quantiles hold and the chains do not: give a larger --nstep"
-                  if chains >= {*failed} else "a calibrated run fails so one time in a hundred: "
-                  "repeat with another --seed and more --maps; if it fails again, do not use these "
-                  "error bars")
+        advice = ("the exact quantiles hold and the chains do not: give a larger --nstep" if
+                  chains >= {*failed} else "a calibrated run fails so one time in a hundred: repeat "
+                  "with another --seed and more --maps; if it fails again, do not use these bars")
         raise RunError(f"{args.run}: not calibrated: {', '.join(failed)}; {advice}")
     print("calibrated")
