@@ -53,8 +53,6 @@ def log_normal_shift(omega_m, s_8) -> np.ndarray:
 
 def component_shift(lam: float, variance: float, share: float) -> float:
     """lambda of a log-normal with (1 - share) of the variance and the third moment of the whole."""
-    if share == 0.0:
-        return lam
     x = np.sqrt(variance) / lam
     skewness = (x**3 + 3.0 * x) / (1.0 - share)**1.5         # whose inverse has a sinh
     part = np.sqrt(variance * (1.0 - share))

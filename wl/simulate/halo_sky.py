@@ -91,7 +91,7 @@ def place_among(nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 Held = namedtuple("Held", "transfer rest lift")
-Held.__doc__ = """What holds n maps to their spectra, float32 (n, quarter cells) each: factor of modes;
+Held.__doc__ = """Of n maps, float32 (n, quarter cells): factor of modes, which holds their spectra;
 spectrum of Gaussian modes to add before; factor of the smooth part's modes."""
 
 

@@ -155,31 +155,26 @@ class Slices:
 
     def __init__(self, halos: Halos, coarse: Grid):
         self.halos, self.coarse, self.ell = halos, coarse, coarse.ell_y[1:]
-        self.power = self._linear()
+        # linear spectra by Limber, weighted by the lensing at Delta_z = 0: a field of matter does
+        # not know of an error of the sources' redshifts
+        ell = np.hypot.outer(coarse.ell_y, coarse.ell_x).ravel()
+        ell[0] = ell[1]
+        step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
+        k = np.exp(step) / halos.chi[:, None]
+        weight = (halos.lensing(np.zeros(1))[0] * halos.depth).reshape(SLICES, PARTS)
+        weight = (weight / weight.sum(1, keepdims=True)).ravel()
+        weight = (weight * growth(halos.z, halos.theory.omega_m) / halos.chi)**2 / halos.depth
+        side = np.array([next(side for z, side in LONGEST if own < z) for own in halos.z])
+        power = weight[:, None] * halos.theory.linear_power(k) * (k > 2.0 * np.pi / side[:, None])
+        power = power.reshape(SLICES, PARTS, -1).sum(1)
+        self.power = np.array([np.interp(np.log(ell), step, p) for p in power], np.float32)
+        self.power[:, 0] = 0.0
         self.variance = np.array([coarse.variance(power) for power in self.power])
         self.powers = np.array([self._powers(power) for power in self.power])
         most = MAX_CLUSTERING / np.sqrt(self.variance).repeat(PARTS)
         self.bias = np.minimum(halos.bias[:, halos.heavy], most[:, None])
         self.smooth = 1.0 - halos.share.sum(1)
         self.smooth_bias = (1.0 - (halos.share * self.bias).sum(1)) / self.smooth
-
-    def _linear(self):
-        """Spectra of the slices by Limber, weighted by the lensing at Delta_z = 0."""
-        halos, theory = self.halos, self.halos.theory
-        ell = np.hypot.outer(self.coarse.ell_y, self.coarse.ell_x).ravel()
-        ell[0] = ell[1]
-        step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
-        k = np.exp(step) / halos.chi[:, None]
-        # a field of matter does not know of an error of the sources' redshifts
-        weight = (halos.lensing(np.zeros(1))[0] * halos.depth).reshape(SLICES, PARTS)
-        weight = (weight / weight.sum(1, keepdims=True)).ravel()
-        weight = (weight * growth(halos.z, theory.omega_m) / halos.chi)**2 / halos.depth
-        side = np.array([next(side for z, side in LONGEST if own < z) for own in halos.z])
-        power = weight[:, None] * theory.linear_power(k) * (k > 2.0 * np.pi / side[:, None])
-        power = power.reshape(SLICES, PARTS, -1).sum(1)
-        out = np.array([np.interp(np.log(ell), step, p) for p in power], np.float32)
-        out[:, 0] = 0.0
-        return out
 
     def _powers(self, power):
         """Spectra of xi_g^m, m = 1 to ORDERS, along one axis: (ORDERS, n)."""

@@ -368,7 +368,7 @@ def calibration_main(argv: list | None = None) -> None:
     failed, chains = failures(result), {TESTS["sbc"], TESTS["tarp"]}
     if failed:
         advice = ("the exact quantiles hold and the chains do not: give a larger --nstep" if
-                  chains >= {*failed} else "a calibrated run fails so one time in a hundred: repeat "
-                  "with another --seed and more --maps; if it fails again, do not use these bars")
+                  chains >= {*failed} else "one calibrated run of a hundred fails so: repeat with "
+                  "another --seed and more --maps; if it fails again, do not use these error bars")
         raise RunError(f"{args.run}: not calibrated: {', '.join(failed)}; {advice}")
     print("calibrated")
