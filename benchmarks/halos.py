@@ -48,7 +48,7 @@ class Plain:
         lost = (q * h.area * (1.0 - extended - stars))[:, h.heavy].reshape(SLICES, -1)
         q = q.reshape(SLICES, PARTS)
         self.smooth = [number @ lost[s] + loose @ q[s]
-                       for s, (_, _, _, number, loose, _, _) in enumerate(maps.tables)]
+                       for s, (_, number, loose) in enumerate(maps.tables)]
         angle, c = h.angle[:, h.heavy], (h.concentration * swell)[:, h.heavy]
         edges = np.geomspace(angle.min(), angle.max() * 1.001, GROUPS + 1)
         self.group = np.digitize(angle, edges) - 1
@@ -60,7 +60,7 @@ class Plain:
             a, one = np.sqrt(edges[i] * edges[i + 1]), np.mean(c[self.group == i])
             self.window.append(window * nfw_window(np.maximum(ell, 1e-3) * a / one, one))
         self.share = [number.cumsum(1) / number.sum(1, keepdims=True)
-                      for _, _, _, number, *_ in maps.tables]
+                      for _, number, _ in maps.tables]
 
     @staticmethod
     def whole(quarter, grid):
@@ -80,7 +80,7 @@ class Plain:
         smooth = np.zeros((rows, columns))
         for s in range(SLICES):
             g = np.fft.irfft2(self.gaussian(self.amplitude[s], self.coarse, rng), s=(rows, columns))
-            low, step, rate = self.maps.tables[s][:3]
+            low, step, rate, *_ = self.maps.tables[s][0]
             place = np.clip((g - low) / step, 0.0, len(rate) - 1.001)
             smooth += np.interp(place, np.arange(len(rate)), self.smooth[s])
             count = rng.poisson(np.interp(place, np.arange(len(rate)), rate))
