@@ -88,7 +88,7 @@ def prepared(stage, size, folder):
                              split=[], seed=1, label_mean=[0.0, 0.0], label_sd=[1.0, 1.0])
     rows = np.resize(np.arange(len(kappa)), size["steps"] * BATCH)
     source, label = Batches(kappa, frame, scale=0.0205, seed=1), rng.normal(size=(len(kappa), 2))
-    return lambda: training.train(source, label, rows, np.arange(2), recipe)
+    return lambda: training.train(source, label, (rows, np.arange(2)), recipe)
 
 
 def inference(stage, size, folder, rng):

@@ -166,7 +166,7 @@ def ours(args, model, mask, maps, steps, batch_size, clock):
     recipe = training.Recipe(**options.training(), frame=frame.shape, scale=0.0205, n_gal=30.0,
                              split=[], seed=1, label_mean=[0.0, 0.0], label_sd=[1.0, 1.0])
     rows = np.resize(np.arange(len(maps)), (steps + WARM_UP) * batch_size)
-    training.train(source, label, rows, np.arange(2), recipe, threads=args.threads,
+    training.train(source, label, (rows, np.arange(2)), recipe, threads=args.threads,
                    progress=clock)
     seconds = clock.times[-1] - clock.times[WARM_UP - 1]
     return seconds / (steps * batch_size), sum(source.spent[WARM_UP:]) / seconds

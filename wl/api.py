@@ -187,7 +187,7 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
         lines.append(f"measure: the spectrum of {n_map} maps")
         seconds["measure"] = n_map * full * COSTS["spectrum"]
     else:
-        jobs = [predict.Job(*work, i) for i in range(options.n_networks)]
+        jobs = predict.jobs_of(work)
         done = sum(job.model.exists() for job in jobs)
         lines.append(f"train: {len(jobs)} networks ({options.model}, {options.folds} folds, "
                      f"{options.members} members), at most {options.epochs} epochs of "

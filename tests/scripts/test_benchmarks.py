@@ -24,7 +24,7 @@ from wl.core.params import HOLDOUT, TEST  # noqa: E402
 from wl.maps import dataset  # noqa: E402
 from wl.scoring.score import challenge_score  # noqa: E402
 from wl.summaries import dense, network, options as models  # noqa: E402
-from wl.summaries.layers import Loss  # noqa: E402
+from wl.summaries.network import Loss  # noqa: E402
 from wl.summaries.architectures import build, count_parameters  # noqa: E402
 
 LAST = r"{} ratio=\d+\.\d+ ours=[\d.e+-]+ reference=[\d.e+-]+ n=\d+"
@@ -239,11 +239,10 @@ def test_a_row_is_read_from_its_files(maps, tmp_path):
     one = network.Recipe(**{**options, **task}, frame=frame, scale=1.0, n_gal=30.0)
     network.Network(net, one, history, [1.0, 2.0]).save(tmp_path / "model_compact.pt")
     two = dense.Recipe(model="statistics", members=2, layers=[4], features="x", **task)
-    used = np.ones(3, bool)
-    side = dense.build(2, 3, [4], 2)
+    scaling = np.zeros(3, np.float32), np.ones(3, np.float32), np.ones(3, bool)
     schedules = [{"passes": n, "validation": 0.2} for n in (10, 30)]
-    dense.Dense(side, np.zeros(3, np.float32), np.ones(3, np.float32), used, two, schedules,
-                [0.5, 0.25]).save(tmp_path / "model_statistics.pt")
+    dense.Dense(two.build(scaling[0]), two, schedules, [0.5, 0.25], scaling).save(
+        tmp_path / "model_statistics.pt")
     rng, var, n = np.random.default_rng(2), hdf5.Var, N_TEST
     split = np.r_[np.full(2, HOLDOUT), np.full(n, TEST)].astype(np.int8)
     number = np.r_[0, 1, np.arange(n)].astype(np.int32)

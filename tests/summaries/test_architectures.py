@@ -12,7 +12,7 @@ from trainings import FRAME, LABEL, ROWS, VALIDATION, recipe, same, source
 from wl.core.checks import InputError
 from wl.summaries import options, training
 from wl.summaries.architectures import NETWORKS, build, count_parameters, values_per_norm
-from wl.summaries.layers import CBAM, Dropout, SelfAttention, SqueezeExcitation
+from wl.summaries.architectures import CBAM, Dropout, SelfAttention, SqueezeExcitation
 from wl.summaries.network import Network
 
 torch.set_num_threads(1)
@@ -308,7 +308,7 @@ def test_a_map_does_not_feel_its_neighbours_in_evaluation(name):
 def test_training_follows_from_the_recipe_in_both_precisions(name, tmp_path):
     for precision in ("float32", "bfloat16"):
         s = recipe(model=name, model_options=THIN[name], precision=precision, epochs=1, lanes=3)
-        one, two = (training.train(source(), LABEL, ROWS[:24], VALIDATION[:8], s, threads=n)
+        one, two = (training.train(source(), LABEL, (ROWS[:24], VALIDATION[:8]), s, threads=n)
                     for n in (1, 3))
         assert same(one, two) and np.isfinite(one.history[0]["validation"])
         one.save(tmp_path / "model.pt")

@@ -12,7 +12,7 @@ from wl.summaries import apply, dense, handmade, network, options as models, pre
 from wl.summaries.options import NetworkOptions
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN
-from wl.summaries.layers import Dropout
+from wl.summaries.architectures import Dropout
 
 SCALES = (1.5, 3.0, 6.0)
 MASK = np.ones((64, 48), bool)
@@ -166,7 +166,7 @@ def test_no_two_layers_schedules_or_seeds_share_their_dropout():
     """A seed plus the layer's number gave layer 2 of seed 1 what layer 1 of seed 2 had."""
     states = [module.generator.get_state().numpy().tobytes()
               for seed in (1, 2, 3) for passes in dense.PASSES
-              for module in dense.first_networks(5, passes, recipe(seed=seed))
+              for module in dense.first_networks(np.zeros(5), passes, recipe(seed=seed))
               if isinstance(module, Dropout)]
     assert len(states) == len(set(states)) == 3 * 3 * 2
 
@@ -220,7 +220,7 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     one = truth + rng.normal(0.0, [0.02, 0.01], truth.shape)
     two = truth + rng.normal(0.0, [0.04, 0.03], truth.shape) + 0.2
     known, group = 3000, np.arange(3000) % 4
-    estimate, weights = apply.stack(np.concatenate([one, two], 1), truth[:known], group)
+    estimate, weights = predict.stack(np.concatenate([one, two], 1), truth[:known], group)
     assert weights.shape == (5, 2)
     precise = 1.0 / np.array([0.02**2, 0.04**2, 0.1**2])
     assert weights[[0, 2], 0] == pytest.approx(precise[:2] / precise.sum(), abs=0.03)
@@ -231,10 +231,10 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     # a map's own truth, and its group's, do not reach its prediction; all others' do
     other = truth[:known].copy()
     other[group == 2] += rng.normal(0.0, 0.1, other[group == 2].shape)
-    moved, _ = apply.stack(np.concatenate([one, two], 1), other, group)
+    moved, _ = predict.stack(np.concatenate([one, two], 1), other, group)
     same = np.abs(moved - estimate).max(1) == 0.0
     assert same[:known][group == 2].all() and not same[:known][group != 2].any() and not same[known:].any()
-    alone, _ = apply.stack(one, truth[:known], np.zeros(known, int))
+    alone, _ = predict.stack(one, truth[:known], np.zeros(known, int))
     assert np.isfinite(alone).all()
 
 

@@ -7,7 +7,6 @@ from trainings import FRAME, finished, recipe, source
 
 from wl.core.checks import InputError
 from wl.summaries import dense, predict
-from wl.summaries.lanes import as_computed
 from wl.summaries.network import Network
 from wl.summaries.options import PRESETS
 
@@ -30,7 +29,7 @@ def test_a_network_says_the_same_in_other_units(loss):
     """Whatever the labels are standardised by, the first answer is the other network's."""
     old = finished(loss=loss, epochs=1)
     new = recipe(loss=loss, epochs=1, label_mean=[0.25, 0.9], label_sd=[0.03, 0.2], seed=8)
-    net = as_computed(new.build(), "float32")
+    net = new.build()
     new.begin_from(net, old)
     rows = np.arange(4)
     (mean, sd), (old_mean, old_sd) = (n.predict(source(), rows) for n in (Network(net, new), old))
@@ -44,9 +43,9 @@ def test_dense_networks_say_the_same_in_other_units():
                  layers=(8,), features="")
     one, two = (dense.Recipe(label_mean=m, label_sd=s, **plain) for m, s in
                 (([0.3, 0.8], [0.1, 0.05]), ([0.2, 0.9], [0.02, 0.4])))
-    nets = [dense.first_networks(6, 10, r) for r in (one, two)]
+    nets = [dense.first_networks(np.zeros(6), 10, r) for r in (one, two)]
     scale = np.zeros(6, np.float32), np.ones(6, np.float32), np.ones(6, bool)
-    old, new = (dense.Dense(net, *scale, r) for net, r in zip(nets, (one, two)))
+    old, new = (dense.Dense(net, r, scaling=scale) for net, r in zip(nets, (one, two)))
     x = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     assert not np.allclose(new.predict(x)[0], old.predict(x)[0], atol=1e-3)
     two.begin_from(new.net, old)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wl.summaries.architectures import build
-from wl.summaries.layers import (CBAM, BatchRenorm2d, Dropout, InceptionBlock, SelfAttention,
+from wl.summaries.architectures import (CBAM, BatchRenorm2d, Dropout, InceptionBlock, SelfAttention,
                                  SqueezeExcitation, basic_block, conv_block, down_block,
                                  residual_conv)
 

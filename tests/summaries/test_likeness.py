@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wl.summaries import apply
+from wl.summaries import likeness
 
 BLOCKS = {"one": range(6), "two": range(6, 10)}
 WEIGHTS = np.random.default_rng(3).normal(size=(2, 10))
@@ -29,7 +29,7 @@ def known():
 
 def test_maps_like_the_known_ones_have_uniform_p_values(known):
     new = maps(3000, 2)
-    found = apply.p_values(BLOCKS, *known, new)
+    found = likeness.p_values(BLOCKS, *known, new)
     assert set(found) == {"p_value_one", "p_value_two", "p_value_all"}
     for name, p in found.items():
         assert stats.kstest(p, "uniform").pvalue > 1e-3, name
@@ -37,7 +37,7 @@ def test_maps_like_the_known_ones_have_uniform_p_values(known):
 
 
 def test_an_alien_block_is_found_and_no_other(known):
-    found = apply.p_values(BLOCKS, *known, maps(1000, 5, shift=6.0))
+    found = likeness.p_values(BLOCKS, *known, maps(1000, 5, shift=6.0))
     assert np.median(found["p_value_two"]) < 1e-3 and np.median(found["p_value_all"]) < 1e-2
     assert 0.3 < np.median(found["p_value_one"]) < 0.7
 
@@ -47,15 +47,15 @@ def test_chi2_against_the_formula():
     rng = np.random.default_rng(0)
     s, x = rng.normal(size=(20_000, 2)), rng.normal(size=(20_000, 3)) * (1.0, 5.0, 0.1)
     new = rng.normal(size=(50, 2)), rng.normal(size=(50, 3)) * (1.0, 5.0, 0.1)
-    found = apply.likeness(s, x)(*new)
+    found = likeness.likeness(s, x)(*new)
     # the mean of ln of a squared normal is -1.27: the scatter is e^-0.635 of the sd
     assert np.allclose(found, ((new[1] / (1.0, 5.0, 0.1))**2).sum(1), rtol=0.1, atol=0.1)
 
 
 def test_each_map_is_judged_alone(known):
     new = maps(40, 6)
-    whole = apply.p_values(BLOCKS, *known, new)["p_value_all"]
-    half = apply.p_values(BLOCKS, *known, (new[0][::2], new[1][::2]))["p_value_all"]
+    whole = likeness.p_values(BLOCKS, *known, new)["p_value_all"]
+    half = likeness.p_values(BLOCKS, *known, (new[0][::2], new[1][::2]))["p_value_all"]
     assert np.allclose(half, whole[::2], rtol=1e-9)
 
 
@@ -63,9 +63,9 @@ def test_constant_numbers_and_few_maps(known):
     (s, x), group = known
     flat = np.concatenate([x, np.ones((len(x), 2))], 1)
     new = s[:50], flat[:50]
-    found = apply.p_values({**BLOCKS, "flat": (10, 11)}, (s, flat), group, new)
+    found = likeness.p_values({**BLOCKS, "flat": (10, 11)}, (s, flat), group, new)
     assert "p_value_flat" not in found and np.isfinite(found["p_value_all"]).all()
-    assert apply.p_values(BLOCKS, (s[:50], x[:50]), group[:50], new) == {}
+    assert likeness.p_values(BLOCKS, (s[:50], x[:50]), group[:50], new) == {}
 
 
 def test_a_number_that_few_maps_have_changes_nothing(known):
@@ -75,7 +75,7 @@ def test_a_number_that_few_maps_have_changes_nothing(known):
     rare[group == 0] = np.arange(30.0)[:, None]
     new = maps(200, 8)
     more = s, np.concatenate([x, rare], 1)
-    found = apply.p_values(BLOCKS | {"two": range(6, 11)}, more, group,
+    found = likeness.p_values(BLOCKS | {"two": range(6, 11)}, more, group,
                               (new[0], np.pad(new[1], ((0, 0), (0, 1)))))
-    plain = apply.p_values(BLOCKS, *known, new)
+    plain = likeness.p_values(BLOCKS, *known, new)
     assert np.allclose(found["p_value_all"], plain["p_value_all"], rtol=1e-9)

@@ -10,7 +10,7 @@ from wl.core.checks import InputError
 from wl.scoring import score
 from wl.summaries import options
 from wl.summaries.architectures import build
-from wl.summaries.layers import LOG_SIGMA_RANGE, Loss
+from wl.summaries.network import LOG_SIGMA_RANGE, Loss
 
 SD = np.array([0.1055, 0.0660])
 NAMES = options.LOSSES

@@ -11,7 +11,7 @@ from trainings import FRAME, KAPPA, LABEL, VALIDATION, recipe, run, same, source
 from wl.core.checks import InputError
 from wl.maps.batches import FIXED, NO_NOISE, Batches
 from wl.summaries.architectures import count_parameters
-from wl.summaries.layers import LOG_SIGMA_RANGE
+from wl.summaries.network import LOG_SIGMA_RANGE
 from wl.summaries.network import Network, Recipe, save_torch
 
 

@@ -45,7 +45,7 @@ def test_impossible_folds_are_refused(n, folds):
 
 def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
     work = start(data, "--folds", "3", "--members", "2")
-    jobs = [Job(*work, i) for i in range(6)]
+    jobs = [Job(work, i) for i in range(6)]
     assert len({j.seed for j in jobs}) == 6 and jobs[0].seed == work.folder.seed
     assert len({j.model for j in jobs} | {j.checkpoint for j in jobs} | {j.predictions for j in jobs}) == 18
     for job in jobs:
@@ -325,7 +325,7 @@ def test_statistics_scatter_like_the_mean_over_the_folds(folds):
     raw, fitted, test = [], [], []
     for seed in range(12):
         estimate, shared, average, truth = world(seed, folds)
-        scaled = covariance.as_average(estimate, apply.covariance_between(shared), folds)
+        scaled = covariance.as_average(estimate, predict.covariance_between(shared), folds)
         assert np.allclose(scaled.mean(1), estimate.mean(1))
         raw.append(np.mean([np.cov(e.T) for e in estimate], 0))
         fitted.append(np.mean([np.cov(e.T) for e in scaled], 0))
@@ -361,11 +361,11 @@ def test_covariance_between_networks():
     rng = np.random.default_rng(3)
     estimate = rng.normal(size=(4, 6, 2))
     oracle = np.mean([np.cov(estimate[:, i].T) for i in range(6)], 0)
-    assert np.allclose(apply.covariance_between(estimate), oracle)
+    assert np.allclose(predict.covariance_between(estimate), oracle)
 
 
 def test_combine_takes_each_map_from_its_fold():
     kept = [np.array([2, 5, 9]), np.array([3, 5, 7])]          # map 5 trained neither network; it is fold 1's
     values = [np.array([[2.0], [5.0], [9.0], [100.0]]), np.array([[30.0], [50.0], [70.0], [300.0]])]
-    found = apply.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
+    found = predict.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
     assert found[:, 0].tolist() == [2.0, 30.0, 50.0, 70.0, 9.0, 200.0]

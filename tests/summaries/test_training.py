@@ -122,7 +122,7 @@ def test_it_learns_both_parameters():
 def test_labels_that_say_nothing_are_not_learnt():
     """Negative control: shuffled labels leave the validation loss near the prior's."""
     shuffled = np.random.default_rng(2).permutation(LABEL)
-    network = training.train(source(), shuffled, ROWS, VALIDATION, recipe(epochs=6))
+    network = training.train(source(), shuffled, (ROWS, VALIDATION), recipe(epochs=6))
     assert min(h["validation"] for h in network.history) > 0.5
 
 

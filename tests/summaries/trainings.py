@@ -47,7 +47,7 @@ def source(n_gal=3000.0) -> Batches:
 
 def run(threads=1, checkpoint=None, progress=None, rows=ROWS, batches=None, **changes) -> Network:
     """A trained network."""
-    return training.train(batches or source(), LABEL, rows, VALIDATION, recipe(**changes),
+    return training.train(batches or source(), LABEL, (rows, VALIDATION), recipe(**changes),
                           threads=threads, checkpoint=checkpoint, progress=progress)
 
 

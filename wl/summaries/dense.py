@@ -6,9 +6,8 @@ until the validation maps see no gain.
 """
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,9 +15,12 @@ from torch import nn
 
 from ..core import seeds
 from ..core.checks import InputError, RunError
+from ..core.hdf5 import File
+from ..core.progress import say
+from .apply import first_of
+from .architectures import Dropout
 from .lanes import one_thread
-from .layers import LOG_SIGMA_RANGE, Dropout
-from .network import Task, load_torch, of_this_version, save_torch
+from .network import LOG_SIGMA_RANGE, Network, Task
 from .training import AdamW, learning_rate
 
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
@@ -37,6 +39,17 @@ class Recipe(Task):
     layers: list[int]              # widths of the hidden layers
     features: str                  # digest of the file of statistics
 
+    def build(self, centre: np.ndarray, *_) -> nn.Module:
+        """Networks (m, n, c) -> (m, n, n_out) with fresh weights, from torch's global generator.
+
+        centre: (c,), as of Dense
+        """
+        parts, c_in = [], len(centre)
+        for width in self.layers:
+            parts += [Side(self.members, c_in, width), nn.ReLU(), Dropout(DROPOUT)]
+            c_in = width
+        return nn.Sequential(*parts, Side(self.members, c_in, self.loss_function().n_out))
+
 
 class Side(nn.Module):
     """Several dense layers side by side, each of its own weights: (m, n, c_in) -> (m, n, c_out)."""
@@ -51,46 +64,15 @@ class Side(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-def build(members: int, c_in: int, layers: Sequence[int], n_out: int) -> nn.Module:
-    """m dense networks, (m, n, c_in) -> (m, n, n_out), from torch's global generator."""
-    parts = []
-    for width in layers:
-        parts += [Side(members, c_in, width), nn.ReLU(), Dropout(DROPOUT)]
-        c_in = width
-    return nn.Sequential(*parts, Side(members, c_in, n_out))
+class Dense(Network):
+    """Trained dense networks, the module of Recipe.build(), with all that is needed to use them.
 
-
-class Dense:
-    """Trained dense networks with all that is needed to use them.
-
-    net, recipe: module of build(), and what it was trained by
     centre, width: (c,) float32, mean and standard deviation of the statistics that are used
     used: (c_all,) bool, those that vary over the training maps
-    history, seconds: {"passes", "loss", "validation"} of each schedule, and what each took
+    history: {"passes", "loss", "validation"} of each schedule
     """
 
-    def __init__(self, net: nn.Module | None, centre: np.ndarray, width: np.ndarray,
-                 used: np.ndarray, recipe: Recipe, history=(), seconds=()):
-        self.net, self.centre, self.width, self.used = net, centre, width, used
-        self.recipe, self.history, self.seconds = recipe, [*history], [*seconds]
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the networks to a file, whole or not at all."""
-        scaling = {k: torch.from_numpy(getattr(self, k)) for k in ("centre", "width", "used")}
-        save_torch(path, {"settings": self.recipe.stored(), "weights": self.net.state_dict(),
-                          "history": self.history, "seconds": self.seconds, **scaling})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Dense":
-        """The networks of a file. Raises InputError for a file that holds none of ours."""
-        content = load_torch(path)
-        with of_this_version(path, "dense network"):
-            recipe = Recipe.from_stored(content["settings"])
-            scaling = [content[k].numpy() for k in ("centre", "width", "used")]
-            net = build(recipe.members, int(scaling[2].sum()), recipe.layers,
-                        recipe.loss_function().n_out)
-            net.load_state_dict(content["weights"])
-            return cls(net, *scaling, recipe, content["history"], content["seconds"])
+    RECIPE, SCALING = Recipe, ("centre", "width", "used")
 
     def standardise(self, statistics: np.ndarray) -> torch.Tensor:
         """Statistics (n, c_all) as the networks take them, (n, c) float32. Raises InputError."""
@@ -136,15 +118,15 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
     moments = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
     used = moments[1] > 1e-6
-    centre, width = (v[used].astype(np.float32) for v in moments)
-    dense, loss, best = Dense(None, centre, width, used, recipe), recipe.loss_function(), math.inf
+    scaling = *(v[used].astype(np.float32) for v in moments), used
+    dense, loss, best = Dense(None, recipe, (), (), scaling), recipe.loss_function(), math.inf
     x, x_valid = dense.standardise(flat), dense.standardise(validation)
     y = recipe.standardised(np.tile(label, (len(statistics), 1)))
     y_valid = recipe.standardised(validation_label)
     with one_thread():                        # sums of several threads depend on their number
         for passes in PASSES:
             began = time.monotonic()
-            net, value = _train(x, y, passes, loss, recipe, start)
+            net, value = _train(x, y, passes, dense, start)
             valid = loss(_averaged(net, x_valid), y_valid).item()
             dense.history.append({"passes": passes, "loss": value, "validation": valid})
             dense.seconds.append(time.monotonic() - began)
@@ -160,9 +142,28 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     return dense
 
 
-def _train(x, y, passes, loss, recipe, start):
+def of_job(job, file: File) -> Dense:
+    """The networks of a predict.Job on a file of handmade.features_file(): stored or trained now."""
+    values, own, theta = file.groups["features"], job.options.of_statistics(), job.maps.flat_theta
+    task, train, validation = job.task()
+    recipe = Recipe(**task, model=job.part, loss=job.options.loss, members=own["networks"],
+                    layers=own["layers"], features=file.digest)
+    network = job.stored(job.model, Dense.load, recipe)
+    if network is None:
+        draws = [values["fixed"][train][None]]
+        if "fresh" in values:
+            draws.append(values["fresh"][:, np.searchsorted(values["rows"], train)])
+        network = fit(np.concatenate(draws), theta[train], values["fixed"][validation],
+                      theta[validation], recipe, lambda text: say(text, job.folder.quiet),
+                      first_of(job, Dense))
+        network.save(job.model)
+    return network
+
+
+def _train(x, y, passes, dense, start):
     """One schedule. Returns the module and the mean training loss of its last pass."""
-    net = first_networks(x.shape[1], passes, recipe)
+    recipe, loss = dense.recipe, dense.recipe.loss_function()
+    net = first_networks(dense.centre, passes, recipe)
     if start is not None:
         recipe.begin_from(net, start)
     groups = [{"params": [p for name, p in net.named_parameters() if name.endswith(kind)],
@@ -186,12 +187,11 @@ def _train(x, y, passes, loss, recipe, start):
     return net, total
 
 
-def first_networks(c_in: int, passes: int, recipe: Recipe) -> nn.Module:
+def first_networks(centre: np.ndarray, passes: int, recipe: Recipe) -> nn.Module:
     """The networks before their first step: first weights of all schedules, own dropped numbers."""
-    loss = recipe.loss_function()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.number(recipe.seed, seeds.DENSE_WEIGHTS))
-        net = build(recipe.members, c_in, recipe.layers, loss.n_out)
+        net = recipe.build(centre)
     for k, layer in enumerate(m for m in net if isinstance(m, Dropout)):
         layer.generator.manual_seed(seeds.number(recipe.seed, seeds.DENSE_DROPOUT, passes, k))
     return net

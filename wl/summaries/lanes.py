@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from ..core import cli, progress, seeds
-from .layers import BatchRenorm2d, Dropout, Loss
+from .architectures import BatchRenorm2d, Dropout
 
 PATIENCE = datetime.timedelta(days=30)       # a helper waits while the first measures and infers
 
@@ -84,7 +84,7 @@ class Lanes(contextlib.AbstractContextManager):
             if isinstance(module, BatchRenorm2d):
                 module.momentum = momentum
 
-    def step(self, x: np.ndarray, target: torch.Tensor, loss: Loss) -> float:
+    def step(self, x: np.ndarray, target: torch.Tensor, loss: Callable) -> float:
         """Gradients of the mean loss of maps (n, 1, rows, columns) into .grad; returns the loss."""
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
@@ -96,7 +96,7 @@ class Lanes(contextlib.AbstractContextManager):
                 group[0].grad += other.grad
         return math.fsum(values)                                        # in any order
 
-    def gradients(self, shares: list, loss: Loss, size: int) -> list[float]:
+    def gradients(self, shares: list, loss: Callable, size: int) -> list[float]:
         """Gradients of shares (lane, maps, targets) of a batch of `size` maps; returns losses."""
         def one(lane, x, target):
             net, n = self.copies[lane], len(x)
@@ -199,8 +199,7 @@ def _serve(threads):
     while (job := _receive(0)) is not None:
         recipe, weights, buffers, (momentum, dropout), mine, loss, size = job
         if lanes is None or recipe != lanes.recipe:
-            net = as_computed(recipe.build(), recipe.precision)
-            lanes = Lanes(net, recipe.lanes, threads, recipe.precision, recipe)
+            lanes = Lanes(recipe.build(), recipe.lanes, threads, recipe.precision, recipe)
             lanes.copies.train()
         with torch.no_grad():
             for parameter, weight in zip(lanes.net.parameters(), weights):
@@ -227,8 +226,3 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def as_computed(net: torch.nn.Module, precision: str) -> torch.nn.Module:
-    """A network in the number type and memory order it computes in: the same trained or loaded."""
-    return (net.double() if precision == "float64" else net).to(memory_format=torch.channels_last)

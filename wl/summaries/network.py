@@ -18,14 +18,54 @@ import torch
 from ..core.checks import InputError, RunError, choice
 from ..core.files import atomic, to_json
 from ..core.hdf5 import Var
+from ..core.params import PARAMS, SCORE_WEIGHT
 from ..core.progress import stop
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
 from .architectures import build
-from .lanes import Lanes, as_computed
-from .layers import LOG_SIGMA_RANGE, Loss
-from .options import PRECISIONS
+from .lanes import Lanes
+from .options import LOSSES, PRECISIONS
 
 NOISES = {"fresh": FRESH, "fixed": FIXED}
+LOG_SIGMA_RANGE = (-7.0, 3.0)           # of the outputs; no gradient beyond
+
+
+class Loss:
+    """What a network is asked for: the mean over a batch of one loss.
+
+    A network returns means, and log standard deviations where the loss has error bars, both in
+    units of the label's standard deviation over the design. With e the error and s the error bar:
+
+      mse    e^2, the mean over the parameters
+      kl     e^2 / (2 s^2) + ln s, summed: the Gaussian negative log-likelihood (arXiv:2604.14451)
+      score  e^2 / s^2 + ln s^2 + 1000 e^2, summed, in units of the parameters: minus the score
+
+    name, label_sd: of options.LOSSES; (2,) float64, standard deviations of the labels
+    Has has_sigma, whether there are error bars; n_out, how many numbers the network has to return.
+    Raises InputError for an unknown name.
+    """
+
+    def __init__(self, name: str, label_sd=(1.0, 1.0)):
+        self.name, self.has_sigma = choice("--loss", name, LOSSES), name != "mse"
+        self.label_sd = np.asarray(label_sd, np.float64)
+        self.n_out = len(PARAMS) * (2 if self.has_sigma else 1)
+
+    def __call__(self, out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """A scalar tensor from outputs (n, n_out) and standardised labels (n, 2)."""
+        square = (target - out[:, :2])**2
+        if not self.has_sigma:
+            return square.mean()
+        log_sigma = out[:, 2:].clamp(*LOG_SIGMA_RANGE)
+        pull = square * torch.exp(-2.0 * log_sigma)
+        if self.name == "kl":
+            return (0.5 * pull + log_sigma).sum(1).mean()
+        log_sd = torch.as_tensor(np.log(self.label_sd), dtype=out.dtype)
+        variance = torch.as_tensor(self.label_sd**2, dtype=out.dtype)
+        terms = 2.0 * (log_sigma + log_sd) + pull + SCORE_WEIGHT * variance * square
+        return terms.sum(1).mean()
+
+    def sigma(self, log_sigma: np.ndarray) -> np.ndarray:
+        """Error bars (n, 2) float64 in the units of the labels from outputs (n, 2) float64."""
+        return np.exp(log_sigma) * self.label_sd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +173,9 @@ class Recipe(Task):
 
     def build(self) -> torch.nn.Module:
         """A network with fresh weights, drawn from torch's global generator. Raises InputError."""
-        return build(self.model, tuple(self.frame), self.loss_function().n_out,
-                     **self.model_options)
+        net = build(self.model, tuple(self.frame), self.loss_function().n_out, **self.model_options)
+        net = net.double() if self.precision == "float64" else net
+        return net.to(memory_format=torch.channels_last)
 
 
 class Network:
@@ -142,25 +183,31 @@ class Network:
 
     net, recipe: module (n, 1, rows, columns) -> (n, n_out), and what it was trained by
     history, seconds: {"epoch", "loss", "validation"} of each epoch, and what each took
+    scaling: arrays of the names SCALING, of what else has to be kept with the weights
     """
 
-    def __init__(self, net: torch.nn.Module, recipe: Recipe, history=(), seconds=()):
+    RECIPE, SCALING = Recipe, ()
+
+    def __init__(self, net: torch.nn.Module, recipe: Task, history=(), seconds=(), scaling=()):
         self.net, self.recipe, self.history, self.seconds = net, recipe, [*history], [*seconds]
+        vars(self).update(zip(self.SCALING, scaling, strict=True))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the network to a file, whole or not at all."""
+        scaling = {name: torch.from_numpy(getattr(self, name)) for name in self.SCALING}
         save_torch(path, {"settings": self.recipe.stored(), "weights": self.net.state_dict(),
-                          "history": self.history, "seconds": self.seconds})
+                          "history": self.history, "seconds": self.seconds, **scaling})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Network":
+    def load(cls, path: str | os.PathLike) -> Self:
         """The network of a file. Raises InputError for a file that is no network of ours."""
         content = load_torch(path)
         with of_this_version(path, "network"):
-            recipe = Recipe.from_stored(content["settings"])
-            net = as_computed(recipe.build(), recipe.precision)
+            recipe = cls.RECIPE.from_stored(content["settings"])
+            scaling = [content[name].numpy() for name in cls.SCALING]
+            net = recipe.build(*scaling)
             net.load_state_dict(content["weights"])
-            return cls(net, recipe, content["history"], content["seconds"])
+            return cls(net, recipe, content["history"], content["seconds"], scaling)
 
     def predict(self, batches: Batches, rows: np.ndarray, *, noise: int = FIXED, threads: int = 1,
                 symmetries: int = N_SYMMETRY, batch_size: int = 32, progress=None

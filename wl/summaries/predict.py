@@ -14,7 +14,9 @@ of that split by weights that have not seen its realisation, so that it scatters
 import contextlib
 import dataclasses
 import hashlib
+import pathlib
 from collections import namedtuple
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +28,8 @@ from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
 from ..maps.dataset import MapSet
 from ..maps.splits import Split, split_set
-from .apply import combine, covariance_between, first_of, open_run, over_parts, p_values, stack
+from .apply import open_run
+from .likeness import p_values
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 Work = namedtuple("Work", "maps split options folder")
@@ -100,6 +103,11 @@ def predict(work: Work) -> hdf5.File | None:
                   _likeness(work, predicted.summaries))
 
 
+def jobs_of(work: Work) -> list:
+    """The Job of every network of a run, in their order."""
+    return [Job(work, i) for i in range(work.options.n_networks)]
+
+
 def _likeness(work, summaries):
     """p-values of hold-out and test maps by their hand-made statistics, {} without these."""
     if not work.options.of_statistics():
@@ -121,7 +129,7 @@ def _features_of(file, rows):
 
 def _only(work):
     """Do one job of a run and no more; for array jobs on a cluster."""
-    jobs = [Job(*work, i) for i in range(work.options.n_networks)]
+    jobs = jobs_of(work)
     job = jobs[work.options.only]
     job.done()
     there = sum(other.predictions.exists() for other in jobs)
@@ -148,20 +156,18 @@ def _spectra(work):
 
 def _networks(work):
     """Predictions by all networks of a run, averaged and stacked. Raises RunError for dead ones."""
-    o, jobs = work.options, [Job(*work, i) for i in range(work.options.n_networks)]
+    o, jobs = work.options, jobs_of(work)
     if len(jobs) == 1:
         found = jobs[0].predict()
         _refuse_dead(o, [found.summaries])
         return found
-    done = [(job.fold, job.part, job.done().groups["predictions"]) for job in jobs]
-    summaries, log_sds = zip(*over_parts(o, [(*of, m["summaries"], m.get("sd"))
-                                             for *of, m in done]))
+    done = [job.done().groups["predictions"] for job in jobs]
+    summaries, log_sds = over_parts(o, [(one["summaries"], one.get("sd")) for one in done])
     _refuse_dead(o, summaries)
     if o.folds == 1:
         found = Predicted(summaries[0], None if log_sds[0] is None else np.exp(log_sds[0]))
     else:
-        kept = [job.rows() for job in jobs if (job.part, job.member) == (o.parts[0], 0)]
-        found = _over_folds(work, summaries, log_sds, kept)
+        found = _over_folds(work, summaries, log_sds, [job.rows() for job in jobs[::o.members]])
     return found if len(o.parts) == 1 else _parts_as_one(work, found)
 
 
@@ -209,6 +215,69 @@ def _parts_as_one(work, found):
     return found._replace(summaries=summaries, between=between, weights=weights)
 
 
+# ---------------------------------------------------------------- predictions as one
+def over_parts(options: NetworkOptions, found: list) -> tuple[list, list]:
+    """Predictions of all networks of a run as one array a fold, the mean over the members.
+
+    found: summaries (n, 2), and sd (n, 2) or None, of each Job in their order
+    Returns lists with a member for each fold: the summaries (n, n_part x 2), parts side by side;
+    and the mean logarithm of the error bars (n, 2), or None.
+    """
+    folds, members, means, log_sds = options.folds, options.members, [], []
+    for first in range(0, folds * members, members):
+        parts = [found[i:i + members] for i in range(first, len(found), folds * members)]
+        means.append(np.concatenate([np.mean([mean for mean, _ in part], 0) for part in parts], 1))
+        log_sds.append(None if found[0][1] is None else np.mean(
+            [np.mean([np.log(sd) for _, sd in part], 0) for part in parts], 0))
+    return means, log_sds
+
+
+def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
+    """The linear combination of predictions that fits the truth best.
+
+    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
+    group: (k,) int; these rows are combined by weights fitted to the other groups, all further
+        ones by weights of all k; with one group alone nothing is left out
+    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
+    """
+    x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
+    known = x[:len(truth)]
+
+    def fitted(rows):
+        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
+    weights = fitted(np.full(len(known), True))
+    out = combined(summaries, weights)
+    for g in np.unique(group) if group.any() else ():
+        out[:len(truth)][group == g] = combined(summaries[:len(truth)][group == g],
+                                                fitted(group != g))
+    return out, weights
+
+
+def combined(summaries: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n, d) of (n, c) by weights (c + 1, d), the constant last: bits as of one map alone."""
+    return (summaries[:, :, None] * weights[:-1]).sum(1) + weights[-1]
+
+
+def combine(values: list, kept: list, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Emulator maps by their own fold's networks, all others by the mean over the folds.
+
+    values, kept: per fold (len(kept[k]) + n_other, d), and sorted maps; rows, fold: (n,), sorted
+        maps and their folds. Returns (n + n_other, d).
+    """
+    out = np.empty((len(rows), values[0].shape[1]))
+    for k, (value, mine) in enumerate(zip(values, kept)):
+        own = fold == k
+        out[own] = value[np.searchsorted(mine, rows[own])]
+    return np.concatenate([out, np.mean([v[len(mine):] for v, mine in zip(values, kept)], 0)])
+
+
+def covariance_between(predicted: np.ndarray) -> np.ndarray:
+    """(d, d) between networks for the same map, its mean over the maps, of (folds, n, d)."""
+    residual, (folds, n, _) = predicted - predicted.mean(0), predicted.shape
+    return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
+
+
+# ---------------------------------------------------------------- one network
 class Job:
     """One network of a run: what it learns from, its seed and files, training and predictions.
 
@@ -217,19 +286,18 @@ class Job:
     of a training under way (checkpoint) and of its own predictions.
     """
 
-    def __init__(self, maps: MapSet, split: Split, options: NetworkOptions, folder: Folder,
-                 index: int):
-        self.maps, self.split, self.options, self.folder = maps, split, options, folder
-        shape = len(options.parts), options.folds, options.members
-        part, self.fold, self.member = map(int, np.unravel_index(index, shape))
-        self.part, self.name = options.parts[part], ""
-        tag = f"_{self.part}" if len(options.parts) > 1 else ""
-        if options.folds * options.members > 1:
+    def __init__(self, work: Work, index: int):
+        self.maps, self.split, o, folder = work
+        self.options, self.folder, self.seed, self.name = o, folder, folder.seed, ""
+        part, self.fold, self.member = map(int, np.unravel_index(
+            index, (len(o.parts), o.folds, o.members)))
+        self.part = o.parts[part]
+        tag = f"_{self.part}" if len(o.parts) > 1 else ""
+        if o.folds * o.members > 1:
             tag += f"_f{self.fold}_m{self.member}"
-            self.name = f" (network {index + 1} of {options.n_networks})"        # for messages
+            self.name = f" (network {index + 1} of {o.n_networks})"        # for messages
         names = f"model{tag}.pt", f"checkpoint{tag}.pt", f"predictions{tag}.h5"
         self.model, self.checkpoint, self.predictions = (folder.out / name for name in names)
-        self.seed = folder.seed
         if self.fold or self.member:
             self.seed = seeds.number(folder.seed, seeds.NETWORK, self.fold, self.member)
 
@@ -255,80 +323,51 @@ class Job:
 
     def done(self) -> hdf5.File:
         """The job's own predictions file, made if need be."""
-        stored = {**self.split.stored(), **self.options.of_part(self.part).stored()}
+        stored = {**self.split.stored(), **self.options.of_part(self.part).stored(),
+                  "part": self.part, "fold": self.fold, "member": self.member}
         del stored["members"]                          # more members keep those there are
-        stored |= {"part": self.part, "fold": self.fold, "member": self.member}
         name, digests = self.predictions.name, self.folder.digests(self.maps.files)
         found = self.folder.reuse(name, "predictions", stored, digests)
         return found or _write(self, name, self.rows(), self.predict(), stored)
 
-    def _task(self):
-        """What a network learns, whatever it learns from; maps to learn from, maps to choose by."""
-        code, theta = self.codes(), self.maps.theta
-        task = dict(seed=self.seed, split=code, label_mean=theta.mean(0), label_sd=theta.std(0),
-                    start=self.options.start)
+    def task(self) -> tuple[dict, np.ndarray, np.ndarray]:
+        """Fields of network.Task beside model and loss; maps (n,) int64 to learn from, and to choose the epoch by."""
+        o, code, theta = self.options, self.codes(), self.maps.theta
+        task = dict(seed=self.seed, split=code, start=o.start, label_mean=theta.mean(0),
+                    label_sd=theta.std(0))
         return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
 
     def _from_maps(self, rows):
         from ..maps import batches
         from . import training
-        from .network import Network, Recipe, load_torch
-        maps, folder, options = self.maps, self.folder, self.options.of_part(self.part)
-        maps.check_maps(folder.quiet)
-        digests, (task, train, validation) = folder.digests(maps.files), self._task()
-        frame = batches.Frame(maps.mask, pack=options.packs)
-        scale = batches.rms(maps.flat_kappa, maps.n_gal)
-        recipe = Recipe(**options.training(), frame=frame.shape, scale=scale, n_gal=maps.n_gal,
-                        inputs={k: digests[k] for k in ("kappa", "label", "mask")}, **task)
-        network = self._stored(self.model, Network.load, recipe)
-        if network is None:
-            source = batches.Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal,
-                                     seed=self.seed)
-            progress = Progress(recipe.epochs * recipe.batches_of(len(train)),
-                                f"training {self.part}{self.name}", folder.quiet)
-            if self._stored(self.checkpoint, load_torch, recipe) is None:
-                self.checkpoint.unlink(missing_ok=True)
-                if options.init is not None:
-                    training.begin(source, maps.flat_theta, train, recipe,
-                                   first_of(self, Network), self.checkpoint)
-            network = training.train(source, maps.flat_theta, train, validation, recipe,
-                                     checkpoint=self.checkpoint, threads=options.threads,
-                                     progress=progress)
-            progress.close()
-            network.save(self.model)
-            self.checkpoint.unlink(missing_ok=True)
-        progress = Progress(len(rows) + self.split.n_test, f"predicting{self.name}", folder.quiet)
+        self.maps.check_maps(self.folder.quiet)
+        frame = batches.Frame(self.maps.mask, pack=self.options.of_part(self.part).packs)
+        network = training.of_job(self, frame)
         # every network sees a map with the same noise, whatever its own seed
-        found = [network.predict(part.source, part.rows, noise=part.noise, threads=options.threads,
-                                 symmetries=options.views, progress=progress)
-                 for part in batches.parts_to_summarise(maps, self.split, rows, frame, scale=scale,
-                                                        seed=folder.seed)]
+        parts = batches.parts_to_summarise(self.maps, self.split, rows, frame,
+                                           scale=network.recipe.scale, seed=self.folder.seed)
+        return Predicted(*self.summarised(network, parts))
+
+    def summarised(self, network, parts) -> tuple[np.ndarray, np.ndarray | None]:
+        """Means (n, 2), and error bars or None, of batches.Parts by a Network of this job."""
+        o, parts = self.options.of_part(self.part), [*parts]
+        progress = Progress(sum(len(part.rows) for part in parts), f"predicting{self.name}",
+                            self.folder.quiet)
+        mean, sd = zip(*[network.predict(part.source, part.rows, noise=part.noise, threads=o.threads,
+                                         symmetries=o.views, progress=progress) for part in parts])
         progress.close()
-        mean, sd = zip(*found)
-        return Predicted(np.concatenate(mean), None if sd[0] is None else np.concatenate(sd))
+        return np.concatenate(mean), None if sd[0] is None else np.concatenate(sd)
 
     def _from_statistics(self, rows):
         from . import dense, handmade
-        options, theta = self.options.of_part(self.part), self.maps.flat_theta
         file = handmade.features_file(self.maps, self.split, self.options, self.folder)
-        values, own = file.groups["features"], options.model_options
-        task, train, validation = self._task()
-        recipe = dense.Recipe(model=self.part, loss=options.loss, members=own["networks"],
-                              layers=own["layers"], features=file.digest, **task)
-        network = self._stored(self.model, dense.Dense.load, recipe)
-        if network is None:
-            draws = [values["fixed"][train][None]]
-            if "fresh" in values:
-                draws.append(values["fresh"][:, np.searchsorted(values["rows"], train)])
-            network = dense.fit(
-                np.concatenate(draws), theta[train], values["fixed"][validation],
-                theta[validation], recipe, lambda text: say(text, self.folder.quiet),
-                None if options.init is None else first_of(self, dense.Dense))
-            network.save(self.model)
-        return Predicted(*network.predict(_features_of(file, rows)))
+        return Predicted(*dense.of_job(self, file).predict(_features_of(file, rows)))
 
-    def _stored(self, path, read, recipe):
-        """The network or checkpoint of an earlier run, or None; of another recipe only by force."""
+    def stored(self, path: pathlib.Path, read: Callable, recipe):
+        """What read(path) gives of an earlier run's network or checkpoint, None without one.
+
+        Raises InputError for a damaged one, or one of another recipe, without --force.
+        """
         if not path.exists():
             return None
         try:
@@ -356,32 +395,29 @@ def _write(job, name, rows, predicted, settings, p_values=None):
     realisation = np.concatenate([every % n_real, test])
     names = PARAMS if job.options.method != SPECTRUM else [
         f"log10_C_ell_{i + 1}" for i in range(predicted.summaries.shape[1])]
-    group = {"summaries": Var(("map", "summary"), predicted.summaries),
-             "split": Var(("map",), code.astype(np.int8)),
-             "cosmology": Var(("map",), cosmology.astype(np.int32)),
-             "realisation": Var(("map",), realisation.astype(np.int32))}
-    constant = {"design": Var(("cosmology", "param"), maps.theta),
-                "mask": Var(("row", "column"), maps.mask)}
-    if predicted.sd is not None:
-        group["sd"] = Var(("map", "param"), predicted.sd)
-    if predicted.fold is not None:
-        group["fold"] = Var(("map",), predicted.fold.astype(np.int32))
-        constant["between"] = Var(("summary", "summary_2"), predicted.between)
-    for variable, values in (p_values or {}).items():
-        group[variable] = Var(("map",), np.concatenate([np.full(len(rows), np.nan), values]))
-    if predicted.ell is not None:
-        constant["ell"] = Var(("summary",), predicted.ell)
-    if predicted.weights is not None:
-        constant["stacking"] = Var(("term", "summary"), predicted.weights)
+    fold = None if predicted.fold is None else predicted.fold.astype(np.int32)
+    group = {"summaries": (("map", "summary"), predicted.summaries),
+             "split": (("map",), code.astype(np.int8)),
+             "cosmology": (("map",), cosmology.astype(np.int32)),
+             "realisation": (("map",), realisation.astype(np.int32)),
+             "sd": (("map", "param"), predicted.sd), "fold": (("map",), fold)}
+    group |= {variable: (("map",), np.concatenate([np.full(len(rows), np.nan), values]))
+              for variable, values in (p_values or {}).items()}
+    constant = {"design": (("cosmology", "param"), maps.theta),
+                "mask": (("row", "column"), maps.mask),
+                "between": (("summary", "summary_2"), predicted.between),
+                "ell": (("summary",), predicted.ell),
+                "stacking": (("term", "summary"), predicted.weights)}
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
     coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
               "param": np.array(PARAMS)}
-    groups, used = {"predictions": group, "constant_data": constant}, {}
+    groups, used = {kind: {variable: Var(*v) for variable, v in values.items() if v[1] is not None}
+                    for kind, values in (("predictions", group), ("constant_data", constant))}, {}
     if isinstance(job, Work) and job.options.method != SPECTRUM:
-        models = [Job(*job, i).model for i in range(job.options.n_networks)]
-        used = {path.name: digest_file(path) for path in models}
         from .network import histories
-        groups["training"] = histories([job.folder.out / model for model in used])
+        models = [one.model for one in jobs_of(job)]
+        used = {path.name: digest_file(path) for path in models}
+        groups["training"] = histories(models)
     return job.folder.write(name, "predictions", groups, coords={**coords, "network": [*used]},
                             settings=settings, inputs=job.folder.digests(maps.files),
                             origin={**maps.origin(), "networks": used, "cpu": cpu()})

@@ -17,10 +17,11 @@ import torch
 
 from ..core import seeds
 from ..core.checks import InputError, RunError
-from ..core.progress import saving, stop, stopped
-from ..maps.batches import FIXED, N_SYMMETRY, Batches
+from ..core.progress import Progress, saving, stop, stopped
+from ..maps.batches import FIXED, N_SYMMETRY, Batches, Frame, rms
+from .apply import first_of
 from .architectures import values_per_norm
-from .lanes import Lanes, as_computed, one_thread
+from .lanes import Lanes, one_thread
 from .network import NOISES, Network, Recipe, load_torch, of_this_version, save_torch
 
 WARM_UP = 0.15                 # of the steps
@@ -28,23 +29,26 @@ SAVE_SECONDS = 60.0            # between the checkpoints of one epoch
 KEPT = ("step", "total", "history", "seconds", "best", "best_weights")      # in a checkpoint as is
 
 
-def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.ndarray,
-          recipe: Recipe, *, checkpoint: str | os.PathLike | None = None, threads: int = 1,
-          progress=None) -> Network:
+def train(batches: Batches, label: np.ndarray, rows: tuple, recipe: Recipe, *,
+          start: Network | None = None, checkpoint: str | os.PathLike | None = None,
+          threads: int = 1, progress=None) -> Network:
     """Train one network.
 
     batches, label: Batches, of noiseless maps; (n_map, 2) float64, the parameters of each
-    rows, validation: (n,) int, indices of the maps to learn from, and of those to choose the epoch
-        by, which keep the same noise
+    rows: two (n,) int, indices of the maps to learn from, and of those to choose the epoch by,
+        which keep the same noise
+    start: Network to begin with where no checkpoint is, or None
     checkpoint, threads: path, written each epoch and minute, and resumed from; int, changes nothing
     progress: with begin_at(step, note), update() and note, or None
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
     with one_thread(), saving():
-        net = _first_network(recipe, len(rows))
+        net = _first_network(recipe, len(rows[0]))
+        if start is not None:
+            recipe.begin_from(net, start)
         with Lanes(net, recipe.lanes, threads, recipe.precision, recipe) as lanes:
-            training = _Training(lanes, batches, label, (rows, validation), recipe, checkpoint)
+            training = _Training(lanes, batches, label, rows, recipe, checkpoint)
             training.resume()
             if progress is not None:
                 epoch = len(training.history) + 1
@@ -56,19 +60,6 @@ def train(batches: Batches, label: np.ndarray, rows: np.ndarray, validation: np.
                        f"lower --learning-rate (now {recipe.learning_rate})")
     net.load_state_dict(training.best_weights)
     return Network(net, recipe, training.history, training.seconds)
-
-
-def begin(batches: Batches, label: np.ndarray, rows: np.ndarray, recipe: Recipe, start: Network,
-          checkpoint: str | os.PathLike) -> None:
-    """Write the checkpoint from which train() begins with the weights of the network `start`.
-
-    Raises InputError for one that is built otherwise.
-    """
-    with one_thread():
-        net = _first_network(recipe, len(rows))
-        recipe.begin_from(net, start)
-        with Lanes(net, recipe.lanes, 1, recipe.precision) as lanes:
-            _Training(lanes, batches, label, (rows, rows[:0]), recipe, checkpoint).save()
 
 
 def _first_network(recipe, n_map):
@@ -83,7 +74,31 @@ def _first_network(recipe, n_map):
                          f"{recipe.model} on a frame of {rows} x {columns}, whose batch norms have "
                          f"one value otherwise, got {a_batch} a batch; give fewer --lanes or a "
                          "larger --batch-size")
-    return as_computed(net, recipe.precision)
+    return net
+
+
+def of_job(job, frame: Frame) -> Network:
+    """The network of a predict.Job on maps that lie in a frame: its file's, or trained now."""
+    maps, options, (task, *chosen) = job.maps, job.options.of_part(job.part), job.task()
+    digests, scale = job.folder.digests(maps.files), rms(maps.flat_kappa, maps.n_gal)
+    recipe = Recipe(**options.training(), **task, frame=frame.shape, scale=scale, n_gal=maps.n_gal,
+                    inputs={name: digests[name] for name in ("kappa", "label", "mask")})
+    network = job.stored(job.model, Network.load, recipe)
+    if network is not None:
+        return network
+    source = Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=job.seed)
+    progress = Progress(recipe.epochs * recipe.batches_of(len(chosen[0])),
+                        f"training {job.part}{job.name}", job.folder.quiet)
+    start = None
+    if job.stored(job.checkpoint, load_torch, recipe) is None:
+        job.checkpoint.unlink(missing_ok=True)
+        start = first_of(job, Network)
+    network = train(source, maps.flat_theta, chosen, recipe, start=start, threads=options.threads,
+                    checkpoint=job.checkpoint, progress=progress)
+    progress.close()
+    network.save(job.model)
+    job.checkpoint.unlink(missing_ok=True)
+    return network
 
 
 class AdamW(torch.optim.AdamW):
