@@ -60,8 +60,8 @@ def start(data, *options, out="out", parser=run_mcmc.parser, method="network", q
     return predict.prepare(maps, MapOptions.of(args), network, cli.folder(args, "x"))
 
 
-def interrupted_at(count):
-    """A Progress whose update number `count` is Ctrl-C."""
+def interrupt(patch, count):
+    """Let update number `count` of training and predicting be Ctrl-C."""
     steps = []
 
     class Interrupted(Progress):
@@ -70,4 +70,5 @@ def interrupted_at(count):
             if len(steps) == count:
                 raise KeyboardInterrupt
             super().update(step)
-    return Interrupted
+    for module in ("training", "predict"):
+        patch.setattr(f"wl.summaries.{module}.Progress", Interrupted)

@@ -431,6 +431,7 @@ def test_split_follows_the_seed_alone():
                                                     (10, np.nan, 0.2), (10, 0.98, 0.01)])
 def test_split_refuses_an_empty_part(n, emulator, holdout):
     with pytest.raises(InputError) as error:
+        splits.MapOptions(emulator_fraction=emulator, holdout_fraction=holdout)
         splits.split_realisations(n, emulator, holdout, seed=1)
     one_line(error, "expected", "got")
 

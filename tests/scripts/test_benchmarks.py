@@ -24,8 +24,8 @@ from wl.core.params import HOLDOUT, TEST  # noqa: E402
 from wl.maps import dataset  # noqa: E402
 from wl.scoring.score import challenge_score  # noqa: E402
 from wl.summaries import dense, network, options as models  # noqa: E402
-from wl.summaries.network import Loss  # noqa: E402
 from wl.summaries.architectures import build, count_parameters  # noqa: E402
+from wl.summaries.network import Loss  # noqa: E402
 
 LAST = r"{} ratio=\d+\.\d+ ours=[\d.e+-]+ reference=[\d.e+-]+ n=\d+"
 README = (ROOT / "benchmarks" / "README.md").read_text()

@@ -14,7 +14,7 @@ from wl.core.checks import InputError
 from wl.core.params import EMULATOR, TEST
 from wl.maps import dataset
 from wl.posterior.options import Wanted
-from wl.summaries import apply, handmade, predict
+from wl.summaries import apply, handmade, likeness, predict
 
 MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--model-option",
           "networks=2")
@@ -24,7 +24,7 @@ MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--m
 def run(shared):  # noqa: F811
     """A finished run: folder of its set, and its predictions; its maps are few for p-values."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "MAPS_PER_NUMBER", 0)
+        patch.setattr(likeness, "MAPS_PER_NUMBER", 0)
         yield shared, predict.predict(start(shared, *MODELS))
 
 

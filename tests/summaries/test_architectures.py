@@ -11,8 +11,8 @@ from trainings import FRAME, LABEL, ROWS, VALIDATION, recipe, same, source
 
 from wl.core.checks import InputError
 from wl.summaries import options, training
-from wl.summaries.architectures import NETWORKS, build, count_parameters, values_per_norm
-from wl.summaries.architectures import CBAM, Dropout, SelfAttention, SqueezeExcitation
+from wl.summaries.architectures import (CBAM, NETWORKS, Dropout, SelfAttention, SqueezeExcitation,
+                                        build, count_parameters, values_per_norm)
 from wl.summaries.network import Network
 
 torch.set_num_threads(1)

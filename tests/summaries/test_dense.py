@@ -8,7 +8,7 @@ from runs import data, start  # noqa: F401  (a fixture)
 
 from wl.core import hdf5
 from wl.maps import batches
-from wl.summaries import apply, dense, handmade, network, options as models, predict
+from wl.summaries import dense, handmade, network, options as models, predict
 from wl.summaries.options import NetworkOptions
 from wl.core.checks import InputError, RunError
 from wl.core.params import EMULATOR, HOLDOUT, TEST, TRAIN

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 from conftest import one_line
-from runs import QUICK, data, interrupted_at, shared, start  # noqa: F401
+from runs import QUICK, data, interrupt, shared, start  # noqa: F401
 from trainings import FRAME, finished, recipe, source
 
 from wl.core.checks import InputError
@@ -64,7 +64,7 @@ def test_a_run_begins_from_another_and_is_the_same_for_any_threads_and_after_a_k
     one = predict.predict(start(data, *init, "--threads", "1", out="one", quick=BOTH))
     assert one.digest == whole.digest
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.predict.Progress", interrupted_at(5))
+        interrupt(patch, 5)
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *init, out="killed", quick=BOTH))
     assert predict.predict(start(data, *init, out="killed", quick=BOTH)).digest == whole.digest

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from wl.summaries.architectures import build
 from wl.summaries.architectures import (CBAM, BatchRenorm2d, Dropout, InceptionBlock, SelfAttention,
-                                 SqueezeExcitation, basic_block, conv_block, down_block,
-                                 residual_conv)
+                                        SqueezeExcitation, basic_block, build, conv_block,
+                                        down_block, residual_conv)
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import one_line
-from runs import N_TEST, QUICK, data, interrupted_at, shared, start  # noqa: F401
+from runs import N_TEST, QUICK, data, interrupt, shared, start  # noqa: F401
 from trainings import FRAME, KAPPA, N_COSMOLOGY, N_REALISATION
 
 import run_direct
@@ -17,7 +17,7 @@ from wl.maps import batches, dataset, splits
 from wl.posterior import covariance, infer
 from wl.posterior.options import PosteriorOptions, Wanted
 from wl.summaries import options as choices
-from wl.summaries import apply, predict, training
+from wl.summaries import predict, training
 from wl.summaries.predict import Job
 from wl.summaries.network import Network
 
@@ -58,8 +58,8 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
     assert work.split.n_train == (jobs[0].codes() == TRAIN).sum() * N_COSMOLOGY
     # a member keeps its seed and file when more members are asked for
     more = start(data, "--folds", "3", "--members", "4")
-    assert Job(*more, 4).seed == jobs[2].seed and Job(*more, 4).predictions == jobs[2].predictions
-    alone = Job(*start(data), 0)
+    assert Job(more, 4).seed == jobs[2].seed and Job(more, 4).predictions == jobs[2].predictions
+    alone = Job(start(data), 0)
     assert alone.model.name == "model.pt" and alone.seed == 1
 
 
@@ -182,7 +182,7 @@ def test_a_run_goes_on_in_the_number_type_it_began_with(data, two, monkeypatch):
     whole = two[1]
     monkeypatch.setattr(choices, "_precision", lambda: "float32")
     with monkeypatch.context() as patch:             # in the second epoch of two
-        patch.setattr("wl.summaries.predict.Progress", interrupted_at(8))
+        interrupt(patch, 8)
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *auto))
     assert len(list((data.parent / "out").glob("checkpoint*"))) == 1
@@ -211,7 +211,7 @@ def unbroken(shared):  # noqa: F811
 def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, unbroken, monkeypatch, killed_at):
     """In the second epoch of the first, second, third network."""
     with monkeypatch.context() as patch:
-        patch.setattr("wl.summaries.predict.Progress", interrupted_at(killed_at))
+        interrupt(patch, killed_at)
         with pytest.raises(KeyboardInterrupt):
             predict.predict(start(data, *DRAWS, out="killed", quick=THIN))
     out = data.parent / "killed"

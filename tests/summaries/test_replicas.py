@@ -7,10 +7,9 @@ from trainings import FRAME, LABEL, ROWS, Plain, run, same_weights, source
 
 from wl.maps.batches import FIXED
 from wl.summaries import architectures, training
-from wl.summaries.architectures import build
-from wl.summaries.architectures import Dropout
-from wl.summaries.network import Loss
+from wl.summaries.architectures import Dropout, build
 from wl.summaries.lanes import Lanes
+from wl.summaries.network import Loss
 
 
 def running_mean(net):

@@ -111,29 +111,31 @@ class MapSet:
             return
         progress = Progress(len(self.flat_kappa) + self.n_test, "checking the maps", quiet)
         for name, maps in (("kappa", self.kappa), ("noisy_test", self.noisy_test)):
-            rows = np.zeros((0, 1)) if maps is None else maps.reshape(-1, maps.shape[-1])
-            step = max(1, (1 << 24) // rows.shape[1])
-            for start in range(0, len(rows), step):
-                self._check_block(name, maps, rows[start:start + step].view(np.uint16), start)
-                progress.update(min(step, len(rows) - start))
+            if maps is not None:
+                _check_values(self.files[name], maps, progress.update)
         progress.close()
         self._passed.append(True)
 
-    def _check_block(self, name, maps, block, start):
+
+def _check_values(path, maps, passed=lambda count: None):
+    """Raise InputError for a map, of (..., n_observed) float16, with NaN, inf, or one value."""
+    flat = maps.reshape(-1, maps.shape[-1])
+    step = max(1, (1 << 24) // flat.shape[1])
+    for start in range(0, len(flat), step):
+        block = flat[start:start + step].view(np.uint16)
         # exponent all ones: inf or NaN in float16; integers test ten times faster than isfinite
         bad = (block & 0x7C00) == 0x7C00
         same = (block == block[:, :1]).all(1) & (block.shape[1] > 1)
-        if not (bad.any() or same.any()):
-            return
-        row, pixel = (int(i) for i in np.argwhere(bad if bad.any() else same[:, None])[0])
-        where = (row + start,) if maps.ndim == 2 else divmod(row + start, maps.shape[1])
-        value, path = block[row, pixel].view(np.float16), self.files[name]
-        if bad.any():
-            raise InputError(f"{path}: expected finite numbers, got {value} at index "
-                             f"{(*where, pixel)}; repair or download the file again")
-        raise InputError(f"{path}: expected maps that vary, got {value} in every pixel of the map "
-                         f"at index {where}; the file is not complete: download or simulate it "
-                         "again")
+        if bad.any() or same.any():
+            row, pixel = np.argwhere(bad if bad.any() else same[:, None])[0].tolist()
+            where = tuple(map(int, np.unravel_index(start + row, maps.shape[:-1])))
+            value = block[row, pixel].view(np.float16)
+            raise InputError(
+                f"{path}: expected finite numbers, got {value} at index {(*where, pixel)}; repair "
+                "or download the file again" if bad.any() else
+                f"{path}: expected maps that vary, got {value} in every pixel of the map at index "
+                f"{where}; the file is not complete: download or simulate it again")
+        passed(len(block))
 
 
 def read_simulation(folder) -> dict:
@@ -235,9 +237,9 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
         files["noisy_test"] = test_path
         noisy_test = read_test(test_path, mask, files["mask"])
         if has_truth:                                 # looked at only to refuse it before any work
-            has_truth = np.isfinite(read_truth(folder, len(noisy_test))).all()
+            has_truth = bool(np.isfinite(read_truth(folder, len(noisy_test))).all())
     return MapSet(folder, release, kappa, label, mask, noisy_test, files, folder.resolve().name,
-                  bool(has_truth), read_simulation(folder))
+                  has_truth, read_simulation(folder))
 
 
 def test_file(folder, release: str = "public", name: str | None = None) -> pathlib.Path | None:
@@ -355,17 +357,10 @@ def read_new(path, mask: np.ndarray) -> np.ndarray:
         raise InputError(f"{path}: expected maps of {n_observed} observed pixels each, (n, "
                          f"{n_observed}), or frames (n, {mask.shape[0]}, {mask.shape[1]}) as the "
                          f"mask of the run, got shape {maps.shape}; cut them to that mask")
-    is_stored = maps.ndim == 2 and maps.dtype == np.float16
-    out = maps if is_stored else np.empty((len(maps), n_observed), np.float16)
-    for i, one in enumerate(maps):
+    if maps.ndim == 3 or maps.dtype != np.float16:
+        found, maps = maps, np.empty((len(maps), n_observed), np.float16)
         with np.errstate(over="ignore"):
-            row = (one if maps.ndim == 2 else one[mask]).astype(np.float16)
-        if not np.isfinite(row).all():
-            raise InputError(f"{path}: expected finite numbers inside the mask, got "
-                             f"{row[~np.isfinite(row)][0]} in map {i}; repair the file")
-        if row.size > 1 and np.ptp(row) == 0:
-            raise InputError(f"{path}: expected maps that vary, got {row[0]} in every pixel of map "
-                             f"{i}; is the file complete?")
-        if not is_stored:
-            out[i] = row
-    return out
+            for i, one in enumerate(found):
+                maps[i] = one if found.ndim == 2 else one[mask]
+    _check_values(path, maps)
+    return maps

@@ -47,7 +47,10 @@ class MapOptions(Options):
         super().__post_init__()
         if self.target in ("holdout", "both") and self.holdout_fraction == 0.0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got 0")
-        _check_fractions(self._emulator, self.holdout_fraction or 0.0)
+        emulator, holdout = self._emulator, self.holdout_fraction or 0.0
+        if emulator == 0.0 or emulator + holdout >= 1.0:
+            raise InputError("--emulator-fraction and --holdout-fraction: expected fractions that "
+                             f"leave some for training, got {emulator} and {holdout}")
 
     @property
     def _emulator(self):
@@ -139,7 +142,6 @@ def split_realisations(n_realisation: int, emulator: float, holdout: float,
     emulator, holdout: floats, shares of the realisations
     Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError for an empty part.
     """
-    _check_fractions(emulator, holdout)
     n_emulator = max(1, round(emulator * n_realisation))
     n_holdout = _held_out(n_realisation, holdout)
     if n_emulator + n_holdout >= n_realisation:
@@ -174,12 +176,6 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
     is_shared = np.zeros(n_realisation, bool)
     is_shared[order[n_holdout:n_holdout + n_shared]] = True
     return code, fold, is_shared
-
-
-def _check_fractions(emulator, holdout):
-    if not (0 < emulator < 1 and 0 <= holdout < 1 and emulator + holdout < 1):       # NaN fails too
-        raise InputError("--emulator-fraction and --holdout-fraction: expected fractions that "
-                         f"leave some for training, got {emulator} and {holdout}")
 
 
 def _held_out(n_realisation, holdout):

@@ -1,4 +1,5 @@
-"""A finished run put to use: its predictions, first weights for another, summaries of new maps."""
+"""What earlier runs give: predictions, first weights, a number type; summaries of new maps."""
+import contextlib
 import hashlib
 import pathlib
 
@@ -12,8 +13,9 @@ from ..core.params import EMULATOR, TEST, noise_sigma
 from ..core.progress import Progress, warn
 from ..maps.batches import NO_NOISE, Batches, Frame, Part
 from ..maps.dataset import read_new
+from . import handmade
 from .likeness import p_values
-from .options import SPECTRUM, NetworkOptions
+from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
 MAX_RMS_RATIO = 1.15           # of the new maps to the run's, or the inverse, without a warning
 
@@ -53,6 +55,20 @@ def first_of(job, kind: type):
     return kind.load(run / names[(job.fold * o.members + job.member) % len(names)])
 
 
+def precision_of(folder: Folder) -> str | None:
+    """Number type that the folder's networks were begun with, or None: it stays on any machine."""
+    for path in sum((sorted(folder.out.glob(name)) for name in
+                     ("predictions*.h5", "model*.pt", "checkpoint*.pt")), []):
+        with contextlib.suppress(InputError, LookupError, TypeError):     # of a damaged file
+            if path.suffix == ".h5":
+                settings = hdf5.read(path, "predictions", groups=()).settings
+            else:
+                from .network import load_torch
+                settings = load_torch(path)["settings"]
+            if settings["precision"] in PRECISIONS:
+                return settings["precision"]
+
+
 def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     """Summaries of new maps by a run's networks, beside its summaries of the emulator split.
 
@@ -66,7 +82,12 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     """
     mask = run.groups["constant_data"]["mask"]
     maps = read_new(path, mask)
-    _check_rms(path, maps, run.settings["n_gal"])
+    found, n_gal = np.sqrt(np.mean(maps[:64].astype(np.float64)**2)), run.settings["n_gal"]
+    noise = noise_sigma(n_gal)
+    if not noise / MAX_RMS_RATIO < found < 2.0 * noise:
+        warn(f"{path}: a pixel has an rms of {found:.4f}, the noise that the run learnt alone has "
+             f"{noise:.4f} ({n_gal:g} galaxies per square arcminute): give noisy maps of the same "
+             "depth")
     old = run.groups["predictions"]
     kept, n = np.flatnonzero(old["split"] == EMULATOR), len(maps)
     group = {name: np.concatenate([values[kept], np.full(
@@ -91,36 +112,24 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
         digest=hashlib.sha256(to_json(inputs).encode()).hexdigest())
 
 
-def _check_rms(path, maps, n_gal):
-    """Warn of new maps whose noise cannot be the run's."""
-    found = np.sqrt(np.mean(maps[:64].astype(np.float64)**2))
-    noise = noise_sigma(n_gal)
-    if not noise / MAX_RMS_RATIO < found < 2.0 * noise:
-        warn(f"{path}: a pixel has an rms of {found:.4f}, the noise that the run learnt alone has "
-             f"{noise:.4f} ({n_gal:g} galaxies per square arcminute): give noisy maps of the same "
-             "depth")
-
-
 def _summarise(run, maps, mask, rows, threads, quiet):
     """Summaries (n, d) of new maps, their error bars (n, 2) and statistics, both or None."""
     from . import predict
     settings, frame = run.settings, Frame(mask, pack=False)
 
-    def measured(kind, *words, **more):
-        from . import handmade
+    def measured(statistic):
         progress = Progress(len(rows), "measuring the maps", quiet)
-        out = handmade.measure(getattr(handmade, kind)(*words, **more), Batches(
-            maps, frame, scale=1.0, n_gal=None), rows, NO_NOISE, threads, progress)
+        source = Batches(maps, frame, scale=1.0, n_gal=None)
+        out = handmade.measure(statistic, source, rows, NO_NOISE, threads, progress)
         progress.close()
         return out
     if settings["method"] == SPECTRUM:
-        return measured("Spectrum", frame.shape, int(mask.sum())), None, None
+        return measured(handmade.Spectrum(frame.shape, int(mask.sum()))), None, None
     names = [name for name in settings if name in NetworkOptions.__dataclass_fields__]
     options = NetworkOptions(**{name: settings[name] for name in names}, threads=threads)
     folder, features = Folder(run.path.parent, seed=run.seed, quiet=quiet), None
-    if options.of_statistics():
-        scales = options.of_statistics()["scales"]
-        features = measured("Features", frame.observed, settings["n_gal"], scales)
+    if own := options.of_statistics():
+        features = measured(handmade.Features(frame.observed, settings["n_gal"], own["scales"]))
         features = features.astype(np.float32)
 
     def of(job):
@@ -136,7 +145,7 @@ def _summarise(run, maps, mask, rows, threads, quiet):
     summaries = np.mean(summaries, 0)
     if "stacking" in run.groups["constant_data"]:
         summaries = predict.combined(summaries, run.groups["constant_data"]["stacking"])
-    return summaries, None if log_sds[0] is None else np.exp(np.mean(log_sds, 0)), features
+    return summaries, None if log_sds is None else np.exp(np.mean(log_sds, 0)), features
 
 
 def _likeness(run, kept, features, summaries):
@@ -144,7 +153,6 @@ def _likeness(run, kept, features, summaries):
     old = run.groups["predictions"]
     if not any(name.startswith("p_value_") for name in old):
         return {}
-    from . import handmade
     options, constant = run.settings["model_options"], run.groups["constant_data"]
     own = hdf5.read(run.path.with_name("features.h5"), "features").groups["features"]["fixed"]
     realisation = old["realisation"][kept]

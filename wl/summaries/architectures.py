@@ -7,6 +7,7 @@ NETWORKS, and its options with their defaults in options.MODELS. Its `stride`, i
 least frame each way. Nothing here draws from torch's global generator in training, and every
 nonlinearity is a module.
 """
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -205,19 +206,16 @@ class Pooled(nn.Module):
     """A network that is features, a global mean and a head: its weights serve any frame.
 
     features, head: modules (n, 1, H, W) -> (n, c, H / stride, W / stride), (n, c) -> (n, n_out)
+    begin: function that draws the first weights of a convolution, as He et al. (2015) if not given
     """
 
-    def __init__(self, features: nn.Module, head: nn.Module, stride: int):
+    def __init__(self, features: nn.Module, head: nn.Module, stride: int, begin=functools.partial(
+            nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")):
         super().__init__()
         self.features, self.head, self.stride = features, head, stride
         for module in features.modules():
             if isinstance(module, nn.Conv2d):
-                self.begin(module.weight)
-
-    @staticmethod
-    def begin(weight: torch.Tensor) -> None:
-        """First weights of a convolution (He et al. 2015, arXiv:1502.01852)."""
-        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+                begin(module.weight)
 
     def forward(self, x):
         return self.head(self.features(x).mean((2, 3)))        # -> (n, c) -> (n, n_out)
@@ -311,7 +309,8 @@ class ResNet(Pooled):
 class BigGANEncoder(Pooled):
     """Encoder of the residual blocks of BigGAN's discriminator (Brock et al. 2018).
 
-    A mean over the frame takes the place of the paper's sum, which would grow with the frame.
+    First weights are orthogonal. A mean over the frame takes the place of the paper's sum, which
+    would grow with the frame.
 
     input_pool: int, side of the squares of pixels whose means are taken before all else
     widths: channels of the blocks, each of which halves the frame
@@ -329,12 +328,7 @@ class BigGANEncoder(Pooled):
         layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
         attended = 2**(attention + 1) if attention else 1    # attention pools what the block leaves
         super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out),
-                         input_pool * max(2**len(widths), attended))
-
-    @staticmethod
-    def begin(weight: torch.Tensor) -> None:
-        """Orthogonal first weights, as BigGAN."""
-        nn.init.orthogonal_(weight)
+                         input_pool * max(2**len(widths), attended), nn.init.orthogonal_)
 
 
 class Inception(Pooled):

@@ -143,7 +143,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
 
 
 def of_job(job, file: File) -> Dense:
-    """The networks of a predict.Job on a file of handmade.features_file(): stored or trained now."""
+    """The networks of a predict.Job on handmade.features_file(): as stored, or trained now."""
     values, own, theta = file.groups["features"], job.options.of_statistics(), job.maps.flat_theta
     task, train, validation = job.task()
     recipe = Recipe(**task, model=job.part, loss=job.options.loss, members=own["networks"],

@@ -43,7 +43,8 @@ class Spectrum:
     n_bin, ell_min, ell_max, pixel_arcmin: the bins, side of a pixel
     |FFT|^2 x pixel area / n_observed, so that white noise of variance v has C_ell = v x pixel area;
     the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
-    Has edges (n_bin + 1,); count, modes per bin; used, bins with modes; width, numbers per map.
+    Has edges (n_bin + 1,); count, modes per bin; used, bins with modes, and ell, their centres;
+    width, numbers per map.
     """
 
     NAME = "spectrum"
@@ -65,6 +66,7 @@ class Spectrum:
         self.first = np.searchsorted(self.bin[self.order], np.arange(n_bin + 1))
         self.used = np.flatnonzero(self.count > 0)      # the lowest are empty on a small frame
         self.norm, self.width = side**2 / n_observed, len(self.used)
+        self.ell = np.sqrt(self.edges[:-1] * self.edges[1:])[self.used]
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:
         """(n, width) float64, log10 of C_ell in steradian; -inf for a bin without power."""

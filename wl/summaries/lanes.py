@@ -89,8 +89,12 @@ class Lanes(contextlib.AbstractContextManager):
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
         shares = [(lane, x[part], target[part]) for lane, part in enumerate(parts)]
-        asked = self._ask(shares, loss, len(x))
-        values = self.gradients(shares[::cli.processes()], loss, len(x)) + self._take(asked)
+        others = range(1, min(cli.processes(), len(parts)))      # lane i: process i modulo them all
+        for other in others:
+            self._ask(other, shares[other::cli.processes()], loss, len(x))
+        values = self.gradients(shares[::cli.processes()], loss, len(x))
+        for other in others:
+            values += self._take(other)
         for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
             for other in group[1:]:
                 group[0].grad += other.grad
@@ -106,28 +110,21 @@ class Lanes(contextlib.AbstractContextManager):
             return value.item() * n / size
         return list(self.pool.map(lambda share: one(*share), shares))
 
-    def _ask(self, shares, loss, size):
-        """Send the other processes their lanes, lane i to process i modulo their number."""
-        asked = {other: shares[other::cli.processes()] for other in range(1, cli.processes())
-                 if other < len(shares)}
-        for other, mine in asked.items():
-            _join()
-            buffers = [dict(self.copies[lane].named_buffers()) for lane, *_ in mine]
-            weights = [p.detach() for p in self.net.parameters()]
-            dist.send_object_list([(self.recipe, weights, buffers, self.state, mine, loss, size)],
-                                  dst=other)
-        return asked
+    def _ask(self, other, mine, loss, size):
+        """Send another process its lanes."""
+        _join()
+        buffers = [dict(self.copies[lane].named_buffers()) for lane, *_ in mine]
+        weights = [p.detach() for p in self.net.parameters()]
+        _send((self.recipe, weights, buffers, self.state, mine, loss, size), other)
 
-    def _take(self, asked):
-        """Receive what _ask() sent for: losses; gradients and buffers go into the copies."""
-        values = []
-        for other, mine in asked.items():
-            for (lane, *_), (value, gradients, buffers) in zip(mine, _receive(other), strict=True):
-                values.append(value)
-                for parameter, gradient in zip(self.copies[lane].parameters(), gradients):
-                    parameter.grad = gradient
-                _fill(self.copies[lane], buffers)
-        return values
+    def _take(self, other):
+        """Losses that another process was asked for; gradients and buffers go into the copies."""
+        found = _receive(other)
+        for net, (_, gradients, buffers) in zip(self.copies[other::cli.processes()], found):
+            for parameter, gradient in zip(net.parameters(), gradients):
+                parameter.grad = gradient
+            _fill(net, buffers)
+        return [value for value, *_ in found]
 
     def predict(self, x: np.ndarray) -> torch.Tensor:
         """Outputs (n, n_out) of a batch (n, 1, rows, columns); each lane evaluates its part.
@@ -167,6 +164,10 @@ def _join():
         dist.init_process_group("gloo", timeout=PATIENCE)
 
 
+def _send(content, target):
+    dist.send_object_list([content], dst=target)
+
+
 def _receive(source):
     found = [None]
     dist.recv_object_list(found, src=source)
@@ -188,7 +189,7 @@ def shared(work: Callable[[], None], threads: int) -> None:
     finally:
         _join()
         for other in range(1, cli.processes()):
-            dist.send_object_list([None], dst=other)
+            _send(None, other)
         _leave()
 
 
@@ -211,7 +212,7 @@ def _serve(threads):
         nets = [lanes.copies[lane] for lane, *_ in mine]
         answer = [(value, [p.grad for p in net.parameters()], dict(net.named_buffers()))
                   for value, net in zip(lanes.gradients(mine, loss, size), nets)]
-        dist.send_object_list([answer], dst=0)
+        _send(answer, 0)
         progress.stop()
     lanes = None
     _leave()

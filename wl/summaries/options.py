@@ -206,26 +206,28 @@ def _precision():
     return "bfloat16" if {"avx512_bf16", "amx_bf16"}.intersection(flags) else "float32"
 
 
-def model_options(name: str, texts: list | None) -> dict:
+def model_options(name: str, given) -> dict:
     """The options of a --model, complete; of several parts a dict for each. Raises InputError.
 
-    texts: list of "name=value", each for every part that has it; or a complete dict
+    given: list of "name=value", each for every part that has it; a complete dict; or None
     """
-    parts, texts = name.split("+"), texts or ()
+    parts, by_name = name.split("+"), isinstance(given, dict)
     for part in parts:
         choice("--model", part, tuple(MODELS))
     if len(set(parts)) < len(parts):
         raise InputError(f"--model {name}: expected different models, to be stacked")
-    if len(parts) == 1:
-        return _of_model(name, as_texts(texts) if isinstance(texts, dict) else texts)
-    if isinstance(texts, dict):
-        for part in texts:
+    if by_name:
+        given = given if len(parts) > 1 else {name: given}
+        for part in given:
             choice("--config: options of the model", part, parts)
-        return {part: _of_model(part, as_texts(texts.get(part, {}))) for part in parts}
-    known = {key: value for part in parts for key, value in MODELS[part].items()}
-    options("--model-option", texts, known)
-    return {part: _of_model(part, [t for t in texts if t.partition("=")[0] in MODELS[part]])
-            for part in parts}
+        texts = {part: as_texts(given.get(part, {})) for part in parts}
+    else:
+        known = {key: value for part in parts for key, value in MODELS[part].items()}
+        options("--model-option", given, known)
+        texts = {part: [text for text in given or () if text.partition("=")[0] in MODELS[part]]
+                 for part in parts}
+    found = {part: _of_model(part, texts[part]) for part in parts}
+    return found if len(parts) > 1 else found[name]
 
 
 def as_texts(values: dict) -> list:
@@ -260,33 +262,31 @@ def options(flag: str, texts: list | None, defaults: dict) -> dict:
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():
-        name, equals, value = text.partition("=")
+        (name, equals, value), what = text.partition("="), f"{flag} {text.partition('=')[0]}"
         if not equals or name not in defaults:
             known = ", ".join(f"{n}={str(v).strip('()').replace(' ', '').lower()}"
                               for n, v in defaults.items())
             raise InputError(f"{flag} {text}: expected NAME=VALUE with one of "
                              f"{known or 'none, it has no options'}")
-        found[name] = _parsed(f"{flag} {name}", name, value, defaults[name])
+        default = defaults[name]
+        if isinstance(default, str):
+            found[name] = choice(what, value, HEADS)
+        elif isinstance(default, tuple):
+            parts = value.split(",")
+            if name in ("dropout", "hidden") and len(parts) != len(default):
+                raise InputError(f"{what}: expected {len(default)} numbers with commas between "
+                                 f"them, got {value!r}")
+            found[name] = [_number(what, name, part, default[0]) for part in parts]
+        else:
+            found[name] = _number(what, name, value, default)
     return found
-
-
-def _parsed(what, name, text, default):
-    if isinstance(default, str):
-        return choice(what, text, HEADS)
-    if isinstance(default, tuple):
-        parts = text.split(",")
-        if name in ("dropout", "hidden") and len(parts) != len(default):
-            raise InputError(f"{what}: expected {len(default)} numbers with commas between them, "
-                             f"got {text!r}")
-        return [_number(what, name, part, default[0]) for part in parts]
-    return _number(what, name, text, default)
 
 
 def _number(what, name, text, default):
     whole = isinstance(default, int)
     low, high = LIMITS.get(name, (0 if name in MAY_BE_ZERO else 1, 4096))
     try:
-        value = int(text) if whole else float(text)
+        value = type(default)(text)
     except ValueError:
         value = math.nan
     if not low <= value <= high:

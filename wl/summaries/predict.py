@@ -11,7 +11,6 @@ A model of several parts, compact+statistics say, has such networks for each. Th
 combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
 of that split by weights that have not seen its realisation, so that it scatters as a new map does.
 """
-import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -26,11 +25,13 @@ from ..core.files import cpu, digest_file, refuse_difference, to_json
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
+from ..maps import batches
 from ..maps.dataset import MapSet
-from ..maps.splits import Split, split_set
-from .apply import open_run
+from ..maps.splits import split_set
+from . import handmade
+from .apply import open_run, precision_of
 from .likeness import p_values
-from .options import PRECISIONS, SPECTRUM, NetworkOptions
+from .options import SPECTRUM, NetworkOptions
 
 Work = namedtuple("Work", "maps split options folder")
 Work.__doc__ = """What predictions need: a MapSet, a Split, decided NetworkOptions, a Folder."""
@@ -56,30 +57,16 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     if options.init is not None:
         made = to_json(open_run(options.init).origin["networks"])
         options = dataclasses.replace(options, start=hashlib.sha256(made.encode()).hexdigest())
-    found = _precision_of(folder) if options.precision == "auto" and not folder.force else None
+    found = precision_of(folder) if options.precision == "auto" and not folder.force else None
     return Work(maps, split, options.decided(split.n_train, found), folder)
-
-
-def _precision_of(folder):
-    """Number type that the folder's networks were begun with, or None: it stays on any machine."""
-    for path in (path for pattern in ("predictions*.h5", "model*.pt", "checkpoint*.pt")
-                 for path in sorted(folder.out.glob(pattern))):
-        with contextlib.suppress(InputError, LookupError, TypeError):     # of a damaged file
-            if path.suffix == ".h5":
-                settings = hdf5.read(path, "predictions", groups=()).settings
-            else:
-                from .network import load_torch
-                settings = load_torch(path)["settings"]
-            if settings["precision"] in PRECISIONS:
-                return settings["precision"]
 
 
 def settings_of(work: Work) -> dict:
     """All that the predictions of a run depend on beyond the maps themselves."""
     stored = {**work.split.stored(), **work.options.stored(), "n_gal": work.maps.n_gal}
     if work.options.method == SPECTRUM:
-        from .handmade import ELL_MAX, ELL_MIN, N_BIN
-        stored |= {"n_bin": N_BIN, "ell_min": ELL_MIN, "ell_max": ELL_MAX}
+        stored |= {"n_bin": handmade.N_BIN, "ell_min": handmade.ELL_MIN,
+                   "ell_max": handmade.ELL_MAX}
     return stored
 
 
@@ -92,8 +79,13 @@ def predict(work: Work) -> hdf5.File | None:
     for changed in set(work.maps.changed(digests)) - set(work.maps.changed()):    # said before
         work.maps.check_maps(work.folder.quiet)              # damaged ones are refused in a line
         warn(f"{work.maps.folder / changed} is not what the simulator wrote: it was changed since")
-    if work.options.only is not None:
-        return _only(work)
+    if work.options.only is not None:                        # for array jobs on a cluster
+        jobs = jobs_of(work)
+        job = jobs[work.options.only]
+        job.done()
+        return say(f"{job.part}, fold {job.fold}, member {job.member}: {job.predictions}; "
+                   f"{sum(other.predictions.exists() for other in jobs)} of {len(jobs)} networks "
+                   "are done", work.folder.quiet)
     name, settings = "predictions.h5", settings_of(work)
     found = work.folder.reuse(name, "predictions", settings, digests, at_home=True)
     if found is not None:
@@ -112,46 +104,32 @@ def _likeness(work, summaries):
     """p-values of hold-out and test maps by their hand-made statistics, {} without these."""
     if not work.options.of_statistics():
         return {}
-    from . import handmade
-    file, emulator = handmade.features_file(*work), work.split.rows(EMULATOR)
-    n, scales = len(emulator), work.options.of_statistics()["scales"]
-    known = summaries[:n], _features_of(file, emulator)[:n]
-    new = summaries[n:], _features_of(file, work.split.rows(HOLDOUT))
-    group = emulator % work.maps.n_realisation
-    return p_values(handmade.blocks(work.maps.mask, scales), known, group, new)
+    emulator, holdout = work.split.rows(EMULATOR), work.split.rows(HOLDOUT)
+    features = _features_of(handmade.features_file(*work), np.concatenate([emulator, holdout]))
+    known, new = ((summaries[part], features[part]) for part in (
+        slice(len(emulator)), slice(len(emulator), None)))
+    blocks = handmade.blocks(work.maps.mask, work.options.of_statistics()["scales"])
+    return p_values(blocks, known, emulator % work.maps.n_realisation, new)
 
 
 def _features_of(file, rows):
     """Statistics of maps and, below, of all test maps."""
     values = file.groups["features"]
-    return np.concatenate([values["fixed"][rows], *([values["test"]] if "test" in values else [])])
-
-
-def _only(work):
-    """Do one job of a run and no more; for array jobs on a cluster."""
-    jobs = jobs_of(work)
-    job = jobs[work.options.only]
-    job.done()
-    there = sum(other.predictions.exists() for other in jobs)
-    say(f"{job.part}, fold {job.fold}, member {job.member}: {job.predictions}; {there} of "
-        f"{len(jobs)} networks are done", work.folder.quiet)
+    return np.concatenate([values["fixed"][rows], values.get("test", values["fixed"][:0])])
 
 
 def _spectra(work):
     """The power spectrum of every map."""
-    from ..maps import batches
-    from . import handmade
-    maps, split, folder = work.maps, work.split, work.folder
+    maps, split, options, folder = work
     maps.check_maps(folder.quiet)
     frame = batches.Frame(maps.mask, pack=False)
     spectrum = handmade.Spectrum(frame.shape, maps.kappa.shape[-1])
     rows = np.concatenate([split.rows(EMULATOR), split.rows(HOLDOUT)])
     progress = Progress(len(rows) + split.n_test, "measuring spectra", folder.quiet)
     parts = batches.parts_to_summarise(maps, split, rows, frame, seed=folder.seed)
-    out = [handmade.measure(spectrum, *part, work.options.threads, progress) for part in parts]
+    out = [handmade.measure(spectrum, *part, options.threads, progress) for part in parts]
     progress.close()
-    edges, used = spectrum.edges, spectrum.used
-    return Predicted(np.concatenate(out), ell=np.sqrt(edges[:-1] * edges[1:])[used])
+    return Predicted(np.concatenate(out), ell=spectrum.ell)
 
 
 def _networks(work):
@@ -164,10 +142,8 @@ def _networks(work):
     done = [job.done().groups["predictions"] for job in jobs]
     summaries, log_sds = over_parts(o, [(one["summaries"], one.get("sd")) for one in done])
     _refuse_dead(o, summaries)
-    if o.folds == 1:
-        found = Predicted(summaries[0], None if log_sds[0] is None else np.exp(log_sds[0]))
-    else:
-        found = _over_folds(work, summaries, log_sds, [job.rows() for job in jobs[::o.members]])
+    kept = [job.rows() for job in jobs[:o.folds * o.members:o.members]]
+    found = _over_folds(work, summaries, log_sds, kept)
     return found if len(o.parts) == 1 else _parts_as_one(work, found)
 
 
@@ -186,12 +162,14 @@ def _over_folds(work, summaries, log_sds, kept):
     """Predicted from the folds' means. kept: for each fold the emulator maps it has."""
     split = work.split
     rows, shared = split.rows(EMULATOR), split.rows_of(split.is_shared)
-    fold = split.fold[rows % work.maps.n_realisation].astype(np.int64)
-    combined = combine(summaries, kept, rows, fold)
-    sd = None if log_sds[0] is None else np.exp(combine(log_sds, kept, rows, fold))
+    fold = split.fold[rows % work.maps.n_realisation].clip(0).astype(np.int64)
+    sd = None if log_sds is None else np.exp(combine(log_sds, kept, rows, fold))
+    found = Predicted(combine(summaries, kept, rows, fold), sd)
+    if not split.has_folds:
+        return found
     on_shared = np.stack([v[np.searchsorted(mine, shared)] for v, mine in zip(summaries, kept)])
-    fold = np.concatenate([fold, np.full(len(combined) - len(fold), -1)])
-    return Predicted(combined, sd, fold, covariance_between(on_shared))
+    fold = np.concatenate([fold, np.full(len(found.summaries) - len(fold), -1)])
+    return found._replace(fold=fold, between=covariance_between(on_shared))
 
 
 def _parts_as_one(work, found):
@@ -201,12 +179,10 @@ def _parts_as_one(work, found):
     group = np.unique(rows % n, return_inverse=True)[1]
     summaries, weights = stack(found.summaries, work.maps.theta[rows // n], group)
     between = found.between
-    if between is not None and found.sd is None:             # what scores a part alone
-        for k, part in enumerate(parts):
-            own, alone = slice(2 * k, 2 * k + 2), work.options.of_part(part)
-            one = Predicted(found.summaries[:, own], None, found.fold, between[own, own])
-            _write(work, f"predictions_{part}.h5", rows, one,
-                   settings_of(work._replace(options=alone)))
+    for k, part in enumerate(parts if between is not None and found.sd is None else ()):
+        own, alone = slice(2 * k, 2 * k + 2), work.options.of_part(part)    # to score it alone
+        one = Predicted(found.summaries[:, own], None, found.fold, between[own, own])
+        _write(work, f"predictions_{part}.h5", rows, one, settings_of(work._replace(options=alone)))
     if between is not None:
         between = weights[:-1].T @ between @ weights[:-1]
     say("parts combined: " + "; ".join(
@@ -221,15 +197,16 @@ def over_parts(options: NetworkOptions, found: list) -> tuple[list, list]:
 
     found: summaries (n, 2), and sd (n, 2) or None, of each Job in their order
     Returns lists with a member for each fold: the summaries (n, n_part x 2), parts side by side;
-    and the mean logarithm of the error bars (n, 2), or None.
+    and the mean logarithms of the error bars (n, 2), or None in place of the list.
     """
-    folds, members, means, log_sds = options.folds, options.members, [], []
-    for first in range(0, folds * members, members):
-        parts = [found[i:i + members] for i in range(first, len(found), folds * members)]
-        means.append(np.concatenate([np.mean([mean for mean, _ in part], 0) for part in parts], 1))
-        log_sds.append(None if found[0][1] is None else np.mean(
-            [np.mean([np.log(sd) for _, sd in part], 0) for part in parts], 0))
-    return means, log_sds
+    a_part, m, means, log_sds = options.folds * options.members, options.members, [], []
+    for first in range(0, a_part, m):
+        parts = [zip(*found[i:i + m]) for i in range(first, len(found), a_part)]
+        mean, sd = zip(*parts)
+        means.append(np.concatenate([np.mean(one, 0) for one in mean], 1))
+        if found[0][1] is not None:
+            log_sds.append(np.mean([np.mean(np.log(one), 0) for one in sd], 0))
+    return means, log_sds or None
 
 
 def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
@@ -240,16 +217,15 @@ def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
         ones by weights of all k; with one group alone nothing is left out
     Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
     """
-    x = np.concatenate([summaries, np.ones((len(summaries), 1))], 1)
-    known = x[:len(truth)]
+    known = np.column_stack([summaries[:len(truth)], np.ones(len(truth))])
 
     def fitted(rows):
         return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
-    weights = fitted(np.full(len(known), True))
+    weights = fitted(slice(None))
     out = combined(summaries, weights)
     for g in np.unique(group) if group.any() else ():
-        out[:len(truth)][group == g] = combined(summaries[:len(truth)][group == g],
-                                                fitted(group != g))
+        own = np.flatnonzero(group == g)
+        out[own] = combined(summaries[own], fitted(group != g))
     return out, weights
 
 
@@ -287,19 +263,18 @@ class Job:
     """
 
     def __init__(self, work: Work, index: int):
-        self.maps, self.split, o, folder = work
-        self.options, self.folder, self.seed, self.name = o, folder, folder.seed, ""
-        part, self.fold, self.member = map(int, np.unravel_index(
-            index, (len(o.parts), o.folds, o.members)))
-        self.part = o.parts[part]
+        self.maps, self.split, self.options, self.folder = work
+        o, folder, self.name = self.options, self.folder, ""
+        part, rest = divmod(index, o.folds * o.members)
+        self.part, (self.fold, self.member) = o.parts[part], divmod(rest, o.members)
         tag = f"_{self.part}" if len(o.parts) > 1 else ""
         if o.folds * o.members > 1:
             tag += f"_f{self.fold}_m{self.member}"
             self.name = f" (network {index + 1} of {o.n_networks})"        # for messages
         names = f"model{tag}.pt", f"checkpoint{tag}.pt", f"predictions{tag}.h5"
         self.model, self.checkpoint, self.predictions = (folder.out / name for name in names)
-        if self.fold or self.member:
-            self.seed = seeds.number(folder.seed, seeds.NETWORK, self.fold, self.member)
+        self.seed = seeds.number(folder.seed, seeds.NETWORK, self.fold, self.member) if (
+            self.fold or self.member) else folder.seed
 
     def codes(self) -> np.ndarray:
         """Use of each realisation, (n_realisation,) int8: EMULATOR to choose the best epoch."""
@@ -331,14 +306,13 @@ class Job:
         return found or _write(self, name, self.rows(), self.predict(), stored)
 
     def task(self) -> tuple[dict, np.ndarray, np.ndarray]:
-        """Fields of network.Task beside model and loss; maps (n,) int64 to learn from, and to choose the epoch by."""
+        """Fields of network.Task; maps (n,) int64 to learn from, and to choose the epoch by."""
         o, code, theta = self.options, self.codes(), self.maps.theta
         task = dict(seed=self.seed, split=code, start=o.start, label_mean=theta.mean(0),
                     label_sd=theta.std(0))
         return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
 
     def _from_maps(self, rows):
-        from ..maps import batches
         from . import training
         self.maps.check_maps(self.folder.quiet)
         frame = batches.Frame(self.maps.mask, pack=self.options.of_part(self.part).packs)
@@ -353,13 +327,14 @@ class Job:
         o, parts = self.options.of_part(self.part), [*parts]
         progress = Progress(sum(len(part.rows) for part in parts), f"predicting{self.name}",
                             self.folder.quiet)
-        mean, sd = zip(*[network.predict(part.source, part.rows, noise=part.noise, threads=o.threads,
-                                         symmetries=o.views, progress=progress) for part in parts])
+        mean, sd = zip(*[network.predict(
+            part.source, part.rows, noise=part.noise, threads=o.threads, symmetries=o.views,
+            progress=progress) for part in parts])
         progress.close()
         return np.concatenate(mean), None if sd[0] is None else np.concatenate(sd)
 
     def _from_statistics(self, rows):
-        from . import dense, handmade
+        from . import dense
         file = handmade.features_file(self.maps, self.split, self.options, self.folder)
         return Predicted(*dense.of_job(self, file).predict(_features_of(file, rows)))
 
@@ -372,12 +347,12 @@ class Job:
             return None
         try:
             found = read(path)
-            before = found.recipe.stored() if hasattr(found, "recipe") else (
-                found.get("settings", {}) if isinstance(found, dict) else {})
         except InputError:
             if not self.folder.force:
                 raise
             return warn(f"{path}: damaged, trained again")
+        before = (found.recipe.stored() if hasattr(found, "recipe") else
+                  found.get("settings", {}) if isinstance(found, dict) else {})
         if not self.folder.force:
             refuse_difference(f"{path}: was made with", before, recipe.stored())
         return found if before == recipe.stored() else None
