@@ -241,8 +241,8 @@ def test_a_row_is_read_from_its_files(maps, tmp_path):
     two = dense.Recipe(model="statistics", members=2, layers=[4], features="x", **task)
     scaling = np.zeros(3, np.float32), np.ones(3, np.float32), np.ones(3, bool)
     schedules = [{"passes": n, "validation": 0.2} for n in (10, 30)]
-    dense.Dense(two.build(scaling[0]), two, schedules, [0.5, 0.25], scaling).save(
-        tmp_path / "model_statistics.pt")
+    side = two.build(scaling[0])
+    dense.Dense(side, two, schedules, [0.5, 0.25], scaling).save(tmp_path / "model_statistics.pt")
     rng, var, n = np.random.default_rng(2), hdf5.Var, N_TEST
     split = np.r_[np.full(2, HOLDOUT), np.full(n, TEST)].astype(np.int8)
     number = np.r_[0, 1, np.arange(n)].astype(np.int32)

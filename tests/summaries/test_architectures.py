@@ -382,7 +382,8 @@ def test_precision():
     plain = options.NetworkOptions()
     assert dataclasses.replace(plain, precision="float64").decided(100).precision == "float64"
     assert plain.decided(100).precision in ("float32", "bfloat16")
-    assert plain.decided(100, found="float64").precision == "float64"       # a run goes on as it began
+    # a run goes on as it began
+    assert plain.decided(100, found="float64").precision == "float64"
     with pytest.raises(InputError) as error:
         dataclasses.replace(plain, precision="float16")
     one_line(error, "--precision", "float16", "bfloat16")

@@ -1,4 +1,4 @@
-"""Hand-made statistics, the dense networks on them, and the stacking of several models' predictions."""
+"""Hand-made statistics, dense networks on them, and stacked predictions of several models."""
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,8 @@ from wl.summaries.architectures import Dropout
 SCALES = (1.5, 3.0, 6.0)
 MASK = np.ones((64, 48), bool)
 MASK[20:30, 10:15] = False
-SMALL = ("--model-option", "scales=2,4", "--model-option", "networks=2", "--model-option", "layers=8,6")
+SMALL = ("--model-option", "scales=2,4", "--model-option", "networks=2", "--model-option",
+         "layers=8,6")
 
 
 def some_maps(n, seed=1):
@@ -26,7 +27,8 @@ def some_maps(n, seed=1):
     white = rng.normal(size=(n, 64, 48))
     smooth = np.fft.irfft2(np.fft.rfft2(white) * np.exp(-2.0 * np.pi**2 * (
         np.fft.fftfreq(64)[:, None]**2 + np.fft.rfftfreq(48)**2)), s=(64, 48))
-    return np.where(MASK, 0.02 * (np.exp(2.0 * smooth) - 1.0) + 0.01 * white, 0.0).astype(np.float32)
+    kappa = 0.02 * (np.exp(2.0 * smooth) - 1.0) + 0.01 * white
+    return np.where(MASK, kappa, 0.0).astype(np.float32)
 
 
 # ---------------------------------------------------------------- the statistics
@@ -40,7 +42,8 @@ def test_features_against_numpy_and_scipy():
     assert np.array_equal(out[:, :n], found.spectrum(kappa))
     shapes = found.statistics[1].shapes
     smooth, valid = shapes.smooth(kappa[1]), shapes.valid
-    smooth = [*smooth, *(smooth[:-1] - smooth[1:])]           # the scales, then the bands between them
+    # the scales, then the bands between them
+    smooth = [*smooth, *(smooth[:-1] - smooth[1:])]
     valid = [*valid, *(valid[:-1] & valid[1:])]
     for k, (field, valid, unit) in enumerate(zip(smooth, valid, shapes.unit, strict=True)):
         values, part = field[valid].astype(float), out[1, n + 19 * k:n + 19 * (k + 1)]
@@ -49,17 +52,21 @@ def test_features_against_numpy_and_scipy():
                                           stats.kurtosis(values, fisher=False)], rel=1e-4, abs=1e-5)
         edges = bins[0] + bins[1] * np.arange(17)
         edges[0], edges[-1] = -np.inf, np.inf
-        assert np.allclose(part[3:]**2, np.histogram(values, edges)[0] / valid.sum(), rtol=0, atol=1e-12)
-        assert bins[1] == pytest.approx(0.5 * values.std(), rel=0.9)         # bins cover what there is
+        assert np.allclose(part[3:]**2, np.histogram(values, edges)[0] / valid.sum(), rtol=0,
+                           atol=1e-12)
+        # bins cover what there is
+        assert bins[1] == pytest.approx(0.5 * values.std(), rel=0.9)
 
 
 def test_features_do_not_know_left_from_right_nor_their_neighbours():
     symmetric = MASK & MASK[::-1] & MASK[:, ::-1] & MASK[::-1, ::-1]
-    kappa, found = np.where(symmetric, some_maps(4), 0.0).astype(np.float32), handmade.Features(symmetric, 30.0, SCALES)
+    kappa = np.where(symmetric, some_maps(4), 0.0).astype(np.float32)
+    found = handmade.Features(symmetric, 30.0, SCALES)
     out = found(kappa)
     for turned in (kappa[:, ::-1], kappa[:, :, ::-1]):
         near = np.abs(found(np.ascontiguousarray(turned)) - out)
-        assert near.max() < 0.03 and near.mean() < 1e-4                      # a pixel on a bin's edge may change bin
+        # a pixel on a bin's edge may change bin
+        assert near.max() < 0.03 and near.mean() < 1e-4
     assert np.array_equal(found(kappa[2:3]), out[2:3])
     assert np.abs(found(2.0 * kappa) - out).max() > 0.5
 
@@ -69,13 +76,15 @@ def test_a_map_of_zeros_is_refused_and_fields_without_pixels_are_left_out():
     maps = np.zeros((3, MASK.sum()), np.float16)
     maps[:2] = some_maps(2)[:, MASK]
     with pytest.raises(InputError) as error:
-        handmade.measure(handmade.Features(MASK, 30.0, SCALES), batches.Batches(maps, frame, scale=1.0, n_gal=None),
+        handmade.measure(handmade.Features(MASK, 30.0, SCALES),
+                         batches.Batches(maps, frame, scale=1.0, n_gal=None),
                           np.arange(3), batches.NO_NOISE)
     one_line(error, "map 2 of 3")
     ragged = np.zeros((64, 48), bool)
     ragged[::8, ::8] = True
     without = handmade.Features(ragged, 30.0, SCALES)
-    assert not without.statistics[1].used.size and without(some_maps(1)).shape == (1, without.spectrum.width)
+    assert not without.statistics[1].used.size
+    assert without(some_maps(1)).shape == (1, without.spectrum.width)
 
 
 # ---------------------------------------------------------------- the networks
@@ -211,7 +220,8 @@ def test_side_by_side_layers_are_linear_layers():
 
 # ---------------------------------------------------------------- stacking
 def statistics_alone(data, *options, out="alone"):  # noqa: F811
-    return start(data, *options, out=out, quick=["--quiet", "--threads", "2", "--model", "statistics", "--folds", "1"])
+    return start(data, *options, out=out,
+                 quick=["--quiet", "--threads", "2", "--model", "statistics", "--folds", "1"])
 
 
 def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
@@ -224,7 +234,8 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     assert weights.shape == (5, 2)
     precise = 1.0 / np.array([0.02**2, 0.04**2, 0.1**2])
     assert weights[[0, 2], 0] == pytest.approx(precise[:2] / precise.sum(), abs=0.03)
-    assert np.abs(weights[[1, 3], 0]).max() < 0.06                            # S_8 says nothing about Omega_m
+    # S_8 says nothing about Omega_m
+    assert np.abs(weights[[1, 3], 0]).max() < 0.06
     error = estimate[known:] - truth[known:]
     assert (error**2).mean(0)[0] == pytest.approx(1.0 / precise.sum(), rel=0.15)
     assert np.allclose(estimate[known:], np.c_[one, two, np.ones(4000)][known:] @ weights)
@@ -233,7 +244,8 @@ def test_stacking_weighs_by_the_inverse_variance_and_leaves_each_group_out():
     other[group == 2] += rng.normal(0.0, 0.1, other[group == 2].shape)
     moved, _ = predict.stack(np.concatenate([one, two], 1), other, group)
     same = np.abs(moved - estimate).max(1) == 0.0
-    assert same[:known][group == 2].all() and not same[:known][group != 2].any() and not same[known:].any()
+    assert same[:known][group == 2].all() and not same[:known][group != 2].any()
+    assert not same[known:].any()
     alone, _ = predict.stack(one, truth[:known], np.zeros(known, int))
     assert np.isfinite(alone).all()
 
@@ -244,15 +256,19 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     file = predict.predict(work)
     found, weights = file.groups["predictions"], file.groups["constant_data"]["stacking"]
     names = {p.name for p in work.folder.out.iterdir()}
-    assert {"features.h5", "model_compact.pt", "model_statistics.pt", "predictions.h5", "predictions_compact.h5",
+    assert {"features.h5", "model_compact.pt", "model_statistics.pt", "predictions.h5",
+            "predictions_compact.h5",
             "predictions_statistics.h5"} <= names and "model.pt" not in names
-    parts = [hdf5.read(work.folder.out / f"predictions_{p}.h5", "predictions").groups["predictions"] for p in work.options.parts]
+    parts = [hdf5.read(work.folder.out / f"predictions_{p}.h5", "predictions").groups["predictions"]
+             for p in work.options.parts]
     both = np.concatenate([p["summaries"] for p in parts], 1)
     split = found["split"]
     for part in parts:
-        assert np.array_equal(part["split"], split) and np.array_equal(part["realisation"], found["realisation"])
+        assert np.array_equal(part["split"], split)
+        assert np.array_equal(part["realisation"], found["realisation"])
     new = split != EMULATOR
-    assert new.any() and np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))][new] @ weights)
+    assert new.any()
+    assert np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))][new] @ weights)
     truth = work.maps.theta[found["cosmology"][~new]]
     oracle = np.linalg.lstsq(np.c_[both, np.ones(len(both))][~new], truth, rcond=None)[0]
     assert np.allclose(weights, oracle)
@@ -261,15 +277,18 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     assert np.array_equal(alone.groups["predictions"]["summaries"], parts[1]["summaries"])
     for index in (1, 0):
         assert predict.predict(start(data, *options, "--only", str(index), out="jobs")) is None
-    assert predict.predict(start(data, *options, "--threads", "1", out="jobs")).digest == file.digest
-    # measured maps are the files': draws differ, fixed ones have the noise that the convolutional part sees
+    again = predict.predict(start(data, *options, "--threads", "1", out="jobs"))
+    assert again.digest == file.digest
+    # measured maps are the files': draws differ, fixed ones have the noise that the other part sees
     measured = hdf5.read(work.folder.out / "features.h5", "features").groups["features"]
     rows = work.split.rows(TRAIN)
-    assert np.array_equal(measured["rows"], rows) and measured["fresh"].shape[0] == handmade.MAX_DRAWS - 1
+    assert np.array_equal(measured["rows"], rows)
+    assert measured["fresh"].shape[0] == handmade.MAX_DRAWS - 1
     draws = np.concatenate([measured["fixed"][rows][None], measured["fresh"]])
     assert np.ptp(draws, 0).max(1).min() > 0.0
     source = batches.Batches(work.maps.kappa.reshape(-1, work.maps.kappa.shape[-1]),
-                             batches.Frame(work.maps.mask, pack=False), scale=1.0, n_gal=work.maps.n_gal, seed=1)
+                             batches.Frame(work.maps.mask, pack=False), scale=1.0,
+                             n_gal=work.maps.n_gal, seed=1)
     kappa = source.fetch(rows[3:4], noise=batches.FIXED)[:, 0]
     oracle = handmade.Features(work.maps.mask, work.maps.n_gal, (2.0, 4.0))(kappa)
     assert np.allclose(measured["fixed"][rows[3]], oracle[0], rtol=1e-6)
@@ -291,7 +310,7 @@ def test_measured_statistics_of_another_list_are_refused(data, monkeypatch):  # 
 
 @pytest.mark.parametrize("kept", ["whole", "damaged", "none"])
 def test_measuring_goes_on_where_it_was_stopped(data, monkeypatch, kept):  # noqa: F811
-    """Each block once, the same file; what is kept of other settings, or damaged, is passed over."""
+    """Each block once, the same file; what is kept of other settings, or damaged, is left."""
     monkeypatch.setattr(handmade, "BLOCK", 16)
     monkeypatch.setattr(handmade, "SAVE_SECONDS", -1.0)
     inner, blocks = handmade.measure, []
@@ -319,21 +338,26 @@ def test_measuring_goes_on_where_it_was_stopped(data, monkeypatch, kept):  # noq
 
 
 def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
-    options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target", "both")
+    options = ("--model", "compact+statistics", *SMALL, "--folds", "2", "--loss", "kl", "--target",
+               "both")
     work = start(data, *options)
     file = predict.predict(work)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
-    assert found["summaries"].shape[1] == 2 and constant["between"].shape == (2, 2) and constant["stacking"].shape == (5, 2)
+    assert found["summaries"].shape[1] == 2 and constant["between"].shape == (2, 2)
+    assert constant["stacking"].shape == (5, 2)
     assert (np.linalg.eigvalsh(constant["between"]) > 0).all()
-    parts = [[hdf5.read(work.folder.out / f"predictions_{p}_f{k}_m0.h5", "predictions").groups["predictions"]
+    paths = work.folder.out / "predictions_{}_f{}_m0.h5"
+    parts = [[hdf5.read(str(paths).format(p, k), "predictions").groups["predictions"]
               for k in range(2)] for p in work.options.parts]
     held = [[f["split"] != EMULATOR for f in files] for files in parts]
     both = np.concatenate([np.mean([f["summaries"][h] for f, h in zip(files, hs)], 0)
                            for files, hs in zip(parts, held)], 1)
     new = found["split"] != EMULATOR
     assert set(found["split"][new]) == {HOLDOUT, TEST}
-    assert np.allclose(found["summaries"][new], np.c_[both, np.ones(len(both))] @ constant["stacking"])
-    logs = np.mean([np.log(f["sd"][h]) for files, hs in zip(parts, held) for f, h in zip(files, hs)], 0)
+    assert np.allclose(found["summaries"][new],
+                       np.c_[both, np.ones(len(both))] @ constant["stacking"])
+    logs = np.mean([np.log(f["sd"][h]) for files, hs in zip(parts, held)
+                    for f, h in zip(files, hs)], 0)
     assert np.allclose(found["sd"][new], np.exp(logs))
 
 
@@ -343,15 +367,18 @@ def test_two_parts_with_folds_and_error_bars(data):  # noqa: F811
     (("--model-option", "scales=4,2"), "rising"), (("--model-option", "draws=-1"), "draws")])
 def test_wrong_models_are_refused(data, options, words):  # noqa: F811
     with pytest.raises(InputError) as error:
-        predict.predict(start(data, *options) if "--model" in options else statistics_alone(data, *options))
+        predict.predict(start(data, *options)
+                        if "--model" in options else statistics_alone(data, *options))
     one_line(error, words)
 
 
 def test_options_of_parts():
     found = models.model_options("simple_cnn+statistics", ["draws=2", "dropout=0,0"])
     assert found["statistics"]["draws"] == 2 and found["simple_cnn"]["dropout"] == [0.0, 0.0]
-    assert "dropout" not in found["statistics"] and set(found["simple_cnn"]) == set(models.MODELS["simple_cnn"])
+    assert "dropout" not in found["statistics"]
+    assert set(found["simple_cnn"]) == set(models.MODELS["simple_cnn"])
     whole = NetworkOptions(model="simple_cnn+statistics", model_options=found)
     part = whole.of_part("statistics")
     assert part.model == "statistics" and part.model_options == found["statistics"]
-    assert whole.of_statistics() == found["statistics"] and not whole.of_part("simple_cnn").of_statistics()
+    assert whole.of_statistics() == found["statistics"]
+    assert not whole.of_part("simple_cnn").of_statistics()

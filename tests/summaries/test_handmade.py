@@ -12,7 +12,7 @@ SIDE = np.radians(2.0 / 60.0)                  # of a pixel, radians
 
 
 def slow_spectrum(kappa, n_observed, edges):
-    """C_ell in bins by the definition: a Fourier sum per mode of the whole plane. kappa: (rows, columns)."""
+    """C_ell in bins of a map (rows, columns) by the definition: a Fourier sum for each mode."""
     rows, columns = kappa.shape
     y, x = np.arange(rows) * SIDE, np.arange(columns) * SIDE
     total, count = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
@@ -22,7 +22,8 @@ def slow_spectrum(kappa, n_observed, edges):
             ell = np.sqrt(ell_y**2 + ell_x**2)
             for b in range(len(edges) - 1):
                 if edges[b] <= ell < edges[b + 1]:
-                    mode = SIDE**2 * np.sum(kappa * np.exp(-1j * (ell_y * y[:, None] + ell_x * x[None, :])))
+                    phase = ell_y * y[:, None] + ell_x * x[None, :]
+                    mode = SIDE**2 * np.sum(kappa * np.exp(-1j * phase))
                     total[b] += abs(mode)**2 / (n_observed * SIDE**2)
                     count[b] += 1
     with np.errstate(invalid="ignore"):
@@ -37,7 +38,8 @@ def test_against_the_definition(shape, rng):
     n_observed = int((kappa != 0).sum())
     spectrum = Spectrum(shape, n_observed)
     c_ell, count = slow_spectrum(kappa.astype(float), n_observed, np.geomspace(100, 10000, 11))
-    assert np.array_equal(spectrum.count, count) and np.array_equal(spectrum.used, np.flatnonzero(count))
+    assert np.array_equal(spectrum.count, count)
+    assert np.array_equal(spectrum.used, np.flatnonzero(count))
     assert np.allclose(10.0**spectrum(kappa[None])[0], c_ell[count > 0], rtol=1e-5, atol=0.0)
 
 
@@ -46,7 +48,8 @@ def test_bins_are_the_organisers():
     assert (N_BIN, ELL_MIN, ELL_MAX) == (10, 100.0, 10_000.0)
     assert np.allclose(spectrum.edges, 10.0**np.linspace(2, 4, 11))
     assert len(spectrum.used) == 10
-    # modes of a periodic plane: pi (ell_2^2 - ell_1^2) x area / (2 pi)^2, where a bin holds full circles
+    # modes of a periodic plane, where a bin holds full circles:
+    # pi (ell_2^2 - ell_1^2) x area / (2 pi)^2
     area = 1424 * 176 * SIDE**2
     expected = np.pi * np.diff(spectrum.edges**2) * area / (2 * np.pi)**2
     full = spectrum.edges[1:] < np.pi / SIDE
@@ -64,7 +67,8 @@ def test_white_noise_has_its_level(rng):
     level = noise_sigma()**2 * SIDE**2
     assert level == pytest.approx(2.2565e-10, rel=1e-3)
     error = measured.std(0) / np.sqrt(60) / level
-    assert (np.abs(measured.mean(0) / level - 1) < 4 * error + 1e-3).all() and error[3:].max() < 0.02
+    assert (np.abs(measured.mean(0) / level - 1) < 4 * error + 1e-3).all()
+    assert error[3:].max() < 0.02
 
 
 @pytest.mark.parametrize("i, j", [(3, 0), (0, 5), (7, 4), (-7, 4), (32, 0), (20, 24)])
@@ -87,7 +91,8 @@ def test_parseval(shape, rng):
     """All modes together hold the map's mean square."""
     kappa = rng.normal(0, 0.02, (2, *shape)).astype(np.float32)
     spectrum = Spectrum(shape, kappa[0].size, n_bin=6, ell_min=1e-3, ell_max=1e5)
-    total = (10.0**spectrum(kappa) * spectrum.count[spectrum.used]).sum(1) / (kappa[0].size * SIDE**2)
+    power, area = 10.0**spectrum(kappa) * spectrum.count[spectrum.used], kappa[0].size * SIDE**2
+    total = power.sum(1) / area
     mean_square = kappa.astype(float).var((1, 2))             # ell = 0 is left out
     assert np.allclose(total, mean_square, rtol=1e-6, atol=0.0)
     assert spectrum.count.sum() == kappa[0].size - 1
@@ -118,7 +123,8 @@ def test_measure_is_the_same_for_any_grouping(batches):
     oracle = np.concatenate([spectrum(batches.fetch([r], noise=FIXED)[:, 0]) for r in rows])
     assert one.dtype == np.float64 and np.array_equal(one, oracle)
     for threads, chunk in ((2, 8), (3, 2), (2, 1)):
-        assert np.array_equal(one, measure(spectrum, batches, rows, FIXED, threads=threads, chunk=chunk))
+        assert np.array_equal(one,
+                              measure(spectrum, batches, rows, FIXED, threads=threads, chunk=chunk))
     assert measure(spectrum, batches, np.arange(0), FIXED).shape == (0, len(spectrum.used))
 
 

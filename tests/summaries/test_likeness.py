@@ -1,4 +1,4 @@
-"""p-values of maps given their summaries: uniform for maps like the known ones, small for others."""
+"""p-values of maps given their summaries: uniform for maps like known ones, small for others."""
 import numpy as np
 import pytest
 from scipy import stats

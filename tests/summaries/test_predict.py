@@ -1,4 +1,4 @@
-"""Folds and members: who trains on what, whose predictions are averaged, and statistics that fit the average."""
+"""Folds and members: who trains on what, whose predictions are averaged, what fits the average."""
 import json
 
 import h5py
@@ -23,12 +23,14 @@ from wl.summaries.network import Network
 
 
 # ---------------------------------------------------------------- who trains on what
-@pytest.mark.parametrize("n, folds, holdout", [(8, 3, 0.0), (256, 5, 0.15), (32, 2, 0.1), (33, 32, 0.0)])
+@pytest.mark.parametrize("n, folds, holdout",
+                         [(8, 3, 0.0), (256, 5, 0.15), (32, 2, 0.1), (33, 32, 0.0)])
 def test_folds_part_the_realisations(n, folds, holdout):
     split, fold, shared = splits.split_folds(n, folds, holdout, seed=1)
     held = split == HOLDOUT
     assert held.sum() == (max(1, round(holdout * n)) if holdout else 0) and (fold[held] == -1).all()
-    assert (split[~held] == EMULATOR).all() and not shared[held].any() and shared.sum() == max(1, round(n / 32))
+    assert (split[~held] == EMULATOR).all() and not shared[held].any()
+    assert shared.sum() == max(1, round(n / 32))
     sizes = np.bincount(fold[~held], minlength=folds)
     assert len(sizes) == folds and sizes.max() - sizes.min() <= 1 and sizes.min() >= 1
     again = splits.split_folds(n, folds, holdout, seed=1)
@@ -47,14 +49,19 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
     work = start(data, "--folds", "3", "--members", "2")
     jobs = [Job(work, i) for i in range(6)]
     assert len({j.seed for j in jobs}) == 6 and jobs[0].seed == work.folder.seed
-    assert len({j.model for j in jobs} | {j.checkpoint for j in jobs} | {j.predictions for j in jobs}) == 18
+    assert len({j.model for j in jobs} | {j.checkpoint for j in jobs}
+               | {j.predictions for j in jobs}) == 18
     for job in jobs:
         split = job.codes()
-        assert (split[work.split.fold == job.fold] != TRAIN).all() and (split[work.split.is_shared] == HOLDOUT).all()
-        assert ((split == TRAIN) == ((work.split.fold != job.fold) & (work.split.fold >= 0) & ~work.split.is_shared)).all()
-        assert ((split == EMULATOR) == ((work.split.fold == job.fold) & ~work.split.is_shared)).all()
+        assert (split[work.split.fold == job.fold] != TRAIN).all()
+        assert (split[work.split.is_shared] == HOLDOUT).all()
+        assert ((split == TRAIN) == ((work.split.fold != job.fold) & (work.split.fold >= 0)
+                                     & ~work.split.is_shared)).all()
+        assert ((split == EMULATOR)
+                == ((work.split.fold == job.fold) & ~work.split.is_shared)).all()
         trained = work.split.rows_of(split == TRAIN)
-        assert not np.intersect1d(trained, job.rows()).size and np.isin(work.split.rows_of(work.split.is_shared), job.rows()).all()
+        assert not np.intersect1d(trained, job.rows()).size
+        assert np.isin(work.split.rows_of(work.split.is_shared), job.rows()).all()
     assert work.split.n_train == (jobs[0].codes() == TRAIN).sum() * N_COSMOLOGY
     # a member keeps its seed and file when more members are asked for
     more = start(data, "--folds", "3", "--members", "4")
@@ -86,8 +93,10 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     file = predict.predict(work)
     found, constant = file.groups["predictions"], file.groups["constant_data"]
     split, realisation, cosmology = found["split"], found["realisation"], found["cosmology"]
-    assert (split == EMULATOR).sum() == N_COSMOLOGY * (N_REALISATION - 1) and (split == TEST).sum() == N_TEST
-    nets = {(k, m): Network.load(work.folder.out / f"model_f{k}_m{m}.pt") for k in range(3) for m in range(2)}
+    assert (split == EMULATOR).sum() == N_COSMOLOGY * (N_REALISATION - 1)
+    assert (split == TEST).sum() == N_TEST
+    nets = {(k, m): Network.load(work.folder.out / f"model_f{k}_m{m}.pt") for k in range(3)
+            for m in range(2)}
     assert len({json.dumps(n.recipe.split) for n in nets.values()}) == 3
     weights = [n.net.features[0][0].weight.detach().numpy().tobytes() for n in nets.values()]
     assert len(set(weights)) == 6
@@ -97,21 +106,27 @@ def test_predictions_are_out_of_fold_and_averaged(data):
     for k in range(3):
         mine = (split == EMULATOR) & (work.split.fold[realisation] == k)
         assert mine.any() and (found["fold"][mine] == k).all()
-        assert all(nets[k, m].recipe.split[r] != TRAIN for m in range(2) for r in set(realisation[mine]))
-        oracle = np.mean([nets[k, m].predict(source, rows[mine], symmetries=1)[0] for m in range(2)], 0)
+        assert all(nets[k, m].recipe.split[r] != TRAIN for m in range(2)
+                   for r in set(realisation[mine]))
+        oracle = np.mean([nets[k, m].predict(source, rows[mine], symmetries=1)[0]
+                          for m in range(2)], 0)
         assert np.allclose(found["summaries"][mine], oracle, rtol=0, atol=1e-6)
     held = split == HOLDOUT
-    each = [np.mean([nets[k, m].predict(source, rows[held], symmetries=1)[0] for m in range(2)], 0) for k in range(3)]
+    each = [np.mean([nets[k, m].predict(source, rows[held], symmetries=1)[0] for m in range(2)], 0)
+            for k in range(3)]
     assert np.allclose(found["summaries"][held], np.mean(each, 0), rtol=0, atol=1e-6)
     assert (found["fold"][held] == -1).all()
     noisy = np.load(data / dataset.TEST_FILE)
     test = batches.Batches(noisy, FRAME, scale=scale, n_gal=None)
-    each = [n.predict(test, np.arange(N_TEST), noise=batches.NO_NOISE, symmetries=1)[0] for n in nets.values()]
+    each = [n.predict(test, np.arange(N_TEST), noise=batches.NO_NOISE, symmetries=1)[0]
+            for n in nets.values()]
     assert np.allclose(found["summaries"][split == TEST], np.mean(each, 0), rtol=0, atol=1e-6)
     # the spread between the folds' networks, on maps that none was trained on
     rows = work.split.rows_of(work.split.is_shared)
-    assert all(np.array(n.recipe.split)[work.split.is_shared].tolist() == [HOLDOUT] for n in nets.values())
-    each = [np.mean([nets[k, m].predict(source, rows, symmetries=1)[0] for m in range(2)], 0) for k in range(3)]
+    assert all(np.array(n.recipe.split)[work.split.is_shared].tolist() == [HOLDOUT]
+               for n in nets.values())
+    each = [np.mean([nets[k, m].predict(source, rows, symmetries=1)[0] for m in range(2)], 0)
+            for k in range(3)]
     oracle = np.mean([np.cov(np.array(each)[:, i].T) for i in range(len(rows))], 0)
     assert np.allclose(constant["between"], oracle, rtol=1e-4)
 
@@ -122,11 +137,13 @@ def test_networks_made_one_by_one_give_the_same_file(data, four):
         assert predict.predict(start(data, *options, "--only", str(index), out="jobs")) is None
     out = data.parent / "jobs"
     made = {p.name: p.stat().st_mtime_ns for p in out.glob("*_f*")}
-    assert set(made) == {f"{kind}_f{tag}{end}" for kind, end in (("model", ".pt"), ("predictions", ".h5"))
+    ends = ("model", ".pt"), ("predictions", ".h5")
+    assert set(made) == {f"{kind}_f{tag}{end}" for kind, end in ends
                          for tag in ("0_m0", "1_m0", "1_m1")}
     merged = predict.predict(start(data, *options, out="jobs"))
     assert merged.digest == whole.digest
-    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())       # not done again
+    # not done again
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())
     # a part that is lost is made again from its network, others stay; the result is the same
     (out / "predictions.h5").unlink()
     (out / "predictions_f1_m0.h5").unlink()
@@ -136,7 +153,8 @@ def test_networks_made_one_by_one_give_the_same_file(data, four):
     work = start(data, *options[:3], "3", *options[4:], "--force", out="jobs")
     more = predict.predict(work)
     assert more.digest != whole.digest and (out / "model_f1_m2.pt").exists()
-    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items() if "model" in name)
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items()
+               if "model" in name)
 
 
 @pytest.mark.parametrize("name", ["predictions_f0_m0.h5", "model_f0_m0.pt", "predictions_f1_m0.h5"])
@@ -164,7 +182,8 @@ def test_trainings_of_other_settings_are_not_thrown_away(data, monkeypatch, file
     """Of a network without predictions yet: in mid-training, or finished."""
     work = start(data)
     with monkeypatch.context() as patch:
-        patch.setattr(Network, "save" if file == "checkpoint.pt" else "predict", None)      # dies there
+        # dies there
+        patch.setattr(Network, "save" if file == "checkpoint.pt" else "predict", None)
         with pytest.raises(TypeError):
             predict.predict(work)
     before = (work.folder.out / file).read_bytes()
@@ -173,11 +192,12 @@ def test_trainings_of_other_settings_are_not_thrown_away(data, monkeypatch, file
     one_line(error, file, "learning_rate", "0.001", "--force")
     assert (work.folder.out / file).read_bytes() == before
     found = predict.predict(start(data, "--learning-rate", "0.001", "--force"))
-    assert found.digest == predict.predict(start(data, "--learning-rate", "0.001", out="plain")).digest
+    plain = predict.predict(start(data, "--learning-rate", "0.001", out="plain"))
+    assert found.digest == plain.digest
 
 
 def test_a_run_goes_on_in_the_number_type_it_began_with(data, two, monkeypatch):
-    """--precision auto on machines that differ: after a kill, and for members; another type by name is refused."""
+    """--precision auto on machines that differ: after a kill, for members; another is refused."""
     auto = ("--members", "2", "--precision", "auto")
     whole = two[1]
     monkeypatch.setattr(choices, "_precision", lambda: "float32")
@@ -221,8 +241,8 @@ def test_a_run_killed_in_mid_epoch_of_any_network_goes_on(data, unbroken, monkey
 
 
 @pytest.mark.parametrize("options", [
-    ("--only", "0"), ("--folds", "2", "--only", "2"), ("--members", "2", "--only", "-1"), ("--folds", "0"),
-    ("--members", "0"), ("--folds", "9")])
+    ("--only", "0"), ("--folds", "2", "--only", "2"), ("--members", "2", "--only", "-1"),
+    ("--folds", "0"), ("--members", "0"), ("--folds", "9")])
 def test_wrong_numbers_of_networks_are_refused(data, options):
     with pytest.raises(InputError) as error:
         predict.predict(start(data, *options))
@@ -231,16 +251,18 @@ def test_wrong_numbers_of_networks_are_refused(data, options):
 
 
 def test_error_bars_are_geometric_means_and_statistics_are_of_the_average(four):
-    """sd over members, and over folds for test maps; and what the emulator is made of, rescaled by `between`."""
+    """sd over members, over folds for test maps; what makes the emulator, rescaled by `between`."""
     work, file = four
-    found, n = file.groups["predictions"], int((file.groups["predictions"]["split"] == EMULATOR).sum())
+    found = file.groups["predictions"]
+    n = int((found["split"] == EMULATOR).sum())
     parts = {(k, m): hdf5.read(work.folder.out / f"predictions_f{k}_m{m}.h5").groups["predictions"]
              for k in range(2) for m in range(2)}
     logs = {k: np.mean([np.log(parts[k, m]["sd"]) for m in range(2)], 0) for k in range(2)}
     tests = [logs[k][parts[k, 0]["split"] == TEST] for k in range(2)]
     assert np.allclose(np.log(found["sd"][found["split"] == TEST]), np.mean(tests, 0), atol=1e-12)
     for k in range(2):
-        at = {(c, r): i for i, (c, r) in enumerate(zip(parts[k, 0]["cosmology"], parts[k, 0]["realisation"]))}
+        both = zip(parts[k, 0]["cosmology"], parts[k, 0]["realisation"])
+        at = {(c, r): i for i, (c, r) in enumerate(both)}
         mine = np.flatnonzero(found["fold"][:n] == k)
         rows = [at[c, r] for c, r in zip(found["cosmology"][mine], found["realisation"][mine])]
         assert len(rows) and np.allclose(np.log(found["sd"][mine]), logs[k][rows], atol=1e-12)
@@ -263,7 +285,7 @@ def test_members_without_folds(two):
 
 
 def test_a_dead_network_is_refused_by_name(data, monkeypatch):
-    """A training after which the last layer gives its bias alone; beside a part that lives it may."""
+    """A training whose last layer ends as its bias alone; beside a part that lives it may."""
     train = training.train
 
     def dead(*args, **options):
@@ -283,17 +305,19 @@ def test_a_dead_network_is_refused_by_name(data, monkeypatch):
 
 def test_direct_and_mcmc_run_with_folds(data):
     for parser, method in ((run_mcmc.parser, "network"), (run_direct.parser, "direct")):
-        sampler = ("--sampler", "exact") if method == "network" else ("--recalibrate", "temperature")
+        sampler = {"network": ("--sampler", "exact")}.get(method, ("--recalibrate", "temperature"))
         work = start(data, "--folds", "2", "--loss", "score", *sampler,
                      parser=parser, method=method, out=method)
         posterior = PosteriorOptions(sampler="exact") if method == "network" else PosteriorOptions(
             recalibrate="temperature")
         wanted = Wanted(work.split.options.target)
-        infer.refuse_early(predict.settings_of(work), work.split.n_emulator, work.maps.theta, posterior, work.folder,
+        infer.refuse_early(predict.settings_of(work), work.split.n_emulator, work.maps.theta,
+                           posterior, work.folder,
                            wanted)
         path = infer.infer(predict.predict(work), posterior, work.folder, wanted)
         with h5py.File(path) as file:
-            assert file["summary/posterior_mean"].shape == (N_TEST, 2) and np.isfinite(file["summary/errorbar"][:]).all()
+            assert file["summary/posterior_mean"].shape == (N_TEST, 2)
+            assert np.isfinite(file["summary/errorbar"][:]).all()
             assert json.loads(file.attrs["settings"])["loss"] == "score"
 
 
@@ -301,8 +325,9 @@ def test_direct_and_mcmc_run_with_folds(data):
 def world(seed, folds=4, n_cosmology=30, n=40, n_test=3000, members=1):
     """Predictions of networks that share a part of their error, have one each, and an offset each.
 
-    Returns out-of-fold predictions (n_cosmology, n, 2), all networks' for shared maps (folds, n_shared, 2), test
-    means (n_test, 2), the true mean and covariance of the latter about the mean over the offsets.
+    Returns out-of-fold predictions (n_cosmology, n, 2), all networks' for shared maps (folds,
+    n_shared, 2), test means (n_test, 2), the true mean and covariance of the latter about the mean
+    over the offsets.
     """
     rng = np.random.default_rng(seed)
     common, own = np.array([[1.0, 0.3], [0.3, 0.8]]), np.array([[0.5, -0.2], [-0.2, 0.9]])
@@ -317,7 +342,8 @@ def world(seed, folds=4, n_cosmology=30, n=40, n_test=3000, members=1):
     every = mean + predict((n_cosmology, n))
     fold = np.arange(n) % folds
     out_of_fold = every[fold, :, np.arange(n)].transpose(1, 0, 2)
-    return out_of_fold, predict((200,)), predict((n_test,)).mean(0) - offset.mean(0), common + own / folds
+    shared, test = predict((200,)), predict((n_test,)).mean(0) - offset.mean(0)
+    return out_of_fold, shared, test, common + own / folds
 
 
 @pytest.mark.parametrize("folds", [2, 5])
@@ -329,11 +355,13 @@ def test_statistics_scatter_like_the_mean_over_the_folds(folds):
         assert np.allclose(scaled.mean(1), estimate.mean(1))
         raw.append(np.mean([np.cov(e.T) for e in estimate], 0))
         fitted.append(np.mean([np.cov(e.T) for e in scaled], 0))
-        test.append(np.mean(np.einsum("ni,ij,nj->n", average, np.linalg.inv(fitted[-1]), average)) / 2)
+        inverse = np.linalg.inv(fitted[-1])
+        test.append(np.mean(np.einsum("ni,ij,nj->n", average, inverse, average)) / 2)
     assert np.allclose(np.mean(fitted, 0), truth, atol=0.08)
     assert np.mean(test) == pytest.approx(1.0, abs=0.05)         # pulls of test maps
     wide = np.einsum("ni,ij,nj->n", average, np.linalg.inv(raw[-1]), average).mean() / 2
-    assert wide < 0.85                                           # negative control: out-of-fold scatter as it is
+    # negative control: out-of-fold scatter as it is
+    assert wide < 0.85
     assert np.abs(np.mean(raw, 0) - truth).max() > 0.2
 
 
@@ -341,7 +369,8 @@ def test_statistics_scatter_like_the_mean_over_the_folds(folds):
 def test_as_average_is_exact(d):
     """A S A^T = S - (1 - 1/K) D to rounding, whatever the dimension; limits of it."""
     rng = np.random.default_rng(d)
-    estimate = rng.normal(size=(7, 9, d)) @ rng.normal(size=(d, d)) * np.array([1.0, 1e-3, 50.0])[:d]
+    size = np.array([1.0, 1e-3, 50.0])[:d]
+    estimate = rng.normal(size=(7, 9, d)) @ rng.normal(size=(d, d)) * size
 
     def scatter(values):
         residual = (values - values.mean(1, keepdims=True)).reshape(-1, d)
@@ -349,10 +378,12 @@ def test_as_average_is_exact(d):
     s = scatter(estimate)
     root = np.linalg.cholesky(s)
     between = root @ np.diag(np.linspace(0.1, 0.7, d)) @ root.T
-    assert np.allclose(scatter(covariance.as_average(estimate, between, 4)), s - 0.75 * between, rtol=1e-8)
+    assert np.allclose(scatter(covariance.as_average(estimate, between, 4)), s - 0.75 * between,
+                       rtol=1e-8)
     assert np.allclose(covariance.as_average(estimate, between, 1), estimate)
     assert np.allclose(covariance.as_average(estimate, 0 * between, 4), estimate)
-    assert np.allclose(scatter(covariance.as_average(estimate, 5 * s, 4)), s / 4, rtol=1e-8)     # never below S / K
+    # never below S / K
+    assert np.allclose(scatter(covariance.as_average(estimate, 5 * s, 4)), s / 4, rtol=1e-8)
     still = np.repeat(estimate[:, :1], 9, 1)
     assert np.allclose(covariance.as_average(still, between, 4), still, rtol=1e-12, atol=0)
 
@@ -365,7 +396,8 @@ def test_covariance_between_networks():
 
 
 def test_combine_takes_each_map_from_its_fold():
-    kept = [np.array([2, 5, 9]), np.array([3, 5, 7])]          # map 5 trained neither network; it is fold 1's
+    # map 5 trained neither network; it is fold 1's
+    kept = [np.array([2, 5, 9]), np.array([3, 5, 7])]
     values = [np.array([[2.0], [5.0], [9.0], [100.0]]), np.array([[30.0], [50.0], [70.0], [300.0]])]
     found = predict.combine(values, kept, np.array([2, 3, 5, 7, 9]), np.array([0, 1, 1, 1, 0]))
     assert found[:, 0].tolist() == [2.0, 30.0, 50.0, 70.0, 9.0, 200.0]
