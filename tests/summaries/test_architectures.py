@@ -344,11 +344,11 @@ def test_options_take_the_types_of_their_defaults():
 @pytest.mark.parametrize("name, text, words", [
     ("compact", "width=3", ("width=3", "widths=32,48,64,96", "hidden")),
     ("compact", "widths", ("NAME=VALUE",)),
-    ("compact", "widths=8,x", ("widths", "'x'")), ("compact", "hidden=0", ("hidden", "1 to")),
+    ("compact", "widths=8,x", ("widths", "'x'")), ("compact", "hidden=0", ("hidden", "1 and")),
     ("compact", "hidden=2.5", ("whole",)), ("simple_cnn", "dropout=0.2", ("dropout", "2 numbers")),
     ("simple_cnn", "dropout=0.2,1.5", ("dropout", "0.9")),
     ("simple_cnn", "head=flat", ("flatten, pool", "flat")),
-    ("resnet_reduced", "attention=-1", ("attention", "0 to")),
+    ("resnet_reduced", "attention=-1", ("attention", "0 and")),
     ("simple_cnn", "dropout=0,nan", ("dropout", "nan"))])
 def test_wrong_options_are_refused_in_one_line(name, text, words):
     with pytest.raises(InputError) as error:

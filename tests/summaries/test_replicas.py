@@ -132,7 +132,7 @@ def test_dropout_differs_from_step_to_step_lane_to_lane_layer_to_layer_and_seed_
     states = set()
     with Lanes(build("simple_cnn", (32, 32), 2), 3, 1, "float32") as lanes:
         for seed, step in ((3, 7), (3, 8), (4, 7)):
-            lanes.seed_dropout(seed, step)
+            lanes.begin_step(0.1, seed, step)
             layers = [m for net in lanes.copies for m in net.modules() if isinstance(m, Dropout)]
             states |= {m.generator.get_state().numpy().tobytes() for m in layers}
     assert len(layers) == 3 * 2 and len(states) == 3 * 3 * 2

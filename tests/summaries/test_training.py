@@ -45,7 +45,7 @@ def test_every_draw_has_noise_and_dropout_of_its_own(monkeypatch):
         def fetch(self, rows, *, noise, draws=None, symmetry=None, out=None):
             fetched.append((noise, np.array(rows), draws, symmetry))
             return super().fetch(rows, noise=noise, draws=draws, symmetry=symmetry, out=out)
-    monkeypatch.setattr(Lanes, "seed_dropout", lambda self, seed, step: seeded.append((seed, step)))
+    monkeypatch.setattr(Lanes, "begin_step", lambda self, momentum, *of: seeded.append(of))
     run(batches=Spy(KAPPA, FRAME, scale=0.02, seed=3), epochs=3, rows=ROWS[:33])
     shown = [f for f in fetched if f[0] == FRESH]
     assert len(shown) == 3 * 4 and seeded == [(3, step) for step in range(12)]

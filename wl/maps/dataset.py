@@ -131,10 +131,10 @@ def _check_values(path, maps, passed=lambda count: None):
             where = tuple(map(int, np.unravel_index(start + row, maps.shape[:-1])))
             value = block[row, pixel].view(np.float16)
             raise InputError(
-                f"{path}: expected finite numbers, got {value} at index {(*where, pixel)}; repair "
-                "or download the file again" if bad.any() else
-                f"{path}: expected maps that vary, got {value} in every pixel of the map at index "
-                f"{where}; the file is not complete: download or simulate it again")
+                f"{path}: expected finite numbers, got {value} in map {start + row}, at index "
+                f"{(*where, pixel)}; repair or download the file again" if bad.any() else
+                f"{path}: expected maps that vary, got {value} in every pixel of map {start + row},"
+                f" at index {where}; the file is not complete: download or simulate it again")
         passed(len(block))
 
 

@@ -39,7 +39,7 @@ class Lanes(contextlib.AbstractContextManager):
 
     def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str, recipe=None):
         self.net, self.precision, self.recipe, self.used = net, precision, recipe, 0
-        self.state = [0.1, (0, 0)]               # what set_momentum() and seed_dropout() had last
+        self.state = 0.1, 0, 0                            # what begin_step() had last
         self.copies = torch.nn.ModuleList([net, *(copy.deepcopy(net) for _ in range(lanes - 1))])
         for other in self.copies[1:]:
             for mine, theirs in zip(net.parameters(), other.parameters()):
@@ -50,9 +50,16 @@ class Lanes(contextlib.AbstractContextManager):
     def __exit__(self, *error):
         self.pool.shutdown()
 
-    def seed_dropout(self, seed: int, step: int) -> None:
-        """Dropped numbers follow from (seed, step, lane, layer) alone, in a resumed run too."""
-        self.state[1] = seed, step
+    def begin_step(self, momentum: float, seed: int, step: int) -> None:
+        """Set what a step depends on beside weights and maps.
+
+        momentum: float, weight of a new batch in the running statistics of the batch renorms
+        seed, step: int; dropped numbers follow from these, lane and layer, in a resumed run too
+        """
+        self.state = momentum, seed, step
+        for module in self.copies.modules():
+            if isinstance(module, BatchRenorm2d):
+                module.momentum = momentum
         for lane, net in enumerate(self.copies):
             layers = (module for module in net.modules() if isinstance(module, Dropout))
             for layer, module in enumerate(layers):
@@ -76,13 +83,6 @@ class Lanes(contextlib.AbstractContextManager):
         self.used = saved["used"]
         for net, values in zip(self.copies, saved["buffers"], strict=True):
             _fill(net, values)
-
-    def set_momentum(self, momentum: float) -> None:
-        """Weight of a new batch in the running statistics of the batch renorms."""
-        self.state[0] = momentum
-        for module in self.copies.modules():
-            if isinstance(module, BatchRenorm2d):
-                module.momentum = momentum
 
     def step(self, x: np.ndarray, target: torch.Tensor, loss: Callable) -> float:
         """Gradients of the mean loss of maps (n, 1, rows, columns) into .grad; returns the loss."""
@@ -198,7 +198,7 @@ def _serve(threads):
     _join()
     lanes = None
     while (job := _receive(0)) is not None:
-        recipe, weights, buffers, (momentum, dropout), mine, loss, size = job
+        recipe, weights, buffers, state, mine, loss, size = job
         if lanes is None or recipe != lanes.recipe:
             lanes = Lanes(recipe.build(), recipe.lanes, threads, recipe.precision, recipe)
             lanes.copies.train()
@@ -207,8 +207,7 @@ def _serve(threads):
                 parameter.copy_(weight)
         for (lane, *_), values in zip(mine, buffers):
             _fill(lanes.copies[lane], values)
-        lanes.set_momentum(momentum)
-        lanes.seed_dropout(*dropout)
+        lanes.begin_step(*state)
         nets = [lanes.copies[lane] for lane, *_ in mine]
         answer = [(value, [p.grad for p in net.parameters()], dict(net.named_buffers()))
                   for value, net in zip(lanes.gradients(mine, loss, size), nets)]

@@ -23,7 +23,7 @@ from ..core.progress import stop
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
 from .architectures import build
 from .lanes import Lanes
-from .options import LOSSES, PRECISIONS
+from .options import LOSSES
 
 NOISES = {"fresh": FRESH, "fixed": FIXED}
 LOG_SIGMA_RANGE = (-7.0, 3.0)           # of the outputs; no gradient beyond
@@ -62,10 +62,6 @@ class Loss:
         variance = torch.as_tensor(self.label_sd**2, dtype=out.dtype)
         terms = 2.0 * (log_sigma + log_sd) + pull + SCORE_WEIGHT * variance * square
         return terms.sum(1).mean()
-
-    def sigma(self, log_sigma: np.ndarray) -> np.ndarray:
-        """Error bars (n, 2) float64 in the units of the labels from outputs (n, 2) float64."""
-        return np.exp(log_sigma) * self.label_sd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,9 +135,8 @@ class Task:
         """
         if not np.isfinite(out).all():
             raise RunError(f"the network {self.model} predicts NaN; {advice}")
-        loss, mean = self.loss_function(), np.array(self.label_mean) + np.multiply(
-            self.label_sd, out[:, :2])
-        return mean, loss.sigma(out[:, 2:]) if loss.has_sigma else None
+        mean = np.array(self.label_mean) + np.multiply(self.label_sd, out[:, :2])
+        return mean, np.exp(out[:, 2:]) * self.label_sd if out.shape[1] > 2 else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,11 +156,6 @@ class Recipe(Task):
     scale: float                            # kappa that pixels are divided by
     n_gal: float | None                     # galaxies per square arcminute; None: maps have noise
     inputs: dict[str, str] = dataclasses.field(default_factory=dict)    # digests of the set's files
-
-    def __post_init__(self):
-        super().__post_init__()
-        choice("--precision", self.precision, PRECISIONS)
-        choice("--noise", self.noise, tuple(NOISES))
 
     def batches_of(self, n_map: int) -> int:
         """Steps of an epoch on n_map maps; what is left over waits for the next epoch."""

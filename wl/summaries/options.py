@@ -1,10 +1,9 @@
 """What can be chosen for a network, its loss and its training: known and checked without torch."""
 import argparse
 import dataclasses
-import math
 import pathlib
 
-from ..core.checks import InputError, Options, choice, option
+from ..core.checks import InputError, Options, choice, option, within
 
 RESNET = {"stem": 64, "widths": (64, 128, 256, 512), "blocks": 2, "attention": 4,
           "hidden": (256, 128), "dropout": (0.3, 0.2)}
@@ -78,7 +77,8 @@ class NetworkOptions(Options):
         4e-3, "peak of the one-cycle schedule", metavar="X", positive=True)
     weight_decay: float = option(1e-4, "weight decay of AdamW", metavar="X", within=(0.0, 1e6))
     patience: int = option(
-        12, "epochs without a better validation loss before training ends; 0 never", metavar="N")
+        12, "epochs without a better validation loss before training ends; 0 never", metavar="N",
+        within=(0, 10**6))
     precision: str = option(
         "auto", "number type of the convolutions (auto: what the folder's networks began with, "
         "else bfloat16 where the CPU computes in it)", choices=("auto", *PRECISIONS))
@@ -111,8 +111,6 @@ class NetworkOptions(Options):
         super().__post_init__()
         if self.method != SPECTRUM and not self.model_options:
             object.__setattr__(self, "model_options", model_options(self.model, ()))
-        if self.patience < 0:
-            raise InputError(f"--patience: expected 0 or more epochs, got {self.patience}")
         if self.lanes > self.batch_size:
             raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, "
                              f"got {self.lanes}")
@@ -271,25 +269,13 @@ def options(flag: str, texts: list | None, defaults: dict) -> dict:
         default = defaults[name]
         if isinstance(default, str):
             found[name] = choice(what, value, HEADS)
-        elif isinstance(default, tuple):
-            parts = value.split(",")
-            if name in ("dropout", "hidden") and len(parts) != len(default):
-                raise InputError(f"{what}: expected {len(default)} numbers with commas between "
-                                 f"them, got {value!r}")
-            found[name] = [_number(what, name, part, default[0]) for part in parts]
-        else:
-            found[name] = _number(what, name, value, default)
+            continue
+        several = default if isinstance(default, tuple) else (default,)
+        parts = value.split(",") if several is default else [value]
+        if name in ("dropout", "hidden") and len(parts) != len(several):
+            raise InputError(f"{what}: expected {len(several)} numbers with commas between them, "
+                             f"got {value!r}")
+        low, high = LIMITS.get(name, (0 if name in MAY_BE_ZERO else 1, 4096))
+        numbers = [within(what, part, low, high, isinstance(several[0], int)) for part in parts]
+        found[name] = numbers if several is default else numbers[0]
     return found
-
-
-def _number(what, name, text, default):
-    whole = isinstance(default, int)
-    low, high = LIMITS.get(name, (0 if name in MAY_BE_ZERO else 1, 4096))
-    try:
-        value = type(default)(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise InputError(f"{what}: expected a {'whole ' * whole}number from {low:g} to {high:g}, "
-                         f"got {text!r}")
-    return value

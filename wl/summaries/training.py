@@ -204,8 +204,7 @@ class _Training:
         steps = self.recipe.epochs * self.n_batch
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, steps, self.recipe.learning_rate)
-        self.lanes.set_momentum(norm_momentum(self.step, steps))
-        self.lanes.seed_dropout(self.recipe.seed, self.step)
+        self.lanes.begin_step(norm_momentum(self.step, steps), self.recipe.seed, self.step)
         value = self.lanes.step(x, target, self.loss)
         self.optimiser.step()
         self.step, self.total = self.step + 1, self.total + value
