@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import one_line
 from runs import QUICK, data, interrupt, shared, start  # noqa: F401
-from trainings import FRAME, finished, recipe, source
+from trainings import finished, recipe, source
 
 from wl.core.checks import InputError
 from wl.summaries import dense, predict

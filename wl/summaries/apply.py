@@ -153,10 +153,9 @@ def _likeness(run, kept, features, summaries):
     old = run.groups["predictions"]
     if not any(name.startswith("p_value_") for name in old):
         return {}
-    options, constant = run.settings["model_options"], run.groups["constant_data"]
-    own = hdf5.read(run.path.with_name("features.h5"), "features").groups["features"]["fixed"]
+    file = hdf5.read(run.path.with_name("features.h5"), "features")
     realisation = old["realisation"][kept]
-    place = old["cosmology"][kept] * (len(own) // len(constant["design"])) + realisation
-    blocks = handmade.blocks(constant["mask"], options.get("statistics", options)["scales"])
-    return p_values(blocks, (old["summaries"][kept], own[place]), realisation,
+    own, n_cosmology = file.groups["features"]["fixed"], len(run.groups["constant_data"]["design"])
+    place = old["cosmology"][kept] * (len(own) // n_cosmology) + realisation
+    return p_values(handmade.blocks(file), (old["summaries"][kept], own[place]), realisation,
                     (summaries, features))

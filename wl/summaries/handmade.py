@@ -203,12 +203,10 @@ class Features:
         return np.concatenate([statistic(kappa) for statistic in self.statistics], axis=1)
 
 
-def blocks(mask: np.ndarray, scales) -> dict[str, range]:
-    """{name: columns} of what each statistic makes in Features; small_scales are a half twice."""
-    found, start = {}, 0
-    for statistic in Features(Frame(mask, pack=False).observed, N_GAL, scales).statistics:
-        found[statistic.NAME] = range(start, start + statistic.width)
-        start += statistic.width
+def blocks(file: hdf5.File) -> dict[str, np.ndarray]:
+    """{name: columns} of each statistic in a features_file(); small_scales are a half twice."""
+    kind = [name.rpartition("_")[0] for name in file.coords["features"]["feature"]]
+    found = {name: np.flatnonzero(np.array(kind) == name) for name in dict.fromkeys(kind)}
     found["small_scales"] = found["spectrum"][len(found["spectrum"]) // 2:]
     return found
 

@@ -105,11 +105,10 @@ def _likeness(work, summaries):
     if not work.options.of_statistics():
         return {}
     emulator, holdout = work.split.rows(EMULATOR), work.split.rows(HOLDOUT)
-    features = _features_of(handmade.features_file(*work), np.concatenate([emulator, holdout]))
-    known, new = ((summaries[part], features[part]) for part in (
-        slice(len(emulator)), slice(len(emulator), None)))
-    blocks = handmade.blocks(work.maps.mask, work.options.of_statistics()["scales"])
-    return p_values(blocks, known, emulator % work.maps.n_realisation, new)
+    file, n = handmade.features_file(*work), len(emulator)
+    features = _features_of(file, np.concatenate([emulator, holdout]))
+    return p_values(handmade.blocks(file), (summaries[:n], features[:n]),
+                    emulator % work.maps.n_realisation, (summaries[n:], features[n:]))
 
 
 def _features_of(file, rows):
