@@ -21,10 +21,7 @@ MAX_RMS_RATIO = 1.15           # of the new maps to the run's, or the inverse, w
 
 
 def open_run(folder) -> hdf5.File:
-    """The predictions of a finished run in a folder, whose networks lie beside them unchanged.
-
-    Raises InputError.
-    """
+    """The predictions of a folder's finished run, its networks unchanged. Raises InputError."""
     file = hdf5.read(pathlib.Path(folder) / "predictions.h5", "predictions")
     if "mask" not in file.groups["constant_data"]:
         raise InputError(f"{file.path}: holds no mask, it is of an earlier version; repeat its run "

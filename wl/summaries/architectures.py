@@ -17,7 +17,6 @@ from ..core.checks import InputError, choice
 from .options import MODELS
 
 
-# ---------------------------------------------------------------- what they are built of
 class Dropout(nn.Module):
     """Dropout of a share p, from a generator of its own: the global one knows the thread count."""
 
@@ -194,7 +193,6 @@ class InceptionBlock(nn.Module):
         return self.end(torch.cat([view(x) for view in self.views], 1))   # 4 x (n, c_out/4, H, W)
 
 
-# ---------------------------------------------------------------- networks
 class GlobalMean(nn.Module):
     """(n, c, H, W) -> (n, c)."""
 

@@ -23,7 +23,7 @@ from ..core.progress import stop
 from ..maps.batches import FIXED, FRESH, N_SYMMETRY, Batches
 from .architectures import build
 from .lanes import Lanes
-from .options import LOSSES
+from .options import LOSSES, PRECISIONS
 
 NOISES = {"fresh": FRESH, "fixed": FIXED}
 LOG_SIGMA_RANGE = (-7.0, 3.0)           # of the outputs; no gradient beyond
@@ -156,6 +156,11 @@ class Recipe(Task):
     scale: float                            # kappa that pixels are divided by
     n_gal: float | None                     # galaxies per square arcminute; None: maps have noise
     inputs: dict[str, str] = dataclasses.field(default_factory=dict)    # digests of the set's files
+
+    def __post_init__(self):
+        super().__post_init__()
+        choice("--precision", self.precision, PRECISIONS)
+        choice("--noise", self.noise, tuple(NOISES))
 
     def batches_of(self, n_map: int) -> int:
         """Steps of an epoch on n_map maps; what is left over waits for the next epoch."""
