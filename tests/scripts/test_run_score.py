@@ -209,17 +209,21 @@ def test_the_page_explains_what_it_shows(tmp_path, unseen):
     make_posterior(path, tmp_path / "set", label, label_test, recalibrate="isotonic")
     file = hdf5.read(path)
     mean, sd = (file.groups["summary"][name] for name in ("posterior_mean", "sd"))
-    inside = "truths inside the {}, recalibrated on maps of the emulator split: "
-    assert inside.format("error bars") in headline(path)
+    judged = "judged by the {}, recalibrated on maps of the emulator split"
+    assert judged.format("error bars") in all_figures(path)
     rewrite(path, lambda groups: groups["summary"].update(
         {name: Var(("map", "param"), mean + width * sd)
          for name, width in (("q2_5", -1.96), ("q97_5", 1.96))}))
-    assert inside.format("quantiles") in headline(path)
     result = report.score_posterior(path, bootstrap=50)
+    lines = table.verdict(result).splitlines()
+    pattern = r"Error bars hold: yes; truths inside: {0} \(68\), {0} \(95\)\."
+    pattern = pattern.format(r"[\d.]+ \+- [\d.]+ %")
+    assert sum(re.fullmatch(pattern, line) is not None for line in lines) == 1     # on one line
     for other in ("none", "temperature"):                 # the latter stretches error bars alone
-        assert "truths inside the quantiles: " in headline(path, {"recalibrate": other})
+        assert "judged by the quantiles\n" in all_figures(path, {"recalibrate": other})
     table.page(tmp_path / "page.html", "one", [table.verdict(result), table.details(result)], {})
     text = " ".join((tmp_path / "page.html").read_text().split())
+    assert judged.format("quantiles") in text
     assert "values near 1 are conservative, as maps of one cosmology are not independent" in text
     assert ("Off design:" in text) == ("off design" in text) == (unseen > 0)
     assert ("At the hull:" in text) == ("at the hull" in text) and "Score of a map" in text
@@ -227,10 +231,10 @@ def test_the_page_explains_what_it_shows(tmp_path, unseen):
     assert (tmp_path / "none.html").read_text().count("<pre>") == 1
 
 
-def headline(path, settings=None):
-    """The verdict on a posterior in one line, had its run other settings."""
+def all_figures(path, settings=None):
+    """What --details prints of a posterior, had its run other settings."""
     result = report.score_posterior(path, bootstrap=50)
-    return " ".join(table.verdict(result | {"settings": settings or result["settings"]}).split())
+    return table.details(result | {"settings": settings or result["settings"]})
 
 
 def test_the_picture_of_losses_marks_the_weights_that_were_kept(case):

@@ -86,7 +86,7 @@ def verdict(result: dict, written: list = ()) -> str:
                    (("spectrum", "power spectrum"), ("limit", "information limit")) if result[name]]
         lines = [f"Score {_pm(part, 'score', 2)} on {part['n']} {scored} maps; higher is better.",
                  f"Beside it: {', '.join(others)}; published recipe {PUBLISHED} (real maps).",
-                 _bars_verdict(part, result["settings"].get("recalibrate"))]
+                 _bars_verdict(part)]
     flags = result["diagnostics"].get("flags")
     if flags:
         advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
@@ -129,17 +129,14 @@ def _off(part):
                  if abs(value - nominal) > max(allowed, SURE * (error or 0.0))), 0.0)
 
 
-def _bars_verdict(part, recalibrate):
+def _bars_verdict(part):
     """Whether the intervals hold, and what to do if not; nothing of a single map."""
     if part["coverage_68_mean_error"] is None:
         return ""
-    off, of = _off(part), "quantiles" if part.keys() >= QUANTILES else "error bars"
-    if recalibrate == "isotonic" or (recalibrate == "temperature" and of == "error bars"):
-        of += ", recalibrated on maps of the emulator split"
-    shown = [f"{value:.1f} +- {error:.1f} % ({name})" for name, value, error, *_ in
-             _coverages(part)]
+    off, shown = _off(part), ", ".join(f"{value:.1f} +- {error:.1f} % ({name})"
+                                       for name, value, error, *_ in _coverages(part))
     answer = "yes" if not off else f"no, too {'wide' if off > 0 else 'narrow'}"
-    said = [f"Error bars hold: {answer}; truths inside the {of}: {', '.join(shown)}."]
+    said = [f"Error bars hold: {answer}; truths inside: {shown}."]
     said += [f"{name} comes out {abs(bias) / sd:.2f} error bars too {'high' if bias > 0 else 'low'}"
              f" on average, or its posterior is misshapen (p = {p:.0e})." for name, p, bias, sd in
              zip(PARAMS, part["pit_p_value"], part["bias"], part["mean_sd"]) if p < MIN_P]
@@ -202,9 +199,12 @@ def details(result: dict) -> str:
         rows += [(title, *(_pm(part, *how) for part in parts.values())) for title, *how in ROWS
                  if any(how[0] in part for part in parts.values())]
         lines.append(_align(rows, left=1, indent="  "))
-        if result["prior_only_score"] is not None:
-            lines.append("  an answer that knows only the design scores "
-                         f"{result['prior_only_score']:.2f}")
+        of = "quantiles" if parts[result["scored"]].keys() >= QUANTILES else "error bars"
+        if settings.get("recalibrate") in ("isotonic", of == "error bars" and "temperature"):
+            of += ", recalibrated on maps of the emulator split"
+        lines.append(f"  whether error bars hold is judged by the {of}")
+        if (known := result["prior_only_score"]) is not None:
+            lines.append(f"  an answer that knows only the design scores {known:.2f}")
         if result["limit"] is not None:
             lines.append(f"  {describe_limit(result['limit'])}")
     if part := result["without_truth"]:
