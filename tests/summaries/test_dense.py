@@ -127,7 +127,7 @@ def test_networks_come_near_the_best_linear_answer():
     assert not net.used[-1] and net.used[:-1].all()
     losses = [h["validation"] for h in net.history]
     assert len(losses) >= 2
-    assert [h["passes"] for h in net.history] == list(dense.PASSES[:len(losses)])
+    assert [h["passes"] for h in net.history] == [n // 2 for n in dense.LOOKS[:len(losses)]]
     assert np.ptp(net.net[0].weight.detach().numpy()[:, 0, 0]) > 1e-3             # members differ
 
 
@@ -174,7 +174,7 @@ def test_weights_follow_from_the_seed_alone(small):
 def test_no_two_layers_schedules_or_seeds_share_their_dropout():
     """A seed plus the layer's number gave layer 2 of seed 1 what layer 1 of seed 2 had."""
     states = [module.generator.get_state().numpy().tobytes()
-              for seed in (1, 2, 3) for passes in dense.PASSES
+              for seed in (1, 2, 3) for passes in dense.LOOKS
               for module in dense.first_networks(np.zeros(5), passes, recipe(seed=seed))
               if isinstance(module, Dropout)]
     assert len(states) == len(set(states)) == 3 * 3 * 2

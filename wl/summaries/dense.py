@@ -25,7 +25,7 @@ from .training import AdamW, learning_rate
 
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
 DECAY = 1.0                    # of AdamW; 0.01 overfits: validation loss 0.120, not 0.103
-PASSES = (10, 30, 90)
+LOOKS = (40, 120, 360)         # at each training map, over all its draws of noise
 LEAST_GAIN = 0.005             # of the validation loss, for a longer schedule to be tried
 BLOCK = 256                    # maps that are predicted at once
 LARGEST = 8.0                  # of a standardised statistic
@@ -124,7 +124,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     y = recipe.standardised(np.tile(label, (len(statistics), 1)))
     y_valid = recipe.standardised(validation_label)
     with one_thread():                        # sums of several threads depend on their number
-        for passes in PASSES:
+        for passes in (max(1, looks // len(statistics)) for looks in LOOKS):
             began = time.monotonic()
             net, value = _train(x, y, passes, dense, start)
             valid = loss(_averaged(net, x_valid), y_valid).item()
