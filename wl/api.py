@@ -66,12 +66,9 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     threads = _threads(threads)
     texts = choices.as_texts(options.pop("model_options", {}))
     own, network = _options(options, MapOptions, choices.NetworkOptions)
-    if method == choices.SPECTRUM:
-        network = dataclasses.replace(network, method=method, model=choices.SPECTRUM)
-    else:
-        filled = choices.model_options(network.model, texts)
-        network = dataclasses.replace(network, method=method, model_options=filled)
-    network = dataclasses.replace(network, threads=threads)
+    more = ({"model": method} if method == choices.SPECTRUM else
+            {"model_options": choices.model_options(network.model, texts)})
+    network = dataclasses.replace(network, method=method, threads=threads, **more)
     folder = _folder(out, seed, force, quiet)
     return stage.predict(stage.prepare(maps, own, network, folder))
 

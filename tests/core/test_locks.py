@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, one_line
 
-from wl.core import files
+from wl.core import files, hdf5
 from wl.core.checks import InputError
 
 HOLD = ("import json, sys; sys.path.insert(0, sys.argv[1]); from wl.core.files import lock\n"
@@ -60,7 +60,7 @@ def test_a_killed_owner_leaves_neither_lock_nor_temporary_files(owner, tmp_path)
 
 def test_folders_made_for_a_run_that_wrote_nothing_go_with_it(tmp_path):
     held = files.lock(tmp_path / "a" / "b")
-    files.digest_files({}, tmp_path / "a" / "b" / "inputs.json")
+    hdf5.Folder(tmp_path / "a" / "b").digests({})
     assert (tmp_path / "a" / "b").is_dir() and files.lock(tmp_path / "a" / "b") is held
     del held
     gc.collect()

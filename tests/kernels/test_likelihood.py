@@ -4,7 +4,7 @@ import pytest
 import synthetic
 from scipy.spatial import Delaunay
 
-from wl.kernels import likelihood
+from wl.kernels import likelihood, metropolis
 from wl.posterior.emulator import build
 
 
@@ -26,17 +26,21 @@ def test_lanes_equal_scipy(d, rng):
 
 
 def test_two_dimensions_equal_the_general_case(rng):
-    """The written-out d = 2 and the Cholesky of any d give the same density."""
+    """The sampler's written-out d = 2 and the Cholesky of any d give the same density."""
     def general(value, summary):
         out = np.empty(1)
         likelihood.log_densities(value[:, None], summary[:, None], np.empty((9, 1)), out)
         return out[0]
+    summary = rng.normal(size=(2, metropolis.LANES))
     for _ in range(50):
         a = rng.normal(size=(2, 2))
-        c, r = a @ a.T + 0.1 * np.eye(2), rng.normal(size=2)
-        value = np.array([0.0, 0.0, 0.0, c[0, 0], c[1, 0], c[1, 1]])
-        assert np.isclose(likelihood.log_gaussian_2(*r, c[0, 0], c[1, 0], c[1, 1]), general(
-            value, r), rtol=1e-11)
+        c = a @ a.T + 0.1 * np.eye(2)
+        value = np.array([*rng.normal(size=3), c[0, 0], c[1, 0], c[1, 1]])
+        lane = np.zeros((metropolis.ROWS, metropolis.LANES))
+        flat = np.concatenate([np.zeros(6), value, np.zeros(12)])[None]    # the same everywhere
+        metropolis._density_2(lane, np.zeros((2, metropolis.LANES), np.int64), flat, summary)
+        assert np.allclose(lane[metropolis.NEW_P], [general(value, s) for s in summary.T.copy()],
+                           rtol=1e-11)
     bad = np.array([0.0, 0.0, 0.0, 1.0, 2.0, 1.0])
     assert np.isnan(general(bad, np.zeros(2)))          # which no chain accepts
 

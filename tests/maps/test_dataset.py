@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import one_line
 
-from wl.core import files
+from wl.core import files, hdf5
 from wl.core.checks import InputError
 from wl.core.files import digest_array
 from wl.core.params import EMULATOR, FILE_PREFIX, HOLDOUT, N_OBSERVED, TRAIN
@@ -438,27 +438,27 @@ def test_split_refuses_an_empty_part(n, emulator, holdout):
 
 # ---------------------------------------------------------------- digests
 def test_digests_are_kept_and_invalidated(tmp_path, monkeypatch):
-    path, cache = tmp_path / "a.npy", tmp_path / "out" / "inputs.json"
+    path, folder = tmp_path / "a.npy", hdf5.Folder(tmp_path / "out")
     path.write_bytes(b"one")
     read = []
-    digest = files.digest_file
-    monkeypatch.setattr(files, "digest_file", lambda p: read.append(p) or digest(p))
-    first = files.digest_files({"kappa": path}, cache)
-    assert files.digest_files({"kappa": path}, cache) == first and len(read) == 1
+    digest = hdf5.digest_file
+    monkeypatch.setattr(hdf5, "digest_file", lambda p: read.append(p) or digest(p))
+    first = folder.digests({"kappa": path})
+    assert folder.digests({"kappa": path}) == first and len(read) == 1
     path.write_bytes(b"two!")                                  # another size
-    second = files.digest_files({"kappa": path}, cache)
+    second = folder.digests({"kappa": path})
     assert second != first and len(read) == 2
     before = os.stat(path)
     path.write_bytes(b"ten!")                                  # the same size and modification time
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    third = files.digest_files({"kappa": path}, cache)
+    third = folder.digests({"kappa": path})
     assert third != second and len(read) == 3
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert files.digest_files({"kappa": path}, cache) == third and len(read) == 4
-    assert files.digest_files({"kappa": path}) == third              # without a cache
+    assert folder.digests({"kappa": path}) == third and len(read) == 4
+    assert hdf5.Folder(tmp_path / "new").digests({"kappa": path}) == third     # without a cache
     other = tmp_path / "b.npy"
     other.write_bytes(b"one")
-    assert files.digest_files({"kappa": other}, cache) == first      # the same name, another file
+    assert folder.digests({"kappa": other}) == first      # the same name, another file
 
 
 @pytest.mark.parametrize("content", ["", "null", "[1, 2]", "{half", '{"kappa": 3}',
@@ -467,11 +467,12 @@ def test_damaged_digest_cache_is_read_again(tmp_path, content):
     path, cache = tmp_path / "a.npy", tmp_path / "inputs.json"
     path.write_bytes(b"one")
     cache.write_text(content)
-    assert files.digest_files({"kappa": path}, cache) == files.digest_files({"kappa": path})
+    now = hdf5.Folder(tmp_path).digests({"kappa": path})
+    assert now == hdf5.Folder(tmp_path / "new").digests({"kappa": path})
     assert json.loads(cache.read_text())["kappa"]["sha256"]
 
 
 def test_digest_of_a_file_that_went_away(tmp_path):
     with pytest.raises(InputError) as error:
-        files.digest_files({"kappa": tmp_path / "gone.npy"})
+        hdf5.Folder(tmp_path).digests({"kappa": tmp_path / "gone.npy"})
     one_line(error, "gone.npy")

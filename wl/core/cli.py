@@ -49,12 +49,15 @@ class Parser(argparse.ArgumentParser):
 
     def add_presets(self, presets: dict) -> None:
         """Add --preset: {name: {option: default}}, the first of which is taken without it."""
-        self.presets, listed = presets, "; ".join(
-            f"{name}: {_as_options(of) or 'the defaults of all options'}"
-            for name, of in presets.items())
+        self.presets, listed = presets, []
+        for name, values in presets.items():
+            flat = [(key.replace("_", "-"), one) for key, value in values.items()
+                    for one in (value if isinstance(value, list) else [value])]
+            words = [f"--no-{flag}" if one is False else f"--{flag} {one}" for flag, one in flat]
+            listed.append(f"{name}: {' '.join(words) or 'the defaults of all options'}")
         self.add_argument("--preset", default=next(iter(presets)), choices=tuple(presets),
                           help="defaults for many options at once; an option that is given wins. "
-                               + listed)
+                               + "; ".join(listed))
 
     def error(self, message: str):
         """Say a mistake, and what was perhaps meant, and end the process."""
@@ -142,13 +145,6 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
     args = parser.parse_args(argv)
     vars(args).update(more, threads=thread_count(getattr(args, "threads", None)))
     return args
-
-
-def _as_options(values):
-    """Values by name as they would stand on a command line."""
-    flat = [(name.replace("_", "-"), one) for name, value in values.items()
-            for one in (value if isinstance(value, list) else [value])]
-    return " ".join(f"--no-{flag}" if one is False else f"--{flag} {one}" for flag, one in flat)
 
 
 def _configured(parser, argv, path):

@@ -48,7 +48,7 @@ def atomic(path) -> Iterator[pathlib.Path]:
         temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise _unusable(path, "written", error) from None
+        raise unusable(path, "written", error) from None
     try:
         yield temporary
         _sync(temporary)
@@ -92,7 +92,7 @@ def lock(folder, job: dict | None = None) -> Lock:
         else:
             raise _in_use(path)
     except OSError as error:
-        raise _unusable(folder, "used", error) from None
+        raise unusable(folder, "used", error) from None
     weakref.finalize(held, _release, handle, path, made, os.getpid())
     _locks[folder] = held
     return held
@@ -211,37 +211,14 @@ def digest_file(path, quick: bool = False, end: int | None = None) -> str:
                 while block := stream.read(min(1 << 20, size - stream.tell())):
                     digest.update(block)
     except OSError as error:
-        raise _unusable(path, "read", error) from None
+        raise unusable(path, "read", error) from None
     return digest.hexdigest()
 
 
-def _unusable(path, what, error):
+def unusable(path, what: str, error: OSError) -> InputError:
+    """The error of a path that cannot be read, written or used (what)."""
     advice = "check the path" if what == "read" else "give another --out"
     return InputError(f"{path}: cannot be {what} ({error.strerror}); {advice}")
-
-
-def digest_files(files: dict, cache=None) -> dict:
-    """{name: sha256} of files {name: Path}. Raises InputError for one that cannot be read.
-
-    cache: Path of a JSON file that spares reading gigabytes while size and times agree, or None
-    """
-    known, fresh = {}, {}
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        known = {name: {"stamp": list(entry["stamp"]), "sha256": str(entry["sha256"])}
-                 for name, entry in json.loads(pathlib.Path(cache).read_text()).items()}
-    for name, path in files.items():              # a damaged cache: all is read again
-        try:
-            at = os.stat(path)
-        except OSError as error:
-            raise _unusable(path, "read", error) from None
-        # the change time too: archives and copies give other contents the same modification time
-        stamp = [str(pathlib.Path(path).resolve()), at.st_size, at.st_mtime_ns, at.st_ctime_ns]
-        same = name in known and known[name]["stamp"] == stamp
-        fresh[name] = known[name] if same else {"stamp": stamp, "sha256": digest_file(path)}
-    if cache is not None and fresh != known:
-        with atomic(cache) as part:
-            part.write_text(json.dumps(fresh, indent=1))
-    return {name: entry["sha256"] for name, entry in fresh.items()}
 
 
 @functools.cache

@@ -193,14 +193,6 @@ def exp(x: float) -> float:
     return y * np.int64((k + _BIAS) << _EXPONENT).view(np.float64)
 
 
-@njit(forceinline=True)
-def log_gaussian_2(r0: float, r1: float, c00: float, c10: float, c11: float) -> float:
-    """-1/2 (r^T C^-1 r + ln det C) for a residual (r0, r1) and a covariance c00, c10, c11."""
-    det = c00 * c11 - c10 * c10
-    quadratic = (c11 * r0 * r0 - 2.0 * c10 * r0 * r1 + c00 * r1 * r1) / det
-    return -0.5 * (quadratic + log(det))
-
-
 @njit()
 def log_densities(value: np.ndarray, summary: np.ndarray, work: np.ndarray,
                   out: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from collections import namedtuple
 import numpy as np
 
 from . import njit
-from .likelihood import Cells, Triangulation, cell, locate, log_densities, log_gaussian_2, weights
+from .likelihood import Cells, Triangulation, cell, locate, log, log_densities, weights
 from .noise import exponential, normal, seed_state
 
 LANES = 16             # chains that walk in step
@@ -27,10 +27,10 @@ MEMORY = 0.33          # weight of the proposal before in the shape of the next 
 
 # rows of the lanes' table: one array with fixed strides, so that no loop has to fear overlaps
 X, Y, P, NEW_X, NEW_Y, NEW_P = range(6)      # the chain and its log-posterior; the proposal's
-ORIGIN_X, ORIGIN_Y, E0, E1 = range(6, 10)    # the chain's start; the summary, for d = 2
-S0, COUNT, V0 = 10, 15, 16     # sums of a batch; accepted steps; quantities proposed, for d = 2
-A00, A10, A11 = range(22, 25)  # Cholesky factor of the proposal
-SCALE, ROWS = 25, 26     # of the proposal in units of the chain's covariance, 0: never learnt
+ORIGIN_X, ORIGIN_Y = 6, 7      # the chain's start
+S0, COUNT, V0 = 8, 13, 14      # sums of a batch; accepted steps; quantities proposed, for d = 2
+A00, A10, A11 = range(20, 23)  # Cholesky factor of the proposal
+SCALE, ROWS = 23, 24     # of the proposal in units of the chain's covariance, 0: never learnt
 
 Maps = namedtuple("Maps", "summary start index")
 Maps.__doc__ = """What is known of each map.
@@ -94,7 +94,7 @@ def metropolis(triangulation: Triangulation, maps: Maps, schedule: Schedule, bin
                 place[0, l] = locate(lane[NEW_X, l], lane[NEW_Y, l], coefficient, neighbours,
                                      -2 - place[0, l])
             if wide is None:
-                _density_2(lane, place, coefficient)
+                _density_2(lane, place, coefficient, wanted)
             else:
                 _density(lane, place, coefficient, values, wanted, work)
             _accept(lane, noise, ahead)
@@ -134,8 +134,6 @@ def _begin(item, live, maps, schedule, lane, owner, wanted, state):
         lane[A00, l], lane[A11, l] = schedule.sigma, schedule.sigma
         for a in range(maps.summary.shape[1]):
             wanted[a, l] = maps.summary[m, a]
-        if maps.summary.shape[1] == 2:
-            lane[E0, l], lane[E1, l] = maps.summary[m, 0], maps.summary[m, 1]
 
 
 @njit()
@@ -197,7 +195,7 @@ def _propose(lane, noise, place, ahead, cells, grid):
 
 
 @njit(forceinline=True)
-def _density_2(lane, place, coefficient):
+def _density_2(lane, place, coefficient, wanted):
     """Log-posterior at the new points of all lanes, for d = 2."""
     for l in range(LANES):
         t = max(place[0, l], 0)
@@ -206,9 +204,11 @@ def _density_2(lane, place, coefficient):
             lane[V0 + q, l] = (coefficient[t, 6 + q] + c0 * coefficient[t, 12 + q]
                                + c1 * coefficient[t, 18 + q])
     for l in range(LANES):
-        p = lane[V0, l] + log_gaussian_2(
-            lane[E0, l] - lane[V0 + 1, l], lane[E1, l] - lane[V0 + 2, l], lane[V0 + 3, l],
-            lane[V0 + 4, l], lane[V0 + 5, l])
+        r0, r1 = wanted[0, l] - lane[V0 + 1, l], wanted[1, l] - lane[V0 + 2, l]
+        c00, c10, c11 = lane[V0 + 3, l], lane[V0 + 4, l], lane[V0 + 5, l]
+        det = c00 * c11 - c10 * c10
+        quadratic = (c11 * r0 * r0 - 2.0 * c10 * r0 * r1 + c00 * r1 * r1) / det
+        p = lane[V0, l] - 0.5 * (quadratic + log(det))
         lane[NEW_P, l] = p if place[0, l] >= 0 else -math.inf
 
 

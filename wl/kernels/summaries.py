@@ -175,14 +175,11 @@ def distribution(field, weight, along, bins):
                 place[l] = np.int64(at if at < top else top) if w[l] != 0.0 else last + 1
             for l in range(LANES):
                 counts[l & 3, place[l]] += 1
-    histogram, n = np.empty(last + 1, np.int64), 0
-    for b in range(last + 1):
-        histogram[b] = (counts[0, b] + counts[1, b]) + (counts[2, b] + counts[3, b])
-        n += histogram[b]
+    histogram = (counts[0] + counts[1] + counts[2] + counts[3])[:last + 1]
     mean = np.zeros(4)
     for l in range(LANES):
         mean += powers[:, l]
-    mean /= max(n, 1)
+    mean /= max(histogram.sum(), 1)
     m, m2, m3, m4 = mean[0], mean[1], mean[2], mean[3]     # small mean: no digits are lost
     return np.array([m2 - m * m, m3 - 3.0 * m * m2 + 2.0 * m * m * m,
                      m4 - 4.0 * m * m3 + 6.0 * m * m * m2 - 3.0 * m * m * m * m]), histogram
