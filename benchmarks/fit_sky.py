@@ -24,9 +24,9 @@ from scipy.optimize import least_squares
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from wl.simulate.fields import Field  # noqa: E402
-from wl.simulate.theory import PUBLISHED, Sky  # noqa: E402
-from wl.validate.spectra import SIGNAL_FLOOR, Survey, compare, read_spectra  # noqa: E402
+from wl.simulate.plan import SimulationOptions  # noqa: E402
+from wl.simulate.theory import PUBLISHED  # noqa: E402
+from wl.validate.spectra import SIGNAL_FLOOR, compare, read_spectra  # noqa: E402
 from wl.validate.spectra import regress, simulate, table  # noqa: E402
 from wl.maps.dataset import MASK_FILE, load_npy, read_label, read_mask  # noqa: E402
 
@@ -36,15 +36,14 @@ UNIT = np.array([0.01, 1.0, 0.1, 1e-5])
 
 
 def with_settings(values):
-    """The Field whose fitted settings have these values, in UNIT."""
-    *sky, scatter = values * UNIT
-    return Field(sky=Sky(**dict(zip(NAMES, map(float, sky)))), pixel_scatter=float(scatter))
+    """The options whose fitted settings have these values, in UNIT."""
+    return SimulationOptions(**dict(zip(NAMES, map(float, values * UNIT))))
 
 
 def fit(survey, part, label):
     """Fitted values (in UNIT), their errors, chi2, number of data; label: of the design."""
-    signal = part.power - part.noise
-    residual = regress(signal, part.label, SIGNAL_FLOOR * part.noise)[2]
+    signal = part.power - part.survey.noise
+    residual = regress(signal, part.label, SIGNAL_FLOOR * part.survey.noise)[2]
     dof, n = signal.shape[1] - 4, signal.shape[1]
     error = np.sqrt(np.sum(residual**2, axis=(0, 1)) / (len(signal) * dof))
     error = error * signal.mean(axis=1, keepdims=True)
@@ -77,7 +76,7 @@ def main():
     options = parser.parse_args()
     mask, label = read_mask(options.folder / MASK_FILE), read_label(options.folder / "label.npy")
     real = read_spectra(options.folder / "kit_spectra.npz", mask)
-    survey, number = Survey(mask, real.edges), np.arange(real.power.shape[1])
+    survey, number = real.survey, np.arange(real.power.shape[1])
     halves = {"fit": number % 4 < 2, "check": number % 4 >= 2, "all": number >= 0}
     unseen = np.empty(real.power.shape)
     for fitted, checked in (("check", "fit"), ("fit", "check")):
@@ -87,13 +86,14 @@ def main():
         print(f"fitted to the half \"{fitted}\": chi2 = {chi2:.1f} for {n} data less "
               f"{len(NAMES) + 1} numbers; defaults in brackets")
         for name, value, one, unit in zip(NAMES, values, error, UNIT):
-            default = getattr(Sky(), name, None) if name in Sky._fields else Field().pixel_scatter
+            default = getattr(SimulationOptions(), name)
             print(f"    {name:16s}{value * unit:12.4g} +- {one * unit:.2g}   [{default:g}]")
-    for name, field in (("as fitted", with_settings(values)), ("defaults", Field()),
-                        ("as published", Field(sky=PUBLISHED, pixel_scatter=0.0))):
+    published = SimulationOptions(**PUBLISHED._asdict(), pixel_scatter=0.0)
+    for name, field in (("as fitted", with_settings(values)), ("defaults", SimulationOptions()),
+                        ("as published", published)):
         print(f"in-mask rms over the design, {name}: {survey.rms(label, field):.5f} (real {RMS})")
-    expected = survey.expected(real.label, Field())
-    drawn = simulate(survey, real.label, Field(), options.repeats)
+    expected = survey.expected(real.label, SimulationOptions())
+    drawn = simulate(survey, real.label, SimulationOptions(), options.repeats)
     for name, half in halves.items():
         part = some(real, half)
         print(f"\n{name}, {half.sum()} realisations, defaults\n"
@@ -102,7 +102,7 @@ def main():
           + table(compare(real, unseen, drawn), real.label))
     print("\nscatter of log10 P, simulated / real, all realisations")
     for below, factor in ((0.0, 1.0), (0.0, 0.85), (20.0, 0.85), (40.0, 0.85), (80.0, 0.85)):
-        field = Field(gaussian_below=below, lambda_factor=factor)
+        field = SimulationOptions(gaussian_below=below, lambda_factor=factor)
         drawn = simulate(survey, real.label, field, options.repeats)
         found = compare(real, expected, drawn)["scatter"]
         print(f"    gaussian_below {below:5.0f}, lambda_factor {factor:4.2f}:"

@@ -23,10 +23,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from wl.simulate.fields import Field, Grid  # noqa: E402
+from wl.simulate.fields import Grid  # noqa: E402
 from wl.simulate.halos import PARTS, SLICES  # noqa: E402
 from wl.simulate.halo_sky import HaloMaps, draw_maps, halo_sky  # noqa: E402
-from wl.simulate.plan import FIXED_NUISANCES, procedural_mask  # noqa: E402
+from wl.simulate.plan import (FIXED_NUISANCES, SimulationOptions,  # noqa: E402
+                              procedural_mask)
 from wl.simulate.theory import Theory, nfw_window  # noqa: E402
 
 THETA = (0.3, 0.8)
@@ -41,7 +42,7 @@ class Plain:
         self.maps, self.mask, self.grid, self.coarse = maps, mask, grid, coarse
         held = maps.hold(np.array([FIXED_NUISANCES]), power)
         self.transfer, self.rest, self.lift = (self.whole(a[0], grid) for a in held)
-        self.amplitude = [np.sqrt(self.whole(p, coarse)) for p in maps.slices.power]
+        self.amplitude = [np.sqrt(self.whole(p, coarse)) for p in maps.halos.power]
         q = h.lensing(np.zeros(1))[0][:, None]
         extended, swell, stars = h.feedback(*FIXED_NUISANCES[:2])
         self.mass = (q * h.area * (extended + stars))[:, h.heavy] / grid.pixel**2
@@ -116,7 +117,7 @@ def main():
     grid, theory = Grid(mask), Theory(*THETA)
     labels = np.tile([*THETA, *FIXED_NUISANCES], (options.maps, 1))
     keys = [(1, 0, r) for r in range(options.maps)]
-    field = Field(field="halo", pixel_scatter=0.0)
+    field = SimulationOptions(field="halo", pixel_scatter=0.0)
     power = grid.pixel_power(theory.table(grid.ell)(*np.array(FIXED_NUISANCES)[:, None]))
     plain = Plain(HaloMaps(halo_sky(grid), theory), mask, power)
     rng, few = np.random.default_rng(1), max(2, options.maps // 4)

@@ -26,10 +26,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
-from wl.simulate.fields import GAUSSIAN_SHARE, Field, Grid, component_shift  # noqa: E402
+from wl.simulate.fields import GAUSSIAN_SHARE, Grid, component_shift  # noqa: E402
 from wl.simulate.fields import generator, log_normal_shift  # noqa: E402
 from wl.simulate.halo_sky import draw_maps  # noqa: E402
-from wl.simulate.plan import draw_nuisances, procedural_mask  # noqa: E402
+from wl.simulate.plan import (SimulationOptions, draw_nuisances,  # noqa: E402
+                              procedural_mask)
 from wl.simulate.theory import Theory  # noqa: E402
 
 THETA = (0.3, 0.8)
@@ -100,8 +101,8 @@ def main():
     draws = generator(1, 1)
 
     def all_ours():
-        field = Field(gaussian_share=share, gaussian_below=0.0, lambda_factor=1.0,
-                      pixel_scatter=0.0)
+        field = SimulationOptions(gaussian_share=share, gaussian_below=0.0, lambda_factor=1.0,
+                                  pixel_scatter=0.0)
         return [m.astype(np.float16) for m in draw_maps(grid, labels, 1, keys, field)]
 
     def all_plain():

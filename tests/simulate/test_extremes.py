@@ -11,7 +11,7 @@ from conftest import one_line
 from wl.core.checks import InputError, RunError
 from wl.maps.dataset import TEST_FILE, TRUTH_FILE, UNFINISHED
 from wl.simulate import simulate as module
-from wl.simulate.fields import Field, Grid, log_normal_shift
+from wl.simulate.fields import Grid, log_normal_shift
 from wl.simulate.plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions
 from wl.simulate.halo_sky import draw_maps
 from wl.simulate.simulate import simulate
@@ -76,10 +76,10 @@ def test_the_ends_of_a_range_give_maps(mask_file, field):
     mask = np.load(mask_file)
     grid = Grid(mask)
     for value in field.metadata["within"]:
-        drawing = SimulationOptions(**{field.name: value}).drawing()
+        options = SimulationOptions(**{field.name: value})
         for theta in ((0.0913, 0.72), (0.619, 0.74)):
             labels = np.array([[*theta, 8.4, 0.0, 0.05], [*theta, 7.2, 0.0265, -0.05]])
-            for kappa in draw_maps(grid, labels, 1, [(9, 0), (9, 1)], drawing, 0.02):
+            for kappa in draw_maps(grid, labels, 1, [(9, 0), (9, 1)], options, 0.02):
                 kappa = kappa.astype(np.float16)
                 assert np.isfinite(kappa).all() and len(np.unique(kappa)) > 0.2 * kappa.size
 
@@ -93,8 +93,7 @@ def test_a_log_normal_too_skewed_for_its_correlations_stays_finite(mask_file):
 def test_maps_that_are_no_maps_end_the_run(mask_file, tmp_path, monkeypatch):
     """A map without variance, or one that float16 cannot hold, is never called complete."""
     plan = Plan(SimulationOptions(cosmologies=3, realisations=1, test=0, mask=str(mask_file)))
-    monkeypatch.setitem(module._worker, "field", Field())
-    monkeypatch.setitem(module._worker, "seed", 1)
+    monkeypatch.setitem(module._worker, "options", plan.options)
     monkeypatch.setitem(module._worker, "mask", plan.mask)
     np.save(tmp_path / "maps.npy", np.empty((0, plan.n_observed), "<f2"))
     size = (tmp_path / "maps.npy").stat().st_size

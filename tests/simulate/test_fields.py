@@ -5,10 +5,10 @@ import pytest
 
 from wl.validate.spectra import masked_window
 from wl.core.checks import InputError
-from wl.simulate.fields import (ARCMIN, GAUSSIAN_SHARE, Field, Grid, generator, grid_size,
+from wl.simulate.fields import (ARCMIN, GAUSSIAN_SHARE, Grid, generator, grid_size,
                                 log_normal_shift)
 from wl.simulate.halo_sky import draw_maps
-from wl.simulate.plan import FIXED_NUISANCES, procedural_mask
+from wl.simulate.plan import FIXED_NUISANCES, SimulationOptions, procedural_mask
 from wl.simulate.theory import Theory
 from wl.core.params import FRAME, N_OBSERVED
 from wl.summaries.handmade import Spectrum
@@ -67,7 +67,7 @@ def test_masked_spectrum_is_the_theory_to_one_per_cent(full):
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
     for kappa in draw_maps(grid, labels, 11, [(1, 0, r) for r in range(n)],
-                           Field(pixel_scatter=0.0)):
+                           SimulationOptions(pixel_scatter=0.0)):
         frame[0][mask] = kappa.astype(np.float16)
         found.append(10.0**spectrum(frame)[0])
     expected = masked_window(grid, mask, spectrum) @ Theory(0.3, 0.8).c_ell(

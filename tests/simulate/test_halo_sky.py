@@ -7,7 +7,7 @@ from conftest import one_line
 from test_fields import binned, measured
 
 from wl.validate.spectra import masked_window
-from wl.simulate.fields import UNTURNED, Boxes, Field, Grid, generator
+from wl.simulate.fields import UNTURNED, Boxes, Grid, generator
 from wl.simulate.halo_sky import HaloMaps, HaloSky, draw_maps, halo_sky
 from wl.simulate.halos import Halos
 from wl.maps.dataset import TEST_FILE
@@ -132,7 +132,7 @@ def test_masked_spectrum_is_the_theory():
     grid, spectrum = Grid(mask), Spectrum(FRAME, N_OBSERVED, n_bin=5, ell_min=100.0, ell_max=6000.0)
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (n, 1))
     frame, found = np.zeros((1, *FRAME), np.float32), []
-    field = Field(field="halo", pixel_scatter=0.0)
+    field = SimulationOptions(field="halo", pixel_scatter=0.0)
     for kappa in draw_maps(grid, labels, 11, [(1, 0, r) for r in range(n)], field):
         frame[0][mask] = kappa.astype(np.float16)
         found.append(10.0**spectrum(frame)[0])
@@ -217,7 +217,7 @@ def test_same_bytes_for_any_number_of_processes(mask_file, tmp_path, boxes):
 def test_maps_do_not_depend_on_the_maps_before_them(mask_file):
     grid = Grid(np.load(mask_file))
     labels = np.tile([0.3, 0.8, *FIXED_NUISANCES], (20, 1))
-    keys, field = [(1, 0, r) for r in range(20)], Field(field="halo")
+    keys, field = [(1, 0, r) for r in range(20)], SimulationOptions(field="halo")
     whole = list(draw_maps(grid, labels, 4, keys, field))
     part = list(draw_maps(Grid(np.load(mask_file)), labels[17:], 4, keys[17:], field))
     assert np.array_equal(whole[17:], part)
@@ -277,7 +277,7 @@ def test_boxes_leave_a_fingerprint(field):
     def excess(boxes):
         power = []
         for seed in range(6):
-            maps = draw_maps(grid, labels, seed, keys, Field(field=field, boxes=boxes))
+            maps = draw_maps(grid, labels, seed, keys, SimulationOptions(field=field, boxes=boxes))
             power.append(spectrum(np.array(list(maps)).reshape(-1, 176, 176))[:, 0])
         power = np.array(power)
         return 24 * power.mean(1).var(ddof=1) / power.var(1, ddof=1).mean()

@@ -7,7 +7,7 @@ from scipy.interpolate import CubicSpline
 from wl.simulate import halos as module
 from wl.simulate.fields import Grid
 from wl.simulate.halo_sky import CORNER, SHAPES, SIZES, profiles, projected_mass
-from wl.simulate.halos import HaloSpectrum, Halos, Slices, cell_window, windows
+from wl.simulate.halos import HaloSpectrum, Halos, cell_window, windows
 from wl.simulate.theory import RHO_CRIT, Theory, growth
 
 # From Colossus (Diemer 2018, ApJS 239, 35), tinker08, tinker10 and duffy08 at 200 x mean:
@@ -23,24 +23,21 @@ DUFFY = (5.9098, 4.9042, 4.0698)      # concentration at z = 0.5 and 10^13, 14, 
 
 @pytest.fixture(scope="module")
 def halos():
-    return Halos(Theory(0.3, 0.8))
-
-
-@pytest.fixture(scope="module")
-def slices(halos):
-    return Slices(halos, Grid(np.ones((768, 128), bool), 4.0, periodic=True))
+    return Halos(Theory(0.3, 0.8), Grid(np.ones((768, 128), bool), 4.0, periodic=True))
 
 
 @pytest.mark.parametrize("case", COLOSSUS)
-def test_numbers_and_bias_are_those_of_another_code(case):
-    halos = Halos(Theory(*case[:2]))
+def test_numbers_and_bias_are_those_of_another_code(case, halos, monkeypatch):
+    """Biases without the cut."""
+    monkeypatch.setattr("wl.simulate.halos.MAX_CLUSTERING", np.inf)
+    halos = Halos(Theory(*case[:2]), halos.coarse)
     density = halos.share * case[0] * RHO_CRIT / halos.mass[halos.heavy]
     above = [CubicSpline(halos.z, np.log(density[:, k:].sum(1)))(case[2]) for k in (0, 4, 16, 28)]
     # bins of 0.075 dex at their middle: 3 % for the steepest end, where there is no halo in a map
     assert np.exp(above) == pytest.approx(COLOSSUS[case][0], rel=0.035)
     assert np.exp(above[:3]) == pytest.approx(COLOSSUS[case][0][:3], rel=0.01)
     at_z = CubicSpline(halos.z, halos.bias)(case[2])
-    bias = np.interp(np.log([1e13, 1e14, 1e15]), np.log(halos.mass), at_z)
+    bias = np.interp(np.log([1e13, 1e14, 1e15]), np.log(halos.mass[halos.heavy]), at_z)
     assert bias == pytest.approx(COLOSSUS[case][1], rel=0.01)
 
 
@@ -67,19 +64,18 @@ def test_lensing_weights_give_the_spectrum_of_the_theory(halos):
         assert c == pytest.approx(halos.theory.c_ell(ell, delta_z), rel=0.02)
 
 
-def test_all_matter_is_there_and_follows_matter(slices):
-    halos = slices.halos
-    assert slices.smooth + halos.share.sum(1) == pytest.approx(np.ones(24))
-    clustered = slices.smooth * slices.smooth_bias + (halos.share * slices.bias).sum(1)
+def test_all_matter_is_there_and_follows_matter(halos):
+    assert halos.smooth + halos.share.sum(1) == pytest.approx(np.ones(24))
+    clustered = halos.smooth * halos.smooth_bias + (halos.share * halos.bias).sum(1)
     assert clustered == pytest.approx(np.ones(24))
-    assert np.all(slices.smooth > 0.6) and np.all(slices.smooth_bias > 0.5)
+    assert np.all(halos.smooth > 0.6) and np.all(halos.smooth_bias > 0.5)
 
 
-def test_feedback_moves_matter_and_loses_none(slices):
+def test_feedback_moves_matter_and_loses_none(halos):
     """At low multipoles a slice has all of its matter, whatever the nuisances."""
-    spectrum = HaloSpectrum(slices, np.geomspace(2.0, 2e4, 60), 5.8e-4)
+    spectrum = HaloSpectrum(halos, np.geomspace(2.0, 2e4, 60), 5.8e-4)
     first = spectrum.two[:, :, 0, :, 0] + spectrum.even[:, :, 0]
-    assert first == pytest.approx(np.broadcast_to(slices.halos.depth, first.shape), rel=0.01)
+    assert first == pytest.approx(np.broadcast_to(halos.depth, first.shape), rel=0.01)
     ell = spectrum.sparse
     t_agn, f_0 = np.array([7.3, 8.4, 7.8, 7.8]), np.array([0.01, 0.01, 0.0, 0.02])
     painted, cross, smooth, light = spectrum(t_agn, f_0, np.zeros(4))
@@ -89,11 +85,10 @@ def test_feedback_moves_matter_and_loses_none(slices):
     assert whole[:, 0] == pytest.approx(np.full(4, whole[0, 0]), rel=0.02) and ell[0] == 2.0
 
 
-def test_slices_add_up_to_the_linear_spectrum(slices, monkeypatch):
+def test_slices_add_up_to_the_linear_spectrum(halos, monkeypatch):
     """Without an end of waves; by a direct sum over distances."""
     monkeypatch.setattr("wl.simulate.halos.LONGEST", ((np.inf, 1e9),))
-    halos = slices.halos
-    free = Slices(halos, slices.coarse)
+    free = Halos(halos.theory, halos.coarse)
     q = halos.lensing(np.zeros(1))[0]
     per_slice = (q * halos.depth).reshape(8, 3).sum(1)
     ell = np.array([30.0, 300.0, 2000.0])
@@ -101,7 +96,7 @@ def test_slices_add_up_to_the_linear_spectrum(slices, monkeypatch):
     linear = halos.theory.linear_power(ell[:, None] / halos.chi)
     linear = linear * growth(halos.z, 0.3)**2 * (q / halos.chi)**2 * halos.depth
     assert per_slice**2 @ found == pytest.approx(linear.sum(1), rel=0.02)
-    assert slices.powers[4, 0, 0] < 0.1 * free.powers[4, 0, 0]     # waves over 704 Mpc/h are cut
+    assert halos.powers[4, 0, 0] < 0.1 * free.powers[4, 0, 0]     # waves over 704 Mpc/h are cut
 
 
 @pytest.mark.parametrize("c", [0.7, 4.0, 25.0])

@@ -6,7 +6,7 @@ import pytest
 from conftest import one_line
 
 from wl.core.checks import InputError
-from wl.simulate.fields import Field, Grid, component_shift, generator, log_normal_shift
+from wl.simulate.fields import Grid, component_shift, generator, log_normal_shift
 from wl.simulate.plan import (FIXED_NUISANCES, KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions,
                               design, draw_nuisances)
 from wl.simulate.halo_sky import draw_maps
@@ -37,9 +37,8 @@ def plan_of(**options):
 def drawn(grid, n, **knobs):
     """n maps at (0.3, 0.8), float64 (n, n_observed), of one log-normal without white scatter unless
     asked otherwise."""
-    field = Field(**{
-        "gaussian_below": 0.0, "lambda_factor": 1.0, "pixel_scatter": 0.0, "sky": PUBLISHED, **knobs
-    })
+    field = SimulationOptions(**{"gaussian_below": 0.0, "lambda_factor": 1.0, "pixel_scatter": 0.0,
+                                 **PUBLISHED._asdict(), **knobs})
     labels, keys = np.repeat(LABEL, n, axis=0), [(1, 0, r) for r in range(n)]
     return np.array(list(draw_maps(grid, labels, 5, keys, field)), float)
 
@@ -181,7 +180,7 @@ def test_nuisances_fixed_and_of_the_design(mask_file, tmp_path):
 @pytest.mark.parametrize("theta", [(0.08, 0.60), (0.08, 1.05), (0.70, 0.60), (0.70, 1.05)])
 def test_corners_beyond_the_design_can_be_drawn(grid, theta):
     labels = np.array([[*theta, t, f, z] for t, f, z in ((7.2, 0.0, -0.1), (8.5, 0.0265, 0.1))])
-    maps = list(draw_maps(grid, labels, 1, [(1, 0, 0), (1, 0, 1)], Field()))
+    maps = list(draw_maps(grid, labels, 1, [(1, 0, 0), (1, 0, 1)], SimulationOptions()))
     power = grid.pixel_power(Theory(*theta).table(grid.ell)(*labels[:, 2:].T))
     for kappa, p in zip(maps, power):
         assert np.isfinite(kappa).all()
@@ -225,12 +224,9 @@ def test_every_knob_is_stored_and_told_apart(mask_file, tmp_path):
 
 
 def test_options_of_the_command_have_the_fields_defaults():
-    """One place for each number: what the command line takes is what Field and Sky have."""
-    options, field = vars(parser().parse_args(["--out", "x"])), Field()
-    assert {name: options[name] for name in Sky._fields} == field.sky._asdict()
-    assert {name: options[name] for name in field._fields if name != "sky"} == {
-        name: value for name, value in field._asdict().items() if name != "sky"}
-    assert plan_of(cosmologies=3, realisations=1, test=0).field == field
+    """One place for each number: what the command line takes is what a sky in Python has."""
+    options = SimulationOptions.of(parser().parse_args(["--out", "x"]))
+    assert options == SimulationOptions() and options.sky == Sky()
 
 
 def test_odd_frames_cannot_be_periodic(tmp_path):

@@ -6,15 +6,15 @@ from conftest import one_line
 from wl.validate import spectra as module
 from wl.validate import realism as command
 from wl.core.checks import InputError
-from wl.simulate.fields import Field
-from wl.simulate.plan import FIXED_NUISANCES, draw_nuisances
+from wl.simulate.plan import FIXED_NUISANCES, SimulationOptions, draw_nuisances
 from wl.simulate.theory import PUBLISHED
 from wl.validate.spectra import Spectra, Survey, compare, read_spectra, regress, simulate
 from wl.maps.dataset import MASK_FILE, read_label, read_mask
 
 SPECTRA = "kit_spectra.npz"
 # before the calibration
-OLD = Field(gaussian_below=0.0, lambda_factor=1.0, pixel_scatter=0.0, sky=PUBLISHED)
+OLD = SimulationOptions(gaussian_below=0.0, lambda_factor=1.0, pixel_scatter=0.0,
+                        **PUBLISHED._asdict())
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def kit(real):
         pytest.skip(f"no {SPECTRA} among the real files")
     mask = read_mask(real / MASK_FILE)
     spectra = read_spectra(real / SPECTRA, mask)
-    return spectra, Survey(mask, spectra.edges), read_label(real / "label.npy")
+    return spectra, spectra.survey, read_label(real / "label.npy")
 
 
 def half(spectra, which):
@@ -36,13 +36,13 @@ CHECK = np.arange(20) % 4 >= 2                    # benchmarks/fit_sky.py fits t
 
 @pytest.fixture(scope="module")
 def drawn(kit):
-    return simulate(kit[1], kit[0].label, Field(), repeats=3)
+    return simulate(kit[1], kit[0].label, SimulationOptions(), repeats=3)
 
 
 def test_files_are_read_as_their_readme_says(kit, real):
     spectra, survey, label = kit
     assert np.array_equal(spectra.label, label[:3, :20])
-    assert spectra.noise == pytest.approx(1.1886e-10, rel=1e-4)
+    assert spectra.survey.noise == pytest.approx(1.1886e-10, rel=1e-4)
     again = read_spectra(real / SPECTRA, survey.mask, label)
     assert np.array_equal(again.label, spectra.label)
 
@@ -51,7 +51,7 @@ def test_signals_of_realisations_that_were_not_fitted(kit, drawn):
     """30 mean signals within 5 % plus their error; of ten realisations bin 10 may be off by
     more."""
     spectra, survey, _ = kit
-    expected = survey.expected(spectra.label, Field())
+    expected = survey.expected(spectra.label, SimulationOptions())
     part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])
     assert np.all(part["ratio_p"] > 0.05), part["ratio"]
     off = np.abs(part["ratio"] - 1.0) > 0.05 + part["ratio_error"]
@@ -67,37 +67,38 @@ def test_responses_of_realisations_that_were_not_fitted(kit, drawn):
     """Within two errors in bins 4-8, with the right sign; the sign of Delta_z is no matter of
     chance."""
     spectra, survey, _ = kit
-    expected = survey.expected(spectra.label, Field())
+    expected = survey.expected(spectra.label, SimulationOptions())
     part = compare(half(spectra, CHECK), expected[:, CHECK], drawn[:, :, CHECK])
     assert part["signs"] and part["responses"], part["slope_p"]
-    least = module.SIGNAL_FLOOR * spectra.noise
-    slope, error, _ = regress(spectra.power - spectra.noise, spectra.label, least)
+    least = module.SIGNAL_FLOOR * spectra.survey.noise
+    slope, error, _ = regress(spectra.power - spectra.survey.noise, spectra.label, least)
     assert np.all(slope[:, 2, 3:8] + error[:, 2, 3:8] < 0.0)
 
 
 def test_rms_of_the_training_set(kit):
     _, survey, label = kit
-    assert survey.rms(label, Field()) == pytest.approx(0.01137, rel=0.01)
+    assert survey.rms(label, SimulationOptions()) == pytest.approx(0.01137, rel=0.01)
 
 
 @pytest.mark.parametrize("change, fails", [
     (dict(sky=PUBLISHED), ("means", "signs", "responses")), (dict(pixel_scatter=0.0), ("means",)),
-    (dict(sky=Field().sky._replace(delta_z_sign=1)), ("signs", "responses")),
-    (dict(sky=Field().sky._replace(stellar_boost=1.0)), ("means", "responses")),
-    (dict(sky=Field().sky._replace(nonlinear_tilt=0.0)), ("means",)),
-    (dict(sky=Field().sky._replace(source_shift=0.0)), ("means",))])
+    (dict(delta_z_sign=1), ("signs", "responses")),
+    (dict(stellar_boost=1.0), ("means", "responses")),
+    (dict(nonlinear_tilt=0.0), ("means",)),
+    (dict(source_shift=0.0), ("means",))])
 def test_each_setting_is_needed(kit, drawn, change, fails):
     """Negative controls: without one of the fitted settings the same comparison fails."""
     spectra, survey, _ = kit
-    result = compare(spectra, survey.expected(spectra.label, Field()._replace(**change)), drawn)
+    result = compare(spectra, survey.expected(spectra.label, SimulationOptions(**change)), drawn)
     assert not any(result[name] for name in fails), module.table(result, spectra.label)
 
 
 def test_the_old_fields_scatter_is_larger(kit, drawn):
     """Negative control: without Gaussian large scales maps scatter more, by 4-6 % in bins 4-9."""
     spectra, survey, _ = kit
-    expected = survey.expected(spectra.label, Field())
-    old = simulate(survey, spectra.label, Field(gaussian_below=0.0, lambda_factor=0.85), repeats=3)
+    expected = survey.expected(spectra.label, SimulationOptions())
+    options = SimulationOptions(gaussian_below=0.0, lambda_factor=0.85)
+    old = simulate(survey, spectra.label, options, repeats=3)
     scatter = [compare(spectra, expected, one)["scatter"][module.SCATTER_BINS].mean()
                for one in (drawn, old)]
     assert scatter[1] > 1.02 * scatter[0] and abs(scatter[0] - 1.0) < 0.1
@@ -115,13 +116,13 @@ def own(small):
     rng = np.random.default_rng(5)
     theta = np.repeat([[[0.3, 0.8]], [[0.2, 0.9]]], 12, axis=1)
     label = np.concatenate([theta, draw_nuisances(24, rng).reshape(2, 12, 3)], axis=2)
-    power = simulate(small, label, Field(), 1, seed=7)[0]
-    return Spectra(power, label, small.spectrum.edges, small.noise)
+    power = simulate(small, label, SimulationOptions(), 1, seed=7)[0]
+    return Spectra(power, label, small)
 
 
 def test_simulated_maps_pass_as_real(small, own):
-    drawn = simulate(small, own.label, Field(), 4)
-    result = compare(own, small.expected(own.label, Field()), drawn)
+    drawn = simulate(small, own.label, SimulationOptions(), 4)
+    result = compare(own, small.expected(own.label, SimulationOptions()), drawn)
     assert result["ratio_p"].min() > 1e-3 and result["slope_p"].min() > 1e-3
     assert result["scatter_p"].min() > 1e-3
     assert np.all(np.abs(result["drawn"] - 1.0) < 4.0 * result["drawn_error"])
@@ -130,11 +131,12 @@ def test_simulated_maps_pass_as_real(small, own):
 
 def test_expected_signal_is_the_mean_of_drawn_maps_with_their_scatter(small):
     label = np.tile([0.3, 0.8, *FIXED_NUISANCES], (1, 40, 1))
-    loud = Field(pixel_scatter=4e-4)
+    loud = SimulationOptions(pixel_scatter=4e-4)
     power = simulate(small, label, loud, 4).reshape(-1, small.spectrum.width) - small.noise
     error = power.std(axis=0) / np.sqrt(len(power))
     assert np.all(np.abs(power.mean(axis=0) - small.expected(label, loud)[0, 0]) < 4.0 * error)
-    assert np.all(power.mean(axis=0)[-1] > 1.5 * small.expected(label, Field())[0, 0, -1])
+    quiet = small.expected(label, SimulationOptions())[0, 0, -1]
+    assert np.all(power.mean(axis=0)[-1] > 1.5 * quiet)
 
 
 def test_regression_finds_the_slopes_that_were_put_in(rng):
@@ -150,7 +152,8 @@ def test_regression_finds_the_slopes_that_were_put_in(rng):
 
 def test_command(small, own, tmp_path, capsys):
     np.save(tmp_path / "mask.npy", small.mask)
-    np.savez(tmp_path / "spectra.npz", power=own.power, label=own.label, ell_edges=own.edges)
+    np.savez(tmp_path / "spectra.npz", power=own.power, label=own.label,
+             ell_edges=own.survey.spectrum.edges)
     np.save(tmp_path / "label.npy", own.label)
     options = ["--spectra", str(tmp_path / "spectra.npz"), "--mask", str(tmp_path / "mask.npy"),
                "--quiet", "--maps", "48"]
@@ -159,9 +162,9 @@ def test_command(small, own, tmp_path, capsys):
     for word in ("2 simulated maps of each", "d ln P / d Delta_z", "scatter of log10 P", "p-value",
                  "standard deviation of the signal"):
         assert word in out
-    np.savez(tmp_path / "bare.npz", power=own.power, ell_edges=own.edges)
+    np.savez(tmp_path / "bare.npz", power=own.power, ell_edges=own.survey.spectrum.edges)
     few = dict(power=own.power[:, :5], label=own.label[:, :5])
-    np.savez(tmp_path / "few.npz", ell_edges=own.edges, **few)
+    np.savez(tmp_path / "few.npz", ell_edges=own.survey.spectrum.edges, **few)
     np.savez(tmp_path / "linear.npz", power=own.power, label=own.label,
              ell_edges=np.linspace(200.0, 5000.0, 6))
     np.savez(tmp_path / "other.npz", spectra=own.power)

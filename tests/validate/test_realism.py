@@ -10,7 +10,7 @@ from scipy import ndimage, stats
 from wl.core.checks import InputError
 from wl.core.params import PARAMS
 from wl.maps.dataset import MASK_FILE, TEST_FILE
-from wl.simulate.fields import Field
+from wl.simulate.plan import SimulationOptions
 from wl.simulate.plan import FIXED_NUISANCES
 from wl.validate import spectra
 from wl.validate import realism as module
@@ -115,7 +115,7 @@ def test_a_gaussian_sky_is_not_mistaken_for_it(compared):
     """Negative control: the same spectrum without skewness is rejected, but by the spectrum."""
     kappa, comparison, _ = compared
     other = copy.copy(comparison)
-    other.field = Field(field="gaussian")
+    other.field = SimulationOptions(field="gaussian")
     result = other.compare(kappa, n=40)
     tests = result["tests"]
     assert tests["spectrum"]["chi2"] < 15.0

@@ -19,7 +19,7 @@ from ..core import seeds
 from ..core.checks import InputError
 from ..core.params import PIXEL_ARCMIN
 from ..kernels.halos import Turn
-from .theory import PIXEL_SCATTER, Sky, cubic_weights, log_ell_grid
+from .theory import cubic_weights, log_ell_grid
 
 ARCMIN = np.pi / 10800.0
 MARGIN = 80              # fewest pixels beyond the frame: 1440x192 is 15-18 % high below ell 20
@@ -38,12 +38,6 @@ UNTURNED = Turn(False, False, 0, 0)
 
 # SFC64 draws a field's normals faster than NumPy's default
 generator = functools.partial(seeds.generator, kind=np.random.SFC64)
-
-Field = namedtuple("Field", "field gaussian_share gaussian_below lambda_factor lambda_scatter "
-                   "pixel_scatter periodic sky boxes",
-                   defaults=("lognormal", GAUSSIAN_SHARE, GAUSSIAN_BELOW, LAMBDA_FACTOR, 0.0,
-                             PIXEL_SCATTER, False, Sky(), 0))
-Field.__doc__ = "What maps are made of; plan.SimulationOptions explains each, theory.Sky the sky."
 
 
 def log_normal_shift(omega_m, s_8) -> np.ndarray:

@@ -23,8 +23,9 @@ import scipy.fft
 from ..core import seeds
 from ..core.params import PIXEL_ARCMIN
 from ..kernels import halos as kernels
-from .fields import IMAGES, UNTURNED, Boxes, Field, Grid, generator, log_normal_shift
-from .halos import C_SCATTER, PARTS, SLICES, Halos, HaloSpectrum, Slices, cell_window
+from .fields import IMAGES, UNTURNED, Boxes, Grid, generator, log_normal_shift
+from .halos import C_SCATTER, PARTS, SLICES, Halos, HaloSpectrum, cell_window
+from .plan import SimulationOptions
 from .theory import Theory
 
 CHUNK = 16               # spectra made in one matrix product
@@ -140,20 +141,19 @@ class HaloMaps:
     """The maps of a cosmology; count: halos painted into the last one."""
 
     def __init__(self, sky: HaloSky, theory: Theory):
-        self.sky, self.halos = sky, Halos(theory)
-        self.slices = Slices(self.halos, sky.coarse)
-        self.spectrum = HaloSpectrum(self.slices, sky.grid.ell, sky.grid.pixel)
+        self.sky, self.halos = sky, Halos(theory, sky.coarse)
+        self.spectrum = HaloSpectrum(self.halos, sky.grid.ell, sky.grid.pixel)
         self.tables = [self._table(s) for s in range(SLICES)]
         self.count = 0
 
     def _table(self, s):
         """Of slice s: Table but for smooth and mean; halos per steradian (level, kind of distance
         and mass); smooth convergence where lensing() is one (level, PARTS)."""
-        h, v, part = self.halos, self.slices.variance[s], slice(s * PARTS, (s + 1) * PARTS)
+        h, v, part = self.halos, self.halos.variance[s], slice(s * PARTS, (s + 1) * PARTS)
         g = np.sqrt(v) * np.linspace(-WIDEST, WIDEST, LEVELS)
-        b, b_smooth = self.slices.bias[part].ravel(), self.slices.smooth_bias[part]
+        b, b_smooth = h.bias[part].ravel(), h.smooth_bias[part]
         number = h.number[part, h.heavy].ravel() * np.exp(np.multiply.outer(g, b) - 0.5 * v * b * b)
-        smooth = (h.depth * self.slices.smooth)[part] * np.expm1(
+        smooth = (h.depth * h.smooth)[part] * np.expm1(
             np.multiply.outer(g, b_smooth) - 0.5 * v * b_smooth**2)
         chance, other = np.empty(number.shape, np.float32), np.empty(number.shape, np.int16)
         kernels.alias(number, chance, other)
@@ -195,7 +195,7 @@ class HaloMaps:
         for s, (table, number, smooth) in enumerate(self.tables):
             part = slice(s * PARTS, (s + 1) * PARTS)
             rng, turn = layers(s)
-            field = sky.coarse.draw(self.slices.power[s], None, rng, full=True)
+            field = sky.coarse.draw(h.power[s], None, rng, full=True)
             # gas that left its halo stays in the cell; where none is painted, whole halos are even
             rest = smooth @ q[part, 0]
             even, mean = (rest + number @ a[part].ravel() for a in (lost, area))
@@ -229,7 +229,7 @@ class HaloMaps:
 halo_sky = functools.lru_cache(maxsize=2)(HaloSky)     # made once for a grid
 
 
-def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: Field,
+def draw_maps(grid: Grid, labels: np.ndarray, seed: int, keys: list, field: SimulationOptions,
               noise: float = 0.0) -> Iterator[np.ndarray]:
     """Yield maps of one cosmology, of any field, float32 (n_observed,).
 

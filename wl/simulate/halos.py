@@ -1,7 +1,7 @@
 """The halos of a cosmology, and the spectrum that maps with them have.
 
-    slices = Slices(Halos(Theory(0.3, 0.8)), coarse)
-    spectrum = HaloSpectrum(slices, grid.ell, grid.pixel)                   # 0.1 s
+    halos = Halos(Theory(0.3, 0.8), coarse)
+    spectrum = HaloSpectrum(halos, grid.ell, grid.pixel)                    # 0.1 s
     painted, cross, smooth, light = spectrum(log10_t_agn, f_0, delta_z)     # (n, ell), steradian
 
 Masses M in Msun/h inside R, the radius of 200 times the mean density; R and distances in comoving
@@ -32,7 +32,7 @@ N_HEAVY, N_LIGHT = 44, 30    # bins up to 10^16 and down to 10^10.45: below are 
 SLICES, PARTS = 8, 3     # slices with a density field of their own; distances in each
 Z_FAR = 1.0              # end of the last slice; behind it is less than 10^-8 of C_1000
 ORDERS = 5               # of xi_g in the log-normal correlations exp(b_1 b_2 xi_g) - 1
-MAX_CLUSTERING = 1.3     # largest b sigma_g of halos in a cell: see Slices
+MAX_CLUSTERING = 1.3     # largest b sigma_g of halos in a cell: see Halos
 LONGEST = ((0.42, 320.0), (np.inf, 704.0))   # up to a redshift, longest wave of the fields, Mpc/h
 N_T, N_F = 5, 3          # Chebyshev nodes in log10 T_AGN and f_0
 LN_X = np.linspace(np.log(1e-3), np.log(300.0), 180)       # of the windows' table, x = ell R/chi
@@ -55,17 +55,27 @@ def bias(sigma: np.ndarray) -> np.ndarray:
 
 
 class Halos:
-    """Halos of a theory in front of Z_FAR by distance (SLICES x PARTS of them) and mass.
+    """Halos of a theory in front of Z_FAR, and the Gaussian density fields g that they follow.
 
-    z, chi, depth: (distance,) redshift, comoving distance and thickness in Mpc/h
+    coarse: the periodic grid of the cells that hold g
+    z, chi, depth: (distance,) redshift, comoving distance and thickness in Mpc/h of SLICES x PARTS
     mass: (mass,) Msun/h, ascending; light and heavy are slices of it
-    number, bias, concentration, angle, area: (distance, mass), number per steradian, R/chi in
-        radian, M/(rho chi^2), the convergence in steradian where lensing() is one
-    share: (distance, heavy mass) of the mean density
+    number, concentration, angle, area: (distance, mass), number per steradian, R/chi in radian,
+        M/(rho chi^2), the convergence in steradian where lensing() is one
+    share, bias: (distance, heavy mass) of the mean density; of halos, in exp(b g)
+    power, variance: (slice, quarter cells) linear spectra of g, (slice,) its variance in a cell
+    ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function
+    smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias that is
+        left for it, so that the whole has the mean density and follows matter
+    Waves longer than LONGEST are not in g: the boxes of the challenge's real maps have none, and
+    with them log10 P scatters between maps up to a tenth more from ell 400 to 1600. The bias is cut
+    at MAX_CLUSTERING / sigma_g, fitted to third moments of three real maps: exp(b g) would pile
+    rare halos up in a cell, where they exclude one another.
     """
 
-    def __init__(self, theory: Theory):
-        self.theory, om, rho = theory, theory.omega_m, RHO_CRIT * theory.omega_m
+    def __init__(self, theory: Theory, coarse: Grid):
+        self.theory, self.coarse, self.ell = theory, coarse, coarse.ell_y[1:]
+        om, rho = theory.omega_m, RHO_CRIT * theory.omega_m
         edges = np.linspace(0.0, float(theory.distance(Z_FAR)), SLICES * PARTS + 1)
         z_grid = np.linspace(0.0, Z_FAR, 200)
         volume = (edges[1:]**3 - edges[:-1]**3) / 3.0                     # per steradian
@@ -79,12 +89,45 @@ class Halos:
         slope, z = -ln_sigma(np.log(lagrange), 1) / 3.0, self.z[:, None]  # d ln sigma / d ln M
         sigma = np.exp(ln_sigma(np.log(lagrange))) * growth(z, om)
         density = mass_function(sigma, z) * rho / self.mass * slope * STEP * np.log(10.0)
-        self.number, self.bias = density * volume[:, None], bias(sigma)
+        self.number = density * volume[:, None]
         # median R/r_s without feedback: Duffy et al. 2008, MNRAS 390, L64, table 1, all halos
         self.concentration = 10.14 * (self.mass / 2e12)**-0.081 * (1.0 + z)**-1.01
         self.angle = lagrange * OVERDENSITY**(-1.0 / 3.0) / self.chi[:, None]
         self.area = self.mass / (rho * self.chi[:, None]**2)
         self.share = (density * self.mass)[:, self.heavy] / rho
+        self.power = self._linear_spectra()
+        self.variance = np.array([coarse.variance(power) for power in self.power])
+        self.powers = np.array([self._powers(power) for power in self.power])
+        most = MAX_CLUSTERING / np.sqrt(self.variance).repeat(PARTS)
+        self.bias = np.minimum(bias(sigma)[:, self.heavy], most[:, None])
+        self.smooth = 1.0 - self.share.sum(1)
+        self.smooth_bias = (1.0 - (self.share * self.bias).sum(1)) / self.smooth
+
+    def _linear_spectra(self):
+        """Of g, by Limber: float32 (slice, quarter cells)."""
+        # weighted by the lensing at Delta_z = 0: matter knows of no error of the sources' redshifts
+        ell = np.hypot.outer(self.coarse.ell_y, self.coarse.ell_x).ravel()
+        ell[0] = ell[1]
+        step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
+        k = np.exp(step) / self.chi[:, None]
+        weight = (self.lensing(np.zeros(1))[0] * self.depth).reshape(SLICES, PARTS)
+        weight = (weight / weight.sum(1, keepdims=True)).ravel()
+        weight = (weight * growth(self.z, self.theory.omega_m) / self.chi)**2 / self.depth
+        side = np.array([next(side for z, side in LONGEST if own < z) for own in self.z])
+        power = weight[:, None] * self.theory.linear_power(k) * (k > 2.0 * np.pi / side[:, None])
+        power = power.reshape(SLICES, PARTS, -1).sum(1)
+        out = np.array([np.interp(np.log(ell), step, p) for p in power], np.float32)
+        out[:, 0] = 0.0
+        return out
+
+    def _powers(self, power):
+        """Spectra of xi_g^m, m = 1 to ORDERS, along one axis: (ORDERS, n)."""
+        quarter, area = self.coarse.quarter, self.coarse.pixel**2
+        xi = scipy.fft.dctn(power.reshape(quarter).astype(float), type=1, workers=1)
+        xi /= self.coarse.rows * self.coarse.columns * area
+        columns = self.coarse.times[1]                 # ell_x = 0 is a sum over all of them
+        return np.maximum([scipy.fft.dct(xi**m @ columns, type=1)[1:] * area
+                           for m in range(1, ORDERS + 1)], 0.0)
 
     def lensing(self, delta_z: np.ndarray) -> np.ndarray:
         """Convergence of a comoving Mpc/h of mean density, h/Mpc: (n, distance) for delta_z (n,).
@@ -138,54 +181,6 @@ def cell_window(ell: np.ndarray, side: float) -> np.ndarray:
     return np.mean(np.sinc(x * np.cos(angle)) * np.sinc(x * np.sin(angle)), axis=1)
 
 
-class Slices:
-    """Gaussian density fields g of the slices of a cosmology, on a periodic grid of cells.
-
-    halos, coarse: the halos, and the grid of the cells
-    power, variance: (slice, quarter cells) linear spectra of g, (slice,) its variance in a cell
-    ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function
-    bias: (distance, heavy mass) of halos, in exp(b g)
-    smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias that is
-        left for it, so that the whole has the mean density and follows matter
-    Waves longer than LONGEST are not in g: the boxes of the challenge's real maps have none, and
-    with them log10 P scatters between maps up to a tenth more from ell 400 to 1600. The bias is cut
-    at MAX_CLUSTERING / sigma_g, fitted to third moments of three real maps: exp(b g) would pile
-    rare halos up in a cell, where they exclude one another.
-    """
-
-    def __init__(self, halos: Halos, coarse: Grid):
-        self.halos, self.coarse, self.ell = halos, coarse, coarse.ell_y[1:]
-        # linear spectra by Limber, weighted by the lensing at Delta_z = 0: a field of matter does
-        # not know of an error of the sources' redshifts
-        ell = np.hypot.outer(coarse.ell_y, coarse.ell_x).ravel()
-        ell[0] = ell[1]
-        step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
-        k = np.exp(step) / halos.chi[:, None]
-        weight = (halos.lensing(np.zeros(1))[0] * halos.depth).reshape(SLICES, PARTS)
-        weight = (weight / weight.sum(1, keepdims=True)).ravel()
-        weight = (weight * growth(halos.z, halos.theory.omega_m) / halos.chi)**2 / halos.depth
-        side = np.array([next(side for z, side in LONGEST if own < z) for own in halos.z])
-        power = weight[:, None] * halos.theory.linear_power(k) * (k > 2.0 * np.pi / side[:, None])
-        power = power.reshape(SLICES, PARTS, -1).sum(1)
-        self.power = np.array([np.interp(np.log(ell), step, p) for p in power], np.float32)
-        self.power[:, 0] = 0.0
-        self.variance = np.array([coarse.variance(power) for power in self.power])
-        self.powers = np.array([self._powers(power) for power in self.power])
-        most = MAX_CLUSTERING / np.sqrt(self.variance).repeat(PARTS)
-        self.bias = np.minimum(halos.bias[:, halos.heavy], most[:, None])
-        self.smooth = 1.0 - halos.share.sum(1)
-        self.smooth_bias = (1.0 - (halos.share * self.bias).sum(1)) / self.smooth
-
-    def _powers(self, power):
-        """Spectra of xi_g^m, m = 1 to ORDERS, along one axis: (ORDERS, n)."""
-        quarter, area = self.coarse.quarter, self.coarse.pixel**2
-        xi = scipy.fft.dctn(power.reshape(quarter).astype(float), type=1, workers=1)
-        xi /= self.coarse.rows * self.coarse.columns * area
-        columns = self.coarse.times[1]                 # ell_x = 0 is a sum over all of them
-        return np.maximum([scipy.fft.dct(xi**m @ columns, type=1)[1:] * area
-                           for m in range(1, ORDERS + 1)], 0.0)
-
-
 class HaloSpectrum:
     """C_ell of maps with halos in a cosmology, as a function of the nuisances.
 
@@ -195,15 +190,15 @@ class HaloSpectrum:
     part. All are polynomials in log10 T_AGN and f_0; Delta_z enters by the lensing.
     """
 
-    def __init__(self, slices: Slices, ell: np.ndarray, pixel: float):
-        self.slices, self.ell = slices, ell
+    def __init__(self, halos: Halos, ell: np.ndarray, pixel: float):
+        self.halos, self.ell = halos, ell
         self.sparse = np.append(ell[:-1:2], ell[-1])      # with a cubic spline between
         self.nodes = chebyshev_nodes(*T_AGN_RANGE, N_T), chebyshev_nodes(*F_0_RANGE, N_F)
         shape = (N_T, N_F, SLICES * PARTS, len(self.sparse))
         self.heavy, self.light = np.empty(shape), np.empty(shape)
         self.two = np.empty((N_T, N_F, ORDERS, *shape[2:]))
         self.even = np.empty(self.two.shape[:-1])
-        cell, halos = cell_window(self.sparse, 2.0 * pixel), slices.halos
+        cell = cell_window(self.sparse, 2.0 * pixel)
         for t, log10_t_agn in enumerate(self.nodes[0]):
             c = halos.concentration * halos.feedback(log10_t_agn, 0.0)[1]
             u = windows(self.sparse * halos.angle[..., None], c[..., None])
@@ -211,16 +206,16 @@ class HaloSpectrum:
             for f, f_0 in enumerate(self.nodes[1]):
                 self._fill((t, f), halos.feedback(log10_t_agn, f_0), u, cell)
         # beyond the multipoles of cells halos, even over each, repeat what they have within
-        highest = slices.ell[-1]
+        highest = halos.ell[-1]
         image = np.abs((self.sparse + highest) % (2.0 * highest) - highest)
-        ln_image, ln_ell = np.log(np.maximum(image, slices.ell[0])), np.log(slices.ell)
+        ln_image, ln_ell = np.log(np.maximum(image, halos.ell[0])), np.log(halos.ell)
         self.correlations = np.array(
             [[np.interp(ln_image, ln_ell, power) / factorial(m + 1)
-              for m, power in enumerate(powers)] for powers in slices.powers])
+              for m, power in enumerate(powers)] for powers in halos.powers])
 
     def _fill(self, at, feedback, u, cell):
         """Terms where lensing() is one, at two nodes; u: mean of the window and of its square."""
-        slices, halos, (extended, _, stars) = self.slices, self.slices.halos, feedback
+        halos, (extended, _, stars) = self.halos, feedback
         h, mean = halos.heavy, halos.number * halos.area
         for part, out in ((halos.light, self.light), (h, self.heavy)):
             e, point = extended[:, part], stars[:, part]
@@ -229,11 +224,11 @@ class HaloSpectrum:
                        + 2.0 * np.einsum("km,kml->kl", w * e * point, u[0][:, part])
                        + (w * point**2).sum(1)[:, None])
         order = np.arange(1, ORDERS + 1)[:, None]
-        weight = slices.bias**order[..., None] * mean[:, h]        # (order, distance, mass)
+        weight = halos.bias**order[..., None] * mean[:, h]        # (order, distance, mass)
         painted = np.einsum("okm,kml->okl", weight * extended[:, h], u[0][:, h], optimize=True)
         painted += (weight * stars[:, h]).sum(-1)[..., None]
         lost = (weight * (1.0 - extended - stars)[:, h]).sum(-1)
-        smooth = halos.depth * slices.smooth * slices.smooth_bias**order
+        smooth = halos.depth * halos.smooth * halos.smooth_bias**order
         self.two[at], self.even[at] = cell * painted, lost + smooth
 
     def __call__(self, log10_t_agn: np.ndarray, f_0: np.ndarray,
@@ -244,7 +239,7 @@ class HaloSpectrum:
         """
         weights = [lagrange_weights(nodes, x) for nodes, x in zip(self.nodes, (log10_t_agn, f_0))]
         both = np.einsum("na,nb->nab", *weights)
-        q = self.slices.halos.lensing(delta_z)
+        q = self.halos.lensing(delta_z)
         light, heavy = (np.einsum("nab,abkl,nk->nl", both, one, q * q, optimize=True)
                         for one in (self.light, self.heavy))
         two = np.einsum("nab,abokl,nk->nokl", both, self.two, q, optimize=True)
@@ -258,5 +253,5 @@ class HaloSpectrum:
             spline = CubicSpline(ln_ell, np.log(np.maximum(c, 1e-30)), axis=1)
             out.append(np.exp(spline(np.log(self.ell))))
         for c in out[1:3]:
-            c[:, self.ell > self.slices.ell[-1]] = 0.0      # of waves that cells do not hold
+            c[:, self.ell > self.halos.ell[-1]] = 0.0      # of waves that cells do not hold
         return out

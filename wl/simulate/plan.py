@@ -16,8 +16,8 @@ from ..core.files import digest_array
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from ..maps.splits import DEFAULT_REALISATIONS
-from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, Field,
-                     check_frame, generator)
+from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame,
+                     generator)
 from .theory import PIXEL_SCATTER, PUBLISHED, Sky, check
 
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
@@ -173,10 +173,10 @@ class SimulationOptions(Options):
     nonlinear_tilt: float = option(SKY.nonlinear_tilt, "multiply non-linear minus linear power by "
                                    "(sigma_8 / 0.8)^X", metavar="X", within=(-1.0, 1.0))
 
-    def drawing(self) -> Field:
-        """What maps are made of."""
-        sky = Sky(*(getattr(self, name) for name in Sky._fields))
-        return Field(**{name: getattr(self, name, sky) for name in Field._fields})
+    @property
+    def sky(self) -> Sky:
+        """What the spectrum is made of."""
+        return Sky(*(getattr(self, name) for name in Sky._fields))
 
     @classmethod
     def add_groups(cls, parser) -> None:
@@ -194,11 +194,11 @@ class Plan:
     """Labels, mask and tasks of one data set; room: bytes that it may take, None for any.
 
     Has settings, inputs (digests) and origin, dicts; label (cosmology, realisation, 5) and
-    label_test (test map, 5), float64; mask (rows, columns) bool; field. Raises InputError.
+    label_test (test map, 5), float64; mask (rows, columns) bool. Raises InputError.
     """
 
     def __init__(self, options: SimulationOptions, room: int | None = None):
-        self.options, self.field = options, options.drawing()
+        self.options = options
         self.mask = (procedural_mask() if options.mask is None else np.ones(FRAME, bool)
                      if str(options.mask) == "none" else read_mask(options.mask))
         check_frame(self.mask.shape, options.periodic, options.field)

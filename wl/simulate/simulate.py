@@ -43,7 +43,7 @@ FILES = (MASK_FILE, TRUTH_FILE, TEST_FILE, LABEL_FILE, KAPPA_FILE, SIMULATION_FI
 # one process per core: BLAS threads would compete, and change the last bits of the spectra
 WORKER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                       **cli.ALLOCATOR}
-_worker = {}             # of a worker process: mask, seed, field, grid
+_worker = {}             # of a worker process: mask, options, grid
 
 
 def simulate(out, options: SimulationOptions | None = None, *, processes: int | None = None,
@@ -84,7 +84,7 @@ def _run(part, plan, tasks, processes, quiet):
     others, ended = set(multiprocessing.active_children()), False
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(tasks)), multiprocessing.get_context("spawn"), _start_worker,
-        (plan.mask, plan.options.seed, plan.field))
+        (plan.mask, plan.options))
     try:
         with open(part / "done", "a") as done:
             with _own_start():
@@ -122,21 +122,22 @@ def _own_start():
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _start_worker(mask, seed, field):
+def _start_worker(mask, options):
     """Initialise a worker process, which ends with its parent."""
     def end_with_parent():
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _worker.update(mask=mask, seed=seed, field=field)
+    _worker.update(mask=mask, options=options)
 
 
 def write_maps(path: pathlib.Path, places, labels: np.ndarray, keys: list, noise: float) -> int:
     """Draw maps of one cosmology and write them as float16 rows of a .npy; returns their number."""
+    options = _worker["options"]
     if "grid" not in _worker:            # not at the start: errors have to reach the parent
-        _worker["grid"] = Grid(_worker["mask"], periodic=_worker["field"].periodic)
+        _worker["grid"] = Grid(_worker["mask"], periodic=options.periodic)
     first, size = np.load(path, mmap_mode="r").offset, 2 * len(_worker["grid"].observed)
-    maps = draw_maps(_worker["grid"], labels, _worker["seed"], keys, _worker["field"], noise)
+    maps = draw_maps(_worker["grid"], labels, options.seed, keys, options, noise)
     with open(path, "r+b", buffering=0) as file:
         for place, kappa in zip(places, maps):
             with np.errstate(over="ignore"):

@@ -27,8 +27,6 @@ K_RANGE = (1e-5, 1e4)        # of the integrals over the linear power
 MASSES = np.exp(np.linspace(np.log(1e8), np.log(1e17), 60))    # sigma_8 is 1.5 at Omega_m 0.09
 LN_K = np.linspace(np.log(3e-3), np.log(300.0), 70)
 N_Z = 6                      # Chebyshev points in redshift
-# of the table: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial
-TABLE = {"Delta_z": 7, "log10_T_AGN": 8, "f_0": 3}
 # of labels: where the formulas have a meaning, and ends of the table
 LIMITS = dict(zip(LABELS, ((1.1 * OMEGA_B, 1.0), (0.1, 3.0), T_AGN_RANGE, F_0_RANGE,
                            (-DELTA_Z_MAX, DELTA_Z_MAX))))
@@ -48,6 +46,16 @@ stellar_boost: a galaxy draws dark matter inwards, Blumenthal et al. 1986, ApJ 3
 nonlinear_tilt: halofit was made for sigma_8 of 0.75 to 0.9, the challenge has 0.5 to 1.6"""
 PUBLISHED = Sky(1, 0.0, 0.2, 1.0, 0.0)   # and sets made before there were such settings
 PIXEL_SCATTER = 2.1e-5       # largest white variance of a pixel, from zero: twice the fitted mean
+
+
+def chebyshev_nodes(low: float, high: float, n: int) -> np.ndarray:
+    """n Chebyshev points of the first kind between low and high, ascending."""
+    return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(np.pi * (np.arange(n) + 0.5) / n)
+
+
+# nodes of the table: 2e-4 of C_ell at worst; f_0 enters as a quadratic polynomial
+TABLE = {name: chebyshev_nodes(*LIMITS[name], n)
+         for name, n in (("Delta_z", 7), ("log10_T_AGN", 8), ("f_0", 3))}
 
 
 def of_set(settings: dict) -> tuple[Sky, float]:
@@ -307,25 +315,19 @@ class Theory:
 
     def table(self, ell: np.ndarray) -> "Spectrum":
         """C_ell for all nuisances at once, through Chebyshev nodes; ell as in c_ell()."""
-        nodes = [chebyshev_nodes(*LIMITS[name], n) for name, n in TABLE.items()]
-        return Spectrum(nodes, self.c_ell(ell, *nodes))
+        return Spectrum(self.c_ell(ell, *TABLE.values()))
 
 
-class Spectrum(namedtuple("Spectrum", "nodes values")):
-    """C_ell of a cosmology as a polynomial in Delta_z, log10 T_AGN and f_0, from its nodes."""
+class Spectrum(namedtuple("Spectrum", "values")):
+    """C_ell of a cosmology as a polynomial in Delta_z, log10 T_AGN and f_0, from TABLE's nodes."""
 
     def __call__(self, log10_t_agn, f_0, delta_z) -> np.ndarray:
         """C_ell in steradian, float64 (m, n) for nuisances of shape (m,), (n,) for scalars."""
         values = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
         check(**dict(zip(TABLE, values)))
-        weights = [lagrange_weights(node, value) for node, value in zip(self.nodes, values)]
+        weights = map(lagrange_weights, TABLE.values(), values)
         c = np.einsum("ma,mb,mc,abcn->mn", *weights, self.values, optimize=True)
         return c[0] if np.ndim(delta_z) == 0 else c
-
-
-def chebyshev_nodes(low: float, high: float, n: int) -> np.ndarray:
-    """n Chebyshev points of the first kind between low and high, ascending."""
-    return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(np.pi * (np.arange(n) + 0.5) / n)
 
 
 def lagrange_weights(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ statistic against their mean and covariance, and its p-value. With --spectra, no
 with truth take the map's place: mean signals, responses d ln P / d nuisance by regression on the
 realisations, scatter of log10 P between them.
 """
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -18,17 +19,17 @@ from scipy.optimize import minimize
 
 from ..core import cli, seeds
 from ..core.checks import InputError, array, within
-from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
+from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, LABELS, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
 from ..maps import dataset
-from ..simulate.fields import Field, Grid
+from ..simulate.fields import Grid
 from ..simulate.halo_sky import draw_maps
 from ..simulate.plan import (FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, SimulationOptions, design,
                              procedural_mask)
-from ..simulate.theory import Theory, lagrange_weights
+from ..simulate.theory import TABLE, Theory, lagrange_weights
 from ..summaries.handmade import Shapes, Spectrum
 from . import spectra
-from .spectra import CosmologyTable, Survey, masked_window, read_spectra
+from .spectra import CosmologyTable, masked_window, read_spectra
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
@@ -66,21 +67,20 @@ def _minkowski(field, valid, thresholds):
 class Comparison:
     """The statistics of a survey's maps, and what the theory expects of their spectra.
 
-    mask, n_gal, field: bool (rows, columns); noise level; of simulated maps. Raises InputError.
+    mask, field: bool (rows, columns); of simulated maps, n_gal too. Raises InputError.
     """
 
-    def __init__(self, mask: np.ndarray, n_gal: float = N_GAL, field: Field = Field()):
-        self.mask, self.n_gal, self.field, self.grid = mask, n_gal, field, Grid(mask)
+    def __init__(self, mask: np.ndarray, field: SimulationOptions = SimulationOptions()):
+        self.mask, self.n_gal, self.field, self.grid = mask, field.n_gal, field, Grid(mask)
         self.both = [Spectrum(mask.shape, mask.sum(), n, *span)
                      for n, span in ((N_BIN, ELL_RANGE), (N_WHITE, WHITE_RANGE))]
-        self.shapes = Shapes(mask, SCALES, n_gal=n_gal)
+        self.shapes = Shapes(mask, SCALES, n_gal=self.n_gal)
         self.pixels = self.shapes.valid.sum(axis=(1, 2))
         if self.pixels.min() < MIN_PIXELS:
             raise InputError(f"--mask: expected a survey with {MIN_PIXELS} pixels to smooth to 8 "
                              f"arcmin, got {self.pixels.min()}; its histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in self.both])
-        self.nodes = Theory(0.3, 0.8, field.sky).table(self.grid.ell).nodes
         self.table = CosmologyTable(
             *zip(OMEGA_M_RANGE, S_8_RANGE),
             lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
@@ -111,8 +111,8 @@ class Comparison:
 
     def expected(self, labels: np.ndarray) -> np.ndarray:
         """Binned spectra of noiseless maps at labels (n, 5), both in a row: (n, bins)."""
-        values = self.table(labels[:, :2]).reshape(len(labels), *map(len, self.nodes), -1)
-        weights = [lagrange_weights(nodes, labels[:, i]) for nodes, i in zip(self.nodes, (4, 2, 3))]
+        values = self.table(labels[:, :2]).reshape(len(labels), *map(len, TABLE.values()), -1)
+        weights = map(lagrange_weights, TABLE.values(), labels[:, (4, 2, 3)].T)
         return np.einsum("na,nb,nc,nabck->nk", *weights, values, optimize=True)
 
     def fit(self, found: dict, covariance: np.ndarray | None = None) -> tuple:
@@ -158,7 +158,7 @@ class Comparison:
         """Yield n noisy maps (n_observed,) at label (5,), with the white scatter of a fit()."""
         labels, keys = np.tile(label, (n, 1)), [(seeds.REALISM, r) for r in range(n)]
         sigma = np.sqrt(noise_sigma(self.n_gal)**2 + scatter)
-        field = self.field._replace(pixel_scatter=0.0)         # the map's own scatter stands for it
+        field = dataclasses.replace(self.field, pixel_scatter=0.0)     # the map's own stands for it
         for kappa in draw_maps(self.grid, labels, seed, keys, field, sigma):
             if progress is not None:
                 progress.update()
@@ -256,19 +256,19 @@ def table(results: dict[int, dict]) -> str:
 def _print_spectra(args, options, n):
     mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
     label = None if args.label is None else dataset.read_label(args.label)
-    real, field = read_spectra(args.spectra, mask, label, options.n_gal), options.drawing()
-    survey, number = Survey(mask, real.edges, options.n_gal), real.power[..., 0].size
+    real = read_spectra(args.spectra, mask, label, options.n_gal)
+    survey, number = real.survey, real.power[..., 0].size
     repeats = -(-n // number)
     progress = Progress(repeats * number, "realism", args.quiet)
-    drawn = spectra.simulate(survey, real.label, field, repeats, args.seed, progress)
+    drawn = spectra.simulate(survey, real.label, options, repeats, args.seed, progress)
     progress.close()
     print("{}: {} cosmologies, {} realisations; {} simulated maps of each".format(
         args.spectra, *real.label.shape[:2], repeats))
-    found = spectra.compare(real, survey.expected(real.label, field), drawn)
+    found = spectra.compare(real, survey.expected(real.label, options), drawn)
     print(spectra.table(found, real.label))
     if label is not None:
         print("standard deviation of the signal in a pixel over all labels: "
-              f"{survey.rms(label, field):.5f}")
+              f"{survey.rms(label, options):.5f}")
 
 
 def read_maps(path: str, rows: str, mask: str | None) -> tuple[dict, np.ndarray]:
@@ -313,7 +313,7 @@ def realism_main(argv: list | None = None) -> None:
     if args.spectra:
         return _print_spectra(args, options, n)
     maps, mask = read_maps(args.map, args.row, args.mask)
-    comparison = Comparison(mask, options.n_gal, options.drawing())
+    comparison = Comparison(mask, options)
     progress = Progress(n * len(maps), "realism", args.quiet)
     results = {row: comparison.compare(kappa, n, args.seed, progress)
                for row, kappa in maps.items()}

@@ -17,9 +17,9 @@ from ..core import seeds
 from ..core.checks import InputError, array
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, N_GAL, NUISANCES, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
-from ..simulate.fields import ARCMIN, Field, Grid, generator
+from ..simulate.fields import ARCMIN, Grid, generator
 from ..simulate.halo_sky import draw_maps
-from ..simulate.plan import FIXED_NUISANCES
+from ..simulate.plan import FIXED_NUISANCES, SimulationOptions
 from ..simulate.theory import Sky, Theory, chebyshev_nodes, lagrange_weights
 from ..summaries.handmade import Spectrum
 
@@ -36,10 +36,10 @@ VERDICTS = {"means": f"signals within {TOLERANCE:.0%} plus their error",
             "responses": "responses within 2 errors, bins 4-8",
             "scatters": f"scatter within {SCATTER_TOLERANCE:.0%}, bins 4-9"}
 
-Spectra = namedtuple("Spectra", "power label edges noise")
+Spectra = namedtuple("Spectra", "power label survey")
 Spectra.__doc__ = """Noisy spectra with truth: power (n_cosmology, n_realisation, n_bin), steradian.
 
-label: (n_cosmology, n_realisation, 5); edges: (n_bin + 1,) multipoles; noise: its mean power."""
+label: (n_cosmology, n_realisation, 5); survey: the Survey behind whose mask they were measured."""
 
 
 def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarray:
@@ -182,7 +182,7 @@ class Survey:
         self.norm, self.window = float(mask.mean()), None
         self.noise = self.sigma**2 * self.grid.pixel**2 * self.norm
 
-    def expected(self, label: np.ndarray, field: Field) -> np.ndarray:
+    def expected(self, label: np.ndarray, field: SimulationOptions) -> np.ndarray:
         """Mean signal of each map, of label's shape (n_cosmology, n_realisation, 5) but n_bin."""
         if self.window is None:
             self.window = masked_window(self.grid, self.mask, self.spectrum)
@@ -194,7 +194,7 @@ class Survey:
         """C_ell (n_realisation, n) of one cosmology after the other."""
         return (Theory(*one[0, :2], field.sky).table(self.grid.ell)(*one[:, 2:].T) for one in label)
 
-    def rms(self, label: np.ndarray, field: Field) -> float:
+    def rms(self, label: np.ndarray, field: SimulationOptions) -> float:
         """In-mask standard deviation of all noiseless maps at label, as expected()."""
         mean = np.stack([c_ell.mean(axis=0) for c_ell in self._c_ell(label, field)])
         variance = [self.grid.variance(power) for power in self.grid.pixel_power(mean)]
@@ -226,11 +226,11 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
     if power.shape[1] < len(NUISANCES) + 3:
         raise InputError(f"{path}: expected at least {len(NUISANCES) + 3} realisations of a "
                          f"cosmology to regress on the nuisances, got {power.shape[1]}; give more")
-    return Spectra(power, label, edges, Survey(mask, edges, n_gal).noise)
+    return Spectra(power, label, Survey(mask, edges, n_gal))
 
 
-def simulate(survey: Survey, label: np.ndarray, field: Field, repeats: int = 4, seed: int = 1,
-             progress: Progress | None = None) -> np.ndarray:
+def simulate(survey: Survey, label: np.ndarray, field: SimulationOptions, repeats: int = 4,
+             seed: int = 1, progress: Progress | None = None) -> np.ndarray:
     """Noisy spectra of maps drawn at label: (repeats, n_cosmology, n_realisation, n_bin)."""
     out = np.empty((repeats, *label.shape[:2], survey.spectrum.width))
     frame = np.zeros((1, *survey.mask.shape), np.float32)
@@ -272,8 +272,8 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     (n_bin), of log10 P, simulated over real; and whether each of VERDICTS holds. Real cosmologies
     share seeds, which makes the scatter's error up to 1.7 times larger.
     """
-    minimum, dof = SIGNAL_FLOOR * real.noise, real.power.shape[1] - 1 - len(UNITS)
-    signal, drawn = real.power - real.noise, simulated - real.noise
+    noise, dof = real.survey.noise, real.power.shape[1] - 1 - len(UNITS)
+    signal, drawn, minimum = real.power - noise, simulated - noise, SIGNAL_FLOOR * noise
     out = {"ratio": expected.mean(axis=1) / signal.mean(axis=1)}
     out["slope_real"], out["slope_error"], rest = regress(signal, real.label, minimum)
     # of means, from the scatter beyond the nuisances'
