@@ -189,20 +189,18 @@ class HaloMaps:
             mass * extended, mass * stars, place_among(SIZES, h.angle[:, h.heavy] / sky.grid.pixel),
             place_among(SHAPES, (h.concentration * swell)[:, h.heavy]))]
         scatter = C_SCATTER / np.log(SHAPES[1] / SHAPES[0])
-        lost = area * (1.0 - extended - stars)
-        near = sky.near | everywhere
+        lost, q = area * (1.0 - extended - stars), q.reshape(SLICES, PARTS)
+        lost, area, *kinds = (v.reshape(SLICES, -1) for v in (lost, area, *kinds))
         sky.map[...], sky.smooth[...], self.count = 0.0, 0.0, 0
         for s, (table, number, smooth) in enumerate(self.tables):
-            part = slice(s * PARTS, (s + 1) * PARTS)
             rng, turn = layers(s)
             field = sky.coarse.draw(h.power[s], None, rng, full=True)
             # gas that left its halo stays in the cell; where none is painted, whole halos are even
-            rest = smooth @ q[part, 0]
-            even, mean = (rest + number @ a[part].ravel() for a in (lost, area))
+            even, mean = (smooth @ q[s] + number @ a[s] for a in (lost, area))
             table = table._replace(smooth=even, mean=mean)
-            kind = kernels.Kinds(*(v[part].ravel() for v in kinds), scatter)
+            kind = kernels.Kinds(*(v[s] for v in kinds), scatter)
             seed = rng.bit_generator.random_raw() >> 1
-            halos = kernels.scatter(field, near, turn, table, sky.smooth, seed)
+            halos = kernels.scatter(field, sky.near | everywhere, turn, table, sky.smooth, seed)
             kernels.paint(sky.map, halos, table, kind, sky.profiles, seed)
             self.count += len(halos)
 

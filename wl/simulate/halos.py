@@ -95,7 +95,20 @@ class Halos:
         self.angle = lagrange * OVERDENSITY**(-1.0 / 3.0) / self.chi[:, None]
         self.area = self.mass / (rho * self.chi[:, None]**2)
         self.share = (density * self.mass)[:, self.heavy] / rho
-        self.power = self._linear_spectra()
+        # spectra of g by Limber, weighted by the lensing at Delta_z = 0: matter knows of no error of
+        # the sources' redshifts
+        ell = np.hypot.outer(coarse.ell_y, coarse.ell_x).ravel()
+        ell[0] = ell[1]
+        step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
+        k = np.exp(step) / self.chi[:, None]
+        weight = (self.lensing(np.zeros(1))[0] * self.depth).reshape(SLICES, PARTS)
+        weight = (weight / weight.sum(1, keepdims=True)).ravel()
+        weight = (weight * growth(self.z, om) / self.chi)**2 / self.depth
+        longest = np.array([next(side for end, side in LONGEST if own < end) for own in self.z])
+        power = weight[:, None] * theory.linear_power(k) * (k > 2.0 * np.pi / longest[:, None])
+        power = power.reshape(SLICES, PARTS, -1).sum(1)
+        self.power = np.array([np.interp(np.log(ell), step, p) for p in power], np.float32)
+        self.power[:, 0] = 0.0
         self.variance = np.array([coarse.variance(power) for power in self.power])
         self.powers = np.array([self._powers(power) for power in self.power])
         most = MAX_CLUSTERING / np.sqrt(self.variance).repeat(PARTS)
@@ -103,30 +116,13 @@ class Halos:
         self.smooth = 1.0 - self.share.sum(1)
         self.smooth_bias = (1.0 - (self.share * self.bias).sum(1)) / self.smooth
 
-    def _linear_spectra(self):
-        """Of g, by Limber: float32 (slice, quarter cells)."""
-        # weighted by the lensing at Delta_z = 0: matter knows of no error of the sources' redshifts
-        ell = np.hypot.outer(self.coarse.ell_y, self.coarse.ell_x).ravel()
-        ell[0] = ell[1]
-        step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
-        k = np.exp(step) / self.chi[:, None]
-        weight = (self.lensing(np.zeros(1))[0] * self.depth).reshape(SLICES, PARTS)
-        weight = (weight / weight.sum(1, keepdims=True)).ravel()
-        weight = (weight * growth(self.z, self.theory.omega_m) / self.chi)**2 / self.depth
-        side = np.array([next(side for z, side in LONGEST if own < z) for own in self.z])
-        power = weight[:, None] * self.theory.linear_power(k) * (k > 2.0 * np.pi / side[:, None])
-        power = power.reshape(SLICES, PARTS, -1).sum(1)
-        out = np.array([np.interp(np.log(ell), step, p) for p in power], np.float32)
-        out[:, 0] = 0.0
-        return out
-
     def _powers(self, power):
         """Spectra of xi_g^m, m = 1 to ORDERS, along one axis: (ORDERS, n)."""
-        quarter, area = self.coarse.quarter, self.coarse.pixel**2
-        xi = scipy.fft.dctn(power.reshape(quarter).astype(float), type=1, workers=1)
-        xi /= self.coarse.rows * self.coarse.columns * area
-        columns = self.coarse.times[1]                 # ell_x = 0 is a sum over all of them
-        return np.maximum([scipy.fft.dct(xi**m @ columns, type=1)[1:] * area
+        coarse, area = self.coarse, self.coarse.pixel**2
+        xi = scipy.fft.dctn(power.reshape(coarse.quarter).astype(float), type=1, workers=1)
+        xi /= coarse.rows * coarse.columns * area
+        # ell_x = 0 is a sum over all columns
+        return np.maximum([scipy.fft.dct(xi**m @ coarse.times[1], type=1)[1:] * area
                            for m in range(1, ORDERS + 1)], 0.0)
 
     def lensing(self, delta_z: np.ndarray) -> np.ndarray:

@@ -209,9 +209,11 @@ class Plan:
             raise InputError("--nuisances design: expected labels (n_cosmology, n_realisation, 5) "
                              "by --design, got none; give them, or --nuisances drawn")
         self.nuisances = options.nuisances or ("design" if has else "drawn")
-        most = DEFAULT_REALISATIONS
-        n, m = (N_COSMOLOGY, most) if given is None else given.shape[:2]
-        n, m = options.cosmologies or n, options.realisations or min(m, most)
+        self._nuisances = draw_nuisances
+        if options.nuisances == "fixed":
+            self._nuisances = lambda n, rng: np.tile(FIXED_NUISANCES, (n, 1))
+        n, m = (N_COSMOLOGY, DEFAULT_REALISATIONS) if given is None else given.shape[:2]
+        n, m = options.cosmologies or n, options.realisations or min(m, DEFAULT_REALISATIONS)
         # more maps than the disk holds are refused before so much as their labels are drawn
         maps = n * m + options.test + options.unseen
         need = maps * (2 * self.n_observed + 40)
@@ -248,10 +250,6 @@ class Plan:
             key = seeds.NUISANCE, 0 if self.options.shared_seeds else c, r
             label[c, r, 2:] = self._nuisances(1, generator(self.options.seed, *key))[0]
         return label
-
-    def _nuisances(self, n, rng):
-        fixed = self.nuisances == "fixed"
-        return np.tile(FIXED_NUISANCES, (n, 1)) if fixed else draw_nuisances(n, rng)
 
     def _test_labels(self):
         theta, test, unseen = self.label[:, 0, :2], self.options.test, self.options.unseen

@@ -143,9 +143,9 @@ def write_maps(path: pathlib.Path, places, labels: np.ndarray, keys: list, noise
             with np.errstate(over="ignore"):
                 row = kappa.astype("<f2")
             if not np.isfinite(row).all() or (row.size > 1 and (row == row[0]).all()):
-                where = "Omega_m = {:g}, S_8 = {:g}".format(*labels[0])
-                raise RunError(f"a map at {where} has infinite, undefined or equal pixels; give "
-                               "options nearer to their defaults")
+                raise RunError("a map at Omega_m = {:g}, S_8 = {:g} has infinite, undefined or "
+                               "equal pixels; give options nearer to their defaults".format(
+                                   *labels[0]))
             file.seek(first + int(place) * size)
             file.write(row.tobytes())
         os.fsync(file.fileno())              # the parent notes the task as done: it has to be
@@ -235,10 +235,10 @@ def _finish(out, part, plan):
                              (TRUTH_FILE, plan.label_test)):
             if len(values):
                 np.save(part / name, values)
-        drawn = (("kappa", KAPPA_FILE), ("noisy_test", TEST_FILE))
         _write_json(part / SIMULATION_FILE, {
             "settings": plan.settings, "seed": plan.options.seed, "inputs": plan.inputs,
-            "maps": {key: digest_file(path) for key, name in drawn
+            "maps": {key: digest_file(path)
+                     for key, name in (("kappa", KAPPA_FILE), ("noisy_test", TEST_FILE))
                      if (path := part / (name + ".part")).is_file()},
             "origin": plan.origin, "versions": versions(), "code_version": code_version()})
     for name in FILES:

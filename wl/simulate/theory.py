@@ -204,19 +204,17 @@ class Theory:
 
     def __init__(self, omega_m: float, s_8: float, sky: Sky = Sky()):
         check(Omega_m=omega_m, S_8=s_8)
-        self.omega_m, self.s_8, self.sky = float(omega_m), float(s_8), sky
-        self.sigma_8 = float(sigma_8_of(omega_m, s_8))
+        self.omega_m, self.sky, self.sigma_8 = float(omega_m), sky, float(sigma_8_of(omega_m, s_8))
         # 1100 points hold sigma_8 to 1e-7 (the oscillations need about 20 points a period)
         ln_k = np.linspace(*np.log(K_RANGE), 1100)
         self._k, self._step = np.exp(ln_k), ln_k[1] - ln_k[0]
         self._delta2 = self._k**(3.0 + N_S) * transfer(self._k, self.omega_m)**2
         self._norm = (self.sigma_8 / self.top_hat_sigma(np.array([8.0]))[0])**2
         self._delta2 *= self._norm
-        z = np.linspace(0.0, Z_MAX, 181)
-        t = 0.5 * z[:, None] * (_X48 + 1.0)
         # comoving distance, Mpc/h, for z from 0 to Z_MAX: a spline through exact values, 1e-9
-        self.distance = CubicSpline(
-            z, 0.5 * HUBBLE_DISTANCE * z * np.sum(_W48 / self.hubble(t), axis=-1))
+        z = np.linspace(0.0, Z_MAX, 181)
+        inverse = np.sum(_W48 / self.hubble(0.5 * z[:, None] * (_X48 + 1.0)), axis=-1)
+        self.distance = CubicSpline(z, 0.5 * HUBBLE_DISTANCE * z * inverse)
 
     def hubble(self, z: np.ndarray) -> np.ndarray:
         """H(z)/H_0."""
