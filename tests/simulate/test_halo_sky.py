@@ -82,8 +82,8 @@ def test_windows_of_cells_and_of_stamps(monkeypatch, crowd, edges, n):
     second 2, 4 and 10 %.
     """
     class Crowd(Halos):
-        def __init__(self, theory):
-            super().__init__(theory)
+        def __init__(self, theory, coarse):
+            super().__init__(theory, coarse)
             self.number *= crowd
             self.area /= crowd
     monkeypatch.setattr("wl.simulate.halo_sky.Halos", Crowd)

@@ -95,12 +95,12 @@ class Grid:
         self.ell_2 = np.add.outer(self.ell_y**2, self.ell_x**2).ravel()
         highest = np.sqrt(2.0) * (IMAGES + 0.5) * 2.0 * np.pi / self.pixel
         self.ell = log_ell_grid(0.9 * min(self.ell_y[1], self.ell_x[1]), 1.1 * highest)
-        self._images = None
         # fresh pages for every temporary array cost more than its arithmetic: 3.3 ms against 0.8
         half = (self.rows, self.quarter[1])
         self._square, *self._work = (np.empty(half, np.float32) for _ in range(4))
         self._modes = np.empty((*half, 2), np.float32)
 
+    @functools.cached_property
     def image_matrix(self) -> np.ndarray:
         """float32 (quarter cells, len(ell)): the pixel's spectrum as a linear map of C at self.ell.
 
@@ -127,9 +127,7 @@ class Grid:
 
     def pixel_power(self, c_ell: np.ndarray) -> np.ndarray:
         """Spectra (m, quarter cells) of pixel averages, float32, of c_ell (m, n) at self.ell."""
-        if self._images is None:
-            self._images = self.image_matrix()
-        return np.atleast_2d(c_ell).astype(np.float32) @ self._images.T      # its bits depend on m
+        return np.atleast_2d(c_ell).astype(np.float32) @ self.image_matrix.T    # bits depend on m
 
     def gaussian_power(self, power: np.ndarray, lam: float) -> np.ndarray:
         """Spectrum of g where kappa = lam (exp(g - v/2) - 1): Xavier et al. 2016, MNRAS 459"""

@@ -9,6 +9,7 @@ halo model, R(k, z) = P_feedback / P_gravity, both from the same halo model (lin
 term), so that its errors cancel: Mead et al. 2021, MNRAS 502, 1401, sections 4 and 6, table 5.
 """
 from collections import namedtuple
+from collections.abc import Callable
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -156,7 +157,7 @@ def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
     b_0, b_z, log_mb, mb_z, f_z = feedback_parameters(log10_t_agn)
     out = np.empty((len(log10_t_agn), len(f_0), len(z), len(k)))
     for i, redshift in enumerate(z):
-        d, omz = float(growth(redshift, om)), float(theory.omega_m_at(redshift))
+        d, omz = float(growth(redshift, om)), om * (1.0 + redshift)**3 / theory.hubble(redshift)**2
         x, delta_c = omz - 1.0, 1.686 * (1.0 + 0.0123 * np.log10(omz))   # Nakamura & Suto 1997
         overdensity = (18.0 * np.pi**2 + 82.0 * x - 39.0 * x * x) / omz  # Bryan & Norman 1998
         nu = delta_c / (np.exp(ln_sigma) * d)
@@ -198,8 +199,7 @@ def log_ell_grid(low: float = 4.0, high: float = 9.0e4, step: float = 0.1) -> np
 class Theory:
     """Background, growth, powers and convergence spectrum of one cosmology under a Sky.
 
-    omega_m, s_8: matter density today, 0.051 to 1; sigma_8 sqrt(omega_m / 0.3)
-    Raises InputError.
+    omega_m, s_8: matter density today, 0.051 to 1; sigma_8 sqrt(omega_m / 0.3). Raises InputError.
     """
 
     def __init__(self, omega_m: float, s_8: float, sky: Sky = Sky()):
@@ -219,10 +219,6 @@ class Theory:
     def hubble(self, z: np.ndarray) -> np.ndarray:
         """H(z)/H_0."""
         return np.sqrt(self.omega_m * (1.0 + z)**3 + 1.0 - self.omega_m)
-
-    def omega_m_at(self, z: np.ndarray) -> np.ndarray:
-        """Matter density parameter at redshift z."""
-        return self.omega_m * (1.0 + z)**3 / self.hubble(z)**2
 
     def linear_power(self, k: np.ndarray) -> np.ndarray:
         """Linear P(k) today, (Mpc/h)^3; k in h/Mpc."""
@@ -252,8 +248,7 @@ class Theory:
 
     def nonlinear_power(self, k: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Power without feedback at k (..., n_z), z (n_z,): Takahashi et al. 2012, ApJ 761, 152."""
-        ks, n, c = self._halofit_scale(z)
-        om = self.omega_m_at(z)
+        om, (ks, n, c) = self.omega_m * (1.0 + z)**3 / self.hubble(z)**2, self._halofit_scale(z)
         a_n = 10.0**(1.5222 + n * (2.8553 + n * (2.3706 + n * (0.9903 + n * 0.2250))) - 0.6038 * c)
         b_n = 10.0**(-0.5642 + n * (0.5864 + n * 0.5716) - 1.5474 * c)
         c_n = 10.0**(0.3698 + n * (2.0404 + n * 0.8161) + 0.5869 * c)
@@ -311,21 +306,20 @@ class Theory:
             c = np.einsum("mz,tfnz->mtfn", weight, response * power, optimize=True)
         return c if np.ndim(delta_z) else c.reshape(-1)
 
-    def table(self, ell: np.ndarray) -> "Spectrum":
-        """C_ell for all nuisances at once, through Chebyshev nodes; ell as in c_ell()."""
-        return Spectrum(self.c_ell(ell, *TABLE.values()))
+    def table(self, ell: np.ndarray) -> Callable:
+        """C_ell as a function of log10 T_AGN, f_0 and Delta_z, by TABLE's nodes; ell as in c_ell().
 
+        The function returns float64 (m, n) for nuisances of shape (m,), (n,) for numbers.
+        """
+        values = self.c_ell(ell, *TABLE.values())
 
-class Spectrum(namedtuple("Spectrum", "values")):
-    """C_ell of a cosmology as a polynomial in Delta_z, log10 T_AGN and f_0, from TABLE's nodes."""
-
-    def __call__(self, log10_t_agn, f_0, delta_z) -> np.ndarray:
-        """C_ell in steradian, float64 (m, n) for nuisances of shape (m,), (n,) for scalars."""
-        values = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
-        check(**dict(zip(TABLE, values)))
-        weights = map(lagrange_weights, TABLE.values(), values)
-        c = np.einsum("ma,mb,mc,abcn->mn", *weights, self.values, optimize=True)
-        return c[0] if np.ndim(delta_z) == 0 else c
+        def spectrum(log10_t_agn, f_0, delta_z):
+            at = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
+            check(**dict(zip(TABLE, at)))
+            weights = map(lagrange_weights, TABLE.values(), at)
+            c = np.einsum("ma,mb,mc,abcn->mn", *weights, values, optimize=True)
+            return c[0] if np.ndim(delta_z) == 0 else c
+        return spectrum
 
 
 def lagrange_weights(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:

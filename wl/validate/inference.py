@@ -220,10 +220,9 @@ def limit_main(argv: list | None = None) -> None:
     args = cli.parse(limit_parser(), argv)
     paths = limit(args.data, LimitOptions.of(args), out=args.out, seed=args.seed, quiet=args.quiet)
     results = [report.score_posterior(path, seed=args.seed) for path in paths]
-    for result in results:
-        report.save(result)
     print(score_table.overview(results))
     for result in results:
+        report.save(result)
         settings, part = result["settings"], result["subsets"][result["scored"]]
         how = "exact" if settings["count"] == "exact" else "by counting modes"
         print(f"information limit, {how}, nuisances {settings['nuisances']}, {settings['prior']} "

@@ -82,8 +82,8 @@ class Comparison:
         # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in self.both])
         self.table = CosmologyTable(
-            *zip(OMEGA_M_RANGE, S_8_RANGE),
-            lambda *theta: Theory(*theta, field.sky).table(self.grid.ell).values @ window.T)
+            *zip(OMEGA_M_RANGE, S_8_RANGE), lambda *theta: Theory(*theta, field.sky).c_ell(
+                self.grid.ell, *TABLE.values()) @ window.T)
         self.centre, self.spread = design(101).mean(axis=0), np.cov(design(101).T)
 
     def frame(self, kappa: np.ndarray) -> np.ndarray:

@@ -65,8 +65,7 @@ def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarra
         modes[1:] = 0.5 * (modes[1:] + modes[:0:-1])               # fold the two halves of the rows
         folded = modes[:grid.quarter[0]] * np.outer(*grid.times)
         kernel[i] = folded.ravel() * scale / spectrum.count[b]
-    images = grid.image_matrix()
-    return np.stack([k @ images for k in kernel.astype(np.float32)]).astype(float)
+    return np.stack([k @ grid.image_matrix for k in kernel.astype(np.float32)]).astype(float)
 
 
 class CosmologyTable:
@@ -113,7 +112,7 @@ class BandPowers:
 
     def __init__(self, grid: Grid, theta: np.ndarray, n_gal: float, n_bin: int = N_BIN,
                  sky: Sky = Sky()):
-        self.grid, self.sky, images = grid, sky, grid.image_matrix()
+        self.grid, self.sky, images = grid, sky, grid.image_matrix
         ell, times = np.hypot.outer(grid.ell_y, grid.ell_x), np.outer(*grid.times)
         self.edges = np.geomspace(0.999 * min(grid.ell_y[1], grid.ell_x[1]), 1.001 * ell[-1, -1],
                                   n_bin + 1)
@@ -205,8 +204,7 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
                  n_gal: float = N_GAL) -> Spectra:
     """Read an .npz with power (behind the mask), ell_edges and, unless it is given, label.
 
-    label: (any, any, 5), of which the first cosmologies and realisations are the spectra's
-    Raises InputError.
+    label: (any, any, 5), whose first cosmologies and realisations are meant. Raises InputError.
     """
     names, found = ("power", "ell_edges", "label")[:2 + (label is None)], {}
     with contextlib.suppress(Exception):    # what is no archive raises errors of half a dozen kinds
