@@ -95,7 +95,7 @@ class Halos:
         self.angle = lagrange * OVERDENSITY**(-1.0 / 3.0) / self.chi[:, None]
         self.area = self.mass / (rho * self.chi[:, None]**2)
         self.share = (density * self.mass)[:, self.heavy] / rho
-        # by Limber, with the lensing at Delta_z = 0: matter knows no error of the sources' redshifts
+        # by Limber with the lensing at Delta_z = 0: matter knows no error of the source redshifts
         ell = np.hypot.outer(coarse.ell_y, coarse.ell_x).ravel()
         ell[0] = ell[1]
         step = np.linspace(np.log(ell.min()), np.log(ell.max()), 400)
