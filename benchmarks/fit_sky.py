@@ -28,7 +28,7 @@ from wl.simulate.plan import SimulationOptions  # noqa: E402
 from wl.simulate.theory import PUBLISHED  # noqa: E402
 from wl.validate.spectra import SIGNAL_FLOOR, compare, read_spectra  # noqa: E402
 from wl.validate.spectra import regress, simulate, table  # noqa: E402
-from wl.maps.dataset import MASK_FILE, load_npy, read_label, read_mask  # noqa: E402
+from wl.maps.dataset import MASK_FILE, read_label, read_mask  # noqa: E402
 
 RMS, RMS_ERROR = 0.01137, 0.005       # of the training maps behind the mask; allowed relative error
 NAMES = ("source_shift", "stellar_boost", "nonlinear_tilt", "pixel_scatter")

@@ -15,7 +15,7 @@ from conftest import ROOT, one_line
 
 from wl.simulate import simulate as module
 from wl.core.checks import InputError, RunError
-from wl.maps.dataset import MASK_FILE, TEST_FILE, TRUTH_FILE
+from wl.maps.dataset import TEST_FILE, TRUTH_FILE
 from wl.simulate.fields import Grid
 from wl.simulate.plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions, design
 from wl.simulate.simulate import FILES, simulate

@@ -409,7 +409,8 @@ def test_command_line(masked, tmp_path, capsys, coarse):
 
 
 @pytest.mark.parametrize("options, word", [
-    (["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"), (["--data", "absent"], "absent")])
+    (["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"),
+    (["--data", "absent"], "absent")])
 def test_faults_are_one_line(masked, options, word):
     with pytest.raises(InputError) as error:
         module.limit_main(["--data", str(masked), "--quiet", *options])

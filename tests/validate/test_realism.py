@@ -1,6 +1,5 @@
 """Simulated maps against real ones, statistics against other routes to them, the picture."""
 import copy
-import sys
 
 import numpy as np
 import pytest

@@ -189,9 +189,8 @@ class HaloSpectrum:
         self.halos, self.ell = halos, ell
         self.sparse = np.append(ell[:-1:2], ell[-1])      # with a cubic spline between
         self.nodes = chebyshev_nodes(*T_AGN_RANGE, N_T), chebyshev_nodes(*F_0_RANGE, N_F)
-        shape = (N_T, N_F, SLICES * PARTS, len(self.sparse))
-        self.heavy, self.light = np.empty(shape), np.empty(shape)
-        self.two = np.empty((N_T, N_F, ORDERS, *shape[2:]))
+        self.one = np.empty((2, N_T, N_F, SLICES * PARTS, len(self.sparse)))    # heavy, light
+        self.two = np.empty((N_T, N_F, ORDERS, *self.one.shape[3:]))
         self.even = np.empty(self.two.shape[:-1])
         cell = cell_window(self.sparse, 2.0 * pixel)
         for t, log10_t_agn in enumerate(self.nodes[0]):
@@ -212,7 +211,7 @@ class HaloSpectrum:
         """Terms where lensing() is one, at two nodes; u: mean of the window and of its square."""
         halos, (extended, _, stars) = self.halos, feedback
         h, mean = halos.heavy, halos.number * halos.area
-        for part, out in ((halos.light, self.light), (h, self.heavy)):
+        for part, out in zip((h, halos.light), self.one):
             e, point = extended[:, part], stars[:, part]
             w = (mean * halos.area)[:, part]
             out[at] = (np.einsum("km,kml->kl", w * e * e, u[1][:, part])
@@ -235,18 +234,17 @@ class HaloSpectrum:
         weights = [lagrange_weights(nodes, x) for nodes, x in zip(self.nodes, (log10_t_agn, f_0))]
         both = np.einsum("na,nb->nab", *weights)
         q = self.halos.lensing(delta_z)
-        light, heavy = (np.einsum("nab,abkl,nk->nl", both, one, q * q, optimize=True)
-                        for one in (self.light, self.heavy))
+        heavy, light = (np.einsum("nab,abkl,nk->nl", both, one, q * q, optimize=True)
+                        for one in self.one)
         two = np.einsum("nab,abokl,nk->nokl", both, self.two, q, optimize=True)
         two = two.reshape(len(q), ORDERS, SLICES, PARTS, -1).sum(3)
         even = np.einsum("nab,abok,nk->nok", both, self.even, q, optimize=True)
         even = np.broadcast_to(even.reshape(len(q), ORDERS, SLICES, PARTS, 1).sum(3), two.shape)
         painted, cross, smooth = (np.einsum("nosl,nosl,sol->nl", a, b, self.correlations)
                                   for a, b in ((two, two), (two, even), (even, even)))
-        out, ln_ell = [], np.log(self.sparse)
-        for c in (heavy + painted, cross, smooth, light):
-            spline = CubicSpline(ln_ell, np.log(np.maximum(c, 1e-30)), axis=1)
-            out.append(np.exp(spline(np.log(self.ell))))
+        out = [CubicSpline(np.log(self.sparse), np.log(np.maximum(c, 1e-30)), axis=1)
+               for c in (heavy + painted, cross, smooth, light)]
+        out = [np.exp(spline(np.log(self.ell))) for spline in out]
         for c in out[1:3]:
             c[:, self.ell > self.halos.ell[-1]] = 0.0      # of waves that cells do not hold
         return out

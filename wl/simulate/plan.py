@@ -18,7 +18,7 @@ from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
 from ..maps.splits import DEFAULT_REALISATIONS
 from .fields import (GAUSSIAN_ABOVE, GAUSSIAN_BELOW, GAUSSIAN_SHARE, LAMBDA_FACTOR, check_frame,
                      generator)
-from .theory import PIXEL_SCATTER, PUBLISHED, Sky, check
+from .theory import PIXEL_SCATTER, Sky, check
 
 KAPPA_FILE, LABEL_FILE = RELEASES["public"]
 FIELDS, N_COSMOLOGY = ("lognormal", "halo", "gaussian"), 101
@@ -177,17 +177,6 @@ class SimulationOptions(Options):
     def sky(self) -> Sky:
         """What the spectrum is made of."""
         return Sky(*(getattr(self, name) for name in Sky._fields))
-
-    @classmethod
-    def add_groups(cls, parser) -> None:
-        """Add all options to a parser, in groups."""
-        published = " ".join(f"--{name.replace('_', '-')} {value:g}"
-                             for name, value in PUBLISHED._asdict().items())
-        names = list(cls.__dataclass_fields__)
-        at = [0, *(names.index(name) for name in ("design", "field", "delta_z_sign")), None]
-        for i, title in enumerate(("size", "cosmologies and nuisances", "sky", "spectrum (fitted "
-                                   f"by benchmarks/fit_sky.py; as published: {published})")):
-            cls.add_to(parser, title, only=names[at[i]:at[i + 1]])
 
 
 class Plan:

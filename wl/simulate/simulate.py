@@ -35,6 +35,7 @@ from ..maps.splits import DEFAULT_DATA, DEFAULT_REALISATIONS
 from .fields import Grid
 from .halo_sky import draw_maps
 from .plan import KAPPA_FILE, LABEL_FILE, Plan, SimulationOptions
+from .theory import PUBLISHED
 
 SIMULATED = "simulated"                # below the folder of --data: the set that a script simulates
 DEFAULT_TEST = 1024
@@ -152,7 +153,6 @@ def write_maps(path: pathlib.Path, places, labels: np.ndarray, keys: list, noise
     return len(places)
 
 
-# ---------------------------------------------------------------- from begun to complete
 def room(out: pathlib.Path) -> int:
     """Bytes that a set in a folder may take: the disk's free ones and those of the set in it."""
     own = sum(path.stat().st_size for folder in (out, out / UNFINISHED) for path in folder.glob("*")
@@ -253,7 +253,6 @@ def _write_json(path, content):
         part.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
 
 
-# ---------------------------------------------------------------- the set that --data means
 def locate(args: Namespace) -> dataset.MapSet:
     """The data set that a command line's --data means, simulated if there is none; InputError."""
     folder = pathlib.Path(args.data)
@@ -325,7 +324,13 @@ Writes into DIR, in the layout of the public release (264 kB a map):
   {TRUTH_FILE}  (test + unseen, 5), which only scoring reads
   {SIMULATION_FILE}  settings, seed, versions, digests""")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the set")
-    SimulationOptions.add_groups(parser)
+    published = " ".join(f"--{name.replace('_', '-')} {value:g}"
+                         for name, value in PUBLISHED._asdict().items())
+    names = list(SimulationOptions.__dataclass_fields__)
+    at = [0, *map(names.index, ("design", "field", "delta_z_sign")), None]
+    for i, title in enumerate(("size", "cosmologies and nuisances", "sky", "spectrum (fitted by "
+                               f"benchmarks/fit_sky.py; as published: {published})")):
+        SimulationOptions.add_to(parser, title, only=names[at[i]:at[i + 1]])
     add = parser.add_argument_group("run").add_argument
     add("--processes", type=int, metavar="N", help="their number changes no byte (default: all)")
     add("--force", action="store_true", help="replace a set that was simulated with other settings")

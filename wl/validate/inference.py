@@ -43,7 +43,6 @@ TESTS = {**{f"coverage {name}": f"coverage at {name} %" for name in NOMINAL},
          "quantiles": "truths between quantiles", "sbc": "ranks", "tarp": "TARP"}
 
 
-# ---------------------------------------------------------------- the information limit
 def _log_likelihoods(expected, measured, count, minimum):
     """ln L (k, n), of means over nuisances, of measured (k, n_bin) and expected (n, m, n_bin)."""
     n, m, n_bin = expected.shape
@@ -230,7 +229,6 @@ def limit_main(argv: list | None = None) -> None:
               f"{part['expected_score']:.2f} +- {part['expected_score_error']:.2f}")
 
 
-# ---------------------------------------------------------------- calibration of a run
 def draw(emulator, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """n cosmologies (n, 2) from an emulator's prior, and a summary (n, d) of each."""
     rng, prior = seeds.generator(seed, seeds.CALIBRATION_DRAW), emulator.vertex_log_prior

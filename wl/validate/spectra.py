@@ -178,13 +178,11 @@ class Survey:
         if not even or self.spectrum.width != len(edges) - 1:
             raise InputError("ell_edges: expected multipoles evenly spaced in their logarithm, all "
                              "with modes on the frame of the mask; check --spectra and --mask")
-        self.norm, self.window = float(mask.mean()), None
+        self.norm, self.window = float(mask.mean()), masked_window(self.grid, mask, self.spectrum)
         self.noise = self.sigma**2 * self.grid.pixel**2 * self.norm
 
     def expected(self, label: np.ndarray, field: SimulationOptions) -> np.ndarray:
         """Mean signal of each map, of label's shape (n_cosmology, n_realisation, 5) but n_bin."""
-        if self.window is None:
-            self.window = masked_window(self.grid, self.mask, self.spectrum)
         white = 0.5 * field.pixel_scatter * self.grid.pixel**2
         return np.stack([(c_ell @ self.window.T + white) * self.norm
                          for c_ell in self._c_ell(label, field)])
