@@ -10,7 +10,6 @@ indexing, NumPy's moments and numpy.bincount for the PDF. What does not change f
 prepared outside the clock. Alternately in one process on one thread; the round with the least CPU
 time of each counts. The drawing of noise is not part of it.
 """
-import argparse
 import os
 import pathlib
 import sys
@@ -86,7 +85,7 @@ class Plain:
 
 
 def main():
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("--maps", type=int, default=16, help="maps a round (default 16)")
     parser.add_argument("--rounds", type=int, default=6, help="rounds (default 6)")
     parser.add_argument("--scales", type=float, nargs="+", default=MODELS["statistics"]["scales"],
