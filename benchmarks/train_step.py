@@ -42,7 +42,7 @@ def arguments(argv=None):
     parser.add_argument("--leak-steps", type=int, default=2000, help="of the leak check, 0: none")
     parser.add_argument("--leak-batch", type=int, default=8, help="maps a step there")
     parser.add_argument("--frame", default="1424x176", help="rows x columns")
-    parser.add_argument("--threads", type=int, default=cli.available_cpus(), help="of both")
+    parser.add_argument("--threads", type=int, default=cli.thread_count(None), help="of both")
     parser.add_argument("--same-allocator", action="store_true",
                         help="our allocator settings for the reference too")
     parser.add_argument("--reference", action="store_true", help=argparse.SUPPRESS)

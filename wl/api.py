@@ -1,10 +1,5 @@
-"""What joins the rooms. A notebook needs a set of maps, its predictions, posteriors, scores.
-
-    import wl
-    maps = wl.simulate_set("data/small", cosmologies=8, realisations=10, test=20)
-    predictions = wl.predict(maps, "data/runs/small", model="statistics")
-    posterior = wl.infer(predictions, "data/runs/small", sampler="exact")
-    print(wl.score(posterior)["score"])
+"""What joins the rooms. A notebook needs a set of maps, its predictions, posteriors, scores: the
+examples of simulate_set, predict, infer and score, one after the other, are a whole run.
 
 Options are those of the command line, with _ for -, and have the same defaults and checks. What was
 done before is not repeated. Mistakes raise wl.core.checks.InputError, and nothing ends the process.
@@ -16,7 +11,8 @@ import pathlib
 
 from .core import cli
 from .core.checks import InputError, meant
-from .maps.dataset import open_set
+from .core.params import HOLDOUT, N_OBSERVED
+from .maps.dataset import open_set, read_new
 
 # seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
 # that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
@@ -155,7 +151,6 @@ def _options(given, *classes):
 # ---------------------------------------------------------------- --dry-run
 def rehearsed_set(folder, realisations: int | None, threads: int) -> str:
     """What simulating a set would take. realisations: of each cosmology, None for the default."""
-    from .core.params import N_OBSERVED
     from .maps.splits import DEFAULT_REALISATIONS
     from .simulate.plan import N_COSMOLOGY
     from .simulate.simulate import DEFAULT_TEST
@@ -170,14 +165,12 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
 
     work, posterior, wanted: predict.Work, PosteriorOptions, Wanted
     """
-    from .core.params import HOLDOUT, N_OBSERVED
     from .summaries import predict
+    from .summaries.handmade import N_BIN, draws_of
     maps, split, options, out = work.maps, work.split, work.options, work.folder.out
     size = sum(path.stat().st_size for path in maps.files.values())
-    lines, seconds, d = [f"read: {maps.told()}; {size / 1e6:.0f} MB"], {}, 2
+    lines, seconds = [f"read: {maps.told()}; {size / 1e6:.0f} MB"], {}
     n_map, full = len(maps.flat_kappa) + split.n_test, maps.mask.sum() / N_OBSERVED
-    if options.method == "spectrum":
-        from .summaries.handmade import N_BIN as d
     if (out / "predictions.h5").exists():
         lines.append(f"predict: {out / 'predictions.h5'} is there, nothing is trained or measured")
     elif options.method == "spectrum":
@@ -190,7 +183,6 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
                      f"{options.members} members), at most {options.epochs} epochs of "
                      f"{split.n_train} maps each; {done} of them are there")
         if options.of_statistics() and not (out / "features.h5").exists():
-            from .summaries.handmade import draws_of
             rows, draws = draws_of(split, options)
             seconds["measure"] = (n_map + (draws - 1) * len(rows)) * full * COSTS["statistics"]
         seconds["train"] = 0.0
@@ -203,8 +195,8 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
                 seconds["train"] += steps * full * NETWORKS[job.part]
     count = split.n_test * (wanted.target != "holdout")
     count += len(split.rows(HOLDOUT)) * (wanted.target != "test")
-    direct = options.method == "direct"
-    return _told(lines, (count, 0 if direct else d), posterior, wanted,
+    d = {"direct": 0, "spectrum": N_BIN}.get(options.method, 2)
+    return _told(lines, (count, d), posterior, wanted,
                  f"{out}: networks, predictions.h5, ", threads, seconds)
 
 
@@ -213,8 +205,6 @@ def rehearsed_file(file, path, posterior, wanted, folder, threads: int, new: boo
     (n_map, d), seconds = file.groups["predictions"]["summaries"].shape, {}
     count, told = len(wanted.rows(file.groups["predictions"]["split"])), f"{d} summaries each"
     if new:
-        from .core.params import N_OBSERVED
-        from .maps.dataset import read_new
         mask, names = file.groups["constant_data"]["mask"], file.origin["networks"]
         n_map = count = len(read_new(path, mask))
         full, parts = mask.sum() / N_OBSERVED, file.settings["model"].split("+")
@@ -229,12 +219,8 @@ def rehearsed_file(file, path, posterior, wanted, folder, threads: int, new: boo
 
 
 def _told(lines, shape, posterior, wanted, out, threads, seconds):
-    """The lines, and more on how maps are inferred, how long all takes, what is written.
-
-    shape: number of maps, and summaries of each, 0 for a network's own error bars
-    seconds: {stage: float}, of one core, for what comes before
-    """
-    (count, d), exact = shape, posterior.sampler == "exact"
+    """The lines, and more on how maps are inferred, how long all takes, what is written."""
+    (count, d), exact = shape, posterior.sampler == "exact"    # d = 0: no summaries
     how = ("the network's own error bars" if d == 0 else "quadrature" if exact else
            f"{posterior.chains} chains of {posterior.nstep} steps")
     cost = 0.0 if d == 0 else COSTS["exact"] if exact else (

@@ -231,11 +231,6 @@ def _code_of(main):
                     f"({os.path.basename(file)}:{line}; {TRACEBACK}=1 shows all of it)", 1)
 
 
-def available_cpus() -> int:
-    """CPUs that this process may use by affinity and Slurm's allotment."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processes(name: str = "WORLD_SIZE") -> int:
     """Processes that torchrun started for this run, 1 without it. Raises InputError."""
     count = os.environ.get(name, 1) if "MASTER_ADDR" in os.environ else 1
@@ -248,9 +243,11 @@ def rank() -> int:
 
 
 def thread_count(asked: int | None) -> int:
-    """The number of threads asked for, None for all there are. Raises InputError."""
+    """The number of threads asked for, None for all that are allotted. Raises InputError."""
     if asked is None:
-        return max(1, available_cpus() // max(1, processes("LOCAL_WORLD_SIZE")))
+        cpus = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                else os.cpu_count() or 1)
+        return max(1, cpus // max(1, processes("LOCAL_WORLD_SIZE")))
     return within("--threads", asked, 1, 1024, integer=True)
 
 

@@ -25,7 +25,7 @@ from .. import __version__
 from .checks import InputError, RunError
 from .files import (atomic, code_version, digest_array, digest_file, refuse_difference, to_json,
                     unusable, versions)
-from .params import attributes
+from .params import FLAGS, LATEX, SPLITS, UNITS, VARIABLES
 from .progress import say, stop, warn
 
 SCHEMA_VERSION = 3
@@ -145,8 +145,16 @@ def _storable(name, values):
 
 def _clean_attrs(name, dtype, own):
     """Attributes as strings, numbers and arrays; HDF5 refuses long lists, so they become JSON."""
-    attrs = {n: v.item() if isinstance(v, np.generic) else v
-             for n, v in {**attributes(name, dtype), **own}.items()}
+    known = {}
+    if name in VARIABLES:
+        known = {"units": UNITS.get(name, "1"), "long_name": VARIABLES[name]}
+    if name in LATEX:
+        known["latex"] = LATEX[name]
+    if name in ("flag", "split"):
+        which, words = ("masks", FLAGS) if name == "flag" else ("values", dict(enumerate(SPLITS)))
+        known |= {f"flag_{which}": np.array([*words], dtype),
+                  "flag_meanings": " ".join(words.values())}
+    attrs = {n: v.item() if isinstance(v, np.generic) else v for n, v in {**known, **own}.items()}
     attrs = {n: v if isinstance(v, (str, float, np.ndarray)) or type(v) is int else to_json(v)
              for n, v in attrs.items()}
     return {**attrs, "dtype": "bool"} if dtype.kind == "b" else attrs

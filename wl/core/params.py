@@ -93,22 +93,3 @@ def noise_sigma(n_gal: float = N_GAL, pixel_arcmin: float = PIXEL_ARCMIN) -> flo
     Returns 0.4 / sqrt(2 n_gal A) (van Waerbeke 2000, MNRAS 313, 524).
     """
     return SHAPE_NOISE / np.sqrt(2.0 * n_gal * pixel_arcmin**2)
-
-
-def sigma_8_of(omega_m, s_8):
-    """sigma_8 = S_8 / sqrt(Omega_m / 0.3), for floats or arrays."""
-    return s_8 / np.sqrt(np.asarray(omega_m) / 0.3)
-
-
-def attributes(name: str, dtype) -> dict:
-    """Attributes of a variable by its name, {} for an unknown one. dtype: of its values."""
-    if name not in VARIABLES:
-        return {}
-    found = {"units": UNITS.get(name, "1"), "long_name": VARIABLES[name]}
-    if name in LATEX:
-        found["latex"] = LATEX[name]
-    if name in ("flag", "split"):
-        which, words = ("masks", FLAGS) if name == "flag" else ("values", dict(enumerate(SPLITS)))
-        found |= {f"flag_{which}": np.array([*words], dtype),
-                  "flag_meanings": " ".join(words.values())}
-    return found

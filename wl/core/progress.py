@@ -121,14 +121,11 @@ def _arrived(number, frame):
 
 
 def _swallowed(lost):
-    """The signal again: a finalizer or a callback from C prints an exception and goes on.
-
-    What a signal left half made may complain in its own finalizer: that is not said.
-    """
+    """The signal again: a finalizer or a callback from C prints an exception and goes on."""
     if isinstance(lost.exc_value, Stopped):
         _came.clear()
         threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.args[0])).start()
-    elif not _came:
+    elif not _came:                # what a signal left half made may complain
         sys.__unraisablehook__(lost)
 
 

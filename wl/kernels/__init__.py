@@ -46,17 +46,13 @@ def _cache_folder():
             folder = home / f"wl-{digest.hexdigest()[:16]}"
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-            if _is_safe(home) and _is_safe(folder):
+            # only this user and root can put a file there, or (sticky bit) replace the folder
+            found = home.stat(), folder.stat(), home.lstat(), folder.lstat()
+            others = any(part.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for part in found[:2])
+            if {part.st_uid for part in found} <= {os.getuid(), 0} and not others:
                 with tempfile.TemporaryFile(dir=folder):
                     return str(folder)
     return None
-
-
-def _is_safe(folder):
-    """Whether only this user and root can put a file there, or (sticky bit) replace the folder."""
-    found = folder.stat()
-    owned = {found.st_uid, folder.lstat().st_uid} <= {os.getuid(), 0}
-    return owned and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 class _Sealed:

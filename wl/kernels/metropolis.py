@@ -148,14 +148,7 @@ def _draw(state, lane, noise, l):
 
 @njit()
 def _adapt(lane, l, steps):
-    """The proposal of lane l from the covariance of its last steps; sums and count begin anew.
-
-    At first 2.38^2 / 2 times the covariance, best for a Gaussian in two dimensions (Roberts, Gelman
-    & Gilks 1997); then its shape keeps a part of the one before and its size follows the
-    acceptance, as posteriors that the hull cuts off need smaller steps: of 3030 maps of the
-    challenge's design 0.9 % in place of 1.5 % then accept outside of 0.2-0.5. A chain that hardly
-    moved gets half of its present proposal.
-    """
+    """The proposal of lane l from the covariance of its last steps; sums and count begin anew."""
     if lane[COUNT, l] < MIN_MOVES:
         for row in (A00, A10, A11):
             lane[row, l] *= 0.5
@@ -164,6 +157,8 @@ def _adapt(lane, l, steps):
         xx, yy = lane[S0 + 2, l] / steps - x * x, lane[S0 + 3, l] / steps - y * y
         xy = lane[S0 + 4, l] / steps - x * y
         scale = lane[SCALE, l]
+        # the shape keeps a part of the one before, the size follows the acceptance: posteriors that
+        # the hull cuts off need small steps. Outside of 0.2-0.5 accept 0.9 % of 3030 maps, not 1.5
         if scale > 0.0:
             b00, b10, b11 = lane[A00, l] / scale, lane[A10, l] / scale, lane[A11, l] / scale
             xx += MEMORY * (b00 * b00 - xx)
@@ -171,7 +166,7 @@ def _adapt(lane, l, steps):
             xy += MEMORY * (b00 * b10 - xy)
             scale *= math.exp(lane[COUNT, l] / steps - ACCEPTANCE)
         else:
-            scale = 2.38 / math.sqrt(2.0)
+            scale = 2.38 / math.sqrt(2.0)          # Roberts, Gelman & Gilks (1997), for a Gaussian
         if xx > 0.0 and yy > 0.0:
             lane[SCALE, l], lane[A00, l] = scale, scale * math.sqrt(xx)
             lane[A10, l] = scale * xy / math.sqrt(xx)

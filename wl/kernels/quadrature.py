@@ -153,10 +153,8 @@ def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.nda
 
 @njit()
 def _regions(density, weight, log_weight, total, probabilities, out):
-    """The smallest regions that hold shares of the weight (m,), whose sum is total.
-
-    By a histogram over ln density: the edge's has an rms error of 0.02, the area one of 0.5 %.
-    """
+    """The smallest regions that hold shares of the weight (m,), whose sum is total."""
+    # a histogram over ln density: the edge's has an rms error of 0.02, the area one of 0.5 %
     highest, per, mass = density.max(), BINS / DEPTH, np.zeros(BINS)
     for p in range(density.size):
         if density[p] > highest - DEPTH:   # few are: the branch is cheap, what it skips is not

@@ -57,7 +57,7 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
     Returns whether maps were made. Raises InputError, RunError.
     """
     out = pathlib.Path(out)
-    processes = cli.available_cpus() if processes is None else processes
+    processes = cli.thread_count(None) if processes is None else processes
     processes = within("--processes", processes, 1, 1024, integer=True)
     plan = Plan(options or SimulationOptions(**settings), room(out))
     if _is_complete(out, plan, force):

@@ -16,7 +16,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import erf, hyp2f1, sici
 
 from ..core.checks import InputError
-from ..core.params import F_0_RANGE, LABELS, T_AGN_RANGE, sigma_8_of
+from ..core.params import F_0_RANGE, LABELS, T_AGN_RANGE
 
 H, OMEGA_B, N_S, T_CMB = 0.7, 0.046, 0.97, 2.7255
 HUBBLE_DISTANCE = 2997.92458           # c / H_0, Mpc/h
@@ -204,7 +204,8 @@ class Theory:
 
     def __init__(self, omega_m: float, s_8: float, sky: Sky = Sky()):
         check(Omega_m=omega_m, S_8=s_8)
-        self.omega_m, self.sky, self.sigma_8 = float(omega_m), sky, float(sigma_8_of(omega_m, s_8))
+        self.omega_m, self.sky = float(omega_m), sky
+        self.sigma_8 = float(s_8 / np.sqrt(omega_m / 0.3))
         # 1100 points hold sigma_8 to 1e-7 (the oscillations need about 20 points a period)
         ln_k = np.linspace(*np.log(K_RANGE), 1100)
         self._k, self._step = np.exp(ln_k), ln_k[1] - ln_k[0]
