@@ -76,14 +76,12 @@ VARIABLES = {
                           "middle is"), ("one_point", "moments and PDFs are"),
                           ("all", "statistics, taken together, are"))},
     **dict.fromkeys(("summary", "summary_2"), "summary of a map"),
+    **{q: f"{100 * p:g} % quantile of the posterior" for q, p in LEVELS.items()},
+    **{f"recalibrated_{q}": f"recalibrated {100 * p:g} % quantile" for q, p in LEVELS.items()},
+    **{f"{what}_{name}": f"{words} of the smallest region that holds {100 * share:.1f} %"
+       for name, share in REGIONS.items()
+       for what, words in (("contour", "ln of the density at the edge"), ("area", "area"))},
 }
-for _name, _level in LEVELS.items():
-    VARIABLES[_name] = f"{100 * _level:g} % quantile of the posterior"
-    VARIABLES[f"recalibrated_{_name}"] = f"recalibrated {100 * _level:g} % quantile"
-for _name, _share in REGIONS.items():
-    _region = f"the smallest region that holds {100 * _share:.1f} %"
-    VARIABLES[f"contour_{_name}"] = f"ln of the density at the edge of {_region}"
-    VARIABLES[f"area_{_name}"] = f"area of {_region}"
 
 
 def noise_sigma(n_gal: float = N_GAL, pixel_arcmin: float = PIXEL_ARCMIN) -> float:

@@ -17,8 +17,7 @@ EPOCH, WEIGHTS, DROPOUT = 101, 102, 103      # order and flips of an epoch, firs
 NETWORK = 104                                # the seed of one network of several
 DENSE_WEIGHTS, DENSE_ORDER, NOISE_DRAW, DENSE_DROPOUT = range(106, 110)
 COVARIANCE_FOLDS, CALIBRATION_DRAW = 110, 111          # cross-validation of the smoothing
-CHAIN_START, RMS_SAMPLE, BOOTSTRAP = 113, 114, 115
-EXACT_DRAW = 116                             # independent draws of a map's posterior
+CHAIN_START, EXACT_DRAW = 113, 116           # of chains; independent draws of a map's posterior
 # of the kernels' generators: a chain's stream is METROPOLIS + 256 chain
 TRAINING_NOISE, FIXED_NOISE, METROPOLIS = 1, 2, 3
 

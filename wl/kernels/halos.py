@@ -113,16 +113,12 @@ def paint(sky, halos, table, kinds, profiles, seed):
 
 @njit(forceinline=True)
 def _add_stamp(sky, stamp, profile, where, mass):
-    """Add a round profile (n,) about a point, scaled so that its pixels add up to its mass.
-
-    where: y and x in pixels, pixel (0, 0) from 0 to 1; reach in pixels; values in a pixel.
-    """
-    rows, columns = sky.shape
-    y0, x0 = np.float32(where[0] - 0.5), np.float32(where[1] - 0.5)
-    reach = np.float32(where[2])
+    """Add a round profile (n,) about a point, scaled so that its pixels add up to its mass."""
+    (rows, columns), (at_y, at_x, far, per_pixel) = sky.shape, where     # pixel (0, 0): 0 to 1
+    y0, x0, reach = np.float32(at_y - 0.5), np.float32(at_x - 0.5), np.float32(far)
     low_y, high_y = int(np.ceil(y0 - reach)), int(np.floor(y0 + reach))
     low_x, high_x = int(np.ceil(x0 - reach)), int(np.floor(x0 + reach))
-    scale, top = np.float32(where[3]), np.float32(len(profile) - 2)
+    scale, top = np.float32(per_pixel), np.float32(len(profile) - 2)
     total, k = np.float32(0.0), 0
     for y in range(low_y, high_y + 1):
         dy2 = (np.float32(y) - y0)**2
