@@ -129,7 +129,8 @@ def main():
     import numpy as np
     from wl.core.seeds import METROPOLIS
     from wl.posterior.emulator import build
-    from wl.posterior.metropolis import Walk, metropolis
+    from wl.posterior.metropolis import metropolis
+    from wl.posterior.options import PosteriorOptions
     from wl.posterior.quadrature import exact as quadrature
     theta, mean, covariance, summary = problem(np, args.maps, args.summaries)
     emulator = build(theta, mean, covariance, prior="flat")
@@ -139,7 +140,7 @@ def main():
         result = run(*arguments, **options)
         return time.perf_counter() - start, result
 
-    first, _ = timed(metropolis, emulator, summary[:32], Walk(32, args.sigma))
+    first, _ = timed(metropolis, emulator, summary[:32], PosteriorOptions(32, args.sigma))
     exact_first, _ = timed(quadrature, emulator, summary[:32])
     random_numbers = draws_alone(np)
     random_numbers(16, 32, args.sigma, np.uint64(0), METROPOLIS)
@@ -149,7 +150,8 @@ def main():
         seconds, states = timed(reference, np, theta, mean, covariance, summary,
                                 args.reference_steps, args.sigma, k)
         theirs.append(args.maps * args.reference_steps / seconds)
-        seconds, chains = timed(metropolis, emulator, summary, Walk(args.nstep, args.sigma), seed=k)
+        seconds, chains = timed(metropolis, emulator, summary,
+                                PosteriorOptions(args.nstep, args.sigma), seed=k)
         ours.append(args.maps * args.nstep / seconds)
         seconds, _ = timed(random_numbers, args.maps, args.nstep, args.sigma, np.uint64(k),
                            METROPOLIS)
@@ -167,7 +169,7 @@ def main():
     off = max(np.abs(order_8.mean - order_12.mean).max(), np.abs(order_8.sd - order_12.sd).max())
     peak = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
     for nstep in (args.nstep, 10 * args.nstep):
-        metropolis(emulator, summary[:64], Walk(nstep, args.sigma))
+        metropolis(emulator, summary[:64], PosteriorOptions(nstep, args.sigma))
         peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     moved = (np.diff(states, axis=0) != 0.0).any(axis=2).mean()
     z = np.abs(chains.mean - truth.mean) / truth.sd

@@ -2,7 +2,8 @@
 import numpy as np
 
 from wl.posterior.emulator import build
-from wl.posterior.metropolis import Walk, metropolis
+from wl.posterior.metropolis import metropolis
+from wl.posterior.options import PosteriorOptions
 
 
 def design(n=60, seed=5):
@@ -42,8 +43,8 @@ def emulator(n=60, d=2, prior="design", seed=5):
 
 def chains(emulator, summary, *, nstep, sigma, burn_in=0.2, chains=1, thin=None, adapt=False,
            draws=0, **options):
-    """metropolis() with the fields of its Walk by name, and the draws of the first maps."""
-    walk = Walk(nstep, sigma, burn_in, chains, thin, adapt)
+    """metropolis() with the options of its chains by name, and the draws of the first maps."""
+    walk = PosteriorOptions(nstep, sigma, burn_in, chains, thin, adapt)
     return metropolis(emulator, summary, walk, keep=np.arange(min(draws, len(summary))), **options)
 
 

@@ -382,12 +382,12 @@ def test_refused_settings(emulator, maps, wrong, word):
 def test_a_walk_counts_its_steps():
     """Dropped, kept, between draws, and batches that hold each kept step once; none can be
     changed."""
-    walk = metropolis.Walk(10000, 0.06)
+    walk = metropolis.PosteriorOptions(10000, 0.06)
     assert (walk.burn, walk.kept, walk.stride) == (2000, 8000, 16)
     assert list(walk.edges) == list(range(2000, 10001, 250)) and walk.edges.dtype == np.int64
-    assert metropolis.Walk(10000, 0.06, thin=5.0).stride == 5
+    assert metropolis.PosteriorOptions(10000, 0.06, thin=5.0).stride == 5
     # too short for batches
-    assert list(metropolis.Walk(50, 0.06, burn_in=0.0).edges) == [0, 50]
+    assert list(metropolis.PosteriorOptions(50, 0.06, burn_in=0.0).edges) == [0, 50]
     with pytest.raises(dataclasses.FrozenInstanceError):
         walk.nstep = 5
 

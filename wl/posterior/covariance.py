@@ -1,4 +1,4 @@
-"""Summaries of maps -> mean, covariance and count per cosmology, raw or smoothed.
+"""Summaries of maps -> mean and covariance per cosmology, raw or smoothed.
 
 Both vary slowly over the design: smoothing fits one polynomial in theta to all cosmologies, of the
 order that best predicts realisations left out; with many realisations that is no smoothing.
@@ -17,15 +17,14 @@ MIN_EIGENVALUE = 1e-10                 # of a correlation matrix that is not sin
 MORE = "simulate more, or raise --emulator-fraction"
 
 
-def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (n, d), covariance (n, d, d), count (n,) int64 of summaries (n, realisations, d).
+def per_cosmology(summary: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (n, d) and covariance (n, d, d) float64 of summaries (n, realisations, d).
 
     The covariance is the scatter divided by N - d - 2, which makes its inverse unbiased (Hartlap et
     al. 2007, A&A 464, 399). Raises InputError when there are too few realisations.
     """
-    _, n, d = summary.shape
-    check_count(n, d)
-    return (*_fit(None, summary, RAW, RAW), np.full(len(summary), n, np.int64))
+    check_count(*summary.shape[1:])
+    return _fit(None, summary, RAW, RAW)
 
 
 def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarray:
@@ -59,13 +58,13 @@ def check_count(n: int, d: int) -> None:
 
 
 def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
-             seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+             seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict]:
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 
     theta: (n_cosmology, 2), summary: (n_cosmology, n_realisation, d) float64.
     smooth: "auto", "none", or "always" (raw only where the design is too small for a polynomial).
     seed: int, of the cross-validation's folds.
-    Returns mean, covariance, count as per_cosmology(), and the choice: orders "mean", "covariance"
+    Returns mean and covariance as per_cosmology(), and the choice: orders "mean", "covariance"
     (-1: raw), and "gain", cross-validated log-likelihood per map over the raw or lowest ones.
     Raises InputError for too few realisations, or summaries that do not vary.
     """
@@ -94,8 +93,7 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     if (order, spread) == (RAW, RAW):
         return (*per_cosmology(summary), found)
     mean, covariance = _fit(u, scaled, order, spread)
-    return (centre + unit * mean, covariance * np.outer(unit, unit),
-            np.full(len(theta), n, np.int64), found)
+    return centre + unit * mean, covariance * np.outer(unit, unit), found
 
 
 def _choose(u, summary, folds, smooth):
@@ -176,14 +174,12 @@ def _variances(basis, residual):
 def _smooth_covariance(u, residual, order, correction):
     """Covariances whose modified Cholesky factors are polynomials (Pourahmadi 1999, Biomet. 86)."""
     n_cosmology, n, d = residual.shape
-    basis = _polynomials(u, order)
-    slope_basis = _polynomials(u, min(order, 1))       # slopes vary more slowly
+    basis, slope_basis = (_polynomials(u, o) for o in (order, min(order, 1)))   # slopes vary less
     # without this division a slope follows the ratio of two sd, of a factor of ten over the design
     sd = np.sqrt(_variances(basis, residual))
     flat = (residual / sd[:, None]).reshape(-1, d)
     slope_rows = np.repeat(slope_basis, n, axis=0)
-    lower = np.broadcast_to(np.eye(d), (n_cosmology, d, d)).copy()
-    diagonal = np.empty((n_cosmology, d))
+    lower, diagonal = np.tile(np.eye(d), (n_cosmology, 1, 1)), np.empty((n_cosmology, d))
 
     def variance_of(left):
         return _log_linear(basis, (left**2).reshape(n_cosmology, n).mean(1))
@@ -228,13 +224,13 @@ def _log_linear(basis, power):
 
 def _cross_validate(u, summary, folds, order, spread):
     """Mean log-likelihood per map of realisations left out of the fit."""
-    total, everything = 0.0, np.arange(summary.shape[1])
+    total = 0.0
     for fold in folds:
-        mean, covariance = _fit(u, summary[:, np.setdiff1d(everything, fold)], order, spread)
+        mean, covariance = _fit(u, np.delete(summary, fold, axis=1), order, spread)
         residual = summary[:, fold] - mean[:, None]
         sign, log_det = np.linalg.slogdet(covariance)
         if (sign <= 0).any():
             return -np.inf
         chi2 = np.einsum("cri,cij,crj->cr", residual, np.linalg.inv(covariance), residual)
         total -= 0.5 * (chi2 + log_det[:, None]).sum()
-    return total / (summary.shape[0] * summary.shape[1])
+    return total / summary[..., 0].size

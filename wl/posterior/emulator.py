@@ -113,12 +113,11 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     if (skew > 1e-9).any():
         raise InputError("emulator covariance: not symmetric at "
                          f"{checks.name_of(theta, int(skew.argmax()))}")
-    lowest = np.linalg.eigvalsh(unit)[:, 0]
-    bad = np.flatnonzero((lowest < 1e-12) | (power <= 0.0).any(axis=1))
-    if bad.size:
-        raise InputError(
-            f"emulator covariance: not positive definite at {checks.name_of(theta, bad[0])} "
-            f"({bad.size} such); use more realisations for each cosmology or fewer summaries")
+    bad = np.flatnonzero((np.linalg.eigvalsh(unit)[:, 0] < 1e-12) | (power <= 0.0).any(axis=1))
+    for i in bad[:1]:
+        raise InputError(f"emulator covariance: not positive definite at {checks.name_of(theta, i)}"
+                         f" ({bad.size} such); use more realisations for each cosmology or fewer "
+                         "summaries")
     triangles, neighbours = checks.triangulate("design", theta)
     if isinstance(prior, str) and prior == "design":
         design, (theta, mean, covariance) = theta, beyond(theta, mean, covariance)
@@ -277,13 +276,13 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
         raise InputError(f"{name}: expected points that span an area, got {len(points)} on one "
                          "line") from None
     bad = np.flatnonzero(np.isnan(values))
-    if bad.size:
+    for i in bad[:1]:
         raise InputError(f"{name}: expected points all around the design, outside of them lies "
-                         f"{checks.name_of(theta, bad[0])} ({bad.size} such); extend the table")
+                         f"{checks.name_of(theta, i)} ({bad.size} such); extend the table")
     difference = LinearNDInterpolator(theta, values)(points) - log_density
     inside = np.isfinite(difference)
     if not inside.any():
         return values, 0.0
-    weight, difference = np.exp(log_density - log_density[inside].max())[inside], difference[inside]
-    difference -= weight @ difference / weight.sum()        # the normalisation is free
-    return values, float(np.sqrt(weight @ difference**2 / weight.sum()))
+    weight = np.exp(log_density[inside] - log_density[inside].max())
+    # about the mean, as the normalisation is free
+    return values, float(np.sqrt(np.cov(difference[inside], ddof=0, aweights=weight)))

@@ -55,8 +55,7 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
             known = _held_out(emulator, per, options, folder.seed)
         more, learnt = posterior.recalibrate(options.recalibrate, summary, *known, design)
         summary |= more
-        constant |= {name: Var(("knot", "param")[-value.ndim:], value)
-                     for name, value in learnt.items()}
+        constant |= {name: Var(("knot", "param")[-v.ndim:], v) for name, v in learnt.items()}
         said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
         if "widening" in learnt:
             wider = " and ".join(f"{h:.2f}" for h in learnt["widening"])
@@ -117,8 +116,8 @@ def _held_out(emulator, per, options, seed):
         fold = np.arange(k, n, RECALIBRATION_FOLDS)
         rest = np.setdiff1d(np.arange(n), fold)
         enough = len(rest) > per.shape[2] + 2              # the rest is smaller than the split
-        mean, spread, *_ = covariance.smoothed(theta, per[:, rest],
-                                               options.smooth if enough else "always", seed)
+        mean, spread, _ = covariance.smoothed(theta, per[:, rest],
+                                              options.smooth if enough else "always", seed)
         # other realisations at each cosmology: they may share seeds
         some = np.arange(min(max_maps, len(fold)))
         some = fold[(some + len(some) * np.arange(len(theta))[:, None]) % len(fold)]
@@ -156,14 +155,14 @@ def _emulator(predictions, options, folder, settings, inputs):
     from . import emulator as emulators
     theta = predictions.groups["constant_data"]["design"]
     per, _ = emulator_maps(predictions)
-    mean, spread, count, orders = covariance.smoothed(theta, per, options.smooth, folder.seed)
+    mean, spread, orders = covariance.smoothed(theta, per, options.smooth, folder.seed)
     say("mean and covariance per cosmology: " + ", ".join(
         f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"
         for kind in ("mean", "covariance")), folder.quiet)
     group = {"theta": Var(("cosmology", "param"), theta),
              "summary_mean": Var(("cosmology", "summary"), mean),
              "covariance": Var(("cosmology", "summary", "summary_2"), spread),
-             "n_maps": Var(("cosmology",), count)}
+             "n_maps": Var(("cosmology",), np.full(len(theta), per.shape[1]))}
     folder.write("statistics.h5", "statistics", {"statistics": group},
                  coords={"param": np.array(PARAMS)}, settings={**settings, "orders": orders},
                  inputs=inputs, origin=predictions.origin)
@@ -181,9 +180,9 @@ def _sample(predictions, options, folder, emulator, wanted):
     """The summary of each chosen map's posterior, its chains, and more for /constant_data."""
     from . import metropolis, quadrature
     data = predictions.groups["predictions"]
-    chosen = wanted.rows(data["split"])
+    chosen, more = wanted.rows(data["split"]), {}
     ids = predictions.coords["predictions"]["map"][chosen].astype(np.int64)
-    summaries, more, keep = np.ascontiguousarray(data["summaries"][chosen]), {}, options.drawn(ids)
+    summaries, keep = data["summaries"][chosen], options.drawn(ids)
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
     if options.sampler == "exact":
         chains = quadrature.exact(emulator, summaries)
@@ -234,13 +233,13 @@ def _groups(predictions, chosen, summary, constant, chains, options):
     if chains is None or chains.draws is None or not chains.draws.size:
         return groups, coords
     dims, keep = ("chain", "draw", "map"), options.drawn(coords["map"])
-    draws = np.moveaxis(chains.draws.astype(np.float32), 0, 2)      # (chain, draw, map, param)
-    groups["posterior"] = {p: Var(dims, draws[..., i], IS_COORDINATE) for i, p in enumerate(PARAMS)}
+    sampled = {"posterior": {p: chains.draws[..., i] for i, p in enumerate(PARAMS)}}
     if chains.lp is not None:
-        lp = np.moveaxis(chains.lp.astype(np.float32), 0, 2)
-        groups["sample_stats"] = {"lp": Var(dims, lp, IS_COORDINATE)}
-    for group in ("posterior", "sample_stats")[:1 + (chains.lp is not None)]:
-        groups[group]["kind"] = Var(("map",), groups["summary"]["kind"].values[keep])
+        sampled["sample_stats"] = {"lp": chains.lp}
+    for group, named in sampled.items():
+        groups[group] = {name: Var(dims, np.moveaxis(v.astype(np.float32), 0, 2), IS_COORDINATE)
+                         for name, v in named.items()}
+        groups[group]["kind"] = Var(("map",), kind.values[keep])
         coords[group, "map"] = coords["map"][keep]
         if options.sampler == "metropolis":
             coords[group, "draw"] = (options.burn + options.draw_steps).astype(np.int32)

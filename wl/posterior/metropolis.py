@@ -1,6 +1,6 @@
 """Posteriors of Omega_m and S_8 for many maps by Metropolis chains.
 
-    chains = metropolis(emulator, summary, Walk(nstep=10000, sigma=0.06))
+    chains = metropolis(emulator, summary, PosteriorOptions(nstep=10000, sigma=0.06))
 """
 import numpy as np
 import scipy.fft
@@ -11,7 +11,7 @@ from ..core.checks import InputError
 from ..core.params import LEVELS
 from ..kernels import metropolis as kernels, on_threads, threads
 from .emulator import Emulator, summaries
-from .options import Walk
+from .options import PosteriorOptions
 from .posterior import Chains, spread
 from .quadrature import survey
 
@@ -20,12 +20,12 @@ MAX_BYTES = 1 << 28    # of the draws and histograms that are held at a time
 DISPERSION = 0.5       # how far towards another cosmology of the design further chains start
 
 
-def metropolis(emulator: Emulator, summary: np.ndarray, walk: Walk, *, seed: int = 0,
+def metropolis(emulator: Emulator, summary: np.ndarray, walk: PosteriorOptions, *, seed: int = 0,
                map_index: np.ndarray | None = None, keep: np.ndarray = (),
                guess: np.ndarray | None = None, progress=None) -> Chains:
     """Random-walk Metropolis for every map (Metropolis et al. 1953), all maps in one kernel.
 
-    emulator: Emulator; summary: (n, d) float64; walk: Walk; seed: int.
+    emulator: Emulator; summary: (n, d) float64; walk: PosteriorOptions; seed: int.
     map_index: (n,) int, global indices, which with the seed alone decide random numbers; or None.
     keep: (k,) int, sorted rows of the maps that return their draws, those of walk.draw_steps.
     guess: (n, 2) float64, first points of the maps' first chains in the hull, or None.

@@ -22,6 +22,7 @@ from .covariance import SMOOTHS
 
 SAMPLERS, RECALIBRATIONS = ("metropolis", "exact"), ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
+WALK = ("nstep", "sigma", "burn_in", "chains", "thin", "adapt")     # options of the chains alone
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS, MAX_DRAWS = 4, 10**6          # of a chain, for an R-hat; of a map
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
@@ -42,8 +43,8 @@ FOREIGN_HELP = f"""predictions of others, --predictions FILE (.npz, .csv, .h5 or
 
 
 @dataclasses.dataclass(frozen=True)
-class Walk(Options):
-    """How the chains of every map walk."""
+class PosteriorOptions(Options):
+    """How the chains of every map walk, and how summaries become a posterior."""
     nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
     sigma: float = option(0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of "
                           "0.2 to 0.5", metavar="X", positive=True)
@@ -58,6 +59,21 @@ class Walk(Options):
     draws: int = option(
         0, "thinned draws of each map that the file keeps, over all its chains; --sampler exact "
         "makes independent ones", metavar="N", within=(0, MAX_DRAWS))
+    smooth: str = option(
+        "auto", "fit mean and covariance over the design by polynomials of cross-validated order; "
+        "auto includes the raw values among the candidates", choices=SMOOTHS)
+    prior: str = option(
+        "design", "design: the density of the simulated cosmologies, as the challenge's test "
+        "maps have it; flat: constant in their hull; or a file (.npy or text) with rows of "
+        "Omega_m, S_8, density", metavar="design|flat|FILE")
+    sampler: str = option("metropolis", "chains, or integration over the triangles of the design",
+                          choices=SAMPLERS)
+    draw_maps: str = option("all", "which maps keep their --draws: all, or numbers and ranges "
+                            "such as 0-9,25", metavar="MAPS")
+    recalibrate: str = option(
+        "isotonic", "learn from the emulator split a factor for each parameter's error bars, and "
+        "(isotonic) a correction of the quantiles; the posterior itself stays as it is",
+        choices=RECALIBRATIONS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,9 +82,14 @@ class Walk(Options):
         if self.nstep * self.chains >= MAX_STEPS:
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")
-        if self.thin is not None and self.thin > max(self.kept // MIN_DRAWS, 1):
-            raise InputError(f"--thin: expected at most {max(self.kept // MIN_DRAWS, 1)}, for "
-                             f"{MIN_DRAWS} draws of {self.kept} steps, got {self.thin}")
+        most = max(self.kept // MIN_DRAWS, 1)
+        if self.thin is not None and self.thin > most:
+            raise InputError(f"--thin: expected at most {most}, for {MIN_DRAWS} draws of "
+                             f"{self.kept} steps, got {self.thin}")
+        if self.draws > self.kept * self.chains and self.sampler == "metropolis":
+            raise InputError(f"--draws: expected at most the {self.kept} steps of each chain that "
+                             f"are kept, got {self.draws} of {self.chains} chains; raise --nstep")
+        self.drawn(np.arange(0))
 
     burn = property(lambda self: int(self.burn_in * self.nstep), doc="Steps that are dropped.")
     kept = property(lambda self: self.nstep - self.burn, doc="Steps behind them.")
@@ -91,40 +112,12 @@ class Walk(Options):
         batches = BATCHES if self.kept >= 2 * BATCHES else 1
         return self.burn + np.arange(batches + 1, dtype=np.int64) * self.kept // batches
 
-
-@dataclasses.dataclass(frozen=True)
-class PosteriorOptions(Walk):
-    """How summaries become a posterior."""
-    smooth: str = option(
-        "auto", "fit mean and covariance over the design by polynomials of cross-validated order; "
-        "auto includes the raw values among the candidates", choices=SMOOTHS)
-    prior: str = option(
-        "design", "design: the density of the simulated cosmologies, as the challenge's test "
-        "maps have it; flat: constant in their hull; or a file (.npy or text) with rows of "
-        "Omega_m, S_8, density", metavar="design|flat|FILE")
-    sampler: str = option("metropolis", "chains, or integration over the triangles of the design",
-                          choices=SAMPLERS)
-    draw_maps: str = option("all", "which maps keep their --draws: all, or numbers and ranges "
-                            "such as 0-9,25", metavar="MAPS")
-    recalibrate: str = option(
-        "isotonic", "learn from the emulator split a factor for each parameter's error bars, and "
-        "(isotonic) a correction of the quantiles; the posterior itself stays as it is",
-        choices=RECALIBRATIONS)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.draws > self.kept * self.chains and self.sampler == "metropolis":
-            raise InputError(f"--draws: expected at most the {self.kept} steps of each chain that "
-                             f"are kept, got {self.draws} of {self.chains} chains; raise --nstep")
-        self.drawn(np.arange(0))
-
     def stored(self, direct: bool = False) -> dict:
         """What a posterior depends on beyond the summaries. direct: bool, no emulator, no chain."""
         if direct:
             return {"recalibrate": self.recalibrate}
-        walk = {field.name for field in dataclasses.fields(Walk)} - {"draws"}
         return {name: value for name, value in dataclasses.asdict(self).items()
-                if self.sampler == "metropolis" or name not in walk}
+                if self.sampler == "metropolis" or name not in WALK}
 
     def drawn(self, ids: np.ndarray) -> np.ndarray:
         """Rows of the maps that keep draws. ids: (n,) int, the maps' numbers. Raises InputError."""
@@ -216,9 +209,9 @@ def merge(paths: list, out) -> str:
         if not (isinstance(shard, list) and len(shard) == 2):
             raise InputError(f"{file.path}: is not a shard of a run; merge only what --shard i/n "
                              "made")
-        same = {"kind": file.kind, "shards": shard[1], **_made(file)}
-        whole = whole or same
-        refuse_difference(f"{first.path}: has", whole, same, ONE_RUN, file.path)
+        made = {"kind": file.kind, "shards": shard[1], **_made(file)}
+        whole = whole or made
+        refuse_difference(f"{first.path}: has", whole, made, ONE_RUN, file.path)
         if shards.setdefault(shard[0], file) is not file:
             raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as "
                              f"{shards[shard[0]].path} is; give each once")
@@ -243,13 +236,13 @@ def _made(file):
 
 def _join(group, files):
     """One group of several files as ({name: Var}, {dimension: values})."""
-    first, variables = files[0], {}
-    dims, coords, order = first.dims[group], dict(first.coords[group]), None
+    first, dims, variables, order = files[0], files[0].dims[group], {}, None
+    coords = dict(first.coords[group])
     if "map" in coords:
         maps = np.concatenate([file.coords[group]["map"] for file in files])
         order = np.argsort(maps, kind="stable")
-        coords["map"] = maps[order]
-        for twice in coords["map"][1:][np.diff(coords["map"]) == 0][:1]:
+        coords["map"] = maps = maps[order]
+        for twice in maps[1:][np.diff(maps) == 0][:1]:
             raise InputError(f"{first.path}: map {twice} of group {group} is in two shards; "
                              f"{ONE_RUN}")
     for file in files:
@@ -261,7 +254,7 @@ def _join(group, files):
         values, *others = (file.groups[group][name] for file in files)
         if "map" in along:
             axis = along.index("map")
-            values = np.take(np.concatenate([values, *others], axis=axis), order, axis=axis)
+            values = np.concatenate([values, *others], axis).take(order, axis)
         elif any(not np.array_equal(values, other, equal_nan=values.dtype.kind == "f")
                  for other in others):
             raise InputError(f"{first.path}: {group}/{name} differs in another shard; {ONE_RUN}")
@@ -296,17 +289,16 @@ def read_foreign(path, seed: int) -> File:
         # maps at one place of all cosmologies may share a seed: with the same places everywhere,
         # S_8 of the Columbia maps came out 0.24 sd off
         split[seeds.generator(seed, seeds.SPLIT, c).permutation(rows)[:n_emulator]] = EMULATOR
-    digest, names = digest_file(path), [f"summary_{k}" for k in range(summaries.shape[1])]
-    group = {"summaries": summaries, "split": split, "cosmology": cosmologies,
-             "realisation": realisation}
-    return File(
-        path=path, kind="predictions", seed=seed, inputs={"label": digest}, dims={}, attrs={},
-        settings={"method": "given", "model": "given", "n_summary": summaries.shape[1],
-                  "target": "both" if (split == TEST).any() else "holdout"},
-        groups={"predictions": group, "constant_data": {"design": theta}}, versions={},
-        coords={"predictions": {"map": np.arange(len(truth)), "summary": np.array(names)}},
-        code_version="", created_at="", digest=digest, origin={"name": path.stem,
-                                                               "predictions": str(path)})
+    digest, d = digest_file(path), summaries.shape[1]
+    data = {"summaries": summaries, "split": split, "cosmology": cosmologies,
+            "realisation": realisation}
+    named = {"map": np.arange(len(truth)), "summary": np.array([f"summary_{k}" for k in range(d)])}
+    return File(path=path, kind="predictions", seed=seed, inputs={"label": digest}, dims={},
+                settings={"method": "given", "model": "given", "n_summary": d,
+                          "target": "both" if (split == TEST).any() else "holdout"}, attrs={},
+                groups={"predictions": data, "constant_data": {"design": theta}}, versions={},
+                coords={"predictions": named}, code_version="", created_at="", digest=digest,
+                origin={"name": path.stem, "predictions": str(path)})
 
 
 def _foreign_tables(path):
@@ -341,10 +333,10 @@ def _columns(path):
     try:
         with open(path, newline="") as stream:
             head, *rows = csv.reader(stream)
-        head, values = [name.strip() for name in head], np.array(rows, dtype=np.float64)
+        head = [name.strip() for name in head]
         if not set(PARAMS) < set(head) or len(set(head)) < len(head):
             raise ValueError(f"its columns are {', '.join(head)}")
-        values = values.reshape(len(rows), len(head))
+        values = np.array(rows, dtype=np.float64).reshape(len(rows), len(head))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: expected a first line with Omega_m, S_8 and the names of the "
                          f"summaries, and numbers in all others ({error})") from None

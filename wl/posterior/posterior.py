@@ -64,12 +64,10 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
     residual = summary - mean
     chi2 = np.einsum("nd,nd->n", residual,
                      np.linalg.solve(covariance, residual[..., None])[..., 0])
-    columns = {name: value for name, value in vars(chains).items() if value is not None}
-    for name in ("contour", "area"):
-        if name in columns:
-            columns |= {f"{name}_{r}": columns[name][:, k] for k, r in enumerate(REGIONS)}
-    result = {name: np.array(value) for name, value in columns.items()
-              if name not in ("contour", "area", "draws", "lp")}
+    result = {name: np.array(value) for name, value in vars(chains).items()
+              if value is not None and name not in ("draws", "lp")}
+    for name in ("contour", "area") if chains.area is not None else ():
+        result |= {f"{name}_{r}": v for r, v in zip(REGIONS, result.pop(name).T)}
     result |= {"chi2": chi2, "p_value": chdtrc(summary.shape[1], chi2)}
     raised, still = {16: result["p_value"] < MIN_P_VALUE}, ~(chains.sd > 0.0).all(1)
     if chains.acceptance is not None:
@@ -106,7 +104,7 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
     """
     from scipy.special import ndtri
     n = len(mean)
-    bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(sd) & (sd > 0.0)).all(axis=1))
+    bad = np.flatnonzero(~(np.isfinite(mean) & (0.0 < sd) & (sd < np.inf)).all(axis=1))
     for i in bad[:1]:
         raise InputError(f"posterior: expected finite means and error bars above 0, got {mean[i]} "
                          f"and {sd[i]} for map {i} ({bad.size} such maps); look at the training")

@@ -258,7 +258,8 @@ def check(emulator, n: int = 4000, *, nstep: int = 10000, sigma: float = 0.06, s
     from ..posterior import metropolis, quadrature
     theta, summary = draw(emulator, n, seed)
     exact = quadrature.exact(emulator, summary)
-    walk = metropolis.Walk(nstep, sigma, thin=max((nstep - int(0.2 * nstep)) // DRAWS, 1))
+    thin = max((nstep - int(0.2 * nstep)) // DRAWS, 1)
+    walk = metropolis.PosteriorOptions(nstep, sigma, thin=thin)
     chains = metropolis.metropolis(emulator, summary, walk, seed=seed, keep=np.arange(n),
                                    guess=summary if emulator.d == 2 else None, progress=progress)
     middle = exact.mean
