@@ -80,7 +80,7 @@ def run(args) -> None:
     from wl.posterior import infer
     from wl.posterior.options import PosteriorOptions, shard_of
     import run_score
-    from wl.scoring import report, table, truth
+    from wl.scoring import files, report, table
     posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
     if args.maps is not None and args.apply is None:
         raise InputError("--maps: expected --apply RUN, the finished run to use on them")
@@ -97,7 +97,7 @@ def run(args) -> None:
         print(f"{path}: join it with the other shards by run_score.py --merge")
         return
     if args.apply is not None:
-        print(table.new_maps(truth.read_maps(path)))
+        print(table.new_maps(files.read_maps(path)))
     else:
         run_score.of_run(path, args, args.data if is_elsewhere(args) else None)
     report.check_convergence(path, args.allow_unconverged)

@@ -9,7 +9,7 @@ from wl.core import cli
 from wl.core.checks import InputError, choice, within
 from wl.core.progress import fail, say
 from wl.posterior.options import merge
-from wl.scoring import export, report, table, truth
+from wl.scoring import files, report, table
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.
@@ -73,7 +73,7 @@ def of_run(path, args, data=None) -> None:
     path: str or Path; args: the values of the run's command line
     data: str or Path, folder with the label files; None for the one it was made from
     """
-    maps = truth.open_maps(path, data)
+    maps = files.open_maps(path, data)
     show([(maps, report.score_maps(maps, seed=args.seed))], args.figures, args.details)
 
 
@@ -98,7 +98,7 @@ def main(argv: list | None = None) -> None:
     options = cli.parse(parser(), argv)
     within("--bootstrap", options.bootstrap, 1, MAX_BOOTSTRAP)
     if options.export is not None:
-        choice("--export", options.export[0], export.FORMATS)
+        choice("--export", options.export[0], files.FORMATS)
     if options.ood is not None and not pathlib.Path(options.ood).is_file():
         raise InputError(f"--ood: expected a file, got {options.ood}; check the path")
     if options.submission is not None and pathlib.Path(options.submission).suffix != ".zip":
@@ -115,7 +115,7 @@ def main(argv: list | None = None) -> None:
     scored, failures = [], []
     for path in dict.fromkeys(options.posterior):
         try:
-            maps = truth.open_maps(path, options.data)
+            maps = files.open_maps(path, options.data)
             result = report.score_maps(maps, bootstrap=options.bootstrap, seed=options.seed)
         except InputError as error:            # the others are still scored
             failures.append(error)
@@ -123,13 +123,13 @@ def main(argv: list | None = None) -> None:
         if options.ood is not None:
             result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
         if options.export is not None:
-            export.check(maps, *options.export)
+            files.check(maps, *options.export)
         scored.append((maps, result))
     if options.submission is not None:          # behind all that may be refused
-        count = export.submit(options.posterior[0], options.submission, options.force)
+        count = files.submit(options.posterior[0], options.submission, options.force)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
     for maps, _ in scored if options.export is not None else ():
-        for name in export.export(maps, *options.export):
+        for name in files.export(maps, *options.export):
             say(f"{name}: written", options.quiet)
     if scored:
         show(scored, options.figures, options.details, options.json)

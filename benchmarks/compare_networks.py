@@ -108,9 +108,9 @@ def read_row(name, seed, folder):
         return None
     from wl.core import params
     from wl.maps.dataset import read_truth
-    from wl.scoring import score, truth as truths
+    from wl.scoring import files, score
     from wl.summaries import architectures, dense, network
-    maps = truths.read_maps(folder / "posterior.h5")
+    maps = files.read_maps(folder / "posterior.h5")
     file, test = maps.file, np.flatnonzero(maps.split == params.TEST)
     truth = read_truth(file.origin["data"])[maps.realisation[test], :2]
     answers = (maps.summary[key][test] for key in ("posterior_mean", maps.bars))

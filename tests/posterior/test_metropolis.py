@@ -322,7 +322,9 @@ def test_autocorrelation_time(rho, chains, rng):
     """Of an AR(1) series whose time is known, within the scatter of 32 batches."""
     x = autoregressive(rho, 100, chains, 6400, rng)
     begin = rng.normal(size=(100, chains, 2))
-    tau = metropolis._autocorrelation_time(*batch_sums(x, begin), begin)
+    sums, size = batch_sums(x, begin)
+    moments = metropolis._moments(sums, size.sum(), begin)
+    tau = metropolis._autocorrelation_time(sums, size, begin, *moments)
     assert abs(np.median(tau) * (1 - rho) / (1 + rho) - 1.0) < 0.12
 
 

@@ -14,7 +14,7 @@ from wl.core.hdf5 import Folder
 from wl.core.params import EMULATOR, HOLDOUT, NAMES, TEST, VARIABLES
 from wl.posterior import infer
 from wl.posterior.options import PosteriorOptions, Wanted
-from wl.scoring import export, truth
+from wl.scoring import files
 
 xarray = pytest.importorskip("xarray", reason="xarray is not installed (an optional package)")
 N_COSMOLOGY, N_REAL, N_TEST = 16, 24, 30
@@ -183,7 +183,7 @@ def test_getdist(drawn, tmp_path):
     """The export as it is loaded by its root: draws, LaTeX labels, a density in two dimensions."""
     getdist = tool("getdist")
     path, _, draws = drawn
-    export.export(truth.read_maps(path), "getdist", tmp_path / "g")
+    files.export(files.read_maps(path), "getdist", tmp_path / "g")
     found = getdist.loadMCSamples(str(tmp_path / "g_map2"))
     assert np.allclose(found.getMeans()[:2], draws[:, :, 2].mean((0, 1)), atol=1e-6)
     assert found.parLabel("Omega_m") == r"\Omega_\mathrm{m}" and found.numrows == 1600
@@ -204,7 +204,7 @@ def test_pandas(drawn, tmp_path):
     """The table that is exported, and a group of the file as a frame."""
     pandas = tool("pandas")
     path, file, _ = drawn
-    export.export(truth.read_maps(path), "csv", tmp_path / "t.csv")
+    files.export(files.read_maps(path), "csv", tmp_path / "t.csv")
     table, summary = pandas.read_csv(tmp_path / "t.csv").set_index("map"), file.groups["summary"]
     assert np.array_equal(table.index, file.coords["summary"]["map"])
     assert np.array_equal(table["errorbar_S_8"], summary["errorbar"][:, 1])

@@ -17,7 +17,7 @@ from wl.core import hdf5
 from wl.core.checks import InputError, RunError
 from wl.core.hdf5 import Var
 from wl.core.params import HOLDOUT, SPLITS, TEST
-from wl.scoring import export, report, score, table, truth
+from wl.scoring import files, report, score, table
 
 N_COSMOLOGY, N_REALISATION, N_TEST = 12, 20, 60
 OBSERVED = "observed_data"
@@ -250,7 +250,7 @@ def test_the_picture_of_losses_marks_the_weights_that_were_kept(case):
     made_from = {"predictions": hdf5.read(path.with_name("predictions.h5")).digest}
     make_posterior(path, folder, np.load(folder / "label.npy"), np.load(folder / "label_test.npy"),
                    inputs=made_from)
-    maps, figure = truth.open_maps(path), matplotlib.Figure()
+    maps, figure = files.open_maps(path), matplotlib.Figure()
     assert _training(figure, _Scored(maps, report.score_maps(maps, bootstrap=10))) is None
     kept = next(line for line in figure.axes[0].lines if line.get_label() == "kept")
     assert np.array_equal(kept.get_xydata(), [[2.0, 2.2], [1.0, 2.8]])
@@ -358,7 +358,7 @@ def test_a_map_without_posterior_is_left_out(case):
         report.check_convergence(path, False)
     one_line(error, "1 never moved")
     with pytest.raises(InputError):
-        export.submit(path, path.with_name("x.zip"))
+        files.submit(path, path.with_name("x.zip"))
 
 
 def test_several_posteriors_best_first(case, called, tmp_path):
@@ -589,7 +589,7 @@ def test_no_submission(case, tmp_path, why):
         other = 1000 if why == "incomplete" else hdf5.read(path).groups[OBSERVED]["realisation"][8]
         rewrite(path, lambda groups: groups[OBSERVED]["realisation"].values[7:8].fill(other))
     with pytest.raises(InputError) as error:
-        export.submit(path, tmp_path / "entry.zip")
+        files.submit(path, tmp_path / "entry.zip")
     words = {"holdout": "no test maps", "shard": "shard 1 of 4"}.get(why, "once each")
     one_line(error, path, words)
     assert not (tmp_path / "entry.zip").exists()

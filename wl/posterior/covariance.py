@@ -3,6 +3,8 @@
 Both vary slowly over the design: smoothing fits one polynomial in theta to all cosmologies, of the
 order that best predicts realisations left out; with many realisations that is no smoothing.
 """
+import functools
+
 import numpy as np
 
 from ..core import seeds
@@ -72,7 +74,7 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     _, n, d = array("summary", summary, (len(theta), None, None), "f",
                     advice="make the predictions again").shape
     if smooth == "none":
-        return (*per_cosmology(summary), {"mean": RAW, "covariance": RAW, "gain": 0.0})
+        return *per_cosmology(summary), {"mean": RAW, "covariance": RAW, "gain": 0.0}
     if n < 2:
         raise InputError(f"covariance: expected at least 2 realisations per cosmology, got {n}; "
                          f"{MORE}")
@@ -91,7 +93,7 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     order, spread, gain = _choose(u, scaled, np.array_split(shuffled, min(N_FOLDS, n)), smooth)
     found = {"mean": order, "covariance": spread, "gain": float(gain)}
     if (order, spread) == (RAW, RAW):
-        return (*per_cosmology(summary), found)
+        return *per_cosmology(summary), found
     mean, covariance = _fit(u, scaled, order, spread)
     return centre + unit * mean, covariance * np.outer(unit, unit), found
 
@@ -105,23 +107,17 @@ def _choose(u, summary, folds, smooth):
     orders = [RAW] * (smooth == "auto" or not polynomials) + polynomials
     spreads = [RAW] * (smooth == "auto") + spreads
     possible = {(o, s) for o in orders for s in spreads if _freedom(n_cosmology, left, d, o, s) > 0}
-    scores = {}
-
-    def best(pairs):
-        for pair in set(pairs) - set(scores):
-            scores[pair] = _cross_validate(u, summary, folds, *pair)
-        return max(pairs, key=scores.get)
-
+    score = functools.cache(lambda pair: _cross_validate(u, summary, folds, *pair))
     trials = next(filter(None, ([(o, base) for o in orders if (o, base) in possible]
                                 for base in (1, 0, *spreads))), None)
     if trials is None:
         raise InputError(f"covariance of {d} summaries: expected more than {n} realisations of "
                          f"{n_cosmology} cosmologies, even for a smooth one; {MORE}")
-    order = best(trials)[0]
+    order, _ = max(trials, key=score)
     reference = (RAW, RAW) if (RAW, RAW) in possible else trials[0]
-    chosen = best([reference, *((order, s) for s in spreads if (order, s) in possible)])
-    gain = scores[chosen] - scores[reference] if scores[reference] > -np.inf else 0.0
-    return *chosen, gain
+    pairs = [reference, *((order, s) for s in spreads if (order, s) in possible)]
+    chosen = max(pairs, key=score)
+    return *chosen, score(chosen) - score(reference) if score(reference) > -np.inf else 0.0
 
 
 def _freedom(n_cosmology, n, d, order, spread):

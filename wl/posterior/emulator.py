@@ -1,8 +1,4 @@
-"""Mean and covariance of a summary, and the prior, at any cosmology inside the design's hull.
-
-    emulator = build(theta, mean, covariance, prior="design")
-    mean, covariance, inside = emulator.interpolate(np.array([[0.3, 0.8]]))
-"""
+"""Mean and covariance of a summary, and the prior, at any cosmology inside the design's hull."""
 import os
 import pathlib
 
@@ -49,9 +45,9 @@ class Emulator:
         value = np.column_stack([vertex_log_prior, mean, covariance[:, rows, columns]])
         corner, at = theta[triangles], value[triangles]
         edge = np.stack([corner[:, 0] - corner[:, 2], corner[:, 1] - corner[:, 2]], axis=2)
+        first, second, last = at.transpose(1, 0, 2)
         coefficient = np.column_stack([                      # rows as in kernels/likelihood.py
-            corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), at[:, 2], at[:, 0] - at[:, 2],
-            at[:, 1] - at[:, 2]])
+            corner[:, 2], np.linalg.inv(edge).reshape(-1, 4), last, first - last, second - last])
         step = (self.limits[1] - self.limits[0]) / GRID
         box = kernels.Cells(*self.limits[0] - 1.5 * step, *1.0 / step, GRID + 2.0, GRID + 2.0)
         grid = kernels.build_grid(coefficient, neighbours, box)
@@ -164,9 +160,8 @@ def summaries(value: np.ndarray, d: int) -> np.ndarray:
 
 def quadrature_points(theta: np.ndarray, triangles: np.ndarray,
                       order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gauss quadrature on triangles by a collapsed square (Duffy 1982; Stroud 1971).
+    """Gauss quadrature on triangles, exact to degree 2 order - 1 (Duffy 1982; Stroud 1971).
 
-    It is exact for polynomials of degree 2 order - 1.
     theta: (n, 2) float64, the corners; triangles: (t, 3) int; order: int, points per side.
     Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's area, and
     barycentric weights (order^2, 3), all float64.
@@ -220,13 +215,12 @@ def design_log_density(theta: np.ndarray, at: np.ndarray,
     centre, width = theta @ factor.T, np.full(len(theta), BANDWIDTH * len(theta) ** (-1 / 6))
     if triangles is not None:
         inner, weight, _ = quadrature_points(theta, triangles, EDGE_ORDER)
-        inner = inner.reshape(-1, 2) @ factor.T
+        inner, weight = inner.reshape(-1, 2) @ factor.T, weight.ravel()
 
     def density(points):
         square = ((points[:, None] - centre) ** 2).sum(axis=2)
         mass = width**2 if triangles is None else np.array([
-            weight.ravel() @ np.exp(-0.5 * ((inner - c)**2).sum(1) / w**2)
-            for c, w in zip(centre, width)])
+            weight @ np.exp(-0.5 * ((inner - c)**2).sum(1) / w**2) for c, w in zip(centre, width)])
         return (np.exp(-0.5 * square / width**2) / mass).mean(axis=1)
 
     first = density(centre)

@@ -1,5 +1,4 @@
 """From predictions.h5 to posterior.h5: covariance, emulator, sampler; or a network's own bars."""
-import dataclasses
 import pathlib
 
 import numpy as np
@@ -58,8 +57,8 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         constant |= {name: Var(("knot", "param")[-v.ndim:], v) for name, v in learnt.items()}
         said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
         if "widening" in learnt:
-            wider = " and ".join(f"{h:.2f}" for h in learnt["widening"])
-            said.append(f"quantiles at the hull {wider} times wider")
+            said.append("quantiles at the hull {:.2f} and {:.2f} times wider".format(
+                *learnt["widening"]))
         say(", ".join(said), folder.quiet)
     groups, coords = _groups(predictions, chosen, summary, constant, chains, options)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
@@ -196,7 +195,7 @@ def _sample(predictions, options, folder, emulator, wanted):
                                        map_index=ids, guess=guess, keep=keep, progress=progress)
     progress.close()
     if options.sampler == "exact":
-        every = dataclasses.replace(wanted, shard=None).rows(data["split"])    # of all shards
+        every = Wanted(wanted.target).rows(data["split"])                      # of all shards
         error = quadrature.quadrature_error(emulator, data["summaries"][every])
         more["quadrature_error"] = Var(("order",), error)
         say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order "

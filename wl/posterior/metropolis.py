@@ -1,7 +1,4 @@
-"""Posteriors of Omega_m and S_8 for many maps by Metropolis chains.
-
-    chains = metropolis(emulator, summary, PosteriorOptions(nstep=10000, sigma=0.06))
-"""
+"""Posteriors of Omega_m and S_8 for many maps by Metropolis chains."""
 import numpy as np
 import scipy.fft
 from scipy.special import ndtri
@@ -72,7 +69,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: PosteriorOptions, 
         if progress is not None:
             progress.update(count)
     mean, covariance = _moments(batches, walk.kept, begin)
-    tau = _autocorrelation_time(batches, np.diff(edges), begin)
+    tau = _autocorrelation_time(batches, np.diff(edges), begin, mean, covariance)
     return Chains(mean, *spread(covariance), *np.moveaxis(quantiles, 2, 0),
                   accepted.mean(axis=1) / walk.kept, ess, rhat, tau, edge, draws=kept, lp=lp)
 
@@ -101,17 +98,15 @@ def _starts(emulator, best, chains, seed, index, guess=None):
     return np.ascontiguousarray(begin)
 
 
-def _autocorrelation_time(sums, size, begin):
+def _autocorrelation_time(sums, size, begin, mean, covariance):
     """Integrated autocorrelation time in steps by batch means (Flegal & Jones 2010), (n, 2)."""
     n, chains, batches, _ = sums.shape
+    tau, var = np.full((n, 2), np.inf), np.einsum("nii->ni", covariance)
     if batches < 2:
-        return np.full((n, 2), np.inf)
+        return tau
     means = sums[..., :2] / size[:, None] + begin[:, :, None]
-    mean, covariance = _moments(sums, size.sum(), begin)
-    var = np.einsum("nii->ni", covariance)
     squares = size[:, None] * (means - mean[:, None, None]) ** 2
     between = squares.sum(axis=(1, 2)) / (chains * batches - 1)
-    tau = np.full((n, 2), np.inf)
     return np.maximum(np.divide(between, var, out=tau, where=var > 1e-24), 1.0)
 
 
@@ -191,11 +186,9 @@ def _ess(score):
     pairs = rho[:, 0:2 * count:2] + rho[:, 1:2 * count:2] if m > 4 else np.ones((n, 1))
     negative = pairs <= 0.0
     negative[:, 0] = False                              # the first pair is taken as it is
-    stop = np.where(negative.any(1), negative.argmax(1), pairs.shape[1] - 1)
-    row = np.arange(n)
+    stop, row = np.where(negative.any(1), negative.argmax(1), pairs.shape[1] - 1), np.arange(n)
     even = rho[row, 2 * stop]
     tail = np.where((even > 0.0) | (pairs[row, stop] >= 0.0), even, 0.0)
     kept = np.arange(pairs.shape[1]) < stop[:, None]
-    total = np.where(kept, np.minimum.accumulate(pairs, axis=1), 0.0).sum(1)
-    tau = 2.0 * total - 1.0 + tail
+    tau = 2.0 * np.where(kept, np.minimum.accumulate(pairs, axis=1), 0.0).sum(1) - 1.0 + tail
     return chains * m / np.maximum(tau, 1.0 / np.log10(chains * m))

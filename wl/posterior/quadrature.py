@@ -1,7 +1,4 @@
-"""The exact posterior of Omega_m and S_8 for many maps, by quadrature over the design's triangles.
-
-    exact(emulator, summary).mean
-"""
+"""The exact posterior of Omega_m and S_8 for many maps, by quadrature over triangles."""
 import numpy as np
 from scipy.special import roots_legendre
 
@@ -20,6 +17,7 @@ BLOCK = 1024           # maps whose posteriors survey() holds at a time
 DRAW_CELLS = 4         # cells per side for each point of the quadrature, for draws
 DRAW_BYTES = 1 << 27   # of the densities of cells held at a time
 PER_EDGE = 8           # points that survey() looks at along each hull edge
+MAX_LOOKS = 64         # maps that quadrature_error() infers again
 
 
 def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains:
@@ -96,19 +94,17 @@ def _even(square):
     return np.stack([c0, c1, 1.0 - c0 - c1], axis=1)
 
 
-def quadrature_error(emulator: Emulator, summary: np.ndarray, orders: tuple = (6, ORDER),
-                     against: int = 12, maps: int = 64) -> np.ndarray:
-    """The largest difference of a mean or sd by exact() from one of a higher order, in sd.
+def quadrature_error(emulator: Emulator, summary: np.ndarray,
+                     orders: tuple = (6, ORDER)) -> np.ndarray:
+    """The largest difference of a mean or sd by exact() from one of order 12, in sd.
 
-    emulator: Emulator; summary: (n, d) float64, of which `maps`, at even distances, are looked at.
-    orders, against: ints, of exact(), and the higher one.
-    Returns (len(orders),) float64, NaN without maps.
+    emulator: Emulator; summary: (n, d) float64, of which MAX_LOOKS are looked at, evenly.
+    orders: ints, of exact(). Returns (len(orders),) float64, NaN without maps.
     """
-    n = len(summary)
-    if not n:
+    if not len(summary):
         return np.full(len(orders), np.nan)
-    some = summary[np.unique(np.linspace(0, n - 1, maps).astype(int))]
-    best, parts = exact(emulator, some, against), [exact(emulator, some, k) for k in orders]
+    some = summary[np.unique(np.linspace(0, len(summary) - 1, MAX_LOOKS).astype(int))]
+    best, *parts = (exact(emulator, some, order) for order in (12, *orders))
     return np.array([max(np.abs((p.mean - best.mean) / best.sd).max(),
                          np.abs(p.sd / best.sd - 1.0).max()) for p in parts])
 
@@ -193,7 +189,7 @@ def survey(emulator: Emulator, summary: np.ndarray) -> tuple[np.ndarray, np.ndar
     n, t, unit = len(emulator.theta), len(at), np.eye(3)
     part = np.arange(PER_EDGE)[:, None] / PER_EDGE
     along = [part * unit[(k + 1) % 3] + (1.0 - part) * unit[(k + 2) % 3] for _, k in hull]
-    vertex, corner = np.empty(n, int), np.empty(n, int)
+    vertex, corner = np.empty((2, n), int)
     for k in range(3):
         vertex[at[:, k]], corner[at[:, k]] = np.arange(t), k
     triangle = np.concatenate([vertex, np.arange(t), np.repeat(hull[:, 0], PER_EDGE)])

@@ -1,7 +1,6 @@
 """Pictures of scored posteriors, as PNG and PDF; matplotlib is loaded when they are asked for.
 
-Colours are those of Okabe & Ito and of viridis, which colour-blind eyes tell apart; lines differ in
-their dashes too, for print.
+Colours are those of Okabe & Ito and of viridis, for colour-blind eyes; dashes too tell lines apart.
 """
 import contextlib
 import pathlib
@@ -44,15 +43,14 @@ class _Scored:
 
     def density(self, i, points):
         """Density of map i at points (m, 2) up to a factor: its emulator's, else a Gaussian."""
+        row = self.rows[i]
         if self.emulator is not None:
-            summary = self.maps.file.groups["observed_data"]["summaries"][self.rows[i]]
+            summary = self.maps.file.groups["observed_data"]["summaries"][row]
             value = self.emulator.log_posterior(points, summary[None])[0]
         else:
+            mean, sd = (self.maps.summary[k][row] + 0.0 * points for k in ("posterior_mean", "sd"))
             rho = 0.0 if self.numbers.correlation is None else self.numbers.correlation[i]
-            value = -0.5 * score.joint_distance(
-                points, *(np.broadcast_to(value[self.rows[i]], points.shape) for value in
-                          (self.maps.summary["posterior_mean"], self.maps.summary["sd"])),
-                np.full(len(points), rho))
+            value = -0.5 * score.joint_distance(points, mean, sd, np.full(len(points), rho))
         return np.exp(value - value.max())
 
 
@@ -124,8 +122,8 @@ def _plane(figure, axis, scored, values, label, colours):
 
 def _residuals(figure, scored):
     pulls = (scored.mean - scored.truth) / scored.bars
-    for k, axis in enumerate(figure.subplots(1, 2, sharey=True)):
-        _plane(figure, axis, scored, pulls[:, k], f"mean error of {LABELS[k]} / error bar", "PuOr")
+    for pull, label, axis in zip(pulls.T, LABELS, figure.subplots(1, 2, sharey=True)):
+        _plane(figure, axis, scored, pull, f"mean error of {label} / error bar", "PuOr")
 
 
 def _design(figure, scored):
@@ -168,7 +166,7 @@ def _posterior(axis, scored, i):
     """Regions of 68 and 95 % of map i: exact (or Gaussian), and of its chain if it kept draws."""
     mean, sd, truth = scored.mean[i], scored.maps.summary["sd"][scored.rows[i]], scored.truth[i]
     low, high = np.minimum(mean - 4 * sd, truth - sd), np.maximum(mean + 4 * sd, truth + sd)
-    x, y = (np.linspace(low[k], high[k], GRID) for k in range(2))
+    x, y = np.linspace(low, high, GRID, axis=1)
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     density = scored.density(i, points).reshape(GRID, GRID)
     axis.contour(x, y, density, _levels(density), colors=BLUE, linewidths=1.2)
@@ -177,11 +175,10 @@ def _posterior(axis, scored, i):
     if kept.any():
         draws = np.stack([scored.drawn[name][..., kept].ravel() for name in PARAMS], axis=1)
         from scipy.ndimage import gaussian_filter
-        count = np.histogram2d(*draws.T, 60, [[low[0], high[0]], [low[1], high[1]]])[0].T
-        smooth = gaussian_filter(count, 7.5 * len(draws)**(-1 / 6))     # 7.5 bins a sd; Scott 1992
-        centre = [low[k] + (high[k] - low[k]) * (np.arange(60) + 0.5) / 60 for k in range(2)]
-        axis.contour(*centre, smooth, _levels(smooth), colors=ORANGE, linewidths=1.0,
-                     linestyles="--")
+        count, *ends = np.histogram2d(*draws.T, 60, np.stack([low, high], axis=1))
+        smooth = gaussian_filter(count.T, 7.5 * len(draws)**(-1 / 6))   # 7.5 bins a sd; Scott 1992
+        axis.contour(*((end[1:] + end[:-1]) / 2 for end in ends), smooth, _levels(smooth),
+                     colors=ORANGE, linewidths=1.0, linestyles="--")
         axis.plot([], [], color=ORANGE, ls="--", label="draws")
     axis.errorbar(*mean, scored.bars[i][1], scored.bars[i][0], fmt="o", ms=3, color=GREEN, lw=1,
                   label="mean, error bars")

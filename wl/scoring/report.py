@@ -14,7 +14,7 @@ from ..core.progress import warn
 from ..maps import dataset
 from ..posterior.posterior import unconverged
 from . import score, table
-from .truth import Maps, open_maps, read_maps
+from .files import Maps, open_maps, read_maps
 
 SCHEMA_VERSION = 1
 MAX_LISTED = 4              # so many maps without truth are listed one by one
@@ -80,8 +80,7 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
 
 def _beside_limit(maps, pick, count, seed):
     """Scores minus those of the information limit of the same maps; None or InputError without."""
-    folder = maps.folder
-    where = folder / dataset.LIMIT_FILE
+    folder, where = maps.folder, maps.folder / dataset.LIMIT_FILE
     if not where.is_file() or where.resolve() == maps.path.resolve():
         return None
     try:
@@ -146,8 +145,7 @@ def _without_truth(maps, pick):
     mean, sd = maps.summary["posterior_mean"], maps.summary[maps.bars]
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(sd[pick], axis=0).tolist()}
     if pick.sum() <= MAX_LISTED:
-        p_value = maps.summary.get("p_value", np.full(len(pick), np.nan))
-        p_value = np.where(np.isfinite(p_value), p_value.astype(object), None)
+        p_value = score.plain(maps.summary.get("p_value", np.full(len(pick), np.nan)))
         out["maps"] = [{"map": int(maps.realisation[i]), "mean": mean[i].tolist(),
                         "sd": sd[i].tolist(), "p_value": p_value[i]} for i in np.flatnonzero(pick)]
     return out
@@ -217,7 +215,7 @@ def _beside(path, name):
 def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
     """Write score.json of each posterior, and report.html of one or comparison.html of several.
 
-    scored: pairs of truth.Maps and what score_maps() returns of them
+    scored: pairs of files.Maps and what score_maps() returns of them
     with_figures: bool, whether there is more than score.json: a page, and pictures by matplotlib
     Returns the paths of what was written, which an unwritable folder makes fewer, with a warning.
     """

@@ -143,16 +143,15 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
         at, error = at + values[0].size, spread[pick]
         if name.startswith("coverage"):
             error = np.where(error == 0, all_or_none, error)
-        out[name], out[f"{name}_error"] = _plain(table[:, pick].mean(axis=0)), _plain(error)
-    out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), _plain(terms.mean(axis=0))))
+        out[name], out[f"{name}_error"] = plain(table[:, pick].mean(axis=0)), plain(error)
+    out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), plain(terms.mean(axis=0))))
     out["r2"] = [None if v == 0 else float(1.0 - m / v)
                  for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]
     below = probabilities(truth, posterior)
-    out["coverage_curve"] = _plain(coverage_curve(below, np.arange(1, 10) / 10))
     _, same = np.unique(truth, axis=0, return_inverse=True)
-    out["pit_p_value"] = ([uniform_p_value(u, same.ravel()) for u in below.T] if len(truth) > 1
-                          else None)
-    return out
+    p_value = [uniform_p_value(u, same.ravel()) for u in below.T] if len(truth) > 1 else None
+    return out | {"coverage_curve": plain(coverage_curve(below, np.arange(1, 10) / 10)),
+                  "pit_p_value": p_value}
 
 
 def probabilities(truth: np.ndarray, posterior: Posterior) -> np.ndarray:
@@ -186,7 +185,7 @@ def _columns(truth, posterior, terms, label_variance):
     return columns
 
 
-def _plain(value):
-    """Numbers and lists for JSON; NaN becomes None."""
+def plain(value: np.ndarray) -> list | float | None:
+    """Numbers and lists for JSON of an array or a number; NaN becomes None."""
     value = np.asarray(value, dtype=np.float64)
     return np.where(np.isfinite(value), value.astype(object), None).tolist()

@@ -146,7 +146,7 @@ def _bars_verdict(part):
 
 
 def new_maps(maps) -> str:
-    """What a trained run says of new maps, in lines of at most 80 columns. maps: truth.Maps."""
+    """What a trained run says of new maps, in lines of at most 80 columns. maps: files.Maps."""
     summary = maps.summary
     mean, sd = summary["posterior_mean"], summary[maps.bars]
     p_value = summary.get("p_value_all", summary.get("p_value"))
@@ -211,10 +211,10 @@ def details(result: dict) -> str:
         lines.append(f"  no truth for {part['n']} test map{'s' * (part['n'] > 1)}: mean error bar "
                      + _named(part["mean_sd"]))
         for one in part.get("maps", ()):
-            text = ", ".join(f"{p} = {m:.4f} +- {s:.4f}"
-                             for p, m, s in zip(PARAMS, one["mean"], one["sd"]))
-            p_value = "" if one["p_value"] is None else f", chi2 p-value {one['p_value']:.3g}"
-            lines.append(f"  test map {one['map']}: {text}{p_value}")
+            said = [f"{p} = {m:.4f} +- {s:.4f}" for p, m, s in zip(PARAMS, one["mean"], one["sd"])]
+            if one["p_value"] is not None:
+                said.append(f"chi2 p-value {one['p_value']:.3g}")
+            lines.append(f"  test map {one['map']}: {', '.join(said)}")
     if "out_of_distribution" in result:
         lines.append("  out of distribution by p-value: mean true-positive rate {tpr:.3f} ({n_out} "
                      "maps against {n_in})".format(**result["out_of_distribution"]))
@@ -249,10 +249,8 @@ def _pm(part, key, digits, scale=1, at=None):
         return " ".join(f"{scale * np.mean(share):.{digits}f}" for share in value[::2])
     if at is not None:
         value, error = value and value[at], error and error[at]
-    if value is None:
-        return "-"
-    text = f"{scale * value:.{digits}f}"
-    return text if error is None else f"{text} +- {scale * error:.{digits}f}"
+    shown = [f"{scale * number:.{digits}f}" for number in (value, error) if number is not None]
+    return " +- ".join(shown) or "-"
 
 
 def _align(rows, left, indent=""):
