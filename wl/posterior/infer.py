@@ -114,13 +114,13 @@ def _held_out(emulator, per, options, seed):
     for k in range(min(RECALIBRATION_FOLDS, n)):
         fold = np.arange(k, n, RECALIBRATION_FOLDS)
         rest = np.setdiff1d(np.arange(n), fold)
-        enough = len(rest) > per.shape[2] + 2              # the rest is smaller than the split
-        mean, spread, _ = covariance.smoothed(theta, per[:, rest],
-                                              options.smooth if enough else "always", seed)
+        # the rest is smaller than the split
+        smooth = options.smooth if len(rest) > per.shape[2] + 2 else "always"
+        mean, spread, _ = covariance.smoothed(theta, per[:, rest], smooth, seed)
         # other realisations at each cosmology: they may share seeds
-        some = np.arange(min(max_maps, len(fold)))
-        some = fold[(some + len(some) * np.arange(len(theta))[:, None]) % len(fold)]
-        truth.append(np.repeat(theta, some.shape[1], axis=0))
+        size = min(max_maps, len(fold))
+        some = fold[np.arange(len(theta) * size).reshape(-1, size) % len(fold)]
+        truth.append(np.repeat(theta, size, axis=0))
         other = emulators.build(theta, mean, spread, prior=prior)
         summaries = np.take_along_axis(per, some[..., None], axis=1).reshape(-1, per.shape[2])
         parts.append(quadrature.exact(other, summaries))

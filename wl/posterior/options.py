@@ -209,13 +209,13 @@ def merge(paths: list, out) -> str:
         if not (isinstance(shard, list) and len(shard) == 2):
             raise InputError(f"{file.path}: is not a shard of a run; merge only what --shard i/n "
                              "made")
-        made = {"kind": file.kind, "shards": shard[1], **_made(file)}
+        i, count = shard
+        made = {"kind": file.kind, "shards": count, **_made(file)}
         whole = whole or made
         refuse_difference(f"{first.path}: has", whole, made, ONE_RUN, file.path)
-        if shards.setdefault(shard[0], file) is not file:
-            raise InputError(f"{file.path}: is shard {shard[0]} of {shard[1]} as "
-                             f"{shards[shard[0]].path} is; give each once")
-    count = whole["shards"]
+        if (same := shards.setdefault(i, file)) is not file:
+            raise InputError(f"{file.path}: is shard {i} of {count} as {same.path} is; give each "
+                             "once")
     if set(shards) not in (set(range(count)), set(range(1, count + 1))):
         raise InputError(f"{out}: expected {count} shards, got {len(shards)} "
                          f"({', '.join(map(str, sorted(shards)))}); run the missing ones first")
@@ -308,7 +308,7 @@ def _foreign_tables(path):
     try:
         if kind == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
+                found = dict(file)
     except Exception as error:             # a damaged archive raises anything from zipfile to NumPy
         raise InputError(f"{path}: cannot be read as .npz ({error})") from None
     for names in (SUMMARIES, TRUTHS):
@@ -321,7 +321,7 @@ def _foreign_tables(path):
                   advice="give Omega_m and S_8 of each map")
     summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
                       advice="give a row of finite numbers for each map").astype(np.float64)
-    if summaries.shape[1] == 0 or truth.shape[1] < 2 or (truth[:, :2] <= 0.0).any() or (
+    if not summaries.shape[1] or truth.shape[1] < 2 or (truth[:, :2] <= 0.0).any() or (
             np.abs(summaries).max(initial=0.0) > MAX_SUMMARY):
         raise InputError(f"{path}: expected summaries up to {MAX_SUMMARY:g}, at least one a map, "
                          "and cosmologies above 0")

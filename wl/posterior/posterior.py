@@ -243,6 +243,6 @@ def _quantiles(result, curve):
         back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
         right = np.clip(np.searchsorted(scores, back), 1, len(scores) - 1)
         part = (back - scores[right - 1]) / (scores[right] - scores[right - 1])
-        step = part[:, None] * (known[right, :, k] - known[right - 1, :, k])
-        out[:, :, k] = known[right - 1, :, k] + step
+        low, high = known[right - 1, :, k], known[right, :, k]
+        out[:, :, k] = low + part[:, None] * (high - low)
     return {f"recalibrated_{name}": values for name, values in zip(LEVELS, out)}
