@@ -107,8 +107,8 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     unit = covariance / (scale[:, :, None] * scale[:, None, :])     # so that units do not matter
     skew = np.abs(unit - unit.transpose(0, 2, 1)).max(axis=(1, 2))
     if (skew > 1e-9).any():
-        raise InputError("emulator covariance: not symmetric at "
-                         f"{checks.name_of(theta, int(skew.argmax()))}")
+        where = checks.name_of(theta, skew.argmax())
+        raise InputError(f"emulator covariance: not symmetric at {where}")
     bad = np.flatnonzero((np.linalg.eigvalsh(unit)[:, 0] < 1e-12) | (power <= 0.0).any(axis=1))
     for i in bad[:1]:
         raise InputError(f"emulator covariance: not positive definite at {checks.name_of(theta, i)}"
@@ -153,9 +153,8 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
 
 def summaries(value: np.ndarray, d: int) -> np.ndarray:
     """Summaries checked for the kernels: finite, (k, d), contiguous float64. Raises InputError."""
-    return np.ascontiguousarray(checks.array(
-        "summary", value, (None, d), ("f", "i", "u"),
-        advice="give one row of summaries for each map"), dtype=np.float64)
+    value = checks.array("summary", value, (None, d), ("f", "i", "u"), advice="give a row a map")
+    return np.ascontiguousarray(value, dtype=np.float64)
 
 
 def quadrature_points(theta: np.ndarray, triangles: np.ndarray,

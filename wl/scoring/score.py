@@ -13,12 +13,11 @@ from ..core.params import SCORE_WEIGHT
 from ..posterior.posterior import checked, coverage_curve, pit_quantiles, uniform_p_value
 
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
+RATES = np.geomspace(0.001, 0.05, 100)                     # of maps taken for strange ones
 
 Posterior = namedtuple("Posterior", "mean sd correlation quantiles", defaults=(None, {}))
-Posterior.__doc__ = """What is scored of n maps: mean, sd (n, 2); correlation (n,), or None.
-
-quantiles: {name of params.LEVELS: (n, 2)}, those there are
-"""
+Posterior.__doc__ = """What is scored of n maps: mean, sd (n, 2); correlation (n,), or None;
+quantiles {name of params.LEVELS: (n, 2)}, those there are."""
 
 
 def _score_terms(truth, mean, sd):
@@ -83,17 +82,15 @@ def joint_distance(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray,
     truth, mean, sd: (n, 2); correlation: (n,)
     """
     truth, mean, sd = checked(truth, mean, sd)
-    rho = array("correlation", correlation, (len(truth),))
-    a, b = ((truth - mean) / sd).T
+    rho, (a, b) = array("correlation", correlation, (len(truth),)), ((truth - mean) / sd).T
     return (a * a - 2.0 * rho * a * b + b * b) / np.maximum(1.0 - rho * rho, 1e-12)
 
 
-def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 100,
-                        low: float = 0.001, high: float = 0.05) -> float:
+def out_of_distribution(inside: np.ndarray, outside: np.ndarray) -> float:
     """Mean true-positive rate of a test for maps that the simulations do not cover.
 
-    The mean is over `count` false-positive rates at equal ratios from low to high, the metric of
-    the challenge's second phase; a test that knows nothing has 0.0127.
+    The mean is over the false-positive RATES, the metric of the challenge's second phase; a test
+    that knows nothing has 0.0127.
     inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations'
         distribution and of others; larger is more suspect, inf allowed
     Raises InputError.
@@ -108,9 +105,8 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray, count: int = 10
     # the ROC curve, ties as steps
     false, true = (np.append(0.0, 1.0 - np.searchsorted(np.sort(v), thresholds) / len(v))
                    for v in (inside, outside))
-    rates = np.geomspace(low, high, count)
-    right = np.searchsorted(false, rates, side="right")    # false[right - 1] <= rate < false[right]
-    part = (rates - false[right - 1]) / (false[right] - false[right - 1])
+    right = np.searchsorted(false, RATES, side="right")    # false[right - 1] <= rate < false[right]
+    part = (RATES - false[right - 1]) / (false[right] - false[right - 1])
     return float((true[right - 1] + part * (true[right] - true[right - 1])).mean())
 
 
@@ -145,8 +141,8 @@ def summarise(truth: np.ndarray, posterior: Posterior, label_variance: np.ndarra
             error = np.where(error == 0, all_or_none, error)
         out[name], out[f"{name}_error"] = plain(table[:, pick].mean(axis=0)), plain(error)
     out["score_terms"] = dict(zip(("pull2", "ln_sd2", "weighted_e2"), plain(terms.mean(axis=0))))
-    out["r2"] = [None if v == 0 else float(1.0 - m / v)
-                 for m, v in zip(((mean - truth)**2).mean(axis=0), truth.var(axis=0))]
+    mse, variance = ((mean - truth)**2).mean(axis=0), truth.var(axis=0)
+    out["r2"] = [None if v == 0 else float(1.0 - m / v) for m, v in zip(mse, variance)]
     below = probabilities(truth, posterior)
     _, same = np.unique(truth, axis=0, return_inverse=True)
     p_value = [uniform_p_value(u, same.ravel()) for u in below.T] if len(truth) > 1 else None
