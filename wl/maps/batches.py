@@ -67,17 +67,14 @@ class Frame:
 
 def _best_fold(box, overlap):
     """(area, cut, first row, last row + 1) of the fold that leaves the smallest frame, or None."""
-    best = None
+    found = []
     for cut in range(overlap + 1, box.shape[1]):
         beyond = np.flatnonzero(box[:, cut:].any(1))
-        if beyond.size == 0:
-            break
         # room above and below lets a filter see the overlap's surroundings
         top, bottom = max(beyond[0] - 8, 0), min(beyond[-1] + 9, box.shape[0])
         area = (box.shape[0] + bottom - top) * max(cut, box.shape[1] - cut + overlap)
-        if best is None or area < best[0]:
-            best = (area, cut, top, bottom)
-    return best
+        found.append((area, cut, top, bottom))
+    return min(found, default=None)
 
 
 class Batches:

@@ -252,9 +252,8 @@ def test_file(folder, release: str = "public", name: str | None = None) -> pathl
 
 def interrupted(folder) -> bool:
     """Whether a killed run was moving the simulated set into place."""
-    begun, done = (pathlib.Path(folder, *below, SIMULATION_FILE).is_file()
-                   for below in ((UNFINISHED,), ()))
-    return begun and not done
+    begun, done = pathlib.Path(folder, UNFINISHED, SIMULATION_FILE), folder / SIMULATION_FILE
+    return begun.is_file() and not done.is_file()
 
 
 def _with_prefix(folder, name, release):

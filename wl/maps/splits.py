@@ -143,7 +143,7 @@ def split_realisations(n_realisation: int, emulator: float, holdout: float,
     Returns (n_realisation,) int8, codes of params.SPLITS. Raises InputError for an empty part.
     """
     n_emulator = max(1, round(emulator * n_realisation))
-    n_holdout = _held_out(n_realisation, holdout)
+    n_holdout = max(int(holdout > 0), round(holdout * n_realisation))
     if n_emulator + n_holdout >= n_realisation:
         raise InputError(f"expected enough realisations to split, got {n_realisation} for "
                          f"fractions {emulator} and {holdout}; simulate more realisations")
@@ -163,7 +163,7 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
     Returns (n_realisation,) each: code, int8 with EMULATOR for every realisation of a fold; fold,
     int8, -1 for the hold-out; is_shared, bool, those that train no network. Raises InputError.
     """
-    n_holdout = _held_out(n_realisation, holdout)
+    n_holdout = max(int(holdout > 0), round(holdout * n_realisation))
     n_shared = max(1, round(n_realisation / 32))
     max_folds = max(min(n_realisation - n_holdout - n_shared, 100), 2)
     if not 2 <= folds <= min(max_folds, n_realisation - n_holdout - n_shared):
@@ -176,7 +176,3 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
     is_shared = np.zeros(n_realisation, bool)
     is_shared[order[n_holdout:n_holdout + n_shared]] = True
     return code, fold, is_shared
-
-
-def _held_out(n_realisation, holdout):
-    return max(1, round(holdout * n_realisation)) if holdout > 0 else 0

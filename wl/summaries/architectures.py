@@ -193,13 +193,6 @@ class InceptionBlock(nn.Module):
         return self.end(torch.cat([view(x) for view in self.views], 1))   # 4 x (n, c_out/4, H, W)
 
 
-class GlobalMean(nn.Module):
-    """(n, c, H, W) -> (n, c)."""
-
-    def forward(self, x):
-        return x.mean((2, 3))
-
-
 class Pooled(nn.Module):
     """A network that is features, a global mean and a head: its weights serve any frame.
 
@@ -270,13 +263,13 @@ class SimpleCNN(nn.Module):
                           else conv_block(c_in, c_out, pool=2))
         self.convolutions, self.stride = nn.Sequential(*blocks), 2**(len(widths) + 1)
         rows, columns = (max(-(-n // 2) >> len(widths), 1) for n in frame)
-        flat = head == "flatten"
-        c_in = widths[-1] * (rows * columns if flat else 1)
-        self.head = nn.Sequential(nn.Flatten() if flat else GlobalMean(),
-                                  dense_head(c_in, hidden, dropout, n_out))
+        self.flat = head == "flatten"
+        c_in = widths[-1] * (rows * columns if self.flat else 1)
+        self.head = nn.Sequential(nn.Flatten(), dense_head(c_in, hidden, dropout, n_out))
 
     def forward(self, x):
-        return self.head(self.convolutions(x))      # (n, 1, H, W) -> (n, 128, H/32, W/32)
+        x = self.convolutions(x)                    # (n, 1, H, W) -> (n, 128, H/32, W/32)
+        return self.head(x if self.flat else x.mean((2, 3)))
 
 
 class ResNet(Pooled):

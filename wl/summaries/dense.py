@@ -91,11 +91,9 @@ class Dense(Network):
 
 
 def _averaged(net, x):
-    """(n, c) -> (n, n_out), the mean over the networks.
-
-    In blocks of one size: a product of matrices rounds a map's row by how many there are.
-    """
+    """(n, c) -> (n, n_out), the mean over the networks."""
     net.eval()
+    # in blocks of one size: a product of matrices rounds a map's row by how many there are
     padded = nn.functional.pad(x, (0, 0, 0, -len(x) % BLOCK))
     with torch.inference_mode():
         out = [net(part.expand(len(net[0].weight), -1, -1)) for part in padded.split(BLOCK)]

@@ -89,12 +89,18 @@ class Lanes(contextlib.AbstractContextManager):
         parts = self._parts(x)
         self.used = max(self.used, len(parts))
         shares = [(lane, x[part], target[part]) for lane, part in enumerate(parts)]
-        others = range(1, min(cli.processes(), len(parts)))      # lane i: process i modulo them all
+        n = cli.processes()                                      # lane i: process i modulo them all
+        others, weights = range(1, min(n, len(parts))), [p.detach() for p in self.net.parameters()]
         for other in others:
-            self._ask(other, shares[other::cli.processes()], loss, len(x))
-        values = self.gradients(shares[::cli.processes()], loss, len(x))
+            buffers = [dict(self.copies[lane].named_buffers()) for lane, *_ in shares[other::n]]
+            _send((self.recipe, weights, buffers, self.state, shares[other::n], loss, len(x)), other)
+        values = self.gradients(shares[::n], loss, len(x))
         for other in others:
-            values += self._take(other)
+            for net, (value, gradients, buffers) in zip(self.copies[other::n], _receive(other)):
+                values.append(value)
+                for parameter, gradient in zip(net.parameters(), gradients):
+                    parameter.grad = gradient
+                _fill(net, buffers)
         for group in zip(*(net.parameters() for net in self.copies[:len(parts)])):
             for other in group[1:]:
                 group[0].grad += other.grad
@@ -109,22 +115,6 @@ class Lanes(contextlib.AbstractContextManager):
             (value * (n / size)).backward()
             return value.item() * n / size
         return list(self.pool.map(lambda share: one(*share), shares))
-
-    def _ask(self, other, mine, loss, size):
-        """Send another process its lanes."""
-        _join()
-        buffers = [dict(self.copies[lane].named_buffers()) for lane, *_ in mine]
-        weights = [p.detach() for p in self.net.parameters()]
-        _send((self.recipe, weights, buffers, self.state, mine, loss, size), other)
-
-    def _take(self, other):
-        """Losses that another process was asked for; gradients and buffers go into the copies."""
-        found = _receive(other)
-        for net, (_, gradients, buffers) in zip(self.copies[other::cli.processes()], found):
-            for parameter, gradient in zip(net.parameters(), gradients):
-                parameter.grad = gradient
-            _fill(net, buffers)
-        return [value for value, *_ in found]
 
     def predict(self, x: np.ndarray) -> torch.Tensor:
         """Outputs (n, n_out) of a batch (n, 1, rows, columns); each lane evaluates its part.
@@ -159,12 +149,9 @@ def _fill(net, buffers):
         buffer.copy_(buffers[name])
 
 
-def _join():
+def _send(content, target):
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)
-
-
-def _send(content, target):
     dist.send_object_list([content], dst=target)
 
 
@@ -187,7 +174,6 @@ def shared(work: Callable[[], None], threads: int) -> None:
     try:
         work()
     finally:
-        _join()
         for other in range(1, cli.processes()):
             _send(None, other)
         _leave()
@@ -195,7 +181,7 @@ def shared(work: Callable[[], None], threads: int) -> None:
 
 def _serve(threads):
     """Compute lanes for the first process until it ends."""
-    _join()
+    dist.init_process_group("gloo", timeout=PATIENCE)
     lanes = None
     while (job := _receive(0)) is not None:
         recipe, weights, buffers, state, mine, loss, size = job
