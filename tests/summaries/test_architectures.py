@@ -336,7 +336,7 @@ def test_channels_last_changes_nothing():
 # ---------------------------------------------------------------- options from the command line
 def test_options_take_the_types_of_their_defaults():
     texts = ["widths=8,16", "head=pool", "dropout=0,0.5", "residual=1"]
-    found = options.options("--model-option", texts, options.MODELS["simple_cnn"])
+    found = options.options(texts, options.MODELS["simple_cnn"])
     assert found == {"widths": [8, 16], "hidden": [512, 128], "dropout": [0.0, 0.5], "residual": 1,
                      "head": "pool"}
 
@@ -352,7 +352,7 @@ def test_options_take_the_types_of_their_defaults():
     ("simple_cnn", "dropout=0,nan", ("dropout", "nan"))])
 def test_wrong_options_are_refused_in_one_line(name, text, words):
     with pytest.raises(InputError) as error:
-        options.options("--model-option", [text], options.MODELS[name])
+        options.options([text], options.MODELS[name])
     one_line(error, "--model-option", *words)
 
 

@@ -212,19 +212,15 @@ def blocks(file: hdf5.File) -> dict[str, np.ndarray]:
 
 
 def _gaussian(width):
-    """exp(-2 pi^2 width^2 f^2), f up to 1/2, as a kernel (FAR,) at distances 0, 1, ..., -2, -1.
-
-    A narrow one is cut off at the highest frequency and rings: it falls as 1 / distance^2.
-    """
+    """exp(-2 pi^2 width^2 f^2), f up to 1/2, as a kernel (FAR,) at distances 0, 1, ..., -2, -1."""
+    # a narrow one is cut off at the highest frequency and rings: it falls as 1 / distance^2
     return np.fft.irfft(np.exp(-2.0 * (np.pi * width * np.fft.rfftfreq(FAR))**2), FAR)
 
 
 def _smoothings(mask, width):
-    """kernels.Smoothing on a mask for each width (n,), standard deviations in pixels.
-
-    A ringing tail is fitted by geometric series of fixed ratios, which leaves a kernel at most 2e-5
-    of its norm off (at a width of 0.5), and smoothed maps 1.2e-5 of their standard deviation.
-    """
+    """kernels.Smoothing on a mask for each width (n,), standard deviations in pixels."""
+    # geometric series of fixed ratios fit a ringing tail: a kernel is at most 2e-5 of its norm off
+    # (at a width of 0.5), and smoothed maps 1.2e-5 of their standard deviation
     reach = [kernels.GROUP * max(1, int(np.ceil(REACH * w / kernels.GROUP))) for w in width]
     ratio = (-np.exp(-np.geomspace(0.015, 0.4, kernels.TRAILS))).astype(np.float32)
     areas = _observed_blocks(mask, max(reach))

@@ -92,8 +92,9 @@ class Lanes(contextlib.AbstractContextManager):
         n = cli.processes()                                      # lane i: process i modulo them all
         others, weights = range(1, min(n, len(parts))), [p.detach() for p in self.net.parameters()]
         for other in others:
-            buffers = [dict(self.copies[lane].named_buffers()) for lane, *_ in shares[other::n]]
-            _send((self.recipe, weights, buffers, self.state, shares[other::n], loss, len(x)), other)
+            mine = shares[other::n]
+            buffers = [dict(self.copies[lane].named_buffers()) for lane, *_ in mine]
+            _send((self.recipe, weights, buffers, self.state, mine, loss, len(x)), other)
         values = self.gradients(shares[::n], loss, len(x))
         for other in others:
             for net, (value, gradients, buffers) in zip(self.copies[other::n], _receive(other)):

@@ -209,19 +209,19 @@ def model_options(name: str, given) -> dict:
 
     given: list of "name=value", each for every part that has it; a complete dict; or None
     """
-    parts, by_name = name.split("+"), isinstance(given, dict)
+    parts = name.split("+")
     for part in parts:
         choice("--model", part, tuple(MODELS))
     if len(set(parts)) < len(parts):
         raise InputError(f"--model {name}: expected different models, to be stacked")
-    if by_name:
+    if isinstance(given, dict):
         given = given if len(parts) > 1 else {name: given}
         for part in given:
             choice("--config: options of the model", part, parts)
         texts = {part: as_texts(given.get(part, {})) for part in parts}
     else:
         known = {key: value for part in parts for key, value in MODELS[part].items()}
-        options("--model-option", given, known)
+        options(given, known)
         texts = {part: [text for text in given or () if text.partition("=")[0] in MODELS[part]]
                  for part in parts}
     found = {part: _of_model(part, texts[part]) for part in parts}
@@ -237,7 +237,7 @@ def as_texts(values: dict) -> list:
 
 
 def _of_model(name, texts):
-    found = options("--model-option", texts, MODELS[name])
+    found = options(texts, MODELS[name])
     widths = found.get("widths", ())
     for key, without in OF_STAGES.items():
         max_count = len(widths) - without
@@ -252,21 +252,21 @@ def _of_model(name, texts):
     return found
 
 
-def options(flag: str, texts: list | None, defaults: dict) -> dict:
+def options(texts: list | None, defaults: dict) -> dict:
     """The options of a model, complete and as JSON has them. Raises InputError.
 
-    flag, texts: str, for messages; list of "name=value", several values as "widths=16,32", or None
+    texts: list of "name=value", several values as "widths=16,32", or None
     defaults: an entry of MODELS, whose types the values take
     """
     found = {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
     for text in texts or ():
-        (name, equals, value), what = text.partition("="), f"{flag} {text.partition('=')[0]}"
+        name, equals, value = text.partition("=")
+        what, default = f"--model-option {name}", defaults.get(name)
         if not equals or name not in defaults:
             known = ", ".join(f"{n}={str(v).strip('()').replace(' ', '').lower()}"
                               for n, v in defaults.items())
-            raise InputError(f"{flag} {text}: expected NAME=VALUE with one of "
+            raise InputError(f"--model-option {text}: expected NAME=VALUE with one of "
                              f"{known or 'none, it has no options'}")
-        default = defaults[name]
         if isinstance(default, str):
             found[name] = choice(what, value, HEADS)
             continue

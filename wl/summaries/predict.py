@@ -40,7 +40,7 @@ Predicted = namedtuple("Predicted", "summaries sd fold between weights ell", def
 Predicted.__doc__ = """Summaries (n_map, d) of maps: the emulator split's, hold-out's, test maps.
 
 sd: (n_map, 2), error bars of the network's own, or None
-fold: (n_map,) int64, the fold whose networks predicted a map, -1 for a mean over all; or None
+fold: (n_map,) int32, the fold whose networks predicted a map, -1 for a mean over all; or None
 between: (d, d), covariance between the folds' networks for the same map, or None
 weights: (n_part x d + 1, d), of the parts of a model and a constant, "stacking" in files; or None
 ell: (d,), central multipoles of a spectrum's bins, or None
@@ -136,38 +136,35 @@ def _networks(work):
     o, jobs = work.options, jobs_of(work)
     if len(jobs) == 1:
         found = jobs[0].predict()
-        _refuse_dead(o, [found.summaries])
+        summaries = [found.summaries]
+    else:
+        done = [job.done().groups["predictions"] for job in jobs]
+        summaries, log_sds = over_parts(o, [(one["summaries"], one.get("sd")) for one in done])
+    for fold, values in enumerate(summaries):                            # (n, parts x 2)
+        dead = (np.ptp(values, 0) == 0.0).reshape(len(o.parts), len(PARAMS)).all(0)
+        if dead.any():
+            of_fold = f", fold {fold}," if o.folds > 1 else ""
+            raise RunError(f"the network {o.model}{of_fold} gives every map the same "
+                           f"{PARAMS[np.argmax(dead)]}: it has learnt nothing; train again with "
+                           "--force and a lower --learning-rate or another --seed")
+    if len(jobs) == 1:
         return found
-    done = [job.done().groups["predictions"] for job in jobs]
-    summaries, log_sds = over_parts(o, [(one["summaries"], one.get("sd")) for one in done])
-    _refuse_dead(o, summaries)
     kept = [job.rows() for job in jobs[:o.folds * o.members:o.members]]
     found = _over_folds(work, summaries, log_sds, kept)
     return found if len(o.parts) == 1 else _parts_as_one(work, found)
-
-
-def _refuse_dead(options, summaries):
-    """Raise RunError if a summary is one for all maps. summaries: per fold (n, parts x 2)."""
-    for fold, values in enumerate(summaries):
-        dead = (np.ptp(values, 0) == 0.0).reshape(len(options.parts), len(PARAMS)).all(0)
-        if dead.any():
-            of_fold = f", fold {fold}," if options.folds > 1 else ""
-            raise RunError(f"the network {options.model}{of_fold} gives every map the same "
-                           f"{PARAMS[np.argmax(dead)]}: it has learnt nothing; train again with "
-                           "--force and a lower --learning-rate or another --seed")
 
 
 def _over_folds(work, summaries, log_sds, kept):
     """Predicted from the folds' means. kept: for each fold the emulator maps it has."""
     split = work.split
     rows, shared = split.rows(EMULATOR), split.rows_of(split.is_shared)
-    fold = split.fold[rows % work.maps.n_realisation].clip(0).astype(np.int64)
+    fold = split.fold[rows % work.maps.n_realisation].clip(0).astype(np.int32)
     sd = None if log_sds is None else np.exp(combine(log_sds, kept, rows, fold))
     found = Predicted(combine(summaries, kept, rows, fold), sd)
     if not split.has_folds:
         return found
     on_shared = np.stack([v[np.searchsorted(mine, shared)] for v, mine in zip(summaries, kept)])
-    fold = np.concatenate([fold, np.full(len(found.summaries) - len(fold), -1)])
+    fold = np.concatenate([fold, np.full(len(found.summaries) - len(fold), -1, np.int32)])
     return found._replace(fold=fold, between=covariance_between(on_shared))
 
 
@@ -293,7 +290,18 @@ class Job:
     def predict(self) -> Predicted:
         """Train or load the network and predict with it: of the emulator split only rows()."""
         rows = np.concatenate([self.rows(), self.split.rows(HOLDOUT)])
-        return (self._from_statistics if self.part == "statistics" else self._from_maps)(rows)
+        if self.part == "statistics":
+            from . import dense
+            file = handmade.features_file(self.maps, self.split, self.options, self.folder)
+            return Predicted(*dense.of_job(self, file).predict(_features_of(file, rows)))
+        from . import training
+        self.maps.check_maps(self.folder.quiet)
+        frame = batches.Frame(self.maps.mask, pack=self.options.of_part(self.part).packs)
+        network = training.of_job(self, frame)
+        # every network sees a map with the same noise, whatever its own seed
+        parts = batches.parts_to_summarise(self.maps, self.split, rows, frame,
+                                           scale=network.recipe.scale, seed=self.folder.seed)
+        return Predicted(*self.summarised(network, parts))
 
     def done(self) -> hdf5.File:
         """The job's own predictions file, made if need be."""
@@ -311,16 +319,6 @@ class Job:
                     label_sd=theta.std(0))
         return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
 
-    def _from_maps(self, rows):
-        from . import training
-        self.maps.check_maps(self.folder.quiet)
-        frame = batches.Frame(self.maps.mask, pack=self.options.of_part(self.part).packs)
-        network = training.of_job(self, frame)
-        # every network sees a map with the same noise, whatever its own seed
-        parts = batches.parts_to_summarise(self.maps, self.split, rows, frame,
-                                           scale=network.recipe.scale, seed=self.folder.seed)
-        return Predicted(*self.summarised(network, parts))
-
     def summarised(self, network, parts) -> tuple[np.ndarray, np.ndarray | None]:
         """Means (n, 2), and error bars or None, of batches.Parts by a Network of this job."""
         o, parts = self.options.of_part(self.part), [*parts]
@@ -331,11 +329,6 @@ class Job:
             progress=progress) for part in parts])
         progress.close()
         return np.concatenate(mean), None if sd[0] is None else np.concatenate(sd)
-
-    def _from_statistics(self, rows):
-        from . import dense
-        file = handmade.features_file(self.maps, self.split, self.options, self.folder)
-        return Predicted(*dense.of_job(self, file).predict(_features_of(file, rows)))
 
     def stored(self, path: pathlib.Path, read: Callable, recipe):
         """What read(path) gives of an earlier run's network or checkpoint, None without one.
@@ -369,12 +362,11 @@ def _write(job, name, rows, predicted, settings, p_values=None):
     realisation = np.concatenate([every % n_real, test])
     names = PARAMS if job.options.method != SPECTRUM else [
         f"log10_C_ell_{i + 1}" for i in range(predicted.summaries.shape[1])]
-    fold = None if predicted.fold is None else predicted.fold.astype(np.int32)
     group = {"summaries": (("map", "summary"), predicted.summaries),
              "split": (("map",), code.astype(np.int8)),
              "cosmology": (("map",), cosmology.astype(np.int32)),
              "realisation": (("map",), realisation.astype(np.int32)),
-             "sd": (("map", "param"), predicted.sd), "fold": (("map",), fold)}
+             "sd": (("map", "param"), predicted.sd), "fold": (("map",), predicted.fold)}
     group |= {variable: (("map",), np.concatenate([np.full(len(rows), np.nan), values]))
               for variable, values in (p_values or {}).items()}
     constant = {"design": (("cosmology", "param"), maps.theta),

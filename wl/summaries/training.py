@@ -43,16 +43,23 @@ def train(batches: Batches, label: np.ndarray, rows: tuple, recipe: Recipe, *,
     Returns the Network with the weights of the best epoch. Raises RunError when the loss becomes
     NaN or no validation loss is finite, InputError for what no such network can learn from.
     """
+    progress, a_batch = progress or Progress(1, "", True), min(recipe.batch_size, len(rows[0]))
     with one_thread(), saving():
-        net = _first_network(recipe, len(rows[0]))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.number(recipe.seed, seeds.WEIGHTS))
+            net = recipe.build()
+        if a_batch // recipe.lanes < 2 and values_per_norm(net, recipe.frame) < 2:
+            raise InputError(f"--lanes {recipe.lanes}: expected at least 2 maps a lane for "
+                             f"{recipe.model} on a frame of {' x '.join(map(str, recipe.frame))}, "
+                             f"whose batch norms have one value otherwise, got {a_batch} a batch; "
+                             "give fewer --lanes or a larger --batch-size")
         if start is not None:
             recipe.begin_from(net, start)
         with Lanes(net, recipe.lanes, threads, recipe.precision, recipe) as lanes:
             training = _Training(lanes, batches, label, rows, recipe, checkpoint)
             training.resume()
-            if progress is not None:
-                epoch = len(training.history) + 1
-                progress.begin_at(training.step, f"epoch {epoch}/{recipe.epochs}")
+            epoch = len(training.history) + 1
+            progress.begin_at(training.step, f"epoch {epoch}/{recipe.epochs}")
             while not training.ended():
                 training.run_epoch(progress)
     if training.best_weights is None:
@@ -60,21 +67,6 @@ def train(batches: Batches, label: np.ndarray, rows: tuple, recipe: Recipe, *,
                        f"lower --learning-rate (now {recipe.learning_rate})")
     net.load_state_dict(training.best_weights)
     return Network(net, recipe, training.history, training.seconds)
-
-
-def _first_network(recipe, n_map):
-    """The network before its first step. n_map: training maps. Raises InputError."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.number(recipe.seed, seeds.WEIGHTS))
-        net = recipe.build()
-    a_batch = min(recipe.batch_size, n_map)
-    if a_batch // recipe.lanes < 2 and values_per_norm(net, recipe.frame) < 2:
-        rows, columns = recipe.frame
-        raise InputError(f"--lanes {recipe.lanes}: expected at least 2 maps a lane for "
-                         f"{recipe.model} on a frame of {rows} x {columns}, whose batch norms have "
-                         f"one value otherwise, got {a_batch} a batch; give fewer --lanes or a "
-                         "larger --batch-size")
-    return net
 
 
 def of_job(job, frame: Frame) -> Network:
@@ -167,7 +159,7 @@ class _Training:
 
     def run_epoch(self, progress) -> None:
         """Train to the end of the epoch, which may be begun, and validate. Raises RunError."""
-        recipe, epoch = self.recipe, len(self.history)
+        recipe, epoch, steps = self.recipe, len(self.history), self.recipe.epochs * self.n_batch
         first = self.step - epoch * self.n_batch       # n_batch: only its validation is missing
         if first == 0:
             self.total, self.began = 0.0, time.monotonic()
@@ -181,13 +173,17 @@ class _Training:
             x = self.batches.fetch(chosen, noise=NOISES[recipe.noise], symmetry=flips[part],
                                    draws=epoch * len(self.target) + chosen,
                                    out=buffer[:len(chosen)])
-            value = self.run_step(x, self.target[chosen])
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(self.step, steps, recipe.learning_rate)
+            self.lanes.begin_step(norm_momentum(self.step, steps), recipe.seed, self.step)
+            value = self.lanes.step(x, self.target[chosen], self.loss)
+            self.optimiser.step()
+            self.step, self.total = self.step + 1, self.total + value
             if not math.isfinite(value):
                 raise RunError(f"the loss became {value} in epoch {epoch + 1}; lower "
                                f"--learning-rate (now {recipe.learning_rate})")
             self.save(SAVE_SECONDS)
-            if progress is not None:
-                progress.update()
+            progress.update()
         self.lanes.share_buffers()
         loss, validation = self.total / self.n_batch, self.validate()
         if validation < self.best:
@@ -195,20 +191,8 @@ class _Training:
         self.history.append({"epoch": epoch + 1, "loss": loss, "validation": validation})
         self.seconds.append(time.monotonic() - self.began)
         self.save()
-        if progress is not None:
-            progress.note = (f"epoch {epoch + 1}/{recipe.epochs} loss {loss:.4f} "
-                             f"validation {validation:.4f}")
-
-    def run_step(self, x: np.ndarray, target: torch.Tensor) -> float:
-        """One step on a batch, as for Lanes.step(); returns its loss."""
-        steps = self.recipe.epochs * self.n_batch
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, steps, self.recipe.learning_rate)
-        self.lanes.begin_step(norm_momentum(self.step, steps), self.recipe.seed, self.step)
-        value = self.lanes.step(x, target, self.loss)
-        self.optimiser.step()
-        self.step, self.total = self.step + 1, self.total + value
-        return value
+        progress.note = (f"epoch {epoch + 1}/{recipe.epochs} loss {loss:.4f} "
+                         f"validation {validation:.4f}")
 
     def validate(self) -> float:
         """Mean loss of the validation maps, with fixed noise and without flips."""
