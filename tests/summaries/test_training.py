@@ -42,7 +42,7 @@ def test_every_draw_has_noise_and_dropout_of_its_own(monkeypatch):
     fetched, seeded = [], []
 
     class Spy(Batches):
-        def fetch(self, rows, *, noise, draws=None, symmetry=None, out=None):
+        def fetch(self, rows, *, noise, draws=None, symmetry=0, out=None):
             fetched.append((noise, np.array(rows), draws, symmetry))
             return super().fetch(rows, noise=noise, draws=draws, symmetry=symmetry, out=out)
     monkeypatch.setattr(Lanes, "begin_step", lambda self, momentum, *of: seeded.append(of))
@@ -67,7 +67,7 @@ def test_fixed_noise_is_the_same_in_every_epoch_and_fresh_noise_never(noise):
     shown = []
 
     class Spy(Batches):
-        def fetch(self, rows, *, symmetry=None, **options):
+        def fetch(self, rows, *, symmetry=0, **options):
             x = super().fetch(rows, symmetry=symmetry, **options)
             if symmetry is not None:
                 for row, s, image in zip(rows, symmetry, x[:, 0].copy()):

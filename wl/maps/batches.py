@@ -101,20 +101,19 @@ class Batches:
         self.quantiles = (self.noise * z / z.std()).astype(np.float32)
 
     def fetch(self, rows: np.ndarray, *, noise: int, draws: np.ndarray | None = None,
-              symmetry: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+              symmetry: np.ndarray | int = 0, out: np.ndarray | None = None) -> np.ndarray:
         """A batch (n, 1, height, width) float32; allocates nothing that depends on n_map.
 
         rows: (n,) int, maps
         noise: int, NO_NOISE, FRESH (training: a new draw per index in draws) or FIXED (one exact
             draw per map, the same for ever)
         draws: (n,) int64 for FRESH alone, e.g. epoch x n_map + row
-        symmetry: (n,) int, 0 to 3, or None
+        symmetry: (n,) int, 0 to 3, or one for all
         out: contiguous array to write to, or None
         """
         rows = np.ascontiguousarray(rows, np.int64)
         draws = rows if draws is None or noise != FRESH else np.ascontiguousarray(draws, np.int64)
-        symmetry = (np.zeros(len(rows), np.int64) if symmetry is None
-                    else np.asarray(symmetry, np.int64))
+        symmetry = np.full(len(rows), symmetry, np.int64)
         for name, index, n in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
             if len(index) and not 0 <= index.min() <= index.max() < n:   # compiled code never looks
                 raise IndexError(f"{name}: expected 0 to {n - 1}, got {index.min()} to "

@@ -7,7 +7,6 @@ until the validation maps see no gain.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,7 +33,6 @@ LARGEST = 8.0                  # of a standardised statistic
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Task):
     """All that the weights of dense networks follow from, beside the statistics themselves."""
-
     members: int                   # networks that are trained side by side
     layers: list[int]              # widths of the hidden layers
     features: str                  # digest of the file of statistics
@@ -103,14 +101,14 @@ def _averaged(net, x):
 
 
 def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
-        validation_label: np.ndarray, recipe: Recipe,
-        progress: Callable[[str], None] | None = None, start: Dense | None = None) -> Dense:
+        validation_label: np.ndarray, recipe: Recipe, quiet: bool = True,
+        start: Dense | None = None) -> Dense:
     """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
     statistics, label: (draws, n, c_all) float32, of the training maps with several draws of noise;
         (n, 2) float64, their parameters
     validation, validation_label: (k, c_all), (k, 2), of the maps that choose
-    progress, start: function of one string, or None; Dense to begin with, or None
+    quiet, start: bool, whether no line is said of each; Dense to begin with, or None
     Returns Dense, the same for any number of threads. Raises RunError when no loss is finite.
     """
     flat = statistics.reshape(-1, statistics.shape[-1])                         # (draws n, c_all)
@@ -128,8 +126,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
             valid = loss(_averaged(net, x_valid), y_valid).item()
             dense.history.append({"passes": passes, "loss": value, "validation": valid})
             dense.seconds.append(time.monotonic() - began)
-            if progress is not None:
-                progress(f"statistics: {passes} passes, loss {value:.4f}, validation {valid:.4f}")
+            say(f"statistics: {passes} passes, loss {value:.4f}, validation {valid:.4f}", quiet)
             gain, best = best - valid, min(best, valid)
             if gain > 0.0:                             # of NaN, neither
                 dense.net = net
@@ -152,8 +149,7 @@ def of_job(job, file: File) -> Dense:
         if "fresh" in values:
             draws.append(values["fresh"][:, np.searchsorted(values["rows"], train)])
         network = fit(np.concatenate(draws), theta[train], values["fixed"][validation],
-                      theta[validation], recipe, lambda text: say(text, job.folder.quiet),
-                      first_of(job, Dense))
+                      theta[validation], recipe, job.folder.quiet, first_of(job, Dense))
         network.save(job.model)
     return network
 

@@ -341,8 +341,7 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     parts += [(Batches(maps.flat_kappa, frame, scale=1.0, n_gal=maps.n_gal,
                        seed=seeds.number(seed, seeds.NOISE_DRAW, k)), rows, FIXED)
               for k in range(1, draws)]
-    count = sum(len(part[1]) for part in parts)
-    progress = Progress(count, "measuring statistics", folder.quiet)
+    progress = Progress(sum(len(part[1]) for part in parts), "measuring statistics", folder.quiet)
     made = {"settings": settings, "inputs": digests}
     values = _kept(folder, made, parts, lambda *part: measure(
         features, *part, options.threads, progress).astype(np.float32), progress)

@@ -67,7 +67,6 @@ class Loss:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """What any network is asked for; values take the form that JSON has for them."""
-
     model: str                              # key of options.MODELS
     loss: str                               # of options.LOSSES
     seed: int                               # of weights, order, noise and dropout
@@ -142,7 +141,6 @@ class Task:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Task):
     """All that the weights of a network on maps follow from, beside the maps themselves."""
-
     model_options: dict[str, Any]           # of the architecture, over options.MODELS[model]
     epochs: int                             # passes over the training maps
     batch_size: int                         # maps a step
@@ -222,7 +220,7 @@ class Network:
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)
                 for s in range(symmetries):
-                    x = batches.fetch(rows[part], noise=noise, symmetry=np.full(len(rows[part]), s))
+                    x = batches.fetch(rows[part], noise=noise, symmetry=s)
                     out = lanes.predict(x).double().numpy()
                     out[:, 2:] = np.clip(out[:, 2:], *LOG_SIGMA_RANGE)
                     total[part] += out / symmetries

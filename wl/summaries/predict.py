@@ -149,23 +149,16 @@ def _networks(work):
                            "--force and a lower --learning-rate or another --seed")
     if len(jobs) == 1:
         return found
-    kept = [job.rows() for job in jobs[:o.folds * o.members:o.members]]
-    found = _over_folds(work, summaries, log_sds, kept)
-    return found if len(o.parts) == 1 else _parts_as_one(work, found)
-
-
-def _over_folds(work, summaries, log_sds, kept):
-    """Predicted from the folds' means. kept: for each fold the emulator maps it has."""
-    split = work.split
+    split, kept = work.split, [job.rows() for job in jobs[:o.folds * o.members:o.members]]
     rows, shared = split.rows(EMULATOR), split.rows_of(split.is_shared)
     fold = split.fold[rows % work.maps.n_realisation].clip(0).astype(np.int32)
     sd = None if log_sds is None else np.exp(combine(log_sds, kept, rows, fold))
     found = Predicted(combine(summaries, kept, rows, fold), sd)
-    if not split.has_folds:
-        return found
-    on_shared = np.stack([v[np.searchsorted(mine, shared)] for v, mine in zip(summaries, kept)])
-    fold = np.concatenate([fold, np.full(len(found.summaries) - len(fold), -1, np.int32)])
-    return found._replace(fold=fold, between=covariance_between(on_shared))
+    if split.has_folds:
+        on_shared = [v[np.searchsorted(mine, shared)] for v, mine in zip(summaries, kept)]
+        fold = np.concatenate([fold, np.full(len(found.summaries) - len(fold), -1, np.int32)])
+        found = found._replace(fold=fold, between=covariance_between(np.stack(on_shared)))
+    return found if len(o.parts) == 1 else _parts_as_one(work, found)
 
 
 def _parts_as_one(work, found):
@@ -351,10 +344,7 @@ class Job:
 
 
 def _write(job, name, rows, predicted, settings, p_values=None):
-    """Write a predictions file: of the emulator split the maps `rows`, and all others.
-
-    job: Work, or a Job for its own file; p_values: {name: (n,)} of the others, or None
-    """
+    """The predictions file of a Work or a Job: `rows` of the emulator split, and all others."""
     maps, n_real, n_test = job.maps, job.maps.n_realisation, job.split.n_test
     every, test = np.concatenate([rows, job.split.rows(HOLDOUT)]), np.arange(n_test)
     code = np.repeat([EMULATOR, HOLDOUT, TEST], [len(rows), len(every) - len(rows), n_test])
