@@ -84,17 +84,6 @@ class Task:
         """The dict that goes to files."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_stored(cls, settings: Any) -> Self:
-        """The recipe of a stored dict. Raises InputError for a name that is missing or unknown."""
-        if not isinstance(settings, dict):
-            raise InputError(f"expected the settings of a training, got {type(settings).__name__}")
-        names, found = {field.name for field in dataclasses.fields(cls)}, set(settings)
-        for what, wrong in (("no", names - found), ("an unknown", found - names)):
-            if wrong:
-                raise InputError(f"{what} setting {min(map(str, wrong))}")
-        return cls(**settings)
-
     def loss_function(self) -> Loss:
         """The loss that is asked for."""
         return Loss(self.loss, self.label_sd)
@@ -196,7 +185,7 @@ class Network:
         """The network of a file. Raises InputError for a file that is no network of ours."""
         content = load_torch(path)
         with of_this_version(path, "network"):
-            recipe = cls.RECIPE.from_stored(content["settings"])
+            recipe = cls.RECIPE(**content["settings"])
             scaling = [content[name].numpy() for name in cls.SCALING]
             net = recipe.build(*scaling)
             net.load_state_dict(content["weights"])

@@ -47,7 +47,6 @@ HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "scales": (0.1, 60.0), "draws": (0, 100), "networks": (1, 100)}
 MAY_BE_ZERO = ("residual", "attention", "squeeze")
 OF_STAGES = {"residual": 1, "attention": 0}    # count the stages that widths names, but so many
-MIN_WIDTH = {"inception": 4}                   # a block is made of so many parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,9 +245,9 @@ def _of_model(name, texts):
                 raise InputError(f"--model-option {key}: expected at most {max_count} with "
                                  f"{len(widths)} widths, got {found[key]}")
             found[key] = max_count
-    if widths and min(widths) < MIN_WIDTH.get(name, 1):
-        raise InputError(f"--model-option widths: expected at least {MIN_WIDTH[name]} for {name}, "
-                         f"got {min(widths)}")
+    if name == "inception" and min(widths) < 4:              # a block is made of so many parts
+        raise InputError("--model-option widths: expected at least 4 for inception, got "
+                         f"{min(widths)}")
     return found
 
 
