@@ -114,10 +114,9 @@ class Batches:
         rows = np.ascontiguousarray(rows, np.int64)
         draws = rows if draws is None or noise != FRESH else np.ascontiguousarray(draws, np.int64)
         symmetry = np.full(len(rows), symmetry, np.int64)
-        for name, index, n in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
-            if len(index) and not 0 <= index.min() <= index.max() < n:   # compiled code never looks
-                raise IndexError(f"{name}: expected 0 to {n - 1}, got {index.min()} to "
-                                 f"{index.max()}")
+        for name, at, n in (("rows", rows, len(self.maps)), ("symmetry", symmetry, N_SYMMETRY)):
+            if len(at) and not 0 <= at.min() <= at.max() < n:           # compiled code never looks
+                raise IndexError(f"{name}: expected 0 to {n - 1}, got {at.min()} to {at.max()}")
         if out is None:
             out = np.empty((len(rows), 1, *self.frame.shape), np.float32)
         noise = NO_NOISE if self.noise == 0.0 else noise

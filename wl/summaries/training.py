@@ -103,12 +103,7 @@ class AdamW(torch.optim.AdamW):
 
 
 class _Training:
-    """A training after any step: all that the rest of it follows from.
-
-    Has step, steps done; total, sum of the losses of those of this epoch; began, time.monotonic()
-    at its begin, or as if without interruptions; history and seconds of the finished epochs, as
-    Network; best, the least validation loss so far, and best_weights, the state_dict that had it.
-    """
+    """A training after any step: all that the rest of it follows from."""
 
     def __init__(self, lanes, batches, label, rows, recipe, checkpoint):
         self.lanes, self.batches, self.recipe, self.checkpoint = lanes, batches, recipe, checkpoint
@@ -118,9 +113,10 @@ class _Training:
         self.loss, self.n_batch = recipe.loss_function(), recipe.batches_of(len(self.rows))
         self.optimiser = AdamW(lanes.net.parameters(), lr=recipe.learning_rate,
                                weight_decay=recipe.weight_decay, fused=True)
+        # steps done, sum of the losses of this epoch's; history and seconds are as Network's
         self.step, self.total, self.history, self.seconds = 0, 0.0, [], []
-        self.best, self.best_weights = math.inf, None
-        self.began = self.saved = time.monotonic()
+        self.best, self.best_weights = math.inf, None              # of the validation loss
+        self.began = self.saved = time.monotonic()      # of an epoch, as if without interruptions
 
     def resume(self):
         """Go on from the checkpoint, if one is there. Raises InputError for a damaged file."""
