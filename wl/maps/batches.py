@@ -42,15 +42,9 @@ class Frame:
             flat = np.where(x < cut, above, below)
             twice = (x >= cut - overlap) & (x < cut) & (y >= top) & (y < bottom)
             first = np.stack([above[twice], below[twice]], 1)
-        self.targets, self.copies = (
-            np.stack([self._turn(places, s) for s in range(N_SYMMETRY)]).astype(np.int32)
-            for places in (flat, first))
-
-    def _turn(self, flat, symmetry):
-        y, x = np.divmod(flat, self.shape[1])
-        y = self.shape[0] - 1 - y if symmetry & 1 else y
-        x = self.shape[1] - 1 - x if symmetry & 2 else x
-        return y * self.shape[1] + x
+        place = np.arange(self.size, dtype=np.int32).reshape(self.shape)
+        turned = np.stack([np.flip(place, axes).ravel() for axes in ((), 0, 1, (0, 1))])
+        self.targets, self.copies = turned.take(flat, 1), turned.take(first, 1)
 
     @property
     def size(self) -> int:

@@ -81,8 +81,7 @@ class Split:
 
     def rows_of(self, chosen: np.ndarray) -> np.ndarray:
         """Maps (n,) int64 of the chosen realisations (n_realisation,) bool, in their order."""
-        first = np.arange(self.n_cosmology)[:, None] * len(self.code)
-        return (first + np.flatnonzero(chosen)).ravel()
+        return np.flatnonzero(np.tile(chosen, self.n_cosmology))
 
     def rows(self, code: int) -> np.ndarray:
         """Maps of one split, (n,) int64. code: TRAIN, EMULATOR or HOLDOUT."""

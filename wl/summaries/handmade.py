@@ -40,7 +40,7 @@ class Spectrum:
     """log10 C_ell in logarithmic bins of ell, of maps on a frame with zeros outside the mask.
 
     shape, n_observed: (rows, columns) of the frame, pixels inside the mask
-    n_bin, ell_min, ell_max, pixel_arcmin: the bins, side of a pixel
+    n_bin, ell_min, ell_max: int and floats, the bins
     |FFT|^2 x pixel area / n_observed, so that white noise of variance v has C_ell = v x pixel area;
     the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
     Has edges (n_bin + 1,); count, modes per bin; used, bins with modes, and ell, their centres;
@@ -49,20 +49,17 @@ class Spectrum:
 
     NAME = "spectrum"
 
-    def __init__(self, shape, n_observed, n_bin=N_BIN, ell_min=ELL_MIN, ell_max=ELL_MAX,
-                 pixel_arcmin=PIXEL_ARCMIN):
-        side = np.radians(pixel_arcmin / 60.0)
-        rows, columns = shape
+    def __init__(self, shape, n_observed, n_bin=N_BIN, ell_min=ELL_MIN, ell_max=ELL_MAX):
+        side, (rows, columns) = np.radians(PIXEL_ARCMIN / 60.0), shape
         ell = 2.0 * np.pi / side * np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
         self.edges = np.geomspace(ell_min, ell_max, n_bin + 1)
         inside = (ell >= ell_min) & (ell < ell_max)
         self.bin = np.where(inside, np.digitize(ell, self.edges) - 1, n_bin).ravel()
         weight = np.full(ell.shape, 2.0)            # a column stands for its mirror image too
         weight[:, [0] if columns % 2 else [0, -1]] = 1.0
-        weight = weight.ravel()
-        self.count = np.bincount(self.bin, weight, n_bin + 1)[:n_bin]
+        self.count = np.bincount(self.bin, weight.ravel(), n_bin + 1)[:n_bin]
         self.order = np.argsort(self.bin, kind="stable")[:np.count_nonzero(self.bin < n_bin)]
-        self.times = weight[self.order].astype(np.float32)
+        self.times = weight.ravel()[self.order].astype(np.float32)
         self.first = np.searchsorted(self.bin[self.order], np.arange(n_bin + 1))
         self.used = np.flatnonzero(self.count > 0)      # the lowest are empty on a small frame
         self.norm, self.width = side**2 / n_observed, len(self.used)

@@ -63,11 +63,9 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
 
 def settings_of(work: Work) -> dict:
     """All that the predictions of a run depend on beyond the maps themselves."""
-    stored = {**work.split.stored(), **work.options.stored(), "n_gal": work.maps.n_gal}
-    if work.options.method == SPECTRUM:
-        stored |= {"n_bin": handmade.N_BIN, "ell_min": handmade.ELL_MIN,
-                   "ell_max": handmade.ELL_MAX}
-    return stored
+    bins = {"n_bin": handmade.N_BIN, "ell_min": handmade.ELL_MIN, "ell_max": handmade.ELL_MAX}
+    return {**work.split.stored(), **work.options.stored(), "n_gal": work.maps.n_gal,
+            **(bins if work.options.method == SPECTRUM else {})}
 
 
 def predict(work: Work) -> hdf5.File | None:
