@@ -31,11 +31,17 @@ class Frame:
         self.origin = (int(rows[0]), int(columns[0]))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
         self.shape = tuple(-(-n // 8) * 8 for n in box.shape)
-        fold, (y, x) = _best_fold(box, overlap) if pack else None, np.nonzero(box)
-        flat, first = y * self.shape[1] + x, np.zeros((0, 2), np.int64)
-        if fold is not None and fold[0] < 0.9 * self.size:
+        y, x = np.nonzero(box)
+        flat, first, folds = y * self.shape[1] + x, np.zeros((0, 2), np.int64), []
+        for cut in range(overlap + 1, box.shape[1] if pack else 0):
+            beyond = np.flatnonzero(box[:, cut:].any(1))
+            # room above and below lets a filter see the overlap's surroundings
+            top, bottom = max(beyond[0] - 8, 0), min(beyond[-1] + 9, box.shape[0])
+            area = (box.shape[0] + bottom - top) * max(cut, box.shape[1] - cut + overlap)
+            folds.append((area, cut, top, bottom))
+        area, cut, top, bottom = min(folds, default=(self.size, 0, 0, 0))
+        if area < 0.9 * self.size:
             self.packed = True
-            _, cut, top, bottom = fold
             width = -(-max(cut, box.shape[1] - cut + overlap) // 8) * 8
             self.shape = int(-(-(box.shape[0] + bottom - top) // 8) * 8), int(width)
             above, below = y * width + x, (box.shape[0] + y - top) * width + x - cut + overlap
@@ -57,18 +63,6 @@ class Frame:
         out = np.zeros(self.size, bool)
         out[self.targets[0]] = True
         return out.reshape(self.shape)
-
-
-def _best_fold(box, overlap):
-    """(area, cut, first row, last row + 1) of the fold that leaves the smallest frame, or None."""
-    found = []
-    for cut in range(overlap + 1, box.shape[1]):
-        beyond = np.flatnonzero(box[:, cut:].any(1))
-        # room above and below lets a filter see the overlap's surroundings
-        top, bottom = max(beyond[0] - 8, 0), min(beyond[-1] + 9, box.shape[0])
-        area = (box.shape[0] + bottom - top) * max(cut, box.shape[1] - cut + overlap)
-        found.append((area, cut, top, bottom))
-    return min(found, default=None)
 
 
 class Batches:

@@ -148,10 +148,9 @@ class _Training:
 
     def ended(self):
         """Whether all epochs are done, or `patience` of them have passed since the best."""
-        done, losses = len(self.history), [h["validation"] for h in self.history]
+        recipe, losses = self.recipe, [h["validation"] for h in self.history]
         best = losses.index(self.best) + 1 if self.best < math.inf else 0
-        patience = self.recipe.patience
-        return done >= self.recipe.epochs or bool(patience) and done - best >= patience
+        return len(losses) >= recipe.epochs or 0 < recipe.patience <= len(losses) - best
 
     def run_epoch(self, progress) -> None:
         """Train to the end of the epoch, which may be begun, and validate. Raises RunError."""
