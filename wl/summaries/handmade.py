@@ -172,8 +172,7 @@ class OnePoint:
     NAME = "one_point"
 
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
-        bands = [(k, k + 1) for k in range(len(scales) - 1)]
-        self.shapes = Shapes(mask, scales=scales, bands=bands, n_gal=n_gal)
+        self.shapes = Shapes(mask, scales, [(k, k + 1) for k in range(len(scales) - 1)], n_gal)
         self.used = np.flatnonzero(self.shapes.count >= MIN_PIXELS)
         self.width = len(self.used) * (3 + PDF_BINS[2])
 

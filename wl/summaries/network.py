@@ -236,9 +236,8 @@ def save_torch(path: str | os.PathLike, content: Any) -> None:
     """torch.save, whole or not at all, under a seal: torch itself does not see a flipped bit."""
     inner, outer = io.BytesIO(), io.BytesIO()
     torch.save(content, inner)
-    data = torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)
-    seal = hashlib.sha256(inner.getbuffer()).hexdigest()
-    torch.save({"sha256": seal, "data": data}, outer)
+    torch.save({"sha256": hashlib.sha256(inner.getbuffer()).hexdigest(),
+                "data": torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)}, outer)
     with atomic(path) as part:
         pathlib.Path(part).write_bytes(outer.getbuffer())
 

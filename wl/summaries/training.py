@@ -133,10 +133,7 @@ class _Training:
                     setattr(self, name, saved[name])
 
     def save(self, every: float = 0.0) -> None:
-        """Write the checkpoint, unless it was written within the last `every` seconds.
-
-        A signal that waits is a reason to write it, and ends the training. Raises Stopped.
-        """
+        """Write the checkpoint if the last is `every` seconds old, or at a signal and end by it."""
         now = time.monotonic()
         if self.checkpoint is not None and (stopped() or now - self.saved >= every):
             save_torch(self.checkpoint, {
