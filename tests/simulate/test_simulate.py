@@ -478,9 +478,9 @@ def rms_of_the_pixels(plan):
     grid = Grid(plan.mask)
     variance = [
         grid.variance(power) for label in plan.label for power in grid.pixel_power(
-            Theory(*label[0, :2], plan.field.sky).table(grid.ell)(*label[:, 2:].T))
+            Theory(*label[0, :2], plan.options.sky).table(grid.ell)(*label[:, 2:].T))
     ]
-    return np.sqrt(np.mean(variance) + 0.5 * plan.field.pixel_scatter)
+    return np.sqrt(np.mean(variance) + 0.5 * plan.options.pixel_scatter)
 
 
 def test_rms_over_the_design():
