@@ -131,6 +131,13 @@ def test_networks_come_near_the_best_linear_answer():
     assert np.ptp(net.net[0].weight.detach().numpy()[:, 0, 0]) > 1e-3             # members differ
 
 
+def test_schedules_differ_for_the_most_draws_of_noise():
+    """With whole passes rounded down, 100 draws had the same schedule twice, and no third."""
+    theta, x, _ = world(20, 1)
+    net = dense.fit(np.stack([x] * 100), theta, x, theta, recipe())
+    assert [h["passes"] for h in net.history] in ([1, 2], [1, 2, 4])
+
+
 def test_error_bars_are_learnt():
     net = fitted(loss="kl")
     theta, x, response = world(4000, 3)

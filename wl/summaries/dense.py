@@ -120,7 +120,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
     y = recipe.standardised(np.tile(label, (len(statistics), 1)))
     y_valid = recipe.standardised(validation_label)
     with one_thread():                        # sums of several threads depend on their number
-        for passes in (max(1, looks // len(statistics)) for looks in LOOKS):
+        for passes in (-(-looks // len(statistics)) for looks in LOOKS):
             began = time.monotonic()
             net, value = _train(x, y, passes, dense, start)
             valid = loss(_averaged(net, x_valid), y_valid).item()
