@@ -11,7 +11,6 @@ from scipy.spatial import Delaunay
 from wl.validate import inference as module
 from wl.validate import spectra
 from wl.scoring import report, table
-from wl.core import hdf5
 from wl.core.checks import InputError
 from wl.maps.dataset import TRUTH_FILE
 from wl.simulate.fields import Grid, generator
@@ -21,7 +20,7 @@ from wl.simulate.theory import PUBLISHED, Theory
 from wl.validate.inference import _log_likelihoods, limit
 from wl.validate.spectra import BREAK, BandPowers, masked_window, sobol_nuisances
 from wl.maps.dataset import TEST_FILE
-from wl.core.params import HOLDOUT, TEST, noise_sigma
+from wl.core.params import noise_sigma
 from wl.posterior.emulator import log_prior
 from wl.posterior.emulator import quadrature_points
 from wl.scoring.score import (Posterior, challenge_score, expected_score, probabilities,
@@ -138,13 +137,16 @@ def test_signals_are_the_theorys_to_a_few_1e4(small, monkeypatch):
     powers, nuisances = BandPowers(small, theta, 30.0), sobol_nuisances(4)[:, :3]
     signals = powers.tabulate(nuisances)
     some = np.concatenate([theta[::9], [[BREAK - 1e-3, 0.8], [BREAK + 1e-3, 0.8]]])
-    direct = np.array([powers.signal(t, nuisances) for t in some])
+
+    def signal(powers, theta, nuisances):
+        return Theory(*theta, powers.sky).table(small.ell)(*nuisances.T) @ powers.window.T
+    direct = np.array([signal(powers, t, nuisances) for t in some])
     assert np.abs(signals(some) / direct - 1.0).max() < 5e-4
     # another sky: sources move the other way
     published = BandPowers(small, theta, 30.0, sky=PUBLISHED)
     near, far = np.array([[7.8, 0.01, -0.03], [7.8, 0.01, 0.03]])
     rise = [
-        np.log(p.signal(theta[0], far[None])[0, 5] / p.signal(theta[0], near[None])[0, 5])
+        np.log(signal(p, theta[0], far[None])[0, 5] / signal(p, theta[0], near[None])[0, 5])
         for p in (powers, published)
     ]
     assert rise[0] < -0.05 and rise[1] > 0.05
@@ -179,7 +181,7 @@ def test_narrow_posteriors_in_large_triangles(coarse, monkeypatch):
 
     def moments(order):
         return module.posteriors(powers, nuisances, theta, prior, measured / powers.count,
-                                 powers.count, order)["flat"]
+                                 order)["flat"]
 
     fine, usual = moments(12), moments(6)
     assert np.abs(
@@ -196,8 +198,9 @@ def test_posterior_of_a_mode_count_of_zero_is_the_prior(small, coarse):
                         Delaunay(theta).simplices)
         for name in ("design", "flat")
     }
+    powers.count = np.zeros(len(powers.count))
     got = module.posteriors(powers, sobol_nuisances(1), theta, priors,
-                            np.ones((1, len(powers.count))), np.zeros(len(powers.count)))
+                            np.ones((1, len(powers.count))))
     points, weight, _ = quadrature_points(theta, Delaunay(theta).simplices, 8)
     mean = np.einsum("tp,tpc->c", weight, points) / weight.sum()
     assert np.allclose(got["flat"][0][0], mean, rtol=1e-9)
@@ -220,6 +223,9 @@ def from_prior():
     truth = points.reshape(-1, 2)[rng.choice(chance.size, 400, p=chance / chance.sum())]
     expected = signals(truth)[np.arange(400), rng.integers(32, size=400)] + powers.white
     measured = expected * rng.chisquare(powers.count, expected.shape) / powers.count
+    # tabulated once for all tests
+    fresh = powers.tabulate
+    powers.tabulate = lambda points: signals if len(points) == 32 else fresh(points)
     return powers, nuisances, theta, {"design": log_density}, measured, truth
 
 
@@ -227,13 +233,13 @@ def marks(from_prior, count=1.0, white=1.0, nuisances=None):
     """Score, what its error bars promise, PIT p-values of posteriors(), with changed assumptions if
     wanted."""
     powers, points, theta, priors, measured, truth = from_prior
-    right = powers.white
-    powers.white = white * right
+    right = powers.white, powers.count
+    powers.white, powers.count = white * powers.white, count * powers.count
     try:
         mean, sd, _ = module.posteriors(powers, points if nuisances is None else nuisances, theta,
-                                        priors, measured, count * powers.count, order=3)["design"]
+                                        priors, measured, order=3)["design"]
     finally:
-        powers.white = right
+        powers.white, powers.count = right
     return (challenge_score(truth, mean, sd), expected_score(sd),
             [uniform_p_value(column) for column in probabilities(truth, Posterior(mean, sd)).T])
 
@@ -322,58 +328,35 @@ def test_a_spoilt_map_is_one_line(gaussian, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory):
-    """A small masked log-normal set."""
-    folder = tmp_path_factory.mktemp("masked")
-    np.save(folder / "mask.npy", np.random.default_rng(0).random((200, 150)) < 0.6)
-    simulate(folder / "set", mask=folder / "mask.npy", cosmologies=12, realisations=3, test=60,
-             processes=1, quiet=True)
+def periodic(tmp_path_factory):
+    """A small Gaussian set on a periodic frame."""
+    folder = tmp_path_factory.mktemp("periodic")
+    np.save(folder / "mask.npy", np.ones((160, 96), bool))
+    simulate(folder / "set", field="gaussian", mask=folder / "mask.npy", periodic=True,
+             cosmologies=12, realisations=1, test=60, processes=1, quiet=True)
     return folder / "set"
 
 
-def test_counting_modes_behind_a_mask(masked, tmp_path, coarse):
-    paths = limit(masked, out=tmp_path, sobol=64, quiet=True)
-    file = hdf5.read(paths[0], "posterior")
-    assert file.settings["count"] == "modes" and file.settings["field"] == "lognormal"
-    assert np.array_equal(file.groups["observed_data"]["split"], np.repeat([TEST, HOLDOUT],
-                                                                           [60, 36]))
-    result = report.score_posterior(paths[0])
-    assert result["scored"] == "test" and result["score"] > result["prior_only_score"] + 1.0
-    assert result["limit"] is None
+@pytest.mark.parametrize("change", [
+    dict(field="lognormal"), dict(periodic=False), dict(mask="holes.npy"), dict(test=0), None])
+def test_no_limit_where_the_likelihood_is_not_exact(periodic, tmp_path, change):
+    np.save(tmp_path / "frame.npy", np.ones((40, 32), bool))
+    np.save(tmp_path / "holes.npy", np.random.default_rng(0).random((40, 32)) < 0.9)
+    if change is None:
+        shutil.copytree(periodic, tmp_path / "set")
+        (tmp_path / "set" / TRUTH_FILE).unlink()
+    else:
+        options = dict(field="gaussian", periodic=True, mask="frame.npy", test=3) | change
+        simulate(tmp_path / "set", cosmologies=3, realisations=1, processes=1, quiet=True,
+                 **{**options, "mask": tmp_path / options["mask"]})
     with pytest.raises(InputError) as error:
-        limit(masked, out=tmp_path, count="exact", quiet=True)
-    one_line(error, "--count modes", "periodic")
+        limit(tmp_path / "set", quiet=True)
+    one_line(error, "periodic", "--mask none")
+    assert not list(tmp_path.glob("set/limit*"))
 
 
-def test_modes_are_counted_by_the_observed_part(masked, tmp_path, monkeypatch, coarse):
-    counted, forecast = [], BandPowers.draw
-    monkeypatch.setattr(BandPowers, "draw", lambda powers, label, modes, *rest:
-                        counted.append(modes) or forecast(powers, label, modes, *rest))
-    limit(masked, out=tmp_path, sobol=1, order=2, quiet=True)
-    mask = np.load(masked / "WIDE12H_bin2_2arcmin_mask.npy")
-    grid = Grid(mask)
-    assert counted[0].sum() == pytest.approx(mask.sum() * (1 - 1 / (grid.rows * grid.columns)),
-                                             rel=1e-9)
-    # a forecast scatters as that many modes do
-    powers = BandPowers(grid, design(12), 30.0)
-    label = np.repeat([[0.3, 0.8, *FIXED_NUISANCES]], 400, axis=0)
-    drawn = forecast(powers, label, counted[0], 0.0, 1)
-    expected = powers.signal((0.3, 0.8), label[:1, 2:])[0] + powers.white
-    assert np.all(np.abs(drawn.mean(0) - expected) < 5 * drawn.std(0) / 20)
-    many = counted[0] > 10                   # few modes have heavy tails
-    assert np.allclose((drawn.var(0) * counted[0] / 2 / expected**2)[many], 1.0, atol=0.4)
-
-
-def test_a_set_without_truth_forecasts_its_holdout_maps(masked, tmp_path, coarse):
-    shutil.copytree(masked, tmp_path / "set")
-    (tmp_path / "set" / TRUTH_FILE).unlink()
-    result = report.score_posterior(limit(tmp_path / "set", sobol=32, quiet=True)[0])
-    assert result["scored"] == "holdout" and result["subsets"]["holdout"][
-        "n"] == 36 and "test" not in result["subsets"]
-
-
-def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
-    shutil.copytree(masked, tmp_path / "set")
+def test_the_limit_stands_beside_another_score(periodic, tmp_path, coarse, monkeypatch):
+    shutil.copytree(periodic, tmp_path / "set")
     limit(tmp_path / "set", sobol=32, quiet=True)
     other = tmp_path / "other.h5"
     shutil.copy(tmp_path / "set" / "limit_flat.h5", other)
@@ -382,8 +365,17 @@ def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
     design_score = report.score_posterior(tmp_path / "set" / "limit.h5")["score"]
     assert beside["n"] == 60 and beside["score"] == pytest.approx(design_score, rel=1e-9)
     assert beside["difference"] == pytest.approx(result["score"] - design_score, abs=1e-9)
-    assert "information limit" in table.details(result) and "counting modes" in table.details(
-        result)
+    assert "information limit of these maps (design prior)" in table.details(result)
+    # a forecast by an earlier version is no limit
+
+    def forecast(path):
+        maps = read_maps(path)
+        maps.file.settings["count"] = "modes"
+        return maps
+    with monkeypatch.context() as patch:
+        read_maps = report.read_maps
+        patch.setattr(report, "read_maps", forecast)
+        assert report.score_posterior(other)["limit"] is None
     # another test file: the limit is stale and said to be
     test_file = tmp_path / "set" / "WIDE12H_bin2_2arcmin_kappa_noisy_test.npy"
     np.save(test_file, np.load(test_file)[::-1])
@@ -394,16 +386,16 @@ def test_the_limit_stands_beside_another_score(masked, tmp_path, coarse):
 def test_a_score_above_the_exact_limit_is_called_a_leak():
     from wl.scoring.table import describe_limit as describe
     base = dict(n=250, score=9.2, score_error=0.2, expected_score=9.4, difference_error=0.1,
-                count="exact", prior="design", field="gaussian")
+                prior="design")
     assert "leak" in describe({**base, "difference": 0.5}) and "leak" not in describe(
         {**base, "difference": 0.2})
     assert "below" in describe({**base, "difference": -0.5})
 
 
-def test_command_line(masked, tmp_path, capsys, coarse):
-    module.limit_main(["--data", str(masked), "--out", str(tmp_path), "--sobol", "32", "--quiet"])
+def test_command_line(periodic, tmp_path, capsys, coarse):
+    module.limit_main(["--data", str(periodic), "--out", str(tmp_path), "--sobol", "32", "--quiet"])
     out = capsys.readouterr().out
-    assert "by counting modes, nuisances drawn, design prior" in out
+    assert "information limit, nuisances drawn, design prior" in out
     assert "flat prior" in out and "expected" in out
     assert (tmp_path / "limit.score.json").is_file()
 
@@ -411,9 +403,9 @@ def test_command_line(masked, tmp_path, capsys, coarse):
 @pytest.mark.parametrize("options, word", [
     (["--order", "0"], "--order"), (["--n-gal", "-1"], "--n-gal"),
     (["--data", "absent"], "absent")])
-def test_faults_are_one_line(masked, options, word):
+def test_faults_are_one_line(periodic, options, word):
     with pytest.raises(InputError) as error:
-        module.limit_main(["--data", str(masked), "--quiet", *options])
+        module.limit_main(["--data", str(periodic), "--quiet", *options])
     one_line(error, word)
 
 
@@ -431,8 +423,8 @@ def test_wrong_usage_is_one_line(options, word, capsys):
     assert error.count("\n") == 1 and word in error
 
 
-def test_a_design_without_area_is_one_line(masked, tmp_path, coarse):
-    shutil.copytree(masked, tmp_path / "set")
+def test_a_design_without_area_is_one_line(periodic, tmp_path, coarse):
+    shutil.copytree(periodic, tmp_path / "set")
     label = np.load(tmp_path / "set" / "label.npy")
     label[:, :, 1] = label[:, :, 0] + 0.5
     np.save(tmp_path / "set" / "label.npy", label)

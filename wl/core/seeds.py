@@ -10,7 +10,7 @@ import numpy as np
 
 # the simulator: signal, nuisances, noise and labels of maps, what scatters from map to map
 KAPPA, NUISANCE, TEST_KAPPA, TEST_NOISE, TEST_LABEL, UNSEEN, SCATTER = range(1, 8)
-FORECAST, REALISM, LABELLED = 8, 9, 10       # validate limit, realism, and labelled spectra
+REALISM, LABELLED = 9, 10                    # validate realism, and labelled spectra
 BOX = 11                                     # structure that maps of a cosmology share
 SPLIT = 100                                  # which realisations train
 EPOCH, WEIGHTS, DROPOUT = 101, 102, 103      # order and flips of an epoch, first weights, dropout

@@ -229,16 +229,12 @@ def details(result: dict) -> str:
 
 def describe_limit(limit: dict) -> str:
     """One line on the information limit. limit: of score_maps()."""
-    exact = limit["count"] == "exact"
-    how = "exact, Gaussian sky" if exact else "forecast for a Gaussian sky by counting modes"
-    text = (f"information limit of these maps ({how}, {limit['prior']} prior): "
+    text = (f"information limit of these maps ({limit['prior']} prior): "
             f"{_pm(limit, 'score', 2)}, expected {limit['expected_score']:.2f}; this run "
             f"{abs(limit['difference']):.2f} +- {limit['difference_error']:.2f} "
             f"{'below' if limit['difference'] <= 0 else 'above'}")
-    if exact and limit["difference"] > 3.0 * limit["difference_error"]:
+    if limit["difference"] > 3.0 * limit["difference_error"]:
         text += ", which cannot be: look for truth that leaks into the posterior"
-    elif limit["difference"] > 0 and limit["field"] != "gaussian":
-        text += ", by what is not Gaussian in them"
     return text
 
 

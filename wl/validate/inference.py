@@ -16,16 +16,16 @@ from ..core import cli, hdf5, seeds
 from ..core.checks import (InputError, Options, RunError, array, option, positive, triangulate,
                            within)
 from ..core.hdf5 import Var
-from ..core.params import HOLDOUT, INTERVALS, LEVELS, NAMES, PARAMS, TEST, noise_sigma
+from ..core.params import INTERVALS, LEVELS, NAMES, PARAMS, TEST, noise_sigma
 from ..core.progress import Progress
 from ..maps import dataset
-from ..maps.dataset import LIMIT_FILE, read_truth
+from ..maps.dataset import LIMIT_FILE
 from ..posterior import posterior
 from ..posterior.emulator import design_log_density, log_prior, quadrature_points, triangle_areas
 from ..posterior.infer import load_emulator as load
 from ..scoring import report, score
 from ..scoring import table as score_table
-from ..simulate.fields import Grid, generator
+from ..simulate.fields import Grid
 from ..simulate.plan import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import of_set
 from .spectra import N_BIN, BandPowers, sobol_nuisances
@@ -33,7 +33,6 @@ from .spectra import N_BIN, BandPowers, sobol_nuisances
 PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
 BLOCK = 16               # maps whose terms fit into a core's cache
 SIDE, MAX_SIDE = 0.4, 48     # of a triangle in sd of the challenge's design; posteriors have 0.15
-FORECAST = 1000          # maps other than the test maps
 MAPS = 2000              # maps whose ln L is held at a time, 0.3 GB
 NEGLIGIBLE = 50.0        # terms of ln L this far below the best
 DRAWS = 100              # that are ranked, of each map, far apart in the chain: independent
@@ -60,12 +59,11 @@ def _log_likelihoods(expected, measured, count, minimum):
 
 
 def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, priors: dict,
-               measured: np.ndarray, count: np.ndarray, order: int = 6,
-               quiet: bool = True) -> dict:
+               measured: np.ndarray, order: int = 6, quiet: bool = True) -> dict:
     """Exact posteriors of (Omega_m, S_8) from measured band powers, nuisances averaged over.
 
     nuisances, design: (m, 4) equally likely ones; (n, 2), on whose triangles the priors live
-    priors, measured, count: {name: log densities (n,)}; (k, n_bin); (n_bin,) effective modes
+    priors, measured: {name: log densities (n,)}; (k, n_bin)
     order: quadrature points per side of a small triangle, more in one longer than SIDE
     Returns {name: (mean (k, 2), sd (k, 2), correlation (k,))}.
     """
@@ -89,7 +87,7 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
         best = np.full(len(some), -np.inf)
         for theta in points:                    # a triangle at a time bounds the memory
             expected, least = signals(theta) + white, best - NEGLIGIBLE
-            log_l.append(_log_likelihoods(expected, some, count, least))
+            log_l.append(_log_likelihoods(expected, some, powers.count, least))
             best = np.maximum(best, log_l[-1].max(axis=1))
             bar.update()
         log_l = np.concatenate(log_l, axis=1)
@@ -107,9 +105,6 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
 @dataclasses.dataclass(frozen=True)
 class LimitOptions(Options):
     """What the information limit assumes."""
-    count: str = option(
-        "auto", "exact: the modes measured in each noisy test map; modes: a forecast by counting; "
-        "auto: exact where it holds", choices=("auto", "exact", "modes"))
     sobol: int = option(256, "points that average over the nuisances, a power of two: others are "
                         "not even", metavar="N", choices=tuple(2**k for k in range(17)))
     order: int = option(6, "quadrature points per side of a small triangle of the design",
@@ -122,43 +117,45 @@ class LimitOptions(Options):
         "negative control, written to control_limit.h5", metavar="X", within=(0.01, 1e6))
 
 
-def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
-          quiet: bool = False, **settings) -> list[pathlib.Path]:
+def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = False,
+          **settings) -> list[pathlib.Path]:
     """Write DIR/limit.h5 (design prior) and DIR/limit_flat.h5 of a data set; returns their paths.
 
     data, out: folder of a set; to write to, None for data
-    options, seed: or its fields by keyword, as settings; of the forecast. Raises InputError.
+    options: or its fields by keyword, as settings
+    Raises InputError, also for maps whose likelihood is not exact.
     """
     options, data = options or LimitOptions(**settings), dataset.open_set(data)
     triangles, _ = triangulate(str(data.files["label"]), data.theta)
     knobs = data.simulation
-    exact = bool(knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all()
-                 and data.n_test)
-    if options.count == "exact" and not exact:
-        raise InputError(f"{data.folder}: expected test maps of a Gaussian field on a periodic "
-                         "frame without a mask; simulate with --field gaussian --mask none "
-                         "--periodic, or give --count modes")
-    exact = exact and options.count != "modes"
+    if not (knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all()
+            and data.n_test and data.has_truth):
+        raise InputError(f"{data.folder}: expected test maps, with their truth, of a Gaussian "
+                         "field on a periodic frame without a mask; simulate with --field gaussian "
+                         "--mask none --periodic")
     known = "fixed" if knobs.get("nuisances") == "fixed" else "drawn"
     n_gal, nuisances = options.n_gal or data.n_gal, options.nuisances or known
     # what assumes too much or too little must not stand beside scores as their limit
     prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
     sky, scatter = of_set(knobs)
     stored = {**dataclasses.asdict(options), **sky._asdict(), "method": "limit", "n_gal": n_gal,
-              "count": "exact" if exact else "modes", "nuisances": nuisances, "n_bin": N_BIN,
-              "pixel_scatter": scatter, "field": knobs.get("field")}
+              "nuisances": nuisances, "n_bin": N_BIN, "pixel_scatter": scatter}
     points = sobol_nuisances(options.sobol, scatter)
     if nuisances == "fixed":
         points = points[:None if scatter else 1]
         points[:, :3] = FIXED_NUISANCES
-    powers = BandPowers(Grid(data.mask, periodic=bool(knobs.get("periodic"))), data.theta,
-                        data.n_gal, sky=sky)
-    observed, modes = _observed(powers, data, exact, scatter, seed)
+    powers = BandPowers(Grid(data.mask, periodic=True), data.theta, data.n_gal, sky=sky)
+    maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
+            for i, kappa in enumerate(data.noisy_test))
+    measured = np.stack([powers.measure(kappa.reshape(data.mask.shape)) for kappa in maps])
+    observed = {"summaries": Var(("map", "summary"), measured),
+                "split": Var(("map",), np.full(data.n_test, TEST, np.int8)),
+                "cosmology": Var(("map",), np.full(data.n_test, -1, np.int32)),
+                "realisation": Var(("map",), np.arange(data.n_test, dtype=np.int32))}
     powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
     priors = {name: log_prior(prior, data.theta, triangles) for name, prior in (
         ("design", design_log_density(data.theta, data.theta, triangles)), ("flat", "flat"))}
-    found = posteriors(powers, points, data.theta, priors, observed["summaries"].values, modes,
-                       options.order, quiet)
+    found = posteriors(powers, points, data.theta, priors, measured, options.order, quiet)
     inputs = {name: hdf5.digest_file(data.files[name], quick=True)
               for name in report.STAMPS if name in data.files}
     paths = []
@@ -168,31 +165,10 @@ def limit(data, options: LimitOptions | None = None, *, out=None, seed: int = 1,
                    {**posterior.gaussian(mean, sd), "correlation": correlation}.items()}
         groups = {"summary": summary, "observed_data": observed,
                   "constant_data": {"design": Var(("cosmology", "param"), data.theta)}}
-        hdf5.write(paths[-1], "posterior", groups, coords={"param": np.array(PARAMS)}, seed=seed,
-                   settings={**stored, "prior": name}, inputs=inputs, origin=data.origin())
+        hdf5.write(paths[-1], "posterior", groups, coords={"param": np.array(PARAMS)},
+                   settings={**stored, "prior": name}, seed=knobs["seed"], inputs=inputs,
+                   origin=data.origin())
     return paths
-
-
-def _observed(powers, data, exact, scatter, seed):
-    """/observed_data: which maps, and their band powers, drawn unless exact; modes of each bin."""
-    row, tests, modes = np.empty(0, int), data.noisy_test, powers.count
-    if exact:
-        maps = (array(f"{data.files['noisy_test']}, map {i}", kappa.astype(np.float32))
-                for i, kappa in enumerate(tests))
-        found = np.stack([powers.measure(kappa.reshape(data.mask.shape)) for kappa in maps])
-    else:           # maps whose truth is known, and training maps
-        row = generator(seed, seeds.FORECAST).permutation(data.n_cosmology * data.n_realisation)
-        row = np.sort(row[:FORECAST])
-        tests = read_truth(data.folder) if data.has_truth and data.n_test else np.empty((0, 5))
-        modes = powers.count * data.mask.sum() / (powers.grid.rows * powers.grid.columns)
-        label = np.concatenate([tests, data.label.reshape(-1, 5)[row]])
-        found = powers.draw(label, modes, scatter, seed)
-    n, (cosmology, realisation) = len(tests), np.divmod(row, data.n_realisation)
-    which = {"split": np.repeat([TEST, HOLDOUT], [n, len(row)]).astype(np.int8),
-             "cosmology": np.r_[np.full(n, -1), cosmology].astype(np.int32),
-             "realisation": np.r_[np.arange(n), realisation].astype(np.int32)}
-    return {"summaries": Var(("map", "summary"), found),
-            **{name: Var(("map",), value) for name, value in which.items()}}, modes
 
 
 def limit_parser() -> cli.Parser:
@@ -206,8 +182,7 @@ other, and prints their scores; run_score.py shows the limit beside every score 
 The modes of a Gaussian field on its periodic grid are independent, so a noisy map's likelihood is
 exact: ln L = -1/2 sum over bins of n_b (ln P_b + Phat_b / P_b), n_b modes of the plane in a bin of
 |ell|, Phat_b their mean power (e.g. Bond, Jaffe & Knox 2000, ApJ 533, 19). Nuisances are averaged
-over their priors. With a mask, or a field that is not Gaussian, spectra are drawn at the maps' true
-parameters with the number of modes of the grid's observed part: a method can learn more there.""")
+over their priors.""")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--out", metavar="DIR", help="of the results (default: that of the set)")
     LimitOptions.add_to(parser, "limit")
@@ -217,15 +192,14 @@ parameters with the number of modes of the grid's observed part: a method can le
 def limit_main(argv: list | None = None) -> None:
     """The command line: python -m wl.validate limit."""
     args = cli.parse(limit_parser(), argv)
-    paths = limit(args.data, LimitOptions.of(args), out=args.out, seed=args.seed, quiet=args.quiet)
+    paths = limit(args.data, LimitOptions.of(args), out=args.out, quiet=args.quiet)
     results = [report.score_posterior(path, seed=args.seed) for path in paths]
     print(score_table.overview(results))
     for result in results:
         report.save(result)
         settings, part = result["settings"], result["subsets"][result["scored"]]
-        how = "exact" if settings["count"] == "exact" else "by counting modes"
-        print(f"information limit, {how}, nuisances {settings['nuisances']}, {settings['prior']} "
-              f"prior: {result['score']:.2f} +- {result['score_error']:.2f}, expected "
+        print(f"information limit, nuisances {settings['nuisances']}, {settings['prior']} prior: "
+              f"{result['score']:.2f} +- {result['score_error']:.2f}, expected "
               f"{part['expected_score']:.2f} +- {part['expected_score_error']:.2f}")
 
 

@@ -17,7 +17,7 @@ from ..core import seeds
 from ..core.checks import InputError, array
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, N_GAL, NUISANCES, T_AGN_RANGE, noise_sigma
 from ..core.progress import Progress
-from ..simulate.fields import ARCMIN, Grid, generator
+from ..simulate.fields import ARCMIN, Grid
 from ..simulate.halo_sky import draw_maps
 from ..simulate.plan import FIXED_NUISANCES, SimulationOptions
 from ..simulate.theory import Sky, Theory, chebyshev_nodes, lagrange_weights
@@ -106,8 +106,8 @@ class BandPowers:
     """Mean power in bins of |ell| of all of a periodic grid, each mode over its fiducial power.
 
     theta: (n, 2), a design whose mean is fiducial, and near which cosmologies are asked for
-    Bins need not be narrow, then. Has edges (n_bin + 1,) of |ell|; of the bins
-    with modes count, in the whole plane, window, times C_ell at grid.ell, and white, the noise's.
+    Bins need not be narrow, then. Has edges (n_bin + 1,) of |ell|; of the bins with modes count, in
+    the whole plane, window, times C_ell at grid.ell, and white, the noise's.
     """
 
     def __init__(self, grid: Grid, theta: np.ndarray, n_gal: float, n_bin: int = N_BIN,
@@ -129,7 +129,7 @@ class BandPowers:
             self.weight.ravel()[self.cell == b] @ images[self.cell == b].astype(float) / n
             for b, n in enumerate(self.count, 1)])
         self.per_variance = self.white / noise * grid.pixel**2  # of scatter with a variance of one
-        self.low, self.high, self.nuisances = theta.min(axis=0), theta.max(axis=0), None
+        self.low, self.high = theta.min(axis=0), theta.max(axis=0)
 
     def measure(self, kappa: np.ndarray) -> np.ndarray:
         """Mean power of the bins in one map (rows, columns), all of the grid: float64 (n_bin,)."""
@@ -139,28 +139,11 @@ class BandPowers:
         power = power[:self.grid.quarter[0]] * self.weight * (self.grid.pixel**2 / kappa.size)
         return np.bincount(self.cell, power.ravel())[1:] / self.count
 
-    def signal(self, theta: np.ndarray, nuisances: np.ndarray) -> np.ndarray:
-        """Without noise, at one cosmology: (m, n_bin) for nuisances (m, 3)."""
-        return Theory(*theta, self.sky).table(self.grid.ell)(*nuisances.T) @ self.window.T
-
     def tabulate(self, nuisances: np.ndarray) -> Callable:
         """theta (n, 2) -> signals without noise at nuisances (m, 3): float64 (n, m, n_bin)."""
-        if not np.array_equal(nuisances, self.nuisances):
-            self.nuisances, self.table = nuisances, CosmologyTable(
-                self.low, self.high, lambda *theta: self.signal(theta, nuisances))
-        return lambda theta: self.table(theta).reshape(len(theta), len(nuisances), -1)
-
-    def draw(self, label: np.ndarray, modes: np.ndarray, scatter: float, seed: int) -> np.ndarray:
-        """Of Gaussian skies at label (n, 5): (n, n_bin); modes: (n_bin,), of so many modes a bin.
-
-        scatter: largest variance of white scatter
-        """
-        rng, expected = generator(seed, seeds.FORECAST, 1), np.empty((len(label), len(modes)))
-        for theta in np.unique(label[:, :2], axis=0):
-            rows = (label[:, :2] == theta).all(axis=1)
-            expected[rows] = self.signal(theta, label[rows, 2:])
-        expected += self.white + scatter * rng.random((len(label), 1)) * self.per_variance
-        return expected * rng.chisquare(modes, expected.shape) / modes
+        table = CosmologyTable(self.low, self.high, lambda *theta: Theory(*theta, self.sky).table(
+            self.grid.ell)(*nuisances.T) @ self.window.T)
+        return lambda theta: table(theta).reshape(len(theta), len(nuisances), -1)
 
 
 class Survey:
