@@ -109,7 +109,7 @@ def read_row(name, seed, folder):
     from wl.core import params
     from wl.maps.dataset import read_truth
     from wl.scoring import files, score
-    from wl.summaries import architectures, dense, network
+    from wl.summaries import dense, network
     maps = files.read_maps(folder / "posterior.h5")
     file, test = maps.file, np.flatnonzero(maps.split == params.TEST)
     truth = read_truth(file.origin["data"])[maps.realisation[test], :2]
@@ -121,7 +121,7 @@ def read_row(name, seed, folder):
     per_cosmology = nets[0].recipe.split.count(params.TRAIN)
     return Row(name, seed, json.loads((folder / "score.json").read_text()),
                score.challenge_score(truth, *answers),
-               sum(architectures.count_parameters(n.net) for n in nets),
+               sum(p.numel() for n in nets for p in n.net.parameters()),
                per_cosmology * len(file.groups["constant_data"]["design"]),
                sum(sum(n.seconds) for n in nets),
                [{**h, "epoch": int(n)} for n, h in zip(passes, nets[0].history)])

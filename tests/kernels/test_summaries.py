@@ -9,7 +9,8 @@ from scipy import ndimage
 from wl.maps.batches import NO_NOISE, Batches, Frame
 from wl.kernels import summaries as peaks
 from wl.core.params import noise_sigma
-from wl.summaries.handmade import OnePoint, Shapes, in_blocks, measure, peak_counts
+from wl.summaries.handmade import (PDF_BINS, OnePoint, Shapes, in_blocks, measure,
+                                   peak_counts)
 
 PDF, PEAK = np.array([-2.0, 0.5, 9.0]), np.array([-1.0, 0.25, 14.0])
 
@@ -84,7 +85,7 @@ def test_a_band_is_the_difference_of_two_scales(rng):
         values = (smooth[fine] - smooth[coarse])[both].astype(float)
         d = values - values.mean()
         assert np.allclose(moments[0, k], [np.mean(d**n) for n in (2, 3, 4)], rtol=1e-6, atol=1e-13)
-        bins = shapes.bins[0] * (shapes.unit[k], shapes.unit[k], 1.0)
+        bins = np.array(PDF_BINS) * (shapes.unit[k], shapes.unit[k], 1.0)
         assert np.abs(histogram[0, k] - binned(values, bins)).max() <= 2       # a rounded edge
         assert shapes.count[k] == both.sum() == histogram[0, k].sum()
         assert shapes.noise[k] == pytest.approx(values.std(), rel=0.15)
@@ -100,7 +101,8 @@ mask = rng.random((20, 35)) < 0.9
 mask[8:, 30:] = False
 kappa = np.where(mask, rng.normal(0, 0.02, (2, 20, 35)), 0.0).astype(np.float32)
 shapes = Shapes(mask, scales=(0.6, 3.0), bands=[(0, 1)])
-found = [*shapes.distributions(kappa), *shapes.describe(kappa), shapes.smooth(kappa[0]),
+smoothed = shapes.smooth(kappa[0])
+found = [*shapes.distributions(kappa), smoothed, shapes.peaks(smoothed),
          Spectrum(mask.shape, mask.sum())(kappa)]
 print([hashlib.sha256(f.tobytes()).hexdigest() for f in found])
 """
@@ -202,7 +204,9 @@ def test_white_noise_has_the_variance_it_should(rng):
     mask = np.ones((300, 170), bool)
     shapes = Shapes(mask)
     noise = rng.normal(0, noise_sigma(), (4, *mask.shape)).astype(np.float32)
-    moments, pdf, counts = shapes.describe(noise)
+    moments, histogram = shapes.distributions(noise)
+    pdf = histogram / shapes.count[:, None]
+    counts = np.stack([shapes.peaks(shapes.smooth(one)) for one in noise])
     # a Gaussian of s pixels leaves 1 / (4 pi s^2) of the variance: here 1, 2 and 4; edges add some
     expected = noise_sigma()**2 / (4 * np.pi * np.array([1.0, 4.0, 16.0]))
     assert np.allclose(shapes.noise**2, expected, rtol=2e-3, atol=0.0)
@@ -216,8 +220,11 @@ def test_white_noise_has_the_variance_it_should(rng):
 def test_flips_change_nothing(rng):
     mask = rng.random((50, 36)) < 0.9
     kappa = np.where(mask, rng.normal(0, 0.02, mask.shape), 0).astype(np.float32)
-    straight = Shapes(mask).describe(kappa[None])
-    flipped = Shapes(mask[::-1, ::-1]).describe(np.ascontiguousarray(kappa[::-1, ::-1])[None])
+
+    def described(shapes, kappa):
+        return *shapes.distributions(kappa[None]), shapes.peaks(shapes.smooth(kappa))
+    straight = described(Shapes(mask), kappa)
+    flipped = described(Shapes(mask[::-1, ::-1]), np.ascontiguousarray(kappa[::-1, ::-1]))
     for one, other in zip(straight, flipped):
         assert np.allclose(one, other, rtol=1e-4, atol=1e-9)
 

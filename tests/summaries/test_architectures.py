@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import one_line
 from torch import nn
-from trainings import FRAME, LABEL, ROWS, VALIDATION, recipe, same, source
+from trainings import (FRAME, LABEL, ROWS, VALIDATION, count_parameters, recipe, same,
+                       source)
 
 from wl.core.checks import InputError
 from wl.summaries import options, training
 from wl.summaries.architectures import (CBAM, NETWORKS, Dropout, SelfAttention, SqueezeExcitation,
-                                        build, count_parameters, values_per_norm)
+                                        build, values_per_norm)
 from wl.summaries.network import Network
 
 torch.set_num_threads(1)

@@ -59,6 +59,11 @@ def finished(done={}, **changes) -> Network:
     return done[key]
 
 
+def count_parameters(net: nn.Module) -> int:
+    """Numbers that are trained."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
 def same_weights(one: Network, two: Network) -> bool:
     """Whether two networks have the same bits."""
     a, b = one.net.state_dict(), two.net.state_dict()

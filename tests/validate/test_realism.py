@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 from wl.core.checks import InputError
 from wl.core.params import PARAMS
 from wl.maps.dataset import MASK_FILE, TEST_FILE
+from wl.summaries.handmade import PEAK_BINS
 from wl.simulate.plan import SimulationOptions
 from wl.simulate.plan import FIXED_NUISANCES
 from wl.validate import spectra
@@ -73,7 +74,7 @@ def test_minima_are_local_minima(small):
         lower = smooth[i] < ndimage.minimum_filter(smooth[i], footprint=ring, mode="nearest")
         whole = ndimage.binary_erosion(shapes.valid[i], np.ones((3, 3)))
         depth = -smooth[i][lower & whole]
-        low, width, n = shapes.bins[1]
+        low, width, n = PEAK_BINS
         place = np.clip(np.floor((depth / shapes.unit[i] - low) / width), 0, n - 1)
         assert found[f"minima {scale}"].tolist() == np.bincount(place.astype(int),
                                                                 minlength=int(n)).tolist()

@@ -95,12 +95,11 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray) -> float:
         distribution and of others; larger is more suspect, inf allowed
     Raises InputError.
     """
-    inside, outside = (array(f"{name}-distribution maps", np.asarray(value, np.float64), (None,),
-                             finite=False) for name, value in (("in", inside), ("out-of", outside)))
     both = np.concatenate([inside, outside])
     if not (len(inside) and len(outside)) or np.isnan(both).any():
-        raise InputError("out-of-distribution test: expected a value of each map, got "
-                         f"{len(inside)} and {len(outside)}, {np.isnan(both).sum()} of them NaN")
+        raise InputError("out-of-distribution test: expected maps of both kinds, each with a chi2, "
+                         f"which only run_mcmc.py gives; got {len(inside)} and {len(outside)}, "
+                         f"{np.isnan(both).sum()} of them without one")
     thresholds = np.unique(both)[::-1]
     # the ROC curve, ties as steps
     false, true = (np.append(0.0, 1.0 - np.searchsorted(np.sort(v), thresholds) / len(v))

@@ -373,8 +373,3 @@ def values_per_norm(net: nn.Module, frame: tuple[int, int]) -> int:
     for hook in hooks:
         hook.remove()
     return min(seen, default=2)
-
-
-def count_parameters(net: nn.Module) -> int:
-    """Number of trained parameters."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)

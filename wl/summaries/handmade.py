@@ -92,7 +92,6 @@ class Shapes:
 
     def __init__(self, mask, scales=(2.0, 4.0, 8.0), bands=(), n_gal=N_GAL):
         self.scales, self.bands = tuple(map(float, scales)), tuple(bands)
-        self.bins = np.array(PDF_BINS), np.array(PEAK_BINS)
         self.frame, width = mask.shape, np.array(self.scales) / PIXEL_ARCMIN
         self.smoothings = _smoothings(mask, width)
         kernel = np.stack([_gaussian(w) for w in width])
@@ -139,8 +138,8 @@ class Shapes:
 
     def distributions(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Moments 2, 3, 4 (n, n_scale + n_band, 3) and histograms (n, ..., n_bin) of n maps."""
-        n, bins, scales = (len(kappa), len(self.count)), self.bins[0], len(self.scales)
-        moments, histogram = np.empty((*n, 3)), np.empty((*n, int(bins[2])))
+        n, bins, scales = (len(kappa), len(self.count)), np.array(PDF_BINS), len(self.scales)
+        moments, histogram = np.empty((*n, 3)), np.empty((*n, PDF_BINS[2]))
         between, along = np.zeros_like(self.field_weight[0]), self.smoothings[0].along
         for i, blocks in enumerate(self._blocks(kappa)):
             for j, (unit, weight) in enumerate(zip(self.unit, self.field_weight)):
@@ -153,14 +152,10 @@ class Shapes:
                     field, weight, along, bins * (unit, unit, 1.0))
         return moments, histogram
 
-    def describe(self, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Moments as distributions(); shares of pixels, and peaks (n, n_scale, n_bin), by bin."""
-        (moments, histogram), peak = self.distributions(kappa), self.bins[1]
-        peaks = np.empty((len(kappa), len(self.scales), int(peak[2])))
-        for one, row in zip(kappa, peaks):
-            for j, (field, unit) in enumerate(zip(self.smooth(one), self.unit)):
-                row[j] = peak_counts(field, self.valid[j], peak * (unit, unit, 1.0))
-        return moments, histogram / self.count[:, None], peaks
+    def peaks(self, smoothed: np.ndarray) -> np.ndarray:
+        """Peaks (n_scale, n_bin) by height of a map that smooth() gave; of its negative, minima."""
+        return np.stack([peak_counts(field, valid, np.array(PEAK_BINS) * (unit, unit, 1.0))
+                         for field, valid, unit in zip(smoothed, self.valid, self.unit)])
 
 
 class OnePoint:

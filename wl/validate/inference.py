@@ -16,7 +16,7 @@ from ..core import cli, hdf5, seeds
 from ..core.checks import (InputError, Options, RunError, array, option, positive, triangulate,
                            within)
 from ..core.hdf5 import Var
-from ..core.params import INTERVALS, LEVELS, NAMES, PARAMS, TEST, noise_sigma
+from ..core.params import INTERVALS, LEVELS, NAMES, PARAMS, TEST
 from ..core.progress import Progress
 from ..maps import dataset
 from ..maps.dataset import LIMIT_FILE
@@ -104,17 +104,11 @@ def posteriors(powers: BandPowers, nuisances: np.ndarray, design: np.ndarray, pr
 
 @dataclasses.dataclass(frozen=True)
 class LimitOptions(Options):
-    """What the information limit assumes."""
+    """How finely the information limit integrates."""
     sobol: int = option(256, "points that average over the nuisances, a power of two: others are "
                         "not even", metavar="N", choices=tuple(2**k for k in range(17)))
     order: int = option(6, "quadrature points per side of a small triangle of the design",
                         metavar="N", within=(1, MAX_SIDE))
-    nuisances: str | None = option(
-        None, "fixed: as if they were known to be at their centres (default: as the set was made)",
-        choices=("drawn", "fixed"))
-    n_gal: float | None = option(
-        None, "noise level to assume (default: the set's). Another one, or other nuisances, are a "
-        "negative control, written to control_limit.h5", metavar="X", within=(0.01, 1e6))
 
 
 def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = False,
@@ -133,13 +127,10 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
         raise InputError(f"{data.folder}: expected test maps, with their truth, of a Gaussian "
                          "field on a periodic frame without a mask; simulate with --field gaussian "
                          "--mask none --periodic")
-    known = "fixed" if knobs.get("nuisances") == "fixed" else "drawn"
-    n_gal, nuisances = options.n_gal or data.n_gal, options.nuisances or known
-    # what assumes too much or too little must not stand beside scores as their limit
-    prefix = "" if (n_gal, nuisances) == (data.n_gal, known) else "control_"
+    nuisances = "fixed" if knobs.get("nuisances") == "fixed" else "drawn"
     sky, scatter = of_set(knobs)
-    stored = {**dataclasses.asdict(options), **sky._asdict(), "method": "limit", "n_gal": n_gal,
-              "nuisances": nuisances, "n_bin": N_BIN, "pixel_scatter": scatter}
+    stored = {**dataclasses.asdict(options), **sky._asdict(), "method": "limit", "n_bin": N_BIN,
+              "n_gal": data.n_gal, "nuisances": nuisances, "pixel_scatter": scatter}
     points = sobol_nuisances(options.sobol, scatter)
     if nuisances == "fixed":
         points = points[:None if scatter else 1]
@@ -152,7 +143,6 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
                 "split": Var(("map",), np.full(data.n_test, TEST, np.int8)),
                 "cosmology": Var(("map",), np.full(data.n_test, -1, np.int32)),
                 "realisation": Var(("map",), np.arange(data.n_test, dtype=np.int32))}
-    powers.white *= (noise_sigma(n_gal) / noise_sigma(data.n_gal))**2
     priors = {name: log_prior(prior, data.theta, triangles) for name, prior in (
         ("design", design_log_density(data.theta, data.theta, triangles)), ("flat", "flat"))}
     found = posteriors(powers, points, data.theta, priors, measured, options.order, quiet)
@@ -160,7 +150,7 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
               for name in report.STAMPS if name in data.files}
     paths = []
     for name, (mean, sd, correlation) in found.items():
-        paths.append(pathlib.Path(out or data.folder) / (prefix + PRIORS[name]))
+        paths.append(pathlib.Path(out or data.folder) / PRIORS[name])
         summary = {NAMES.get(key, key): Var(("map", "param")[:value.ndim], value) for key, value in
                    {**posterior.gaussian(mean, sd), "correlation": correlation}.items()}
         groups = {"summary": summary, "observed_data": observed,

@@ -75,10 +75,9 @@ class Comparison:
         self.both = [Spectrum(mask.shape, mask.sum(), n, *span)
                      for n, span in ((N_BIN, ELL_RANGE), (N_WHITE, WHITE_RANGE))]
         self.shapes = Shapes(mask, SCALES, n_gal=self.n_gal)
-        self.pixels = self.shapes.valid.sum(axis=(1, 2))
-        if self.pixels.min() < MIN_PIXELS:
+        if (pixels := self.shapes.count.min()) < MIN_PIXELS:
             raise InputError(f"--mask: expected a survey with {MIN_PIXELS} pixels to smooth to 8 "
-                             f"arcmin, got {self.pixels.min()}; its histograms would be empty")
+                             f"arcmin, got {pixels}; its histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
         window = np.concatenate([masked_window(self.grid, mask, s) for s in self.both])
         self.table = CosmologyTable(
@@ -99,12 +98,13 @@ class Comparison:
     def statistics(self, kappa: np.ndarray) -> dict:
         """Of one noisy map (n_observed,): each name of TITLES, those with a scale as "pdf 2"."""
         frame = self.frame(kappa)
-        moments, pdf, peaks = (part[0] for part in self.shapes.describe(frame[None]))
-        minima, smoothed = self.shapes.describe(-frame[None])[2][0], self.shapes.smooth(frame)
+        moments, pdf = (part[0] for part in self.shapes.distributions(frame[None]))
+        smoothed = self.shapes.smooth(frame)
+        peaks, minima = self.shapes.peaks(smoothed), self.shapes.peaks(-smoothed)
         two, three, four = moments.T
         out = dict(zip(TITLES, (*self.spectra(kappa), three, four - 3.0 * two**2)))
         for i, scale in list(enumerate(SCALES))[1:]:
-            found = (pdf[i] * self.pixels[i], peaks[i], minima[i], *_minkowski(
+            found = (pdf[i], peaks[i], minima[i], *_minkowski(
                 smoothed[i], self.shapes.valid[i], THRESHOLDS * self.shapes.unit[i]))
             out.update((f"{name} {scale:g}", v) for name, v in zip(list(TITLES)[4:], found))
         return out
