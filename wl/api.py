@@ -59,7 +59,7 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     """
     from .maps.splits import MapOptions
     from .summaries import options as choices, predict as stage
-    threads = _threads(threads)
+    threads = cli.prepare_process(threads)
     texts = choices.as_texts(options.pop("model_options", {}))
     own, network = _options(options, MapOptions, choices.NetworkOptions)
     more = ({"model": method} if method == choices.SPECTRUM else
@@ -85,7 +85,7 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
     from .core import hdf5
     from .posterior import infer as stage
     from .posterior.options import PosteriorOptions, Wanted
-    _threads(threads)
+    cli.prepare_process(threads)
     if not isinstance(predictions, hdf5.File):
         predictions = hdf5.read(predictions, "predictions")
     (found,) = _options(options, PosteriorOptions)
@@ -123,13 +123,8 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
     """
     from .posterior.options import Wanted
     from .summaries import apply as stage
-    return stage.apply(stage.open_run(run), maps, Wanted("test").rows, _threads(threads), quiet)
-
-
-def _threads(asked):
-    threads = cli.thread_count(asked)
-    cli.prepare_process(threads)
-    return threads
+    return stage.apply(stage.open_run(run), maps, Wanted("test").rows,
+                       cli.prepare_process(threads), quiet)
 
 
 def _folder(out, seed, force, quiet):
@@ -193,8 +188,7 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
             else:                            # forwards alone costs a third, in each of the views
                 steps = options.epochs * n_train + n_map * options.views / 3
                 seconds["train"] += steps * full * NETWORKS[job.part]
-    count = split.n_test * (wanted.target != "holdout")
-    count += len(split.rows(HOLDOUT)) * (wanted.target != "test")
+    count = split.n_test + len(split.rows(HOLDOUT)) * (wanted.target != "test")
     d = {"direct": 0, "spectrum": N_BIN}.get(options.method, 2)
     return _told(lines, (count, d), posterior, wanted,
                  f"{out}: networks, predictions.h5, ", threads, seconds)

@@ -105,12 +105,10 @@ def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     wanted = f"{what}: expected at least 3 cosmologies that span Omega_m and S_8, got {len(theta)}"
     if len(theta) < 3:
         raise InputError(f"{wanted}; add cosmologies")
-    order = np.lexsort(theta.T)
-    same = np.flatnonzero((np.diff(theta[order], axis=0) == 0.0).all(axis=1))
-    if same.size:
-        i, j = sorted(order[same[0]:same[0] + 2])
-        raise InputError(f"{what}: expected different cosmologies, {name_of(theta, i)} and "
-                         f"cosmology {j} are the same; merge their realisations")
+    _, first, same = np.unique(theta, axis=0, return_index=True, return_inverse=True)
+    for j in np.flatnonzero(first[same] != np.arange(len(theta)))[:1]:
+        raise InputError(f"{what}: expected different cosmologies, {name_of(theta, first[same[j]])}"
+                         f" and cosmology {j} are the same; merge their realisations")
     unit = (theta - theta.mean(0)) / np.maximum(theta.std(0), 1e-12)
     spread = np.linalg.svd(unit, compute_uv=False)
     from scipy.spatial import Delaunay, QhullError       # 0.1 s that only this needs
@@ -149,8 +147,8 @@ def option(default, help: str | None = None, **more):
     """A field of a dataclass of options, and its default.
 
     help: str, what --help says; None for a field that is no option of the command line
-    more: metavar and choices as argparse has them; positive=True, or the highest value, or
-        within=(low, high): what a value other than a default of None must be
+    more: metavar and choices as argparse has them; positive=True, or within=(low, high): what a
+        value other than a default of None must be
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
 
@@ -167,8 +165,6 @@ class Options:
                 choice(flag, value, more["choices"])
             if "positive" in more:                    # 1e4 for a whole number becomes one
                 value = positive(flag, value, integer=kind is int)
-                if more["positive"] is not True:
-                    within(flag, value, 1, more["positive"])
             if "within" in more:
                 value = within(flag, value, *more["within"], integer=kind is int)
             object.__setattr__(self, field.name, value)

@@ -150,7 +150,21 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
 def _configured(parser, argv, path):
     """The settings of a file as words of a command line, and those that are options of a model."""
     known, words, more = {action.dest: action for action in parser._actions}, [], {}
-    for name, value in _settings_of(path).items():
+    if path.endswith(".h5"):
+        from .hdf5 import read
+        file = read(path, groups=())
+        found = {**file.settings, "seed": file.seed, "data": file.origin.get("data")}
+    else:
+        try:
+            content = json.loads(pathlib.Path(path).read_text())
+            found = dict(content.get("settings", content))
+            found |= {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
+            found["seed"] = content.get("posterior_seed", content.get("seed", found.get("seed", 1)))
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or "no JSON object"
+            raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings,"
+                             f" cannot read it ({reason})") from None
+    for name, value in found.items():
         if name == "model_options":
             if not isinstance(value, dict):
                 raise InputError(f"{path}: expected names and values in {name}, got {value!r:.80}")
@@ -163,24 +177,6 @@ def _configured(parser, argv, path):
         elif name not in known and name not in NO_OPTIONS:
             raise InputError(f"{path}: {name} is no option here{meant(name, known)}")
     return words, more
-
-
-def _settings_of(path):
-    """Settings and seed of a result, or of a JSON file that holds them."""
-    if str(path).endswith(".h5"):
-        from .hdf5 import read
-        file = read(path, groups=())
-        return {**file.settings, "seed": file.seed, "data": file.origin.get("data")}
-    try:
-        content = json.loads(pathlib.Path(path).read_text())
-        settings = dict(content.get("settings", content))
-        more = {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "no JSON object"
-        raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings, "
-                         f"cannot read it ({reason})") from None
-    return {**settings, **more, "seed": content.get(
-        "posterior_seed", content.get("seed", settings.get("seed", 1)))}
 
 
 def folder(args: argparse.Namespace, name: str):
@@ -251,11 +247,13 @@ def thread_count(asked: int | None) -> int:
     return within("--threads", asked, 1, 1024, integer=True)
 
 
-def prepare_process(threads: int, allocator: bool = False) -> None:
+def prepare_process(threads: int | None, allocator: bool = False) -> int:
     """Set thread limits before numba or torch load; restart a plain script once with ALLOCATOR.
 
-    threads, allocator: int, and bool, whether the script trains networks
+    threads, allocator: of thread_count(), and bool, whether the script trains networks
+    Returns the number of threads. Raises InputError.
     """
+    threads = thread_count(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if numba := sys.modules.get("numba"):         # its limit cannot change any more: use less of it
         with contextlib.suppress(ValueError):     # of a threading layer that is not installed
@@ -270,3 +268,4 @@ def prepare_process(threads: int, allocator: bool = False) -> None:
     if allocator and plain and not {*ALLOCATOR} <= {*os.environ}:
         os.environ.update({**ALLOCATOR, **os.environ})
         os.execv(sys.executable, [sys.executable] + sys.orig_argv[1:])   # with python's options
+    return threads

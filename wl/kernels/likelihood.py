@@ -6,8 +6,6 @@ linear in each triangle of the design, which has one row of `coefficient` (t, 6 
 corner 2 (x, y), the matrix T (row-major) that takes (point - corner 2) to the weights c0, c1 of
 corners 0 and 1, then of k quantities (log-prior, d means, packed lower triangle of the covariance)
 the values v2 at corner 2, the differences v0 - v2, and the differences v1 - v2.
-
-error_model="numpy": Python's checks of each division for zero keep loops from being vectorised.
 """
 import math
 from collections import namedtuple

@@ -26,7 +26,6 @@ class Frame:
     """
 
     def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):
-        self.packed = False
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         self.origin = (int(rows[0]), int(columns[0]))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
@@ -41,7 +40,6 @@ class Frame:
             folds.append((area, cut, top, bottom))
         area, cut, top, bottom = min(folds, default=(self.size, 0, 0, 0))
         if area < 0.9 * self.size:
-            self.packed = True
             width = -(-max(cut, box.shape[1] - cut + overlap) // 8) * 8
             self.shape = int(-(-(box.shape[0] + bottom - top) // 8) * 8), int(width)
             above, below = y * width + x, (box.shape[0] + y - top) * width + x - cut + overlap

@@ -43,25 +43,15 @@ class MapSet:
     simulation: dict                # settings of the simulator; {} for maps from elsewhere
     _passed: list = dataclasses.field(default_factory=list, repr=False)  # check_maps() reads once
 
+    n_cosmology = property(lambda self: self.label.shape[0], doc="Cosmologies of the design.")
+    n_realisation = property(lambda self: self.label.shape[1], doc="Maps of each cosmology.")
+    n_test = property(lambda self: 0 if self.noisy_test is None else len(self.noisy_test),
+                      doc="Noisy test maps.")
+
     @property
     def theta(self) -> np.ndarray:
         """Omega_m and S_8 of each cosmology, (n_cosmology, 2) float64."""
         return np.ascontiguousarray(self.label[:, 0, :2])
-
-    @property
-    def n_cosmology(self) -> int:
-        """Cosmologies of the design."""
-        return self.label.shape[0]
-
-    @property
-    def n_realisation(self) -> int:
-        """Noiseless maps of each cosmology."""
-        return self.label.shape[1]
-
-    @property
-    def n_test(self) -> int:
-        """Noisy test maps."""
-        return 0 if self.noisy_test is None else self.noisy_test.shape[0]
 
     @property
     def flat_kappa(self) -> np.ndarray:

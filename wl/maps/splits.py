@@ -79,6 +79,11 @@ class Split:
     n_test: int                     # test maps that are inferred
     options: MapOptions             # decided for the set
 
+    has_folds = property(lambda self: bool((self.fold >= 0).any()),
+                         doc="Whether several networks take turns in what they train on.")
+    n_emulator = property(lambda self: int((self.code == EMULATOR).sum()),
+                          doc="Realisations per cosmology that feed the emulator.")
+
     def rows_of(self, chosen: np.ndarray) -> np.ndarray:
         """Maps (n,) int64 of the chosen realisations (n_realisation,) bool, in their order."""
         return np.flatnonzero(np.tile(chosen, self.n_cosmology))
@@ -88,20 +93,10 @@ class Split:
         return self.rows_of(self.code == code)
 
     @property
-    def has_folds(self) -> bool:
-        """Whether several networks take turns in what they train on."""
-        return bool((self.fold >= 0).any())
-
-    @property
     def n_train(self) -> int:
         """Maps that one network trains on (the first, where folds differ by one realisation)."""
         chosen = (self.fold > 0) & ~self.is_shared if self.has_folds else self.code == TRAIN
         return int(chosen.sum()) * self.n_cosmology
-
-    @property
-    def n_emulator(self) -> int:
-        """Realisations per cosmology that feed the emulator."""
-        return int((self.code == EMULATOR).sum())
 
     def stored(self) -> dict:
         """What a file of summaries says of the split."""
@@ -120,15 +115,14 @@ def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
     """
     options, n = options.for_set(maps), maps.n_realisation
     n_test = maps.n_test if options.target != "holdout" else 0
+    code, fold = np.full(n, EMULATOR, np.int8), np.full(n, -1, np.int8)
+    is_shared = np.zeros(n, bool)
     if folds > 1:
         code, fold, is_shared = split_folds(n, folds, options.holdout_fraction, seed)
-    else:
-        code = np.full(n, EMULATOR, np.int8)
-        if trains or options.holdout_fraction > 0:
-            code = split_realisations(n, options.emulator_fraction, options.holdout_fraction, seed)
-        if not trains:
-            code[code == TRAIN] = EMULATOR
-        fold, is_shared = np.full(n, -1, np.int8), np.zeros(n, bool)
+    elif trains or options.holdout_fraction > 0:
+        code = split_realisations(n, options.emulator_fraction, options.holdout_fraction, seed)
+    if not trains:
+        code[code == TRAIN] = EMULATOR
     return Split(code, fold, is_shared, maps.n_cosmology, n_test, options)
 
 

@@ -188,18 +188,16 @@ def _sample(predictions, options, folder, emulator, wanted):
         if keep.size:
             chains.draws = quadrature.draw(emulator, summaries[keep], options.draws,
                                            seed=folder.seed, map_index=ids[keep])
+        every = Wanted(wanted.target).rows(data["split"])                      # of all shards
+        error = quadrature.quadrature_error(emulator, data["summaries"][every])
+        more["quadrature_error"] = Var(("order",), error)
+        progress.note = f"order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12"
     else:
         # a network's summaries are guesses of the parameters
         guess = summaries if predictions.settings["method"] == "network" else None
         chains = metropolis.metropolis(emulator, summaries, options, seed=folder.seed,
                                        map_index=ids, guess=guess, keep=keep, progress=progress)
     progress.close()
-    if options.sampler == "exact":
-        every = Wanted(wanted.target).rows(data["split"])                      # of all shards
-        error = quadrature.quadrature_error(emulator, data["summaries"][every])
-        more["quadrature_error"] = Var(("order",), error)
-        say(f"quadrature: order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12, order "
-            f"6 within {error[0]:.1g}", folder.quiet)
     at_mean, spread, _ = emulator.interpolate(chains.mean)
     summary = posterior.summarise(chains, summaries, at_mean, spread)
     stuck, path = ids[(summary["flag"] & posterior.STUCK) > 0], folder.out / wanted.file_name

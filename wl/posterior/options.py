@@ -194,34 +194,25 @@ def shard_of(text: str | None) -> tuple | None:
 def merge(paths: list, out) -> str:
     """Join the shards of one run along the dimension `map`, sorted by the map coordinate.
 
-    paths: files whose settings hold shard = [i, n], i from 0 or 1; out: str or Path, to write
+    paths: files whose settings hold shard = [i, n], i from 1; out: str or Path, to write
     Returns the digest of the result, whose settings hold no shard. Raises InputError, also if `out`
     is one of the shards, or holds another result than theirs.
     """
-    files = [read(path) for path in paths]
-    if not files:
-        raise InputError("merge: expected the files of the shards, got none; give their paths")
-    if os.path.realpath(out) in [os.path.realpath(path) for path in paths]:
-        raise InputError(f"{out}: is one of the files to join; give another one to write")
-    first, shards, whole = files[0], {}, None
+    files, numbers, made, count = [read(path) for path in paths], [], [], 1
     for file in files:
-        shard = file.settings.pop("shard", None)
-        if not (isinstance(shard, list) and len(shard) == 2):
-            raise InputError(f"{file.path}: is not a shard of a run; merge only what --shard i/n "
-                             "made")
-        i, count = shard
-        made = {"kind": file.kind, "shards": count, **_made(file)}
-        whole = whole or made
-        refuse_difference(f"{first.path}: has", whole, made, ONE_RUN, file.path)
-        if (same := shards.setdefault(i, file)) is not file:
-            raise InputError(f"{file.path}: is shard {i} of {count} as {same.path} is; give each "
-                             "once")
-    if set(shards) not in (set(range(count)), set(range(1, count + 1))):
-        raise InputError(f"{out}: expected {count} shards, got {len(shards)} "
-                         f"({', '.join(map(str, sorted(shards)))}); run the missing ones first")
+        if "shard" not in file.settings:
+            raise InputError(f"{file.path}: is no shard of a run; merge only what --shard I/N made")
+        number, count = file.settings.pop("shard")
+        numbers.append(number)
+        made.append({"kind": file.kind, "shards": count, **_made(file)})
+        refuse_difference(f"{files[0].path}: has", made[0], made[-1], ONE_RUN, file.path)
+    if sorted(numbers) != [*range(1, count + 1)]:
+        raise InputError(f"{out}: expected the shards 1 to {count}, each once, got "
+                         f"{', '.join(map(str, numbers)) or 'none'}; run the missing ones first")
+    first = files[0]
     if os.path.lexists(out):
         refuse_difference(f"{out}: was made with", _made(read(out, first.kind)), _made(first),
-                          "remove it, or give another file to write", "the run of these shards")
+                          "give another file to write", "the run of these shards")
     groups, coords = {}, {}
     for group in dict.fromkeys(g for file in files for g in file.groups):
         groups[group], joined = _join(group, [file for file in files if group in file.groups])
@@ -236,30 +227,26 @@ def _made(file):
 
 def _join(group, files):
     """One group of several files as ({name: Var}, {dimension: values})."""
-    first, dims, variables, order = files[0], files[0].dims[group], {}, None
-    coords = dict(first.coords[group])
-    if "map" in coords:
-        maps = np.concatenate([file.coords[group]["map"] for file in files])
-        order = np.argsort(maps, kind="stable")
-        coords["map"] = maps = maps[order]
-        for twice in maps[1:][np.diff(maps) == 0][:1]:
-            raise InputError(f"{first.path}: map {twice} of group {group} is in two shards; "
-                             f"{ONE_RUN}")
+    first, coords, dims, joined = files[0], files[0].coords[group], files[0].dims[group], {}
+    maps = np.concatenate([file.coords[group].get("map", np.arange(0)) for file in files])
+    order = np.argsort(maps, kind="stable")
+    for twice in maps[order][1:][np.diff(maps[order]) == 0][:1]:
+        raise InputError(f"{first.path}: map {twice} of group {group} is in two shards; {ONE_RUN}")
     for file in files:
-        if file.dims[group] != dims or any(not np.array_equal(file.coords[group][d], coords[d])
-                                           for d in coords if d != "map"):
+        if file.dims[group] != dims:
             raise InputError(f"{file.path}: group {group} is laid out otherwise than in "
                              f"{first.path}; {ONE_RUN}")
-    for name, along in dims.items():
-        values, *others = (file.groups[group][name] for file in files)
+    for name, along in {**{dim: (dim,) for dim in coords}, **dims}.items():
+        values, *others = ({**file.coords[group], **file.groups[group]}[name] for file in files)
         if "map" in along:
             axis = along.index("map")
             values = np.concatenate([values, *others], axis).take(order, axis)
         elif any(not np.array_equal(values, other, equal_nan=values.dtype.kind == "f")
                  for other in others):
             raise InputError(f"{first.path}: {group}/{name} differs in another shard; {ONE_RUN}")
-        variables[name] = Var(along, values, first.attrs[group][name])
-    return variables, coords
+        joined[name] = values
+    return ({name: Var(dims[name], joined[name], first.attrs[group][name]) for name in dims},
+            {dim: joined[dim] for dim in coords})
 
 
 def is_foreign(path) -> bool:

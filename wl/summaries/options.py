@@ -67,11 +67,11 @@ class NetworkOptions(Options):
         "minus the challenge's score", choices=LOSSES)
     epochs: int | None = option(
         None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
-        f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", positive=10**6)
-    batch_size: int = option(32, "maps per step", metavar="N", positive=10**6)
+        f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", within=(1, 10**6))
+    batch_size: int = option(32, "maps per step", metavar="N", within=(1, 10**6))
     lanes: int = option(
         4, "parts of a batch trained side by side, one thread each; they set the result, the "
-        "number of threads does not", metavar="N", positive=1024)
+        "number of threads does not", metavar="N", within=(1, 1024))
     learning_rate: float = option(
         4e-3, "peak of the one-cycle schedule", metavar="X", positive=True)
     weight_decay: float = option(1e-4, "weight decay of AdamW", metavar="X", within=(0.0, 1e6))
@@ -89,11 +89,11 @@ class NetworkOptions(Options):
         "flat)", choices=PACKS)
     folds: int = option(
         1, "train K networks, each without its fold of the realisations, so that all of them feed "
-        f"the emulator; test maps get the mean over the networks (default: {DEFAULT_FOLDS} in "
-        "run_mcmc.py, 1 with --emulator-fraction and in run_direct.py)", metavar="K", positive=1000)
+        f"the emulator; test maps get the networks' mean (default: {DEFAULT_FOLDS} in run_mcmc.py, "
+        "1 with --emulator-fraction and in run_direct.py)", metavar="K", within=(1, 1000))
     members: int = option(
         1, "networks per fold that differ in their seed; their predictions are averaged",
-        metavar="M", positive=1000)
+        metavar="M", within=(1, 1000))
     only: int | None = option(
         None, "train and predict with network I alone, of the K x M of each part of the model, and "
         "end. They are counted from 0, one part after the other; a run without --only uses what "
