@@ -17,6 +17,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from .. import __version__  # noqa: E402
 from .checks import InputError, RunError, meant, number, within  # noqa: E402
+from .files import code_version, lock  # noqa: E402
 from .progress import EXIT_STOPPED, end_of, fail, prepared, stop  # noqa: E402
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -91,15 +92,6 @@ def _whole(text, low=-MAX_WHOLE, high=MAX_WHOLE):
                                      f"to {high}, got {text[:80]!r}")
 
 
-class _Version(argparse.Action):
-    """Says versions and digest of the code, for which it reads all sources."""
-
-    def __call__(self, parser, *_):
-        from .files import code_version
-        print(f"wl {__version__}, code {code_version()}")
-        parser.exit()
-
-
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults shown, description kept as written."""
 
@@ -118,7 +110,8 @@ def add_common(parser: Parser, *, threads: bool = True) -> Parser:
     add("--quiet", action="store_true", help="no progress and no notes; warnings are shown")
     add("--config", metavar="FILE", help="a result (.h5) or JSON with the settings of a run: it "
         "is repeated; options beside this one win")
-    add("--version", action=_Version, nargs=0, help="show versions and digest of the code")
+    add("--version", action="version", version=f"wl {__version__}, code {code_version()}",
+        help="show versions and digest of the code")
     return parser
 
 
@@ -181,7 +174,6 @@ def _configured(parser, argv, path):
 
 def folder(args: argparse.Namespace, name: str):
     """The hdf5.Folder of a run's results. name: str, of the run where --out gives none."""
-    from .files import lock
     from .hdf5 import Folder             # a script sets up its process before h5py loads
     home, shares = RUNS / name, {getattr(args, "shard", None), getattr(args, "only", None)}
     job = {k: v for k, v in vars(args).items() if k not in OF_ONE_JOB}

@@ -47,14 +47,11 @@ class MapOptions(Options):
         super().__post_init__()
         if self.target in ("holdout", "both") and self.holdout_fraction == 0.0:
             raise InputError(f"--target {self.target}: expected --holdout-fraction above 0, got 0")
-        emulator, holdout = self._emulator, self.holdout_fraction or 0.0
+        holdout, emulator = self.holdout_fraction or 0.0, self.emulator_fraction
+        emulator = DEFAULT_EMULATOR if emulator is None else emulator
         if emulator == 0.0 or emulator + holdout >= 1.0:
             raise InputError("--emulator-fraction and --holdout-fraction: expected fractions that "
                              f"leave some for training, got {emulator} and {holdout}")
-
-    @property
-    def _emulator(self):
-        return DEFAULT_EMULATOR if self.emulator_fraction is None else self.emulator_fraction
 
     def for_set(self, maps) -> "MapOptions":
         """The same with what is left open decided for a MapSet. Raises InputError."""
@@ -66,7 +63,8 @@ class MapOptions(Options):
         if holdout is None:
             holdout = 0.0 if target == "test" else DEFAULT_HOLDOUT
         return dataclasses.replace(self, release=maps.release, target=target,
-                                   holdout_fraction=holdout, emulator_fraction=self._emulator)
+                                   holdout_fraction=holdout,
+                                   emulator_fraction=self.emulator_fraction or DEFAULT_EMULATOR)
 
 
 @dataclasses.dataclass(frozen=True)

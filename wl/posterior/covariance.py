@@ -176,21 +176,19 @@ def _smooth_covariance(u, residual, order, correction):
     flat = (residual / sd[:, None]).reshape(-1, d)
     slope_rows = np.repeat(slope_basis, n, axis=0)
     lower, diagonal = np.tile(np.eye(d), (n_cosmology, 1, 1)), np.empty((n_cosmology, d))
-
-    def variance_of(left):
-        return _log_linear(basis, (left**2).reshape(n_cosmology, n).mean(1))
-
     for k in range(d):
         left = flat[:, k]
+        variance = _variances(basis, left.reshape(n_cosmology, n, 1))[:, 0]
         if k > 0:
             design = (flat[:, :k, None] * slope_rows[:, None, :]).reshape(len(flat), -1)
             for _ in range(2):
-                weight = 1.0 / np.sqrt(np.repeat(variance_of(left), n))
+                weight = 1.0 / np.sqrt(np.repeat(variance, n))
                 slopes = np.linalg.lstsq(design * weight[:, None], flat[:, k] * weight)[0]
                 left = flat[:, k] - design @ slopes
+                variance = _variances(basis, left.reshape(n_cosmology, n, 1))[:, 0]
             lower[:, k, :k] = -np.einsum("ct,jt->cj", slope_basis, slopes.reshape(k, -1))
         lost = k * slope_basis.shape[1] + basis.shape[1]
-        diagonal[:, k] = variance_of(left) * correction * len(flat) / (len(flat) - lost)
+        diagonal[:, k] = variance * correction * len(flat) / (len(flat) - lost)
     factor = sd[:, :, None] * np.linalg.inv(lower)
     return np.einsum("cik,ck,cjk->cij", factor, diagonal, factor)
 

@@ -48,7 +48,7 @@ class PosteriorOptions(Options):
     nstep: int = option(10000, "steps of each chain", metavar="N", positive=True)
     sigma: float = option(0.06, "width of the proposal in Omega_m and S_8; aim at an acceptance of "
                           "0.2 to 0.5", metavar="X", positive=True)
-    burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F")
+    burn_in: float = option(0.2, "fraction of the steps dropped", metavar="F", within=(0.0, 0.999))
     chains: int = option(1, "chains per map", metavar="N", positive=True)
     thin: int | None = option(
         None, "steps between draws, of which R-hat and effective sample size are made (default: "
@@ -77,8 +77,6 @@ class PosteriorOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0.0 <= self.burn_in < 1.0:
-            raise InputError(f"--burn-in: expected a fraction in [0, 1), got {self.burn_in}")
         if self.nstep * self.chains >= MAX_STEPS:
             raise InputError(f"--nstep, --chains: expected fewer than {MAX_STEPS} steps for all "
                              f"chains of a map, got {self.nstep} x {self.chains}; give fewer")

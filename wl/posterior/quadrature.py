@@ -155,18 +155,12 @@ def _line_points(theta, triangles, axis, lines, order):
         part = (c - a[row, low]) / (a[row, high] - a[row, low])
         end[row, sort[row, low]], end[row, sort[row, high]] = 1.0 - part, part
     length = np.abs(np.subtract(*np.einsum("enc,nc->en", ends, place[t, :, 1 - axis])))
-    parts = []
-    for n in np.unique(order[t]):
-        k = np.flatnonzero(order[t] == n)
-        u, w = roots_legendre(n)
-        u, w = 0.5 * (u[:, None] + 1.0), 0.5 * w
-        corners = (1.0 - u) * ends[0, k, None] + u * ends[1, k, None]
-        parts.append((np.repeat(line[k], n), np.repeat(t[k], n), corners.reshape(-1, 3),
-                      (length[k, None] * w).ravel()))
-    line, t, corners, weight = (np.concatenate(v) for v in zip(*parts))
-    sort = np.argsort(line, kind="stable")
-    first = np.searchsorted(line[sort], np.arange(lines + 1)).astype(np.int64)
-    return t[sort], corners[sort], np.maximum(weight[sort], 1e-300), first
+    piece, rules = np.lexsort((order[t], line)), {n: roots_legendre(n) for n in np.unique(order)}
+    u, w = 0.5 * np.concatenate([rules[n] for n in order[t[piece]]], axis=1)
+    u, piece = u[:, None] + 0.5, np.repeat(piece, order[t[piece]])
+    corners = (1.0 - u) * ends[0, piece] + u * ends[1, piece]
+    first = np.searchsorted(line[piece], np.arange(lines + 1)).astype(np.int64)
+    return t[piece], corners, np.maximum(length[piece] * w, 1e-300), first
 
 
 def _whitened(emulator, triangle, corners, log_weight):
