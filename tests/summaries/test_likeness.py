@@ -47,7 +47,7 @@ def test_chi2_against_the_formula():
     rng = np.random.default_rng(0)
     s, x = rng.normal(size=(20_000, 2)), rng.normal(size=(20_000, 3)) * (1.0, 5.0, 0.1)
     new = rng.normal(size=(50, 2)), rng.normal(size=(50, 3)) * (1.0, 5.0, 0.1)
-    found = likeness.likeness(s, x)(*new)
+    found = likeness.likeness((s, x), new)
     # the mean of ln of a squared normal is -1.27: the scatter is e^-0.635 of the sd
     assert np.allclose(found, ((new[1] / (1.0, 5.0, 0.1))**2).sum(1), rtol=0.1, atol=0.1)
 

@@ -52,7 +52,7 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
     assert len({j.model for j in jobs} | {j.checkpoint for j in jobs}
                | {j.predictions for j in jobs}) == 18
     for job in jobs:
-        split = job.codes()
+        split = job.task()[0]["split"]
         assert (split[work.split.fold == job.fold] != TRAIN).all()
         assert (split[work.split.is_shared] == HOLDOUT).all()
         assert ((split == TRAIN) == ((work.split.fold != job.fold) & (work.split.fold >= 0)
@@ -62,7 +62,8 @@ def test_jobs_share_no_seed_and_no_training_map_with_their_fold(data):
         trained = work.split.rows_of(split == TRAIN)
         assert not np.intersect1d(trained, job.rows()).size
         assert np.isin(work.split.rows_of(work.split.is_shared), job.rows()).all()
-    assert work.split.n_train == (jobs[0].codes() == TRAIN).sum() * N_COSMOLOGY
+    assert work.split.n_train == len(jobs[0].task()[1]) == (
+        jobs[0].task()[0]["split"] == TRAIN).sum() * N_COSMOLOGY
     # a member keeps its seed and file when more members are asked for
     more = start(data, "--folds", "3", "--members", "4")
     assert Job(more, 4).seed == jobs[2].seed and Job(more, 4).predictions == jobs[2].predictions

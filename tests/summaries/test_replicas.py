@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trainings import FRAME, LABEL, ROWS, Plain, run, same_weights, source
+from trainings import FRAME, LABEL, ROWS, Plain, recipe, run, same_weights, source
 
 from wl.maps.batches import FIXED
 from wl.summaries import architectures, training
@@ -28,7 +28,7 @@ def test_lanes_add_up_to_the_whole_batch(loss, n, lanes):
     value = loss(net(torch.from_numpy(x)), target)
     value.backward()
     oracle = [p.grad.clone() for p in net.parameters()]
-    with Lanes(net, lanes, 2, "float32") as parallel:
+    with Lanes(net, recipe(lanes=lanes), 2) as parallel:
         for _ in range(2):                               # no gradient is left from the step before
             assert parallel.step(x, target, loss) == pytest.approx(value.item(), rel=1e-5)
             for p, g in zip(net.parameters(), oracle):
@@ -42,7 +42,7 @@ def test_lanes_share_weights_and_average_their_statistics(lanes, n):
     """Over the lanes that have seen maps: one without has no say."""
     torch.manual_seed(2)
     net = build("compact", FRAME.shape, 2)
-    with Lanes(net, lanes, 1, "float32") as parallel:
+    with Lanes(net, recipe(lanes=lanes), 1) as parallel:
         assert all(a.data_ptr() == b.data_ptr() for other in parallel.copies[1:]
                    for a, b in zip(net.parameters(), other.parameters()))
         parallel.copies.train()
@@ -56,12 +56,12 @@ def test_lanes_share_weights_and_average_their_statistics(lanes, n):
 
 def test_what_is_stored_of_lanes_restores_them():
     x = source().fetch(np.arange(6), noise=FIXED)
-    with Lanes(build("compact", FRAME.shape, 2), 3, 1, "float32") as lanes:
+    with Lanes(build("compact", FRAME.shape, 2), recipe(lanes=3), 1) as lanes:
         lanes.copies.train()
         lanes.step(x, torch.zeros(6, 2), Loss("mse"))
         saved = {"used": lanes.used, "buffers": [{k: v.clone() for k, v in b.items()}
                                                  for b in lanes.stored()["buffers"]]}
-        with Lanes(build("compact", FRAME.shape, 2), 3, 1, "float32") as other:
+        with Lanes(build("compact", FRAME.shape, 2), recipe(lanes=3), 1) as other:
             other.restore(saved)
             assert other.used == 3
             for mine, theirs in zip(lanes.copies, other.copies):
@@ -70,7 +70,8 @@ def test_what_is_stored_of_lanes_restores_them():
 
 def test_float64_is_that_to_the_end():
     x = source().fetch(np.arange(3), noise=FIXED)
-    with Lanes(build("compact", FRAME.shape, 2).double(), 2, 1, "float64") as lanes:
+    double = recipe(lanes=2, precision="float64")
+    with Lanes(build("compact", FRAME.shape, 2).double(), double, 1) as lanes:
         lanes.copies.eval()
         with torch.inference_mode():
             whole = lanes.net(torch.from_numpy(x).double())
@@ -130,7 +131,7 @@ def test_momentum_of_a_run(monkeypatch):
 
 def test_dropout_differs_from_step_to_step_lane_to_lane_layer_to_layer_and_seed_to_seed():
     states = set()
-    with Lanes(build("simple_cnn", (32, 32), 2), 3, 1, "float32") as lanes:
+    with Lanes(build("simple_cnn", (32, 32), 2), recipe(lanes=3), 1) as lanes:
         for seed, step in ((3, 7), (3, 8), (4, 7)):
             lanes.begin_step(0.1, seed, step)
             layers = [m for net in lanes.copies for m in net.modules() if isinstance(m, Dropout)]

@@ -20,7 +20,6 @@ SCHEMA_VERSION = 1
 MAX_LISTED = 4              # so many maps without truth are listed one by one
 MAX_QUADRATURE_ERROR = 0.01 # sd, of a mean or sd
 STAMPS = ("label", "noisy_test")         # what of a set a limit depends on
-LIMIT_SETTINGS = ("prior", "nuisances", "n_gal")
 
 
 def score_posterior(path, data=None, *, bootstrap: int = 1000, seed: int = 1) -> dict:
@@ -93,10 +92,9 @@ def _beside_limit(maps, pick, count, seed):
         if name in other.file.inputs and other.file.inputs[name] not in found:
             raise InputError(f"{where} was made from another {name} file; repeat python -m "
                              f"wl.validate limit --data {folder}")
-    if other.file.settings.get("count") == "modes":          # by an earlier version, and no limit
-        return None
     both = pick & (maps.split == TEST) & (maps.realisation < len(other.split))
-    if both.sum() < 2:
+    forecast = other.file.settings.get("count") == "modes"       # by an earlier version: no limit
+    if forecast or both.sum() < 2:
         return None
     rows, truth, ours = maps.realisation[both], maps.truth[both], maps.numbers(both)
     mean, sd = (other.summary[name][rows] for name in ("posterior_mean", "sd"))
@@ -107,7 +105,7 @@ def _beside_limit(maps, pick, count, seed):
     return {"n": int(both.sum()), "score": float(limit.mean()), "score_error": float(error[0]),
             "expected_score": float(score.expected_score(sd).mean()),
             "difference": float(values[:, 1].mean()), "difference_error": float(error[1]),
-            **{name: other.file.settings.get(name) for name in LIMIT_SETTINGS}}
+            **{name: other.file.settings.get(name) for name in ("prior", "nuisances", "n_gal")}}
 
 
 def _spectrum_beside(result):

@@ -22,7 +22,6 @@ quantiles {name of params.LEVELS: (n, 2)}, those there are."""
 
 def _score_terms(truth, mean, sd):
     """The terms e^2/sd^2, ln sd^2 and 1000 e^2 of the challenge's score, (n, 3, 2) float64."""
-    truth, mean, sd = checked(truth, mean, sd)
     square = (mean - truth)**2
     return np.stack([square / sd**2, 2.0 * np.log(sd), SCORE_WEIGHT * square], axis=1)
 
@@ -34,7 +33,7 @@ def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.n
     truth, mean, sd: (n, 2) float64
     Raises InputError for shapes that differ, non-finite values and sd <= 0, naming the map.
     """
-    return -_score_terms(truth, mean, sd).sum(axis=(1, 2))
+    return -_score_terms(*checked(truth, mean, sd)).sum(axis=(1, 2))
 
 
 def expected_score(sd: np.ndarray) -> np.ndarray:

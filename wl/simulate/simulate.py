@@ -170,29 +170,28 @@ def _is_complete(out, plan, force):
                              "simulated and stays untouched; give another --out")
         return False
     if _is_plans(out, dataset.read_proof(proof), plan, force):
-        damage = _damage(out, plan)
-        if not damage:
+        try:
+            _check_whole(out, plan)
             shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # of a run killed at its last step
             return True
-        if not force:
-            raise InputError(f"{damage}; or give --force to simulate it again")
+        except InputError as error:
+            if not force:
+                raise InputError(f"{error}; or give --force to simulate it again") from None
     for name in reversed(FILES):                 # the proof goes first
         (out / name).unlink(missing_ok=True)
     return False
 
 
-def _damage(out, plan):
-    """What is wrong with the files of a set that was complete once, or nothing."""
-    try:
-        found = dataset.open_set(out)
-        found.check_maps()
-        changed = found.changed({key: digest_file(path) for key, path in found.files.items()})
-        truth = dataset.read_truth(out) if len(plan.label_test) else plan.label_test
-    except InputError as error:
-        return str(error)
+def _check_whole(out, plan):
+    """Raise InputError if a set that was complete once is not so any more."""
+    found = dataset.open_set(out)
+    found.check_maps()
+    changed = found.changed({key: digest_file(path) for key, path in found.files.items()})
+    truth = dataset.read_truth(out) if len(plan.label_test) else plan.label_test
     if found.n_test != len(truth) or not np.array_equal(truth, plan.label_test):
         changed.append(TEST_FILE)
-    return f"{out / changed[0]}: is not what the simulator wrote" if changed else ""
+    if changed:
+        raise InputError(f"{out / changed[0]}: is not what the simulator wrote")
 
 
 def _is_plans(folder, before, plan, force):

@@ -185,8 +185,8 @@ class Features:
     """All statistics that the dense networks learn from; a new one joins the list here."""
 
     def __init__(self, mask: np.ndarray, n_gal: float, scales):
-        self.spectrum = Spectrum(mask.shape, int(mask.sum()), n_bin=FINE_BINS)
-        self.statistics = [self.spectrum, OnePoint(mask, n_gal, scales)]
+        self.statistics = [Spectrum(mask.shape, int(mask.sum()), n_bin=FINE_BINS),
+                           OnePoint(mask, n_gal, scales)]
         self.width = sum(statistic.width for statistic in self.statistics)
 
     def __call__(self, kappa: np.ndarray) -> np.ndarray:

@@ -33,19 +33,20 @@ class Lanes(contextlib.AbstractContextManager):
     threads inside each operation (batch 32, bfloat16: 4.7-5.8 ms a map in 8 lanes, 4.7-5.2).
 
     net: module (n, 1, rows, columns) -> (n, n_out), which is the first copy
-    lanes, threads: int, number of copies, and how many run at a time at most
-    precision, recipe: of options.PRECISIONS; Recipe, by which other processes build it, or None
+    recipe: network.Recipe that the net was built by, and by which other processes build it
+    threads: int, how many of recipe.lanes copies run at a time at most
     """
 
-    def __init__(self, net: torch.nn.Module, lanes: int, threads: int, precision: str, recipe=None):
-        self.net, self.precision, self.recipe, self.used = net, precision, recipe, 0
+    def __init__(self, net: torch.nn.Module, recipe, threads: int):
+        self.net, self.recipe, self.used = net, recipe, 0
         self.state = 0.1, 0, 0                            # what begin_step() had last
-        self.copies = torch.nn.ModuleList([net, *(copy.deepcopy(net) for _ in range(lanes - 1))])
+        self.copies = torch.nn.ModuleList(
+            [net, *(copy.deepcopy(net) for _ in range(recipe.lanes - 1))])
         for other in self.copies[1:]:
             for mine, theirs in zip(net.parameters(), other.parameters()):
                 theirs.data = mine.data
-        self.pool = ThreadPoolExecutor(min(threads, lanes), initializer=torch.set_num_threads,
-                                       initargs=(1,))
+        self.pool = ThreadPoolExecutor(min(threads, recipe.lanes), initargs=(1,),
+                                       initializer=torch.set_num_threads)
 
     def __exit__(self, *error):
         self.pool.shutdown()
@@ -136,11 +137,11 @@ class Lanes(contextlib.AbstractContextManager):
 
     def _forward(self, net, x):
         x = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
-        if self.precision == "float64":
+        if self.recipe.precision == "float64":
             return net(x.double())
         # the cache of cast weights is one for all threads, and whichever leaves first empties it: a
         # weight used twice (CBAM) would have its gradients added in a precision that chance decides
-        low = self.precision == "bfloat16"
+        low = self.recipe.precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=low, cache_enabled=False):
             return net(x).float()
 
@@ -187,7 +188,7 @@ def _serve(threads):
     while (job := _receive(0)) is not None:
         recipe, weights, buffers, state, mine, loss, size = job
         if lanes is None or recipe != lanes.recipe:
-            lanes = Lanes(recipe.build(), recipe.lanes, threads, recipe.precision, recipe)
+            lanes = Lanes(recipe.build(), recipe, threads)
             lanes.copies.train()
         with torch.no_grad():
             for parameter, weight in zip(lanes.net.parameters(), weights):

@@ -9,7 +9,7 @@ rate at false-positive rates of 0.001 to 0.05 (by chance 0.0128) of halo-painted
 pixel, with other feedback, with other n(z), and of log-normal ones is 0.264; of the spectrum alone
 0.246.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,11 +19,12 @@ import numpy as np
 MEAN_ORDER, SCATTER_ORDER, N_GROUP, SHRINKAGE, TAIL, MAPS_PER_NUMBER = 3, 1, 6, 0.02, 0.05, 4
 
 
-def likeness(summaries: np.ndarray, statistics: np.ndarray) -> Callable:
-    """What known maps leave of their statistics (n, c), given their summaries (n, d).
+def likeness(known: tuple, new: tuple) -> np.ndarray:
+    """Chi2 (m,) float64 of the statistics of new maps, given what those of known maps scatter by.
 
-    Returns a function of others' summaries and statistics: chi2 of what these leave, (n,) float64.
+    known, new: summaries (n, d) and statistics (n, c) of known maps; (m, d) and (m, c) of others
     """
+    summaries, statistics = known
     centre, width = summaries.mean(0), summaries.std(0)
 
     def terms(summaries, order):
@@ -39,14 +40,10 @@ def likeness(summaries: np.ndarray, statistics: np.ndarray) -> Callable:
     def scaled(summaries, statistics):
         left = statistics - terms(summaries, MEAN_ORDER) @ mean
         return left * np.exp(-0.5 * (terms(summaries, SCATTER_ORDER) @ size))
-    covariance = np.cov(scaled(summaries, statistics).T).reshape(2 * [left.shape[1]])
+    covariance = np.cov(scaled(*known).T).reshape(2 * [left.shape[1]])
     covariance[~np.eye(len(covariance), dtype=bool)] *= 1.0 - SHRINKAGE
-    inverse = np.linalg.inv(covariance)
-
-    def chi2(summaries, statistics):
-        left = scaled(summaries, statistics)
-        return np.einsum("ij,jk,ik->i", left, inverse, left)
-    return chi2
+    left = scaled(*new)
+    return np.einsum("ij,jk,ik->i", left, np.linalg.inv(covariance), left)
 
 
 def p_values(blocks: dict[str, Sequence[int]], known: tuple, group: np.ndarray,
@@ -71,8 +68,8 @@ def p_values(blocks: dict[str, Sequence[int]], known: tuple, group: np.ndarray,
         chi2 = np.empty(len(part))
         for k in np.unique(part):
             rest = part != k
-            chi2[~rest] = likeness(s[rest], x[rest])(s[~rest], x[~rest])
-        log_p = _log_p(chi2, likeness(s, x)(s_new, x_new))
+            chi2[~rest] = likeness((s[rest], x[rest]), (s[~rest], x[~rest]))
+        log_p = _log_p(chi2, likeness((s, x), (s_new, x_new)))
         found[f"p_value_{name}"] = np.exp(log_p)
         ours -= log_p
         theirs -= _log_p(chi2, chi2)

@@ -204,7 +204,7 @@ class Network:
         error bars the mean logarithm. Raises RunError for NaN.
         """
         total = np.zeros((len(rows), self.recipe.loss_function().n_out))
-        with Lanes(self.net, self.recipe.lanes, threads, self.recipe.precision) as lanes:
+        with Lanes(self.net, self.recipe, threads) as lanes:
             lanes.copies.eval()
             for start in range(0, len(rows), batch_size):
                 part = slice(start, start + batch_size)

@@ -30,7 +30,6 @@ SPECTRUM = "spectrum"                          # in place of a model: the binned
 
 LOSSES = ("mse", "kl", "score")                # see layers.Loss
 METHODS = ("network", SPECTRUM, "direct")
-NOISES, PACKS, VIEWS = ("fresh", "fixed"), ("auto", "yes", "no"), (1, 2, 4)
 
 # run_mcmc.py --preset: defaults of many options
 PRESETS = {
@@ -44,8 +43,8 @@ PRESETS = {
 
 MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 9, 60, 27_000      # maps that a network wants to see
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
-LIMITS = {"dropout": (0.0, 0.9), "scales": (0.1, 60.0), "draws": (0, 100), "networks": (1, 100)}
-MAY_BE_ZERO = ("residual", "attention", "squeeze")
+LIMITS = {"dropout": (0.0, 0.9), "scales": (0.1, 60.0), "draws": (0, 100), "networks": (1, 100),
+          **dict.fromkeys(("residual", "attention", "squeeze"), (0, 4096))}
 OF_STAGES = {"residual": 1, "attention": 0}    # count the stages that widths names, but so many
 
 
@@ -83,10 +82,10 @@ class NetworkOptions(Options):
         "else bfloat16 where the CPU computes in it)", choices=("auto", *PRECISIONS))
     noise: str = option(
         "fresh", "of the training maps: drawn anew at every use, or once for each map, which "
-        "overfits", choices=NOISES)
+        "overfits", choices=("fresh", "fixed"))
     pack: str = option(
         "auto", "fold the half-empty frame to a smaller one (auto: unless the network's head is "
-        "flat)", choices=PACKS)
+        "flat)", choices=("auto", "yes", "no"))
     folds: int = option(
         1, "train K networks, each without its fold of the realisations, so that all of them feed "
         f"the emulator; test maps get the networks' mean (default: {DEFAULT_FOLDS} in run_mcmc.py, "
@@ -102,7 +101,7 @@ class NetworkOptions(Options):
         None, "folder of a finished run of the same model: training starts from its weights, "
         "rescaled to these labels", metavar="RUN")
     views: int = option(
-        4, "symmetries of the frame that a prediction is averaged over", choices=VIEWS)
+        4, "symmetries of the frame that a prediction is averaged over", choices=(1, 2, 4))
     threads: int = option(1, positive=True)
     start: str = ""                # digest of the networks of init
 
@@ -274,7 +273,7 @@ def options(texts: list | None, defaults: dict) -> dict:
         if name in ("dropout", "hidden") and len(parts) != len(several):
             raise InputError(f"{what}: expected {len(several)} numbers with commas between them, "
                              f"got {value!r}")
-        low, high = LIMITS.get(name, (0 if name in MAY_BE_ZERO else 1, 4096))
+        low, high = LIMITS.get(name, (1, 4096))
         numbers = [within(what, part, low, high, isinstance(several[0], int)) for part in parts]
         found[name] = numbers if several is default else numbers[0]
     return found

@@ -263,14 +263,6 @@ class Job:
         self.seed = seeds.number(folder.seed, seeds.NETWORK, self.fold, self.member) if (
             self.fold or self.member) else folder.seed
 
-    def codes(self) -> np.ndarray:
-        """Use of each realisation, (n_realisation,) int8: EMULATOR to choose the best epoch."""
-        split = self.split
-        if not split.has_folds:
-            return split.code
-        return np.select([split.is_shared | (split.fold < 0), split.fold == self.fold],
-                         [HOLDOUT, EMULATOR], TRAIN).astype(np.int8)
-
     def rows(self) -> np.ndarray:
         """Maps of the emulator split that it predicts: its fold's, and those that train none."""
         wanted = self.split.code == EMULATOR
@@ -305,10 +297,14 @@ class Job:
 
     def task(self) -> tuple[dict, np.ndarray, np.ndarray]:
         """Fields of network.Task; maps (n,) int64 to learn from, and to choose the epoch by."""
-        o, code, theta = self.options, self.codes(), self.maps.theta
-        task = dict(seed=self.seed, split=code, start=o.start, label_mean=theta.mean(0),
+        split, theta = self.split, self.maps.theta
+        code = split.code                    # of each realisation; EMULATOR: it chooses the epoch
+        if split.has_folds:
+            code = np.select([split.is_shared | (split.fold < 0), split.fold == self.fold],
+                             [HOLDOUT, EMULATOR], TRAIN).astype(np.int8)
+        task = dict(seed=self.seed, split=code, start=self.options.start, label_mean=theta.mean(0),
                     label_sd=theta.std(0))
-        return task, self.split.rows_of(code == TRAIN), self.split.rows_of(code == EMULATOR)
+        return task, split.rows_of(code == TRAIN), split.rows_of(code == EMULATOR)
 
     def summarised(self, network, parts) -> tuple[np.ndarray, np.ndarray | None]:
         """Means (n, 2), and error bars or None, of batches.Parts by a Network of this job."""
@@ -334,8 +330,7 @@ class Job:
             if not self.folder.force:
                 raise
             return warn(f"{path}: damaged, trained again")
-        before = (found.recipe.stored() if hasattr(found, "recipe") else
-                  found.get("settings", {}) if isinstance(found, dict) else {})
+        before = found["settings"] if isinstance(found, dict) else found.recipe.stored()
         if not self.folder.force:
             refuse_difference(f"{path}: was made with", before, recipe.stored())
         return found if before == recipe.stored() else None

@@ -55,7 +55,7 @@ def train(batches: Batches, label: np.ndarray, rows: tuple, recipe: Recipe, *,
                              "give fewer --lanes or a larger --batch-size")
         if start is not None:
             recipe.begin_from(net, start)
-        with Lanes(net, recipe.lanes, threads, recipe.precision, recipe) as lanes:
+        with Lanes(net, recipe, threads) as lanes:
             training = _Training(lanes, batches, label, rows, recipe, checkpoint)
             training.resume()
             epoch = len(training.history) + 1
@@ -81,12 +81,10 @@ def of_job(job, frame: Frame) -> Network:
     source = Batches(maps.flat_kappa, frame, scale=scale, n_gal=maps.n_gal, seed=job.seed)
     progress = Progress(recipe.epochs * recipe.batches_of(len(chosen[0])),
                         f"training {job.part}{job.name}", job.folder.quiet)
-    start = None
     if job.stored(job.checkpoint, load_torch, recipe) is None:
         job.checkpoint.unlink(missing_ok=True)
-        start = first_of(job, Network)
-    network = train(source, maps.flat_theta, chosen, recipe, start=start, threads=options.threads,
-                    checkpoint=job.checkpoint, progress=progress)
+    network = train(source, maps.flat_theta, chosen, recipe, start=first_of(job, Network),
+                    threads=options.threads, checkpoint=job.checkpoint, progress=progress)
     progress.close()
     network.save(job.model)
     job.checkpoint.unlink(missing_ok=True)
