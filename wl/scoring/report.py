@@ -86,15 +86,16 @@ def _beside_limit(maps, pick, count, seed):
         other = read_maps(where)
     except InputError as error:
         raise InputError(f"no information limit: {error}") from None
+    if other.file.settings.get("count") == "modes":        # a forecast by an earlier version
+        return None
     labels = [folder / name for _, name in dataset.RELEASES.values()]
     for name, files in zip(STAMPS, (labels, [folder / dataset.TEST_FILE])):
         found = {hdf5.digest_file(path, quick=True) for path in files if path.is_file()}
-        if name in other.file.inputs and other.file.inputs[name] not in found:
+        if other.file.inputs.get(name) not in found:
             raise InputError(f"{where} was made from another {name} file; repeat python -m "
                              f"wl.validate limit --data {folder}")
     both = pick & (maps.split == TEST) & (maps.realisation < len(other.split))
-    forecast = other.file.settings.get("count") == "modes"       # by an earlier version: no limit
-    if forecast or both.sum() < 2:
+    if both.sum() < 2:
         return None
     rows, truth, ours = maps.realisation[both], maps.truth[both], maps.numbers(both)
     mean, sd = (other.summary[name][rows] for name in ("posterior_mean", "sd"))

@@ -60,9 +60,8 @@ def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
     size = np.ones(len(values))
     if cluster is not None:
         _, inverse, number = np.unique(cluster, return_inverse=True, return_counts=True)
-        sums = np.zeros((len(number), values.shape[1]))
-        np.add.at(sums, inverse, values)
-        values, size = sums, number.astype(np.float64)
+        values = np.stack([np.bincount(inverse, column) for column in values.T], axis=1)
+        size = number.astype(np.float64)
     n, rng = len(values), np.random.default_rng(seed)
     means = np.empty((count, values.shape[1]))
     for start in range(0, count, 64):                # blocks bound the memory
@@ -80,7 +79,6 @@ def joint_distance(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray,
 
     truth, mean, sd: (n, 2); correlation: (n,)
     """
-    truth, mean, sd = checked(truth, mean, sd)
     rho, (a, b) = array("correlation", correlation, (len(truth),)), ((truth - mean) / sd).T
     return (a * a - 2.0 * rho * a * b + b * b) / np.maximum(1.0 - rho * rho, 1e-12)
 

@@ -7,6 +7,7 @@ NETWORKS, and its options with their defaults in options.MODELS. Its `stride`, i
 least frame each way. Nothing here draws from torch's global generator in training, and every
 nonlinearity is a module.
 """
+import copy
 import functools
 from collections.abc import Sequence
 
@@ -364,12 +365,9 @@ def build(name: str, frame: tuple[int, int], n_out: int, **options) -> nn.Module
 
 def values_per_norm(net: nn.Module, frame: tuple[int, int]) -> int:
     """Values that one map gives a channel of the batch norm that sees the fewest; 2 without any."""
-    seen, training, one = [], net.training, next(net.parameters()).new_zeros(1, 1, *frame)
-    hooks = [m.register_forward_hook(lambda m, x, out: seen.append(out.shape[2] * out.shape[3]))
-             for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    seen, net = [], copy.deepcopy(net).eval()
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.register_forward_hook(lambda _, x, out: seen.append(out.shape[2] * out.shape[3]))
     with torch.inference_mode():
-        net.eval()(one)
-    net.train(training)
-    for hook in hooks:
-        hook.remove()
+        net(next(net.parameters()).new_zeros(1, 1, *frame))
     return min(seen, default=2)

@@ -28,8 +28,7 @@ DEFAULT_MODEL = "compact+statistics"           # parts that are stacked
 DEFAULT_FOLDS = 2
 SPECTRUM = "spectrum"                          # in place of a model: the binned power spectrum
 
-LOSSES = ("mse", "kl", "score")                # see layers.Loss
-METHODS = ("network", SPECTRUM, "direct")
+LOSSES = ("mse", "kl", "score")                # see network.Loss
 
 # run_mcmc.py --preset: defaults of many options
 PRESETS = {
@@ -56,7 +55,7 @@ class NetworkOptions(Options):
     model_options: dict, complete; of several parts a dict for each
     epochs: int, None until the number of training maps is known
     """
-    method: str = option("network", choices=METHODS)
+    method: str = option("network", choices=("network", SPECTRUM, "direct"))
     model: str = option(
         DEFAULT_MODEL, f"one of {', '.join(MODELS)}; or several with + between them, each trained "
         "on its own and their predictions combined linearly as the emulator split shows best")

@@ -146,8 +146,7 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
     priors = {name: log_prior(prior, data.theta, triangles) for name, prior in (
         ("design", design_log_density(data.theta, data.theta, triangles)), ("flat", "flat"))}
     found = posteriors(powers, points, data.theta, priors, measured, options.order, quiet)
-    inputs = {name: hdf5.digest_file(data.files[name], quick=True)
-              for name in report.STAMPS if name in data.files}
+    inputs = {name: hdf5.digest_file(data.files[name], quick=True) for name in report.STAMPS}
     paths = []
     for name, (mean, sd, correlation) in found.items():
         paths.append(pathlib.Path(out or data.folder) / PRIORS[name])
@@ -156,8 +155,7 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
         groups = {"summary": summary, "observed_data": observed,
                   "constant_data": {"design": Var(("cosmology", "param"), data.theta)}}
         hdf5.write(paths[-1], "posterior", groups, coords={"param": np.array(PARAMS)},
-                   settings={**stored, "prior": name}, seed=knobs["seed"], inputs=inputs,
-                   origin=data.origin())
+                   settings={**stored, "prior": name}, inputs=inputs, origin=data.origin())
     return paths
 
 
