@@ -50,10 +50,7 @@ class Frame:
         turned = np.stack([np.flip(place, axes).ravel() for axes in ((), 0, 1, (0, 1))])
         self.targets, self.copies = turned.take(flat, 1), turned.take(first, 1)
 
-    @property
-    def size(self) -> int:
-        """Pixels of the frame."""
-        return self.shape[0] * self.shape[1]
+    size = property(lambda self: self.shape[0] * self.shape[1], doc="Pixels of the frame.")
 
     @property
     def observed(self) -> np.ndarray:

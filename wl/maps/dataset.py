@@ -47,6 +47,8 @@ class MapSet:
     n_realisation = property(lambda self: self.label.shape[1], doc="Maps of each cosmology.")
     n_test = property(lambda self: 0 if self.noisy_test is None else len(self.noisy_test),
                       doc="Noisy test maps.")
+    n_gal = property(lambda self: float(self.simulation.get("n_gal", N_GAL)),
+                     doc="Source galaxies per square arcminute that set the noise.")
 
     @property
     def theta(self) -> np.ndarray:
@@ -62,11 +64,6 @@ class MapSet:
     def flat_theta(self) -> np.ndarray:
         """Omega_m and S_8 of each of them, (n_map, 2) float64."""
         return self.label.reshape(-1, self.label.shape[-1])[:, :2]
-
-    @property
-    def n_gal(self) -> float:
-        """Source galaxies per square arcminute that set the noise."""
-        return float(self.simulation.get("n_gal", N_GAL))
 
     def origin(self) -> dict:
         """Where the set lies, its name and truth, for the files that are made from it."""
@@ -218,9 +215,9 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
     names = (*RELEASES[release], _with_prefix(folder, MASK_FILE, release).name)
     files = {key: folder / name for key, name in zip(("kappa", "label", "mask"), names)}
     mask, label = read_mask(files["mask"]), read_label(files["label"])
-    kappa = array(files["kappa"], load_npy(files["kappa"], mmap=True), (*label.shape[:2], None),
-                  np.float16, finite=False, advice=f"its maps must match {names[1]}")
-    _check_pixels(files["kappa"], kappa, mask, files["mask"])
+    kappa = array(files["kappa"], load_npy(files["kappa"], mmap=True),
+                  (*label.shape[:2], int(mask.sum())), np.float16, finite=False,
+                  advice=f"its maps must match {names[1]}, their pixels {names[2]}; use these")
     noisy_test, test_path = None, test_file(folder, release, test_maps)
     has_truth = (folder / TRUTH_FILE).is_file()
     if test_path is not None:
@@ -317,16 +314,8 @@ def _check_plausible(path, label):
 
 def read_test(path, mask: np.ndarray, mask_path: pathlib.Path) -> np.ndarray:
     """Noisy test maps as a memory map (n_test, n_observed) float16. Raises InputError."""
-    noisy = array(path, load_npy(path, mmap=True), (None, None), np.float16, finite=False,
-                  advice="one row of observed pixels per map")
-    _check_pixels(path, noisy, mask, mask_path)
-    return noisy
-
-
-def _check_pixels(path, maps, mask, mask_path):
-    if maps.shape[-1] != (n := int(mask.sum())):
-        raise InputError(f"{path}: expected {n} observed pixels a map as in {mask_path.name}, got "
-                         f"{maps.shape[-1]}; use the mask that belongs to the maps")
+    return array(path, load_npy(path, mmap=True), (None, int(mask.sum())), np.float16, finite=False,
+                 advice=f"give one row of the pixels of {mask_path.name} per map")
 
 
 def read_new(path, mask: np.ndarray) -> np.ndarray:
