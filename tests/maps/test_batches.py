@@ -55,7 +55,7 @@ def check_unpacked(mask):
     oracle = np.zeros(frame.shape, int)
     oracle[y - y.min(), x - x.min()] = np.arange(1, len(y) + 1)    # C order of the mask, as on disk
     assert np.array_equal(found, oracle)
-    assert frame.origin == (y.min(), x.min()) and all(n % 8 == 0 for n in frame.shape)
+    assert all(n % 8 == 0 for n in frame.shape)
     assert all(n - 8 < m <= n for n, m in zip(frame.shape, (np.ptp(y) + 1, np.ptp(x) + 1)))
     assert np.array_equal(numbers(mask, frame, 1), oracle[::-1])
     assert np.array_equal(numbers(mask, frame, 2), oracle[:, ::-1])

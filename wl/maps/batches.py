@@ -27,7 +27,6 @@ class Frame:
 
     def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        self.origin = (int(rows[0]), int(columns[0]))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
         self.shape = tuple(-(-n // 8) * 8 for n in box.shape)
         y, x = np.nonzero(box)

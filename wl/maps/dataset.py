@@ -49,21 +49,12 @@ class MapSet:
                       doc="Noisy test maps.")
     n_gal = property(lambda self: float(self.simulation.get("n_gal", N_GAL)),
                      doc="Source galaxies per square arcminute that set the noise.")
-
-    @property
-    def theta(self) -> np.ndarray:
-        """Omega_m and S_8 of each cosmology, (n_cosmology, 2) float64."""
-        return np.ascontiguousarray(self.label[:, 0, :2])
-
-    @property
-    def flat_kappa(self) -> np.ndarray:
-        """The noiseless maps cosmology by cosmology, (n_map, n_observed), a view of kappa."""
-        return self.kappa.reshape(-1, self.kappa.shape[-1])
-
-    @property
-    def flat_theta(self) -> np.ndarray:
-        """Omega_m and S_8 of each of them, (n_map, 2) float64."""
-        return self.label.reshape(-1, self.label.shape[-1])[:, :2]
+    theta = property(lambda self: np.ascontiguousarray(self.label[:, 0, :2]),
+                     doc="Omega_m and S_8 of each cosmology, (n_cosmology, 2) float64.")
+    flat_kappa = property(lambda self: self.kappa.reshape(-1, self.kappa.shape[-1]),
+                          doc="The maps cosmology by cosmology, (n_map, n_observed), a view.")
+    flat_theta = property(lambda self: self.label.reshape(-1, self.label.shape[-1])[:, :2],
+                          doc="Omega_m and S_8 of each of them, (n_map, 2) float64.")
 
     def origin(self) -> dict:
         """Where the set lies, its name and truth, for the files that are made from it."""
