@@ -35,11 +35,11 @@ def some_maps(n, seed=1):
 def test_features_against_numpy_and_scipy():
     kappa, found = some_maps(3), handmade.Features(MASK, 30.0, SCALES)
     out = found(kappa)
-    n = found.spectrum.width
+    n = found.statistics[0].width
     scales = len(SCALES)
     assert found.width == n + (2 * scales - 1) * 19
     assert out.shape == (3, found.width) and np.isfinite(out).all()
-    assert np.array_equal(out[:, :n], found.spectrum(kappa))
+    assert np.array_equal(out[:, :n], found.statistics[0](kappa))
     shapes = found.statistics[1].shapes
     smooth, valid = shapes.smooth(kappa[1]), shapes.valid
     # the scales, then the bands between them
@@ -84,7 +84,7 @@ def test_a_map_of_zeros_is_refused_and_fields_without_pixels_are_left_out():
     ragged[::8, ::8] = True
     without = handmade.Features(ragged, 30.0, SCALES)
     assert not without.statistics[1].used.size
-    assert without(some_maps(1)).shape == (1, without.spectrum.width)
+    assert without(some_maps(1)).shape == (1, without.statistics[0].width)
 
 
 # ---------------------------------------------------------------- the networks
