@@ -5,10 +5,11 @@ from conftest import one_line
 from runs import QUICK, data, interrupt, shared, start  # noqa: F401
 from trainings import finished, recipe, source
 
+from wl.core import cli
 from wl.core.checks import InputError
 from wl.summaries import dense, predict
 from wl.summaries.network import Network
-from wl.summaries.options import PRESETS
+from wl.summaries.options import PRESETS, NetworkOptions
 
 BOTH = [a for a in QUICK if a != "compact"]
 BOTH.insert(1, "compact+statistics")
@@ -116,6 +117,19 @@ def test_a_preset_is_a_whole_run_and_says_its_settings(data, called, name):  # n
     made = predict.hdf5.read(out / "posterior.h5").settings
     assert (made["batch_size"], made["epochs"], made["nstep"]) == (8, 1, 1000)  # what is given
     for key, value in PRESETS[name].items():
-        assert key in ("batch_size", "epochs", "nstep") or made[key] == value, key
+        if key == "model_option":
+            assert made["model_options"]["statistics"]["draws"] == 8
+        else:
+            assert key in ("batch_size", "epochs", "nstep") or made[key] == value, key
     if name == "published":
         assert made["model_options"]["head"] == "flatten"
+
+
+def test_the_options_of_a_presets_model_go_where_another_model_is_asked_for():
+    import run_mcmc
+    draws = {}
+    for name, words in {"preset": [], "own": ["--model-option", "draws=2"],
+                        "other": ["--model", "statistics"], "none": ["--model", "compact"]}.items():
+        args = cli.parse(run_mcmc.parser(), ["--preset", "best", *words])
+        draws[name] = NetworkOptions.of(args, args.method).of_statistics().get("draws")
+    assert draws == {"preset": 8, "own": 2, "other": 0, "none": None}

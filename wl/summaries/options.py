@@ -33,7 +33,8 @@ LOSSES = ("mse", "kl", "score")                # see network.Loss
 # run_mcmc.py --preset: defaults of many options
 PRESETS = {
     "quick": {},
-    "best": {"model": "inception+statistics", "folds": 2, "nstep": 20000, "chains": 2},
+    "best": {"model": "inception+statistics", "model_option": ["draws=8"], "folds": 2,
+             "nstep": 20000, "chains": 2},
     "published": {"model": "simple_cnn", "epochs": 15, "batch_size": 64, "lanes": 1,
                   "learning_rate": 2e-4, "noise": "fixed", "patience": 0, "folds": 1, "views": 1,
                   "smooth": "none", "prior": "flat", "recalibrate": "none", "nstep": 10000,
@@ -130,6 +131,9 @@ class NetworkOptions(Options):
         alone = method == "direct" or args.emulator_fraction is not None
         folds = (1 if alone else DEFAULT_FOLDS) if args.folds is None else args.folds
         own = vars(args).get("model_options", args.model_option)            # of --config
+        preset = PRESETS.get(vars(args).get("preset"), {})
+        if isinstance(own, list) and args.model != preset.get("model"):     # --model beside it
+            own = own[len(preset.get("model_option", ())):]
         return super().of(args, model_options=model_options(args.model, own), method=method,
                           folds=folds)
 
