@@ -154,6 +154,13 @@ def test_equal_contents_give_equal_bytes(tmp_path, monkeypatch):
     assert hdf5.read(make(tmp_path / "4.h5", seed=2)).digest != hdf5.read(tmp_path / "1.h5").digest
 
 
+def test_a_file_that_this_process_holds_open_is_read(path):
+    """A notebook keeps it open in xarray, with a lock; HDF5 would not open it again without."""
+    with h5py.File(path, "r"):
+        assert hdf5.read(path).kind == "posterior"
+    assert hdf5.read(path).kind == "posterior"
+
+
 def test_xarray_and_arviz_open_it(path):
     xarray = pytest.importorskip("xarray", reason="xarray is not installed (an optional reader)")
     try:

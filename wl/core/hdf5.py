@@ -161,6 +161,16 @@ def _clean_attrs(name, dtype, own):
 
 
 # ---------------------------------------------------------------- reading
+def _opened(path):
+    """A file without a lock, which not all file systems have; as xarray has it where that is open."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:                   # HDF5 opens no file twice with and without locks
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")
+
+
 def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     """Read and verify a file.
 
@@ -187,7 +197,7 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     if sealed and digest_file(path, end=size - 40) != seal[8:].hex():
         raise refused("is truncated, damaged or was changed", again)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             root = _plain_attrs(file)
             if not {"schema_version", "kind", "content"} <= set(root):
                 raise refused("is an HDF5 file, but not one of wl")
@@ -236,7 +246,7 @@ def _plain_attrs(node):
 def arrays_of(path) -> dict | None:
     """{name: array} at the root of another program's HDF5 file; None for any other path."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             if {"schema_version", "kind"} <= set(file.attrs):
                 return None
             return {name: node[...] for name, node in file.items()

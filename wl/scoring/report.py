@@ -161,6 +161,8 @@ def out_of_distribution(path, other) -> dict:
         values = maps.summary.get("chi2", np.full(1, np.nan))
         if "p_value_all" in maps.summary:                 # of hand-made statistics: sees more
             values = -np.log(np.maximum(maps.summary["p_value_all"], 1e-300))
+        if np.isnan(values).any():
+            raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
         return values, maps, maps.file.groups["observed_data"]["summaries"].shape[1]
 
     inside, maps, d = chi2_of(path)
