@@ -162,7 +162,7 @@ def _clean_attrs(name, dtype, own):
 
 # ---------------------------------------------------------------- reading
 def _opened(path):
-    """A file without a lock, which not all file systems have; as xarray has it where that is open."""
+    """A file without a lock, which some disks do not have; with one if xarray holds it open."""
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:                   # HDF5 opens no file twice with and without locks
