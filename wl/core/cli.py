@@ -28,8 +28,8 @@ NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", 
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
 # glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
-# float32 training step of the published network from 23 to 13.6 ms a map, and one arena for all
-# threads its steps in a lane's thread from 57 to 88 in 65 s. Read at a process's start
+# float32 training step of the published network from 23 to 13.6 ms a map, one arena for all threads
+# a step of 64 maps in a lane's thread from 1.14 to 0.76 s. Read at a process's start
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
              "MALLOC_TOP_PAD_": str(1 << 28), "MALLOC_ARENA_MAX": "1"}
 TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows an internal error in full
