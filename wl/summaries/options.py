@@ -33,8 +33,8 @@ LOSSES = ("mse", "kl", "score")                # see network.Loss
 # run_mcmc.py --preset: defaults of many options
 PRESETS = {
     "quick": {},
-    "best": {"model": "inception+statistics", "model_option": ["draws=8"], "folds": 2,
-             "nstep": 20000, "chains": 2},
+    "best": {"model": "inception+statistics", "model_option": ["draws=8"], "lanes": 2,
+             "folds": 2, "nstep": 20000, "chains": 2},
     "published": {"model": "simple_cnn", "epochs": 15, "batch_size": 64, "lanes": 1,
                   "learning_rate": 2e-4, "noise": "fixed", "patience": 0, "folds": 1, "views": 1,
                   "smooth": "none", "prior": "flat", "recalibrate": "none", "nstep": 10000,
