@@ -35,7 +35,7 @@ examples:
   python run_score.py data/runs/main/posterior.h5 --export csv main.csv
       a table for other programs; getdist PREFIX and arviz FILE likewise
 """
-MAX_BOOTSTRAP = 100_000
+MIN_BOOTSTRAP, MAX_BOOTSTRAP = 20, 100_000
 
 
 def parser() -> cli.Parser:
@@ -96,7 +96,7 @@ def show(scored: list, figures: bool, details: bool, as_json: bool = False) -> N
 def main(argv: list | None = None) -> None:
     """Parse, merge, submit, score, print. argv: list of str, None for the command line."""
     options = cli.parse(parser(), argv)
-    within("--bootstrap", options.bootstrap, 1, MAX_BOOTSTRAP)
+    within("--bootstrap", options.bootstrap, MIN_BOOTSTRAP, MAX_BOOTSTRAP)
     if options.export is not None:
         choice("--export", options.export[0], files.FORMATS)
     if options.ood is not None and not pathlib.Path(options.ood).is_file():

@@ -324,3 +324,16 @@ def test_a_preset_sets_defaults_only(capsys):
     with pytest.raises(SystemExit):
         cli.parse(made, ["--preset", "nope"])
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_leftovers_of_torchrun(monkeypatch):
+    """A part of its variables is none of it; a rank beyond the world would wait for ever."""
+    for name, value in dict(WORLD_SIZE="2", MASTER_ADDR="localhost", RANK="1").items():
+        monkeypatch.setenv(name, value)
+    assert cli.processes() == 1 and cli.rank() == 0                # without MASTER_PORT
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert cli.processes() == 2 and cli.rank() == 1
+    monkeypatch.setenv("RANK", "5")
+    with pytest.raises(InputError) as error:
+        cli.rank()
+    one_line(error, "RANK", "1", "5")

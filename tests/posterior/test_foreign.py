@@ -59,6 +59,14 @@ def test_read(form, tmp_path):
     assert not np.array_equal(other.groups["predictions"]["split"], group["split"])
 
 
+def test_a_table_of_a_spreadsheet(tmp_path):
+    """Which begins with a mark of its encoding, and may end in empty lines."""
+    path = written(tmp_path, "csv", *predictions())
+    plain = foreign.read_foreign(path, 1).groups["predictions"]["summaries"]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert np.array_equal(foreign.read_foreign(path, 1).groups["predictions"]["summaries"], plain)
+
+
 def test_a_run_on_them(tmp_path, script):
     """One command, which scores what it did not see; its posteriors are those of their
     likelihood."""
@@ -86,7 +94,14 @@ def test_refusals(tmp_path):
              "one": (good | {"truth": np.full_like(truth, 0.3)}, "3 cosmologies"),
              "each": (good | {"truth": truth + np.arange(len(truth))[:, None] * 1e-9}, "3 maps"),
              "words": (good | {"estimate": summaries.astype(str)}, "dtype"),
-             "flat": (good | {"truth": truth[:, 0]}, "Omega_m")}
+             "flat": (good | {"truth": truth[:, 0]}, "Omega_m"),
+             "both": (good | {"predictions": -summaries}, "one of"),
+             "turned": (good | {"truth": truth[:, ::-1]}, "swapped"),
+             "percent": (good | {"truth": truth * [100.0, 1.0]}, "Omega_m between"),
+             "infinite": (good | {"truth": np.where(truth == truth[0], np.inf, truth)}, "between"),
+             "half": (good | {"truth": np.where(truth == truth[0, 0], np.nan, truth)}, "both"),
+             "huge": (good | {"estimate": 1e80 * summaries}, "1e+70"),
+             "tiny": (good | {"estimate": 1e-80 * summaries}, "1e-70")}
     for name, (arrays, word) in wrong.items():
         np.savez(tmp_path / f"{name}.npz", **arrays)
         with pytest.raises(InputError) as error:
@@ -97,11 +112,13 @@ def test_refusals(tmp_path):
     (tmp_path / "head.csv").write_text("x,y\n1,2\n")
     (tmp_path / "words.csv").write_text("Omega_m,S_8,x\n0.3,0.8,much\n")
     np.savez(tmp_path / "pickle.npz", estimate=np.array([{}], object), truth=truth)
+    (tmp_path / "index.csv").write_text(",Omega_m,S_8,x\n0,0.3,0.8,1.0\n")
+    (tmp_path / "ragged.csv").write_text("Omega_m,S_8,x\n0.3,0.8,1.0\n\n0.3,0.8\n")
     for name in ("text.npz", "empty.csv", "head.csv", "words.csv", "pickle.npz", "missing.npz",
-                 "missing.csv"):
+                 "missing.csv", "index.csv", "ragged.csv"):
         with pytest.raises(InputError) as error:
             foreign.read_foreign(tmp_path / name, 1)
-        one_line(error, name)
+        one_line(error, name, *{"index.csv": ["no name"], "ragged.csv": ["line 4"]}.get(name, ()))
     assert not foreign.is_foreign(tmp_path / "missing.h5")
 
 

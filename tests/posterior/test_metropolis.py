@@ -262,7 +262,7 @@ def test_same_for_any_thread_count(python):
 JIT = """
 import synthetic, test_metropolis
 from wl.posterior import emulator as emulators, quadrature
-emulators.GRID, quadrature.LINES = 24, 12
+emulators.GRID, quadrature.LINES, quadrature.CELL = 24, 12, 1e9
 for d in (2, 3):
     emulator = synthetic.emulator(14, d)
     summary = synthetic.draw(emulator, 3)[1]

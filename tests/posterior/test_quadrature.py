@@ -5,7 +5,9 @@ import synthetic
 from scipy import stats
 from scipy.spatial import ConvexHull
 
+from wl.core.params import LEVELS
 from wl.kernels import quadrature as kernels
+from wl.posterior import quadrature
 from wl.posterior.emulator import build
 from wl.posterior.quadrature import draw, exact, quadrature_error
 from wl.posterior.emulator import quadrature_points
@@ -138,6 +140,25 @@ def test_regions_hold_their_share():
         assert abs(inside - probability) < 4.0 * np.sqrt(probability * (1 - probability) / 2000)
 
 
+def test_quantiles_of_narrow_posteriors(monkeypatch):
+    """Gaussians of a hundredth of the design against their own; with lines too few they are off,
+    and quadrature_error() says so."""
+    theta, level = synthetic.design(80), stats.norm.ppf(list(LEVELS.values()))
+    sd = np.ptp(theta, axis=0) / 100
+    emulator = build(theta, theta, np.tile(np.diag(sd**2), (80, 1, 1)), prior="flat")
+    middle = theta.mean(0) + sd * np.random.default_rng(1).uniform(-9.0, 9.0, (100, 2))
+
+    def error():
+        found = exact(emulator, middle)
+        off = [(getattr(found, name) - middle) / sd - pull for name, pull in zip(LEVELS, level)]
+        return np.abs(off).max(), quadrature_error(emulator, middle)[-1]
+    worst, said = error()                          # 0.003
+    assert worst < 0.01 and said < 0.01
+    monkeypatch.setattr(quadrature, "CELL", 1e9)
+    worst, said = error()                          # 0.06, 0.04
+    assert worst > 0.03 and said > 0.02
+
+
 def test_quadrature_error():
     """Falls with the order, is small at the default one, and shows a quadrature that is too
     coarse."""
@@ -145,6 +166,7 @@ def test_quadrature_error():
     summary = synthetic.draw(emulator, 100)[1]
     error = quadrature_error(emulator, summary, orders=(2, 6, 8))
     assert error[0] > 30 * error[1] > 300 * error[2] and error[2] < 1e-5 and error[0] > 0.01
+    assert 0.0 < error[3] < 0.01                                   # quantiles
     assert np.isnan(quadrature_error(emulator, summary[:0])).all()
 
 

@@ -283,6 +283,14 @@ def test_the_spectrum_of_the_same_maps_stands_beside(case):
     assert report.score_posterior(path, bootstrap=20)["spectrum"] is None
 
 
+def test_pictures_where_a_notebook_has_set_a_backend_of_its_own(python):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
+    run = python("from wl.scoring import figures\n"
+                 "print(figures._drawn(lambda figure, data: False, (), (1, 1), None))",
+                 env={"MPLBACKEND": "module://nowhere.backend_inline"})
+    assert run.stdout == "None\n", run.stderr
+
+
 def test_exports(case, called, tmp_path):
     """A table, and the file with its truth; chains only where draws were kept."""
     folder, path, (mean, _, truth, split, realisation) = case
@@ -294,6 +302,12 @@ def test_exports(case, called, tmp_path):
     assert [row["kind"] for row in rows] == [SPLITS[code] for code in split]
     ok(called("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
     assert np.allclose(hdf5.read(tmp_path / "a.nc").groups["constant_data"]["truth"], truth)
+    for form, name in (("csv", "t.csv"), ("arviz", "a.nc")):       # a table again, but nothing else
+        ok(called("run_score.py", path, "--no-figures", "--export", form, name, cwd=tmp_path))
+        other = tmp_path / "mine.npy"
+        np.save(other, truth)
+        failed(called("run_score.py", path, "--no-figures", "--export", form, other), "mine.npy")
+        assert np.array_equal(np.load(other), truth, equal_nan=True)
     failed(called("run_score.py", path, "--no-figures", "--export", "getdist", "g"), "--draws")
     failed(called("run_score.py", path, "--export", "word", "g"), "--export", "getdist")
     draws = np.random.default_rng(1).normal([0.3, 0.8], 0.02, size=(2, 50, 1, 2))
@@ -528,7 +542,7 @@ def test_data_folder_without_labels_or_gone(case, called, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, part", [
-    ((), "POSTERIOR"), (("none.h5",), "none.h5"), (("{path}", "--bootstrap", "0"), "--bootstrap"),
+    ((), "POSTERIOR"), (("none.h5",), "none.h5"), (("{path}", "--bootstrap", "19"), "--bootstrap"),
     (("{path}", "--bootstrap", "x"), "--bootstrap"),
     (("{path}", "--bootstrap", 2**63), "--bootstrap"),
     (("{path}", "--data", ""), "--data"), (("{path}", "--seed", "-1"), "--seed"),

@@ -49,7 +49,7 @@ CASES = [
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
         "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4",
         "--folds 17",
-        "--draws -3", "--nstep 3 --thin 9", "--burn-in 1",
+        "--draws -3", "--nstep 3 --thin 9", "--nstep 1000 --thin 100 --draws 9", "--burn-in 1",
         "--predictions nowhere.h5",
         "--predictions set/label.npy", "--config nowhere.json", "--config mask.npy", "--views 3",
         "--config set/wrong.json", "--out mask.npy", "--out mask.npy/x", "--out set/label.npy",

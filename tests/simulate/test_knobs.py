@@ -177,6 +177,18 @@ def test_nuisances_fixed_and_of_the_design(mask_file, tmp_path):
     one_line(error, "--nuisances", "--design")
 
 
+@pytest.mark.parametrize("cosmologies, word", [
+    ([[0.3, 0.8], [0.2, 0.7], [0.3, 0.8], [0.2, 0.9]], "same"),
+    ([[0.2, 0.7], [0.3, 0.8], [0.4, 0.9]], "line"),
+    ([[0.8, 0.3], [0.7, 0.2], [0.9, 0.2]], "swapped")])
+def test_a_design_that_no_run_would_take_is_refused_before_maps_are_drawn(cosmologies, word,
+                                                                          mask_file, tmp_path):
+    np.save(tmp_path / "theta.npy", np.array(cosmologies))
+    with pytest.raises(InputError) as error:
+        plan_of(mask=mask_file, design=str(tmp_path / "theta.npy"), realisations=2, test=0)
+    one_line(error, "theta.npy", word)
+
+
 @pytest.mark.parametrize("theta", [(0.08, 0.60), (0.08, 1.05), (0.70, 0.60), (0.70, 1.05)])
 def test_corners_beyond_the_design_can_be_drawn(grid, theta):
     labels = np.array([[*theta, t, f, z] for t, f, z in ((7.2, 0.0, -0.1), (8.5, 0.0265, 0.1))])

@@ -9,6 +9,7 @@ from conftest import one_line
 from runs import N_TEST, shared, start  # noqa: F401
 
 import run_mcmc
+import run_score
 from wl.core import hdf5
 from wl.core.checks import InputError
 from wl.core.params import EMULATOR, TEST
@@ -107,6 +108,53 @@ def test_spectra_of_new_maps(shared, tmp_path, capsys):  # noqa: F811
                    "always", "--out", str(tmp_path / "new"), "--dry-run"])
     said = capsys.readouterr().out
     assert f"{N_TEST} maps" in said and "measure" in said and not (tmp_path / "new").exists()
+
+
+def test_new_maps_are_scored_by_the_truth_of_their_own_set_alone(run, frames, tmp_path, capsys):
+    """Without --data they have none, of other maps it is refused; shards join, a table is made."""
+    data, file = run
+    for maps, out in ((data / dataset.TEST_FILE, "own"), (frames, "new")):
+        for shard in ("1/2", "2/2"):
+            run_mcmc.main(["--apply", str(file.path.parent), "--maps", str(maps), "--out",
+                           str(tmp_path / out), "--sampler", "exact", "--smooth", "always",
+                           "--quiet", "--threads", "1", "--shard", shard])
+    own, new = (tmp_path / out / "posterior.h5" for out in ("own", "new"))
+    for path in (own, new):
+        run_score.main([*map(str, path.parent.glob("*shard*")), "--merge", str(path), "--quiet",
+                        "--no-figures", "--export", "csv", str(path.with_name("x.csv"))])
+        assert "No truth is known" in capsys.readouterr().out
+        assert path.with_name("x.csv").read_text().count("\n") == N_TEST + 1
+    run_score.main([str(own), "--data", str(data), "--no-figures", "--quiet"])
+    assert f"on {N_TEST} test maps" in capsys.readouterr().out
+    with pytest.raises(InputError) as error:
+        run_score.main([str(new), "--data", str(data), "--no-figures", "--quiet"])
+    one_line(error, "--data", "others")
+    with pytest.raises(InputError) as error:
+        applied(file, frames, Wanted("test", (1, N_TEST + 1)))
+    one_line(error, "--shard", f"at most {N_TEST}")
+    with pytest.raises(InputError) as error:
+        run_mcmc.main(["--config", str(new), "--dry-run"])
+    one_line(error, "--config", "--apply")
+
+
+def test_a_run_is_repeated_from_its_result(run, tmp_path, capsys, monkeypatch):
+    """Of networks, and of predictions of others; a score is none, and is said to be none."""
+    monkeypatch.chdir(tmp_path)
+    data, file = run
+    run_mcmc.main(["--config", str(file.path), "--out", "again", "--threads", "1", "--dry-run"])
+    said = capsys.readouterr().out
+    assert f"read: {data}" in said and "compact+statistics, 2 folds" in said and "1 epochs" in said
+    theirs = np.random.default_rng(1).normal(0.5, 0.01, (30, 2))
+    np.savez("theirs.npz", summaries=theirs, truth=np.repeat([[0.2, 0.7], [0.3, 0.9], [0.4, 0.8]],
+                                                             10, axis=0))
+    common = ["--quiet", "--threads", "1", "--no-figures"]
+    run_mcmc.main(["--predictions", "theirs.npz", "--out", "a", "--sampler", "exact", *common])
+    run_mcmc.main(["--config", "a/posterior.h5", "--out", "b", *common])
+    a, b = (hdf5.read(f"{name}/posterior.h5") for name in "ab")
+    assert np.array_equal(a.groups["summary"]["sd"], b.groups["summary"]["sd"])
+    with pytest.raises(InputError) as error:
+        run_mcmc.main(["--config", "a/score.json", "--dry-run"])
+    one_line(error, "--config a/score.json", "a score")
 
 
 def run_mcmc_options():

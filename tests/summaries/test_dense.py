@@ -117,6 +117,15 @@ def small():
     return fitted(n=300)
 
 
+def test_a_map_has_the_same_bits_among_any_number():
+    """Means over five networks: torch adds in another order in the last rows of a product."""
+    net, (_, x, _) = fitted(n=300, members=5), world(700, 3)
+    whole = net.predict(x)[0]
+    for n in (*range(1, 40), 255, 257, 300, 511, 699):
+        assert np.array_equal(net.predict(x[:n])[0], whole[:n]), n
+    assert np.array_equal(net.predict(x[::-1])[0][::-1], whole)
+
+
 def test_networks_come_near_the_best_linear_answer():
     net = fitted()
     theta, x, response = world(4000, 3)

@@ -12,6 +12,7 @@ import numpy as np
 from .params import PARAMS
 
 KIND_WORDS = {"f": "float", "i": "int", "u": "unsigned int", "b": "bool", "c": "complex"}
+PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
 MIN_HEIGHT = 1e-9      # of a triangle, in units of the design's sd; below it counts as flat
 
 
@@ -92,6 +93,24 @@ def number(value) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def plausible(what: str, theta: np.ndarray, advice: str, ranges: tuple = PLAUSIBLE) -> None:
+    """Raise InputError for cosmologies that no simulation can have had, naming the first.
+
+    theta: (..., 2 or more) float, Omega_m, S_8 and others, NaN where nobody knows them
+    what, advice: str, what a message calls them, and says to do; ranges: of Omega_m and S_8
+    """
+    first, second = np.nanmean(theta.reshape(-1, theta.shape[-1])[:, :2], axis=0)
+    if second < first <= ranges[0][1]:
+        raise InputError(f"{what}: expected Omega_m below S_8, got means of {first:.3f} and "
+                         f"{second:.3f}, as if the columns were swapped; {advice}")
+    for name, column, (low, high) in zip(PARAMS, np.moveaxis(theta, -1, 0), ranges):
+        off = np.argwhere((column < low) | (column > high))
+        if len(off):
+            at = tuple(int(i) for i in off[0])
+            raise InputError(f"{what}: expected {name} between {low} and {high}, got "
+                             f"{column[at]:g} at index {at} ({len(off)} in all); {advice}")
 
 
 def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

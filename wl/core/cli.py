@@ -24,7 +24,8 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 MAX_WHOLE = 10**12             # of any whole number but a seed
 # settings of results that no option sets
 NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", "orders", "shard",
-              "method", "scales", "rows", "data")
+              "method", "scales", "rows", "data", "start", "predictions")
+OF_OTHERS = ("method", "model", "n_summary", "target")     # of predictions of others, no options
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
 # glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
@@ -147,15 +148,22 @@ def _configured(parser, argv, path):
     if path.endswith(".h5"):
         from .hdf5 import read
         file = read(path, groups=())
-        found = {**file.settings, "seed": file.seed, "data": file.origin.get("data")}
+        found = {**file.settings, "seed": file.seed, "shard": None,
+                 **{name: file.origin.get(name) for name in ("data", "predictions")}}
+        if "new_maps" in file.origin:
+            raise InputError(f"--config {path}: is of --apply; repeat that command, with its RUN")
+        if found.get("method") == "given":           # predictions of others
+            found = {k: v for k, v in found.items() if k not in OF_OTHERS}
     else:
         try:
             content = json.loads(pathlib.Path(path).read_text())
             found = dict(content.get("settings", content))
             found |= {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
-            found["seed"] = content.get("posterior_seed", content.get("seed", found.get("seed", 1)))
+            found["seed"] = content.get("seed", found.get("seed", 1))
+            if "scored" in content:
+                raise ValueError
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or "no JSON object"
+            reason = getattr(error, "strerror", None) or "no JSON object, or a score"
             raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings,"
                              f" cannot read it ({reason})") from None
     for name, value in found.items():
@@ -164,6 +172,8 @@ def _configured(parser, argv, path):
                 raise InputError(f"{path}: expected names and values in {name}, got {value!r:.80}")
             if not any(word.startswith(("--model", f"--{name[:4]}")) for word in argv):
                 more[name] = value
+        elif name == "start" and value and not any(word.startswith("--init") for word in argv):
+            raise InputError(f"--config {path}: began with networks of another run; give --init")
         elif name in known and value is not None:
             flag, *other = known[name].option_strings
             words += ([flag] if value is True else other[:1] if value is False
@@ -222,13 +232,16 @@ def _code_of(main):
 
 def processes(name: str = "WORLD_SIZE") -> int:
     """Processes that torchrun started for this run, 1 without it. Raises InputError."""
-    count = os.environ.get(name, 1) if "MASTER_ADDR" in os.environ else 1
+    started = {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"} <= os.environ.keys()
+    count = os.environ.get(name, 1) if started else 1
     return within(f"{name} in the environment", count, 0, 65536, integer=True)
 
 
 def rank() -> int:
     """Number of this process among them, 0 for the first or the only one."""
-    return processes("RANK") if processes() > 1 else 0
+    count = processes()
+    return within("RANK in the environment", processes("RANK") if count > 1 else 0, 0,
+                  max(count - 1, 0), integer=True)
 
 
 def thread_count(asked: int | None) -> int:

@@ -56,7 +56,8 @@ VARIABLES = {
     "p_value": "probability of a larger chi2 with as many degrees of freedom as summaries",
     "lp": "ln of the unnormalised posterior density of each draw",
     "vertex_log_prior": "ln of the prior density at each cosmology of the design",
-    "quadrature_error": "largest difference to a higher order of the quadrature, in posterior sd",
+    "quadrature_error": "largest difference to a finer quadrature, in posterior sd: mean and sd "
+                        "by order 6 and by order 8, quantiles",
     "temperature": "factor between sd and errorbar", "param": "cosmological parameter",
     "recalibration": "isotonic map of probabilities at the knots of the normal score",
     "widening": "factor of the quantiles about the median for a posterior at the hull",

@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
-from ..core.checks import InputError, array, positive
+from ..core.checks import InputError, array, plausible, positive
 from ..core.files import digest_array, digest_file
-from ..core.params import FILE_PREFIX, LABELS, N_GAL, PARAMS
+from ..core.params import FILE_PREFIX, LABELS, N_GAL
 from ..core.progress import Progress, warn
 
 # (maps, labels) of each published form, in the order they are looked for
@@ -24,7 +24,6 @@ TRUTH_FILE = "label_test.npy"
 SIMULATION_FILE = "simulation.json"
 LIMIT_FILE = "limit.h5"                  # the information limit of its maps
 UNFINISHED = ".unfinished"               # folder of a simulated set until it is complete
-PLAUSIBLE = ((0.02, 1.0), (0.2, 2.0))    # Omega_m, S_8: beyond these a label is a mistake
 COLUMNS = f"the columns are {', '.join(LABELS)}"
 
 
@@ -261,7 +260,7 @@ def read_label(path) -> np.ndarray:
         raise InputError(f"{path}: expected the same Omega_m and S_8 in all realisations of a "
                          f"cosmology, got different ones in cosmology {i}; sort the labels as the "
                          "maps")
-    _check_plausible(path, label)
+    plausible(path, label, COLUMNS)
     return label
 
 
@@ -276,7 +275,7 @@ def read_truth(folder, n_test: int | None = None) -> np.ndarray:
         return np.full((len(read_kinds(path, n_test)), len(LABELS)), np.nan)
     array(path, label, (n_test, len(LABELS)), "f", advice=COLUMNS)
     if len(label):
-        _check_plausible(path, label)
+        plausible(path, label, COLUMNS)
     return label
 
 
@@ -287,20 +286,6 @@ def read_kinds(path, n_test: int | None = None) -> np.ndarray:
     for value in label[~np.isin(label, (0, 1))]:
         raise InputError(f"{path}: expected 0 and 1 (out of distribution), got {value}")
     return label == 1
-
-
-def _check_plausible(path, label):
-    """Raise InputError, with the row, for cosmologies (..., 5) that no simulation can have had."""
-    first, second = label.reshape(-1, label.shape[-1])[:, :2].mean(0)
-    if second < first <= PLAUSIBLE[0][1]:
-        raise InputError(f"{path}: expected Omega_m below S_8, got means of {first:.3f} and "
-                         f"{second:.3f}, as if the columns were swapped; {COLUMNS}")
-    for name, column, (low, high) in zip(PARAMS, np.moveaxis(label, -1, 0), PLAUSIBLE):
-        off = np.argwhere((column < low) | (column > high))
-        if len(off):
-            at = tuple(int(i) for i in off[0])
-            raise InputError(f"{path}: expected {name} between {low} and {high}, got "
-                             f"{column[at]:g} at index {at} ({len(off)} in all); {COLUMNS}")
 
 
 def read_test(path, mask: np.ndarray, mask_path: pathlib.Path) -> np.ndarray:

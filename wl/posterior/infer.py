@@ -191,7 +191,7 @@ def _sample(predictions, options, folder, emulator, wanted):
         every = Wanted(wanted.target).rows(data["split"])                      # of all shards
         error = quadrature.quadrature_error(emulator, data["summaries"][every])
         more["quadrature_error"] = Var(("order",), error)
-        progress.note = f"order {quadrature.ORDER} is within {error[1]:.1g} sd of order 12"
+        progress.note = f"within {error[1:].max():.1g} sd of a finer quadrature"
     else:
         # a network's summaries are guesses of the parameters
         guess = summaries if predictions.settings["method"] == "network" else None

@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from ..core import seeds
-from ..core.checks import InputError, Options, array, option
+from ..core.checks import InputError, Options, array, option, plausible
 from ..core.cli import add_shown
 from ..core.files import digest_file, refuse_difference
 from ..core.hdf5 import File, Var, arrays_of, read, write
@@ -27,7 +27,8 @@ MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32
 MIN_DRAWS, MAX_DRAWS = 4, 10**6          # of a chain, for an R-hat; of a map
 MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 4 times 32
 BATCHES, STORED = 32, 500      # of a chain: batches for its autocorrelation time, draws for ESS
-MAX_SUMMARY = 1e100            # in the file of others: its square is finite
+PLAUSIBLE = (1e-3, 1.0), (1e-2, 3.0)     # Omega_m, S_8 of others, who may go far
+MAX_SUMMARY = 1e70             # in the file of others: its fourth power is finite
 ONE_RUN = "merge shards of one run"
 
 SUMMARIES = ("summaries", "estimate", "estimates", "predictions", "prediction", "pred")
@@ -84,9 +85,10 @@ class PosteriorOptions(Options):
         if self.thin is not None and self.thin > most:
             raise InputError(f"--thin: expected at most {most}, for {MIN_DRAWS} draws of "
                              f"{self.kept} steps, got {self.thin}")
-        if self.draws > self.kept * self.chains and self.sampler == "metropolis":
-            raise InputError(f"--draws: expected at most the {self.kept} steps of each chain that "
-                             f"are kept, got {self.draws} of {self.chains} chains; raise --nstep")
+        most = self.kept // (self.thin or 1) * self.chains
+        if self.draws > most and self.sampler == "metropolis":
+            raise InputError(f"--draws: expected at most {most}, which --nstep, --burn-in, --thin "
+                             f"and --chains leave, got {self.draws}; raise --nstep")
         self.drawn(np.arange(0))
 
     burn = property(lambda self: int(self.burn_in * self.nstep), doc="Steps that are dropped.")
@@ -165,8 +167,11 @@ class Wanted:
     def rows(self, code: np.ndarray) -> np.ndarray:
         """Rows (n,) int64 of a predictions file that are inferred. code: (n_map,) int, splits."""
         codes = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}[self.target]
-        first, every = self.shard or (1, 1)
-        return np.flatnonzero(np.isin(code, codes))[first - 1::every]
+        (first, every), found = self.shard or (1, 1), np.flatnonzero(np.isin(code, codes))
+        if every > max(len(found), 1):
+            raise InputError(f"--shard: expected at most {len(found)} shards, one a map, got "
+                             f"{every}; give a smaller N")
+        return found[first - 1::every]
 
     @property
     def file_name(self) -> str:
@@ -300,27 +305,39 @@ def _foreign_tables(path):
         if not set(names) & set(found):
             raise InputError(f"{path}: expected an array called {' or '.join(names)}, got "
                              f"{', '.join(found) or 'none'}; see run_mcmc.py --help")
+        tables = [name for name in names if name in found and np.ndim(found[name]) == 2]
+        if len(tables) > 1:
+            raise InputError(f"{path}: expected one of {' and '.join(tables)}, got both; leave out "
+                             "all but one")
     summaries, truth = (next(np.asarray(found[name]) for name in names if name in found)
                         for names in (SUMMARIES, TRUTHS))
     truth = array(f"{path}: cosmologies", truth, (None, None), ("f", "i", "u"), finite=False,
                   advice="give Omega_m and S_8 of each map")
     summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
                       advice="give a row of finite numbers for each map").astype(np.float64)
-    if not summaries.shape[1] or truth.shape[1] < 2 or (truth[:, :2] <= 0.0).any() or (
-            np.abs(summaries).max(initial=0.0) > MAX_SUMMARY):
-        raise InputError(f"{path}: expected summaries up to {MAX_SUMMARY:g}, at least one a map, "
-                         "and cosmologies above 0")
-    return np.ascontiguousarray(summaries), np.ascontiguousarray(truth[:, :2], np.float64)
+    size, truth = np.abs(summaries).max(initial=0.0), truth[:, :2].astype(np.float64)
+    if not 1.0 / MAX_SUMMARY < size < MAX_SUMMARY or truth.shape[1] < 2 or (
+            np.isnan(truth).sum(1) == 1).any():
+        raise InputError(f"{path}: expected summaries of a size from {1.0 / MAX_SUMMARY:g} to "
+                         f"{MAX_SUMMARY:g}, and both Omega_m and S_8 of a map or NaN for both, got "
+                         f"summaries up to {size:g}; scale them, or look at the cosmologies")
+    if np.isfinite(truth).any():
+        plausible(path, truth, "give Omega_m and S_8 of each map", PLAUSIBLE)
+    return np.ascontiguousarray(summaries), np.ascontiguousarray(truth)
 
 
 def _columns(path):
     """Summaries and cosmologies of a .csv with a header."""
     try:
-        with open(path, newline="") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:     # Excel begins with a mark
             head, *rows = csv.reader(stream)
         head = [name.strip() for name in head]
-        if not set(PARAMS) < set(head) or len(set(head)) < len(head):
-            raise ValueError(f"its columns are {', '.join(head)}")
+        if not set(PARAMS) < set(head) or len(set(head)) < len(head) or "" in head:
+            raise ValueError(f"its columns are {', '.join(name or '(no name)' for name in head)}")
+        for i, row in enumerate(rows, 2):
+            if len(row) not in (0, len(head)):
+                raise ValueError(f"line {i} has {len(row)} values, the first {len(head)}")
+        rows = [row for row in rows if row]
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(head))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: expected a first line with Omega_m, S_8 and the names of the "

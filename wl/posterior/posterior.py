@@ -93,7 +93,7 @@ def unconverged(result: dict[str, np.ndarray]) -> str | None:
         return None
     return (f"not converged: of {n} maps {few} have an effective sample size below {MIN_ESS:.0f}, "
             f"{wide} an R-hat above {MAX_RHAT}" + (f", {still} never moved" if still else "")
-            + "; raise --nstep, or set --sigma for an acceptance of 0.2 to 0.5")
+            + "; raise --nstep, lower --thin, or set --sigma for an acceptance of 0.2 to 0.5")
 
 
 def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:

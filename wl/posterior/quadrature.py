@@ -11,7 +11,9 @@ from .posterior import Chains, spread
 ORDER = 8              # of the quadrature
 # orders for maps whose best chi2 on the design lies in a range: far out the posterior falls steeply
 FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
-LINES = 128            # of each marginal density
+LINES = 128            # of each marginal density, of a narrow one NARROWER times as many,
+CELL = 0.3             # in sd: what lies between two lines, so that quantiles are right
+NARROWER = ((4, 1.0, 4.0), (16, 4.0, 1e9))     # for maps that need so many times LINES
 MAX_SIDE = 32          # points per side of any triangle
 BLOCK = 1024           # maps whose posteriors survey() holds at a time
 DRAW_CELLS = 4         # cells per side for each point of the quadrature, for draws
@@ -20,34 +22,48 @@ PER_EDGE = 8           # points that survey() looks at along each hull edge
 MAX_LOOKS = 64         # maps that quadrature_error() infers again
 
 
-def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER) -> Chains:
+def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER,
+          lines: int | None = None) -> Chains:
     """The posterior of every map by Gauss quadrature in each triangle of the design.
 
     Mean, covariance and log-prior are linear in each: it converges exponentially with the order.
     emulator: Emulator; summary: (n, d) float64; order: int, points per side, see _sides().
+    lines: int, of each marginal density at least; None for LINES.
     Returns Chains without acceptance, ess, rhat, tau, draws. Raises InputError for a wrong summary.
     """
     summary = summaries(summary, emulator.d)
     order, n = checks.positive("order", order, integer=True), len(summary)
     _, edge, chi2 = survey(emulator, summary)
-    levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
-    results = kernels.Output(*map(np.empty, ((n, 6), (n, 2, len(levels)), (n, 2, len(shares)))))
+    results = kernels.Output(*map(np.empty, ((n, 6), (n, 2, len(LEVELS)), (n, 2, len(REGIONS)))))
+    lines = lines or LINES
     for factor, low, high in FINER:
         some = np.flatnonzero((chi2 >= low) & (chi2 < high))
-        if some.size:
-            points, lines, centre = _tables(emulator, factor * order)
-            found, these = kernels.Output(*(values[some] for values in results)), summary[some]
-            on_threads(lambda part: kernels.quadrature(
-                points, lines, these[part], levels, shares,
-                kernels.Output(*(array[part] for array in found))), some.size)
-            found.moments[:, :2] += centre
-            for result, values in zip(results, found):
-                result[some] = values
+        _integrate(emulator, summary, some, factor * order, lines, results)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sd = np.sqrt(results.moments[some, 2:4])
+            need = (np.ptp(emulator.limits, axis=0) / (CELL * lines * sd)).max(axis=1)
+        for more, least, most in NARROWER:
+            narrow = some[(need > least) & (need <= most)]
+            _integrate(emulator, summary, narrow, factor * order, more * lines, results)
     moments, quantiles, regions = results
     covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
     return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), edge=edge,
                   contour=regions[:, :, 0], area=regions[:, :, 1],
                   log_evidence=moments[:, 5] + emulator.log_constant)
+
+
+def _integrate(emulator, summary, some, order, lines, results):
+    """Fill the rows `some` of a kernels.Output."""
+    if some.size:
+        points, on_lines, centre = _tables(emulator, order, lines)
+        levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
+        found, these = kernels.Output(*(values[some] for values in results)), summary[some]
+        on_threads(lambda part: kernels.quadrature(
+            points, on_lines, these[part], levels, shares,
+            kernels.Output(*(array[part] for array in found))), some.size)
+        found.moments[:, :2] += centre
+        for result, values in zip(results, found):
+            result[some] = values
 
 
 def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
@@ -96,20 +112,24 @@ def _even(square):
 
 def quadrature_error(emulator: Emulator, summary: np.ndarray,
                      orders: tuple = (6, ORDER)) -> np.ndarray:
-    """The largest difference of a mean or sd by exact() from one of order 12, in sd.
+    """How far exact() is from a finer quadrature: the largest differences, in sd.
 
     emulator: Emulator; summary: (n, d) float64, of which MAX_LOOKS are looked at, evenly.
-    orders: ints, of exact(). Returns (len(orders),) float64, NaN without maps.
+    orders: ints, of exact(). Returns (len(orders) + 1,) float64, NaN without maps: of mean and sd
+    from those by order 12; of quantiles by the last order from those by twice as many lines.
     """
     if not len(summary):
-        return np.full(len(orders), np.nan)
+        return np.full(len(orders) + 1, np.nan)
     some = summary[np.unique(np.linspace(0, len(summary) - 1, MAX_LOOKS).astype(int))]
     best, *parts = (exact(emulator, some, order) for order in (12, *orders))
-    return np.array([max(np.abs((p.mean - best.mean) / best.sd).max(),
-                         np.abs(p.sd / best.sd - 1.0).max()) for p in parts])
+    finer, last = exact(emulator, some, orders[-1], 2 * LINES), parts[-1]
+    quantiles = np.abs([getattr(last, name) - getattr(finer, name) for name in LEVELS])
+    return np.array([*(max(np.abs((p.mean - best.mean) / best.sd).max(),
+                           np.abs(p.sd / best.sd - 1.0).max()) for p in parts),
+                     (quantiles / best.sd).max()])
 
 
-def _tables(emulator, order):
+def _tables(emulator, order, n_line):
     """Points in triangles and on lines for the kernel, and (2,) what points are relative to."""
     theta, at = emulator.theta, emulator.triangles
     side, centre, parts = _sides(emulator, order), theta.mean(axis=0), []
@@ -119,7 +139,7 @@ def _tables(emulator, order):
         parts.append((np.repeat(t, n * n), np.tile(corners, (len(t), 1)), weight.ravel(),
                       points.reshape(-1, 2) - centre))
     triangle, corners, weight, points = (np.concatenate(v) for v in zip(*parts))
-    lines = [_line_points(theta, at, axis, LINES, np.maximum(side - 2, 3)) for axis in range(2)]
+    lines = [_line_points(theta, at, axis, n_line, np.maximum(side - 2, 3)) for axis in range(2)]
     first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
     on_line, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
     return (kernels.Points(np.ascontiguousarray(points.T), np.log(weight),

@@ -3,6 +3,7 @@
 Colours are those of Okabe & Ito and of viridis, for colour-blind eyes; dashes too tell lines apart.
 """
 import contextlib
+import os
 import pathlib
 import re
 
@@ -75,6 +76,7 @@ def compare(results: list, folder: pathlib.Path) -> dict:
 
 def _drawn(function, data, size, path):
     """The PNG of a picture, and the PDF beside it; None if there are no data for it."""
+    os.environ["MPLBACKEND"] = "agg"        # a notebook sets one that only it has
     from matplotlib.figure import Figure
     figure = Figure(figsize=size, layout="constrained")
     if function(figure, data) is False:

@@ -115,9 +115,17 @@ def open_maps(path, data=None) -> Maps:
     if file.settings.get("method") == "given":           # predictions of others hold their truth
         maps.truth = np.where(cosmology[:, None] >= 0, maps.design[cosmology], np.nan)
         return maps
+    new = file.origin.get("new_maps")                    # of --apply: whose truth nobody has
+    if new and data is None:
+        return maps
     maps.folder = folder = pathlib.Path(data if data is not None else maps.folder)
     if (data is None and "data" not in file.origin) or not folder.is_dir():
         raise InputError(f"{path}: its data folder {str(folder)!r} is not there; {GIVE}")
+    if new:
+        where = dataset.test_file(folder, file.settings.get("release", "public"))
+        if where is None or hdf5.digest_file(where) != new:
+            raise InputError(f"--data {folder}: expected the set whose test maps {path} is of, "
+                             "found others there; give no --data, and nothing is scored")
     if maps.design is not None:
         array(f"{path}: constant_data/design", maps.design, (None, 2), "f", advice="make it again")
     if maps.design is None or not test.all():
@@ -220,6 +228,11 @@ def check(maps: Maps, form: str, out) -> None:
     if form != "getdist" and (out.is_dir() or out.resolve() == maps.path.resolve()):
         what = "a folder" if out.is_dir() else "the posterior itself"
         raise InputError(f"--export {form} {out}: is {what}; give another name")
+    if form == "csv" and out.is_file() and not out.read_bytes().startswith(b"map,kind,"):
+        raise InputError(f"--export csv {out}: is there, and no table of a posterior; give another "
+                         "name")
+    if form == "arviz" and out.is_file():
+        hdf5.read(out, "posterior", groups=())               # refuses to replace anything else
     if form == "getdist" and not hdf5.read(maps.path, "posterior", groups=("posterior",)).groups:
         raise InputError(f"{maps.path}: keeps no draws, which GetDist needs; repeat the run with "
                          "--draws 500")

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import Delaunay, QhullError
 
 from ..core import seeds
-from ..core.checks import InputError, Options, array, option
+from ..core.checks import InputError, Options, array, option, plausible, triangulate
 from ..core.files import digest_array
 from ..core.params import DELTA_Z_SIGMA, F_0_RANGE, FRAME, LABELS, N_GAL, T_AGN_RANGE, noise_sigma
 from ..maps.dataset import RELEASES, TEST_FILE, load_npy, read_label, read_mask
@@ -103,6 +103,7 @@ def _given(path):
                   "n_realisation, 5)").astype(float)
     if not len(theta):
         raise InputError(f"{path}: expected cosmologies, got shape {theta.shape}")
+    plausible(path, theta, "the columns are Omega_m, S_8")
     return np.broadcast_to(theta[:, None], (len(theta), DEFAULT_REALISATIONS, 2))
 
 
@@ -203,6 +204,8 @@ class Plan:
             self._nuisances = lambda n, rng: np.tile(FIXED_NUISANCES, (n, 1))
         n, m = (N_COSMOLOGY, DEFAULT_REALISATIONS) if given is None else given.shape[:2]
         n, m = options.cosmologies or n, options.realisations or min(m, DEFAULT_REALISATIONS)
+        if given is not None and n > 2:
+            triangulate(options.design, given[:n, 0, :2])
         # more maps than the disk holds are refused before so much as their labels are drawn
         maps = n * m + options.test + options.unseen
         need = maps * (2 * self.n_observed + 40)

@@ -104,7 +104,7 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     coords = {**run.coords, "predictions": {**run.coords["predictions"], "map": ids}}
     return run._replace(
         path=pathlib.Path(path), inputs=inputs, groups={**run.groups, "predictions": group},
-        coords=coords, origin={"name": pathlib.Path(path).stem},
+        coords=coords, origin={"name": pathlib.Path(path).stem, "new_maps": inputs["maps"]},
         settings={**run.settings, "target": "test", "holdout_fraction": 0.0},
         digest=hashlib.sha256(to_json(inputs).encode()).hexdigest())
 

@@ -91,13 +91,14 @@ class Dense(Network):
 def _averaged(net, x):
     """(n, c) -> (n, n_out), the mean over the networks."""
     net.eval()
-    # in blocks of one size: a product of matrices rounds a map's row by how many there are
-    padded = nn.functional.pad(x, (0, 0, 0, -len(x) % BLOCK))
+    # in blocks of one size: products and means over networks round a row by how many there are
+    padded, means = nn.functional.pad(x, (0, 0, 0, -len(x) % BLOCK)), []
     with torch.inference_mode():
-        out = [net(part.expand(len(net[0].weight), -1, -1)) for part in padded.split(BLOCK)]
-        out = torch.cat(out, 1)[:, :len(x)]            # (m, n, n_out)
-        out[..., 2:].clamp_(*LOG_SIGMA_RANGE)
-        return out.mean(0)
+        for part in padded.split(BLOCK):
+            out = net(part.expand(len(net[0].weight), -1, -1))                  # (m, BLOCK, n_out)
+            out[..., 2:].clamp_(*LOG_SIGMA_RANGE)
+            means.append(out.mean(0))
+        return torch.cat(means)[:len(x)]
 
 
 def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
