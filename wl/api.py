@@ -65,8 +65,7 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     more = ({"model": method} if method == choices.SPECTRUM else
             {"model_options": choices.model_options(network.model, texts)})
     network = dataclasses.replace(network, method=method, threads=threads, **more)
-    folder = _folder(out, seed, force, quiet)
-    return stage.predict(stage.prepare(maps, own, network, folder))
+    return stage.predict(stage.prepare(maps, own, network, _folder(out, seed, force, quiet)))
 
 
 def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force: bool = False,
@@ -91,18 +90,16 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
     (found,) = _options(options, PosteriorOptions)
     folder = _folder(out, seed, force, quiet)
     wanted = Wanted(target or predictions.settings["target"])
-    n_emulator = stage.emulator_maps(predictions)[0].shape[1]
-    stage.refuse_early(predictions.settings, n_emulator,
+    stage.refuse_early(predictions.settings, stage.emulator_maps(predictions)[0].shape[1],
                        predictions.groups["constant_data"]["design"], found, folder, wanted)
     return hdf5.read(stage.infer(predictions, found, folder, wanted), "posterior")
 
 
 def score(posterior, data=None) -> dict:
-    """Scores of the maps whose truth is known, and all that stands in score.json.
+    """Scores of maps whose truth is known, and all that stands in score.json. Raises InputError.
 
     posterior: core.hdf5.File of infer(), or a path
     data: str or Path, folder with the label files, None for the set the posterior was made from
-    Raises InputError.
 
         print(wl.score("data/runs/small/posterior.h5")["score"])
     """
@@ -156,10 +153,7 @@ def rehearsed_set(folder, realisations: int | None, threads: int) -> str:
 
 
 def rehearsed(work, posterior, wanted, threads: int) -> str:
-    """What a run would do, a line each.
-
-    work, posterior, wanted: predict.Work, PosteriorOptions, Wanted
-    """
+    """What a run of a predict.Work, PosteriorOptions and Wanted would do, a line each."""
     from .summaries import predict
     from .summaries.handmade import N_BIN, draws_of
     maps, split, options, out = work.maps, work.split, work.options, work.folder.out

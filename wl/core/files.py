@@ -224,8 +224,7 @@ def unusable(path, what: str, error: OSError) -> InputError:
 @functools.cache
 def code_version() -> str:
     """sha256 (16 hex digits) of the sources of wl, with `git describe` behind it in a clone."""
-    here = pathlib.Path(__file__).parent.parent
-    digest = hashlib.sha256()
+    here, digest = pathlib.Path(__file__).parent.parent, hashlib.sha256()
     for source in sorted(here.rglob("*.py")):
         digest.update(source.relative_to(here).as_posix().encode() + b"\0" + source.read_bytes())
     text, git = digest.hexdigest()[:16], (here.parent / ".git").exists()
@@ -273,10 +272,7 @@ def first_difference(before, now, name: str = "") -> tuple | None:
 
 def refuse_difference(start: str, before, now, end: str = "give --force to overwrite it, or "
                       "another --out", other: str = "this run") -> None:
-    """Raise InputError at the first difference of JSON values before and now.
-
-    start, end, other: str, of "START name = before, OTHER has name = now; END"
-    """
+    """InputError "START name = before, OTHER has name = now; END" if the JSON values differ."""
     if found := first_difference(before, json.loads(to_json(now))):
         name, *both = found
         old, new = (text if len(text) <= 80 else text[:77] + "..." for text in

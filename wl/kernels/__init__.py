@@ -31,8 +31,7 @@ from numba.core.serialize import dumps
 
 def _cache_folder():
     """The first folder that can be written and belongs to nobody else, None if there is none."""
-    here = pathlib.Path(__file__).parent
-    digest = hashlib.sha256(numba.__version__.encode())
+    here, digest = pathlib.Path(__file__).parent, hashlib.sha256(numba.__version__.encode())
     for source in sorted(here.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     homes = [*map(pathlib.Path, filter(None, [os.environ.get("NUMBA_CACHE_DIR")])),

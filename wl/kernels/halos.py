@@ -22,8 +22,7 @@ Kinds = namedtuple("Kinds", "mass point size shape scatter")
 Kinds.__doc__ = """The halos of a slice by kind, a distance and a mass: (kinds,) float32 each.
 
 mass, point: sums over the pixels of the convergence of the extended part and of a point; size,
-shape: places of radius and median concentration among those of Profiles; scatter: float, standard
-deviation of the latter.
+shape: places of radius and median concentration in Profiles; scatter: float, sd of the latter.
 """
 
 Profiles = namedtuple("Profiles", "first reach value shapes per_pixel")

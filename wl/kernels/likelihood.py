@@ -85,10 +85,7 @@ def cell(x: float, y: float, cells: Cells) -> tuple[int, int]:
 
 @njit()
 def interpolate(theta: np.ndarray, triangulation: Triangulation) -> tuple[np.ndarray, np.ndarray]:
-    """The triangles (m,) int64 of points theta (m, 2) float64, and all quantities (m, k) float64.
-
-    Outside the hull they are -1 and NaN.
-    """
+    """Triangles (m,) int64, quantities (m, k) float64 at theta (m, 2); -1, NaN outside the hull."""
     coefficient, neighbours, grid, box = triangulation
     k, triangle = (coefficient.shape[1] - 6) // 3, np.empty(theta.shape[0], np.int64)
     out = np.full((theta.shape[0], k), np.nan)

@@ -2,9 +2,8 @@
 
 LANES chains walk in step. A step is a few loops over the lanes, most of which become vector
 instructions; branches that the processor cannot foresee are kept out of them (a list of the few
-lanes that have to walk took a step from 24.5 to 20.6 ns). A chain's numbers come from a generator
-of its own, seeded by (seed, stream + 256 chain, global map index): results depend on neither lanes,
-blocks, shards nor threads.
+lanes that have to walk took a step from 24.5 to 20.6 ns). A chain has its own generator, seeded by
+(seed, stream + 256 chain, global map index): neither lanes, blocks, shards nor threads matter.
 """
 import math
 from collections import namedtuple

@@ -16,10 +16,7 @@ TRAILS = 4             # geometric series in a kernel's tail
 
 
 class Smoothing(NamedTuple):
-    """A Gaussian on a mask, for smooth().
-
-    The tail at distance n is the sum of share x ratio^n, nothing where the first share is 0.
-    """
+    """A Gaussian on a mask. Its tail at n is the sum of share x ratio^n, none if share[0] is 0."""
     taps: np.ndarray      # (1 + GROUP k,) float32, the kernel at 0, 1, ... without its tail
     ratio: np.ndarray     # (TRAILS,) float32
     share: np.ndarray     # (TRAILS,) float32

@@ -28,8 +28,7 @@ class Frame:
     def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-        self.shape = tuple(-(-n // 8) * 8 for n in box.shape)
-        y, x = np.nonzero(box)
+        self.shape, (y, x) = tuple(-(-n // 8) * 8 for n in box.shape), np.nonzero(box)
         flat, first, folds = y * self.shape[1] + x, np.zeros((0, 2), np.int64), []
         for cut in range(overlap + 1, box.shape[1] if pack else 0):
             beyond = np.flatnonzero(box[:, cut:].any(1))
@@ -65,8 +64,7 @@ class Batches:
     maps: (n_map, n_observed) float16, noiseless, or noisy with n_gal=None
     frame: Frame
     scale: float, what a pixel is divided by (the training set's rms, signal and noise together)
-    n_gal: float, source galaxies per square arcminute, or None
-    seed: int, of the noise
+    n_gal: float, source galaxies per square arcminute, or None; seed: int, of the noise
     """
 
     def __init__(self, maps: np.ndarray, frame: Frame, *, scale: float,
@@ -132,10 +130,7 @@ def parts_to_summarise(maps, split, rows: np.ndarray, frame: Frame, *, scale: fl
 
 
 def rms(maps: np.ndarray, n_gal: float = 30.0) -> float:
-    """Standard deviation of an observed pixel, signal and noise together, from 256 of the maps.
-
-    maps: (n_map, n_observed) float16, noiseless
-    """
+    """Rms of a pixel, signal and noise, from 256 of noiseless maps (n_map, n_observed) float16."""
     rows = np.random.default_rng(0).choice(len(maps), min(256, len(maps)), replace=False)
     signal = np.mean([np.mean(maps[r].astype(np.float64)**2) for r in np.sort(rows)])
     return float(np.sqrt(signal + noise_sigma(n_gal)**2))

@@ -20,8 +20,7 @@ MASK_FILE = f"{FILE_PREFIX}_mask.npy"
 TEST_FILE = f"{FILE_PREFIX}_kappa_noisy_test.npy"
 # the second phase's names too
 TEST_FILES = (TEST_FILE, *(f"{FILE_PREFIX}_kappa_test_phase2_{v}.npy" for v in ("new_v2", "new")))
-TRUTH_FILE = "label_test.npy"
-SIMULATION_FILE = "simulation.json"
+TRUTH_FILE, SIMULATION_FILE = "label_test.npy", "simulation.json"
 LIMIT_FILE = "limit.h5"                  # the information limit of its maps
 UNFINISHED = ".unfinished"               # folder of a simulated set until it is complete
 COLUMNS = f"the columns are {', '.join(LABELS)}"
@@ -71,10 +70,7 @@ class MapSet:
                    "maps") + (f"; not read: {', '.join(left)}" if left else ""))
 
     def changed(self, digests: dict | None = None) -> list:
-        """Names of the files of a simulated set that are no longer what the simulator wrote.
-
-        digests: {name: sha256} of files, whose maps are looked at too
-        """
+        """Names of files not as the simulator wrote them; maps too, by digests {name: sha256}."""
         proof = read_proof(self.folder / SIMULATION_FILE)
         now = {"mask": digest_array(self.mask), "label": digest_array(self.label)}
         pairs = (("inputs", now), ("maps", {n: digests[n] for n in ("kappa", "noisy_test")

@@ -34,13 +34,11 @@ def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarr
 
     All networks see a part of scatter C, each adds one of scatter B: S = C + B out of fold, and
     C + B / K = S - (1 - 1/K) B in their mean. A symmetric matrix takes S, the mean over the design,
-    to that; it multiplies the residuals about each cosmology's mean.
+    to that; it multiplies the residuals about each cosmology's mean. Returns an array like summary.
     summary: (n_cosmology, n_realisation, d) float64, each map by the network of its own fold.
     between: (d, d) float64, B: covariance between the networks for the same map; folds: int, K.
-    Returns an array like summary.
     """
-    n_cosmology, n, d = summary.shape
-    mean = summary.mean(1, keepdims=True)
+    (n_cosmology, n, d), mean = summary.shape, summary.mean(1, keepdims=True)
     residual = summary - mean
     scatter = np.einsum("cri,crj->ij", residual, residual) / (n_cosmology * max(n - 1, 1))
     power, axes = np.linalg.eigh(scatter)
@@ -115,8 +113,7 @@ def _choose(u, summary, folds, smooth):
                          f"{n_cosmology} cosmologies, even for a smooth one; {MORE}")
     order, _ = max(trials, key=score)
     reference = (RAW, RAW) if (RAW, RAW) in possible else trials[0]
-    pairs = [reference, *((order, s) for s in spreads if (order, s) in possible)]
-    chosen = max(pairs, key=score)
+    chosen = max([reference, *((order, s) for s in spreads if (order, s) in possible)], key=score)
     return *chosen, score(chosen) - score(reference) if score(reference) > -np.inf else 0.0
 
 
@@ -141,8 +138,7 @@ def _polynomials(u, order):
 
 def _fit(u, summary, order, spread):
     """Mean and covariance at the design's points from a polynomial of each order, or raw."""
-    n_cosmology, n, d = summary.shape
-    local = summary.mean(1)
+    (n_cosmology, n, d), local = summary.shape, summary.mean(1)
     mean, lost = local, n_cosmology
     if order != RAW:
         basis, lost = _polynomials(u, order), _terms(order)
@@ -173,8 +169,7 @@ def _smooth_covariance(u, residual, order, correction):
     basis, slope_basis = (_polynomials(u, o) for o in (order, min(order, 1)))   # slopes vary less
     # without this division a slope follows the ratio of two sd, of a factor of ten over the design
     sd = np.sqrt(_variances(basis, residual))
-    flat = (residual / sd[:, None]).reshape(-1, d)
-    slope_rows = np.repeat(slope_basis, n, axis=0)
+    flat, slope_rows = (residual / sd[:, None]).reshape(-1, d), np.repeat(slope_basis, n, axis=0)
     lower, diagonal = np.tile(np.eye(d), (n_cosmology, 1, 1)), np.empty((n_cosmology, d))
     for k in range(d):
         left = flat[:, k]

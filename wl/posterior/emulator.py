@@ -59,8 +59,7 @@ class Emulator:
         Equal to scipy.interpolate.LinearNDInterpolator on the same design. Returns mean (m, d) and
         covariance (m, d, d) float64, NaN outside the hull, and inside (m,) bool.
         """
-        values, inside = self._values(theta)
-        rows, columns = np.tril_indices(self.d)
+        (values, inside), (rows, columns) = self._values(theta), np.tril_indices(self.d)
         covariance = np.empty((len(values), self.d, self.d))
         covariance[:, rows, columns] = covariance[:, columns, rows] = values[:, 1 + self.d:]
         return values[:, 1:1 + self.d], covariance, inside
@@ -70,8 +69,7 @@ class Emulator:
 
         theta: (m, 2), summary: (k, d) float64. Returns (k, m) float64, -inf outside the hull.
         """
-        summary = summaries(summary, self.d)
-        values, inside = self._values(theta)
+        summary, (values, inside) = summaries(summary, self.d), self._values(theta)
         out = np.full((len(summary), len(values)), -np.inf)
         values = np.ascontiguousarray(values[inside].T)
         work, density = np.empty((len(values) + self.d + 1, inside.sum())), np.empty(inside.sum())
@@ -138,8 +136,7 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
     unit = np.linalg.solve(root, theta.T).T
     angle = 2.0 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     step = MARGIN * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    owner = (unit @ step.T).argmax(axis=0)
-    means = []
+    owner, means = (unit @ step.T).argmax(axis=0), []
     for i, away in zip(owner, step):
         square = ((unit - unit[i])**2).sum(axis=1)
         near = np.argsort(square, kind="stable")[:NEIGHBOURS]
@@ -165,8 +162,7 @@ def quadrature_points(theta: np.ndarray, triangles: np.ndarray,
     Returns points (t, order^2, 2), weights (t, order^2) that sum to the hull's area, and
     barycentric weights (order^2, 3), all float64.
     """
-    u, wu = roots_legendre(order)
-    v, wv = roots_jacobi(order, 1.0, 0.0)
+    (u, wu), (v, wv) = roots_legendre(order), roots_jacobi(order, 1.0, 0.0)
     c0 = np.repeat(0.5 * (v + 1.0), order)
     c1 = np.tile(0.5 * (u + 1.0), order) * (1.0 - c0)
     weight = np.repeat(wv, order) * np.tile(wu, order)

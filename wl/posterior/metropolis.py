@@ -44,8 +44,7 @@ def metropolis(emulator: Emulator, summary: np.ndarray, walk: PosteriorOptions, 
     batches = np.empty((n, chains, len(edges) - 1, kernels.SUMS))
     accepted, lp = np.empty((n, chains), np.int64), np.empty((len(keep), chains, len(chosen)))
     kept, ess, rhat = np.empty((*lp.shape, 2)), np.empty((n, 2)), np.empty((n, 2))
-    quantiles = np.empty((n, 2, len(levels)))
-    block = _block_size(walk, threads())
+    quantiles, block = np.empty((n, 2, len(levels))), _block_size(walk, threads())
     limits, d, last = emulator.limits, None if emulator.d == 2 else emulator.d, kernels.BINS - 1.0
     bins = kernels.Cells(*limits[0], *kernels.BINS / (limits[1] - limits[0]), last, last)
     for first in range(0, n, block):
@@ -118,8 +117,7 @@ def _moments(sums, total, begin):
     square = chain[..., [2, 4, 4, 3]].reshape(*chain.shape[:2], 2, 2)
     cross = chain[..., :2, None] * shift[..., None, :]
     square += cross + np.swapaxes(cross, -1, -2) + shift[..., :, None] * shift[..., None, :]
-    covariance = square.mean(axis=1) - mean[:, :, None] * mean[:, None, :]
-    return mean + reference[:, 0], covariance
+    return mean + reference[:, 0], square.mean(axis=1) - mean[:, :, None] * mean[:, None, :]
 
 
 def _rank_diagnostics(draws):
@@ -166,8 +164,7 @@ def _normal_scores(value):
 def _rhat(score):
     """R-hat of chains (n, chains, m)."""
     m = score.shape[2]
-    within = score.var(axis=2, ddof=1).mean(1)
-    between = score.mean(2).var(axis=1, ddof=1)
+    within, between = score.var(axis=2, ddof=1).mean(1), score.mean(2).var(axis=1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(within > 0.0, np.sqrt((m * between / within + m - 1) / m), np.inf)
 

@@ -62,8 +62,7 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
     """
     from scipy.special import chdtrc
     residual = summary - mean
-    chi2 = np.einsum("nd,nd->n", residual,
-                     np.linalg.solve(covariance, residual[..., None])[..., 0])
+    chi2 = np.einsum("nd,nd->n", residual, np.linalg.solve(covariance, residual[..., None])[..., 0])
     result = {name: np.array(value) for name, value in vars(chains).items()
               if value is not None and name not in ("draws", "lp")}
     for name in ("contour", "area") if chains.area is not None else ():
@@ -99,8 +98,7 @@ def unconverged(result: dict[str, np.ndarray]) -> str | None:
 def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
     """The result of a network's own means and error bars, as summarise() gives it.
 
-    mean, sd: (n, 2) float64, Omega_m and S_8.
-    Raises InputError for means that are not finite and error bars that are not positive.
+    mean, sd: (n, 2) float64, Omega_m and S_8. Raises InputError unless finite, and sd above 0.
     """
     from scipy.special import ndtri
     n = len(mean)

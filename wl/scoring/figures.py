@@ -56,10 +56,9 @@ class _Scored:
 
 
 def draw_all(maps, result: dict, folder: pathlib.Path) -> dict:
-    """Every picture that a scored posterior has the data for.
+    """Every picture that a scored posterior has the data for: {caption: Path of the PNG}.
 
     maps, result: Maps, and report.score_maps() of it; folder: Path, gets NAME.png and NAME.pdf
-    Returns {caption: Path of the PNG}.
     """
     scored = _Scored(maps, result)
     return {caption: path for name, (function, size, caption) in FIGURES.items()
@@ -134,8 +133,7 @@ def _design(figure, scored):
 
 
 def _calibration(figure, scored):
-    axes = figure.subplots(1, 3)
-    level = np.linspace(0.02, 0.98, 49)
+    axes, level = figure.subplots(1, 3), np.linspace(0.02, 0.98, 49)
     axes[0].plot([0, 1], [0, 1], color="black", lw=1)
     for k, (colour, dash) in enumerate(((BLUE, "-"), (ORANGE, "--"))):
         axes[0].plot(level, score.coverage_curve(scored.pit[:, k], level), color=colour, ls=dash,

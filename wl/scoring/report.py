@@ -246,10 +246,7 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
 
 
 def check_convergence(path, allowed: bool) -> None:
-    """Raise RunError if the chains of a posterior have not converged, or warn if that is allowed.
-
-    path: str or Path; allowed: bool
-    """
+    """Raise RunError if the chains of path, str or Path, have not converged; warn if allowed."""
     file = hdf5.read(path, "posterior", groups=("summary", "constant_data"))
     error = np.max(file.groups["constant_data"].get("quadrature_error", [0.0, 0.0])[1:])
     reason = unconverged(file.groups["summary"])

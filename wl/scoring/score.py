@@ -62,8 +62,7 @@ def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 1,
         _, inverse, number = np.unique(cluster, return_inverse=True, return_counts=True)
         values = np.stack([np.bincount(inverse, column) for column in values.T], axis=1)
         size = number.astype(np.float64)
-    n, rng = len(values), np.random.default_rng(seed)
-    means = np.empty((count, values.shape[1]))
+    n, rng, means = len(values), np.random.default_rng(seed), np.empty((count, values.shape[1]))
     for start in range(0, count, 64):                # blocks bound the memory
         drawn = rng.integers(0, n, size=(min(64, count - start), n))
         weight = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)
@@ -87,10 +86,9 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray) -> float:
     """Mean true-positive rate of a test for maps that the simulations do not cover.
 
     The mean is over the false-positive RATES, the metric of the challenge's second phase; a test
-    that knows nothing has 0.0127.
+    that knows nothing has 0.0127. Raises InputError.
     inside, outside: (n,), (m,) float64, the test's value (chi2) of maps from the simulations'
         distribution and of others; larger is more suspect, inf allowed
-    Raises InputError.
     """
     both = np.concatenate([inside, outside])
     if not (len(inside) and len(outside)) or np.isnan(both).any():

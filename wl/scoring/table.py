@@ -257,11 +257,10 @@ def _align(rows, left, indent=""):
 
 
 def page(path, title: str, texts: list[str], pictures: dict) -> None:
-    """Write a page that needs no other file.
+    """Write a page that needs no other file. Raises InputError if the folder cannot be used.
 
     path: str or Path; title: str; pictures: {caption: Path of a PNG}
     texts: the first stands above the pictures, what their columns mean below all
-    Raises InputError if the folder cannot be used.
     """
     glossary = "\n".join(textwrap.fill(meaning, WIDE) for word, meaning in GLOSSARY.items()
                          if any(word in text for text in texts))

@@ -109,8 +109,7 @@ class Grid:
         """
         n, low = len(self.ell), np.log(self.ell[0] + 0.5)
         step = np.log((self.ell[1] + 0.5) / (self.ell[0] + 0.5))
-        sampling, scale = 2.0 * np.pi / self.pixel, self.ell**2
-        row = np.arange(self.ell_2.size) * n
+        sampling, scale, row = 2.0 * np.pi / self.pixel, self.ell**2, np.arange(self.ell_2.size) * n
         out, images = np.zeros(row.size * n, np.float32), range(-IMAGES, IMAGES + 1)
         window_y, window_x = ([np.sinc((ell / sampling + m))**2 for m in images]
                               for ell in (self.ell_y, self.ell_x))

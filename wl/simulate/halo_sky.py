@@ -44,8 +44,7 @@ _NODE, _WEIGHT = (0.5 * (v + i) for i, v in zip((1.0, 0.0), np.polynomial.legend
 def projected_mass(x: np.ndarray, c: float) -> np.ndarray:
     """Share of a halo's mass inside a cylinder of radius x R about its middle; x: (n,) 0 to 1."""
     # r^2 = x^2 + (1 - x^2) t^2 makes the integrand smooth, t = s^2 thickens the nodes in the core
-    t, weight = _NODE**2, 2.0 * _NODE * _WEIGHT
-    rest = (1.0 - x * x)[:, None]
+    t, weight, rest = _NODE**2, 2.0 * _NODE * _WEIGHT, (1.0 - x * x)[:, None]
     r = np.maximum(np.sqrt(x[:, None]**2 + rest * t * t), 1e-12)
     outside = np.sum(weight * rest**1.5 * t * t / (r * (r + 1.0 / c)**2), axis=1)
     return 1.0 - outside / (np.log1p(c) - c / (1.0 + c))
@@ -143,8 +142,7 @@ class HaloMaps:
     def __init__(self, sky: HaloSky, theory: Theory):
         self.sky, self.halos = sky, Halos(theory, sky.coarse)
         self.spectrum = HaloSpectrum(self.halos, sky.grid.ell, sky.grid.pixel)
-        self.tables = [self._table(s) for s in range(SLICES)]
-        self.count = 0
+        self.tables, self.count = [self._table(s) for s in range(SLICES)], 0
 
     def _table(self, s):
         """Of slice s: Table but for smooth and mean; halos per steradian (level, kind of distance
@@ -181,8 +179,7 @@ class HaloMaps:
         nuisance, layers: of one map, (3,); slice -> its Generator and Turn
         """
         sky, h = self.sky, self.halos
-        extended, swell, stars = h.feedback(*nuisance[:2])
-        q = h.lensing(nuisance[2:])[0][:, None]
+        (extended, swell, stars), q = h.feedback(*nuisance[:2]), h.lensing(nuisance[2:])[0][:, None]
         extended, stars, area = (v[:, h.heavy] for v in (extended, stars, q * h.area))
         mass = area / sky.grid.pixel**2
         kinds = [v.astype(np.float32) for v in (

@@ -78,8 +78,7 @@ class Halos:
         om, rho = theory.omega_m, RHO_CRIT * theory.omega_m
         edges = np.linspace(0.0, float(theory.distance(Z_FAR)), SLICES * PARTS + 1)
         z_grid = np.linspace(0.0, Z_FAR, 200)
-        volume = (edges[1:]**3 - edges[:-1]**3) / 3.0                     # per steradian
-        self.depth = np.diff(edges)
+        volume, self.depth = (edges[1:]**3 - edges[:-1]**3) / 3.0, np.diff(edges)    # per steradian
         self.chi = np.sqrt(volume / self.depth)        # halos and a smooth density lens alike
         self.z = CubicSpline(theory.distance(z_grid), z_grid)(self.chi)
         self.mass = 10.0**(LOG10_M_PAINTED + STEP * (np.arange(-N_LIGHT, N_HEAVY) + 0.5))
@@ -191,8 +190,7 @@ class HaloSpectrum:
         self.nodes = chebyshev_nodes(*T_AGN_RANGE, N_T), chebyshev_nodes(*F_0_RANGE, N_F)
         self.one = np.empty((2, N_T, N_F, SLICES * PARTS, len(self.sparse)))    # heavy, light
         self.two = np.empty((N_T, N_F, ORDERS, *self.one.shape[3:]))
-        self.even = np.empty(self.two.shape[:-1])
-        cell = cell_window(self.sparse, 2.0 * pixel)
+        self.even, cell = np.empty(self.two.shape[:-1]), cell_window(self.sparse, 2.0 * pixel)
         for t, log10_t_agn in enumerate(self.nodes[0]):
             c = halos.concentration * halos.feedback(log10_t_agn, 0.0)[1]
             u = windows(self.sparse * halos.angle[..., None], c[..., None])
@@ -203,9 +201,8 @@ class HaloSpectrum:
         highest = halos.ell[-1]
         image = np.abs((self.sparse + highest) % (2.0 * highest) - highest)
         ln_image, ln_ell = np.log(np.maximum(image, halos.ell[0])), np.log(halos.ell)
-        self.correlations = np.array(
-            [[np.interp(ln_image, ln_ell, power) / factorial(m + 1)
-              for m, power in enumerate(powers)] for powers in halos.powers])
+        self.correlations = np.array([[np.interp(ln_image, ln_ell, p) / factorial(m + 1)
+                                       for m, p in enumerate(powers)] for powers in halos.powers])
 
     def _fill(self, at, feedback, u, cell):
         """Terms where lensing() is one, at two nodes; u: mean of the window and of its square."""
@@ -232,8 +229,7 @@ class HaloSpectrum:
         Each (n, ell), steradian; the whole is the first, twice the second, and the others.
         """
         weights = [lagrange_weights(nodes, x) for nodes, x in zip(self.nodes, (log10_t_agn, f_0))]
-        both = np.einsum("na,nb->nab", *weights)
-        q = self.halos.lensing(delta_z)
+        both, q = np.einsum("na,nb->nab", *weights), self.halos.lensing(delta_z)
         heavy, light = (np.einsum("nab,abkl,nk->nl", both, one, q * q, optimize=True)
                         for one in self.one)
         two = np.einsum("nab,abokl,nk->nokl", both, self.two, q, optimize=True)

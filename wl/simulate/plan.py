@@ -60,8 +60,7 @@ def design(n: int) -> np.ndarray:
     edge = (edge - DESIGN_CENTRE) / DESIGN_SCALE
     angle = np.arctan2(edge[:, 1], edge[:, 0])
     first = angle[np.argmax(edge[:, 0])]          # a boundary point sits on the largest Omega_m
-    order = np.argsort(angle)
-    grid = first + np.linspace(0.0, 2.0 * np.pi, 2001)
+    order, grid = np.argsort(angle), first + np.linspace(0.0, 2.0 * np.pi, 2001)
     border = np.interp(grid, angle[order], np.hypot(*edge[order].T), period=2.0 * np.pi)
     # share of the points per angle ~ border^0.6: between even (0) and the same density (2)
     share = np.concatenate([[0.0], np.cumsum(border[1:]**0.6 + border[:-1]**0.6)])

@@ -81,16 +81,14 @@ def check(**values) -> None:
 def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndarray:
     """Matter transfer function, k in h/Mpc: Eisenstein & Hu 1998, ApJ 496, 605, equations 2-24."""
     k, theta = np.asarray(k, float) * H, T_CMB / 2.7               # 1/Mpc from here on
-    om, ob = omega_m * H * H, omega_b * H * H
-    fb, fc = omega_b / omega_m, 1.0 - omega_b / omega_m
+    om, ob, fb, fc = omega_m * H * H, omega_b * H * H, omega_b / omega_m, 1.0 - omega_b / omega_m
     z_eq, k_eq = 2.50e4 * om * theta**-4, 7.46e-2 * om * theta**-2
     b1, b2 = 0.313 * om**-0.419 * (1.0 + 0.607 * om**0.674), 0.238 * om**0.223
     z_d = 1291.0 * om**0.251 / (1.0 + 0.659 * om**0.828) * (1.0 + b1 * ob**b2)
     r_d, r_eq = (31.5 * ob * theta**-4 * (1000.0 / z) for z in (z_d, z_eq))
     s = (2.0 / (3.0 * k_eq) * np.sqrt(6.0 / r_eq)
          * np.log((np.sqrt(1.0 + r_d) + np.sqrt(r_d + r_eq)) / (1.0 + np.sqrt(r_eq))))
-    k_silk = 1.6 * ob**0.52 * om**0.73 * (1.0 + (10.4 * om)**-0.95)
-    q = k / (13.41 * k_eq)
+    k_silk, q = 1.6 * ob**0.52 * om**0.73 * (1.0 + (10.4 * om)**-0.95), k / (13.41 * k_eq)
     a1 = (46.9 * om)**0.670 * (1.0 + (32.1 * om)**-0.532)
     a2 = (12.0 * om)**0.424 * (1.0 + (45.0 * om)**-0.582)
     alpha_c = a1**-fb * a2**-fb**3
@@ -115,8 +113,7 @@ def transfer(k: np.ndarray, omega_m: float, omega_b: float = OMEGA_B) -> np.ndar
 
 def growth(z: np.ndarray, omega_m: float) -> np.ndarray:
     """Linear growth D(z)/D(0), shape of z: Silveira & Waga 1994, PRD 50, 4890."""
-    a = 1.0 / (1.0 + np.asarray(z, float))
-    x = (1.0 - omega_m) / omega_m
+    a, x = 1.0 / (1.0 + np.asarray(z, float)), (1.0 - omega_m) / omega_m
     return a * hyp2f1(1 / 3, 1.0, 11 / 6, -x * a**3) / hyp2f1(1 / 3, 1.0, 11 / 6, -x)
 
 
@@ -168,8 +165,7 @@ def response_grid(theory: "Theory", z: np.ndarray, log10_t_agn: np.ndarray,
         shape = (1.0 + form) / (1.0 + redshift)             # Bullock et al. 2001, times B
         virial = radius * overdensity**(-1.0 / 3.0)
         k_star = 0.05618 * (theory.sigma_8 * d)**-1.013                  # eq. 17
-        damp = (k / k_star)**4 / (1.0 + (k / k_star)**4)
-        p_linear = linear * d * d
+        damp, p_linear = (k / k_star)**4 / (1.0 + (k / k_star)**4), linear * d * d
         u = nfw_window(k[:, None] * virial / (4.0 * shape), 4.0 * shape)
         gravity = p_linear + damp * ((u * u) @ weight)
         for j in range(len(log10_t_agn)):
@@ -263,8 +259,7 @@ class Theory:
         two = linear * (1.0 + linear)**beta / (1.0 + alpha * linear) * np.exp(-y / 4 - y * y / 8)
         one = a_n * y**(3.0 * f1) / (1.0 + b_n * y**f2 + (c_n * f3 * y)**(3.0 - gamma))
         whole = two + one / (1.0 + nu / (y * y))
-        tilt = (self.sigma_8 / 0.8)**self.sky.nonlinear_tilt
-        return (linear + (whole - linear) * tilt) / volume
+        return (linear + (whole - linear) * (self.sigma_8 / 0.8)**self.sky.nonlinear_tilt) / volume
 
     def lensing_weight(self, z: np.ndarray, delta_z: np.ndarray) -> np.ndarray:
         """Weight w(z) of C_ell = integral dz w(z) P((ell + 1/2)/chi, z): (m, n_z) for delta_z (m,).

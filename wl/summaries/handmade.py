@@ -84,8 +84,7 @@ class Shapes:
     The smoothed map is divided by the smoothed mask; a pixel counts where it is observed and at
     least COVERAGE of its Gaussian is. The first and last of the bins take what lies beyond.
     Has noise and unit (n_scale + n_band,), standard deviations of smoothed noise and of a typical
-    noisy map; valid (n_scale, rows, columns), the pixels that count; count (n_scale + n_band,), how
-    many.
+    noisy map; valid (n_scale, rows, columns), pixels that count; count (n_scale + n_band,) of them.
     """
 
     COVERAGE = 0.6
@@ -93,8 +92,7 @@ class Shapes:
     def __init__(self, mask, scales=(2.0, 4.0, 8.0), bands=(), n_gal=N_GAL):
         self.scales, self.bands = tuple(map(float, scales)), tuple(bands)
         self.frame, width = mask.shape, np.array(self.scales) / PIXEL_ARCMIN
-        self.smoothings = _smoothings(mask, width)
-        kernel = np.stack([_gaussian(w) for w in width])
+        self.smoothings, kernel = _smoothings(mask, width), np.stack([_gaussian(w) for w in width])
         common = (kernel @ kernel.T)**2        # of white noise smoothed along a row, per variance
         signal = SIGNAL**2 / (1.0 + np.array(self.scales) / 2.0)
         fine, coarse = (np.array([band[k] for band in self.bands], int) for k in (0, 1))
@@ -214,8 +212,7 @@ def _smoothings(mask, width):
     # (at a width of 0.5), and smoothed maps 1.2e-5 of their standard deviation
     reach = [kernels.GROUP * max(1, int(np.ceil(REACH * w / kernels.GROUP))) for w in width]
     ratio = (-np.exp(-np.geomspace(0.015, 0.4, kernels.TRAILS))).astype(np.float32)
-    areas = _observed_blocks(mask, max(reach))
-    out, distance = [], np.arange(FAR // 2)
+    areas, out, distance = _observed_blocks(mask, max(reach)), [], np.arange(FAR // 2)
     series = ratio.astype(float) ** distance[:, None]
     for w, near in zip(width, reach):
         value, far = _gaussian(w)[distance], distance > near
@@ -253,13 +250,11 @@ def _aligned_zeros(rows, columns):
 
 
 def peak_counts(field: np.ndarray, valid: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """Histogram of peaks: valid pixels above their eight neighbours, all valid, inside the frame.
+    """Histogram (bins[2],) int64 of peaks: pixels above eight neighbours, all valid, in the frame.
 
     field, valid: (rows, columns) float, bool; bins: (3,), as kernels.distribution() takes them
-    Returns (bins[2],) int64.
     """
-    rows, columns = field.shape
-    middle = field[1:-1, 1:-1]
+    (rows, columns), middle = field.shape, field[1:-1, 1:-1]
     found = np.ones(middle.shape, bool)
     for j, k in np.ndindex(3, 3):
         around = np.s_[j:rows - 2 + j, k:columns - 2 + k]
@@ -369,5 +364,4 @@ def _kept(folder, made, parts, measured, progress):
                     folder.write(PART_FILE, "features", {"features": {"done": done}}, **made)
                     saved = time.monotonic()
                     stop()
-    cuts = np.cumsum([len(rows) for _, rows, _ in parts])[:-1]
-    return np.split(np.concatenate(new), cuts)
+    return np.split(np.concatenate(new), np.cumsum([len(rows) for _, rows, _ in parts])[:-1])

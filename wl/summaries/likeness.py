@@ -6,8 +6,7 @@ explain. What is left is a chi2 for each block of statistics. Its p-value is its
 maps whose realisations were left out, with an exponential tail (peaks over a threshold); the blocks
 together are judged by the sum of ln p (Fisher 1925), ranked in the same way. The mean true-positive
 rate at false-positive rates of 0.001 to 0.05 (by chance 0.0128) of halo-painted maps smoothed by a
-pixel, with other feedback, with other n(z), and of log-normal ones is 0.264; of the spectrum alone
-0.246.
+pixel, with other feedback, other n(z), and of log-normal ones is 0.264; the spectrum's alone 0.246.
 """
 from collections.abc import Sequence
 

@@ -60,8 +60,7 @@ class Loss:
             return (0.5 * pull + log_sigma).sum(1).mean()
         log_sd = torch.as_tensor(np.log(self.label_sd), dtype=out.dtype)
         variance = torch.as_tensor(self.label_sd**2, dtype=out.dtype)
-        terms = 2.0 * (log_sigma + log_sd) + pull + SCORE_WEIGHT * variance * square
-        return terms.sum(1).mean()
+        return (2.0 * (log_sigma + log_sd) + pull + SCORE_WEIGHT * variance * square).sum(1).mean()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

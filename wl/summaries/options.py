@@ -61,45 +61,38 @@ class NetworkOptions(Options):
         DEFAULT_MODEL, f"one of {', '.join(MODELS)}; or several with + between them, each trained "
         "on its own and their predictions combined linearly as the emulator split shows best")
     model_options: dict = dataclasses.field(default_factory=dict)
-    loss: str = option(
-        "mse", "mse: means; with error bars: kl, the Gaussian negative log-likelihood; score, "
-        "minus the challenge's score", choices=LOSSES)
+    loss: str = option("mse", "mse: means; with error bars: kl, the Gaussian negative "
+                       "log-likelihood; score, minus the challenge's score", choices=LOSSES)
     epochs: int | None = option(
         None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
         f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", within=(1, 10**6))
     batch_size: int = option(32, "maps per step", metavar="N", within=(1, 10**6))
-    lanes: int = option(
-        4, "parts of a batch trained side by side, one thread each; they set the result, the "
-        "number of threads does not", metavar="N", within=(1, 1024))
+    lanes: int = option(4, "parts of a batch trained side by side, one thread each; they set the "
+                        "result, the number of threads does not", metavar="N", within=(1, 1024))
     learning_rate: float = option(
         4e-3, "peak of the one-cycle schedule", metavar="X", positive=True)
     weight_decay: float = option(1e-4, "weight decay of AdamW", metavar="X", within=(0.0, 1e6))
-    patience: int = option(
-        12, "epochs without a better validation loss before training ends; 0 never", metavar="N",
-        within=(0, 10**6))
+    patience: int = option(12, "epochs without a better validation loss before training ends; 0 "
+                           "never", metavar="N", within=(0, 10**6))
     precision: str = option(
         "auto", "number type of the convolutions (auto: what the folder's networks began with, "
         "else bfloat16 where the CPU computes in it)", choices=("auto", *PRECISIONS))
-    noise: str = option(
-        "fresh", "of the training maps: drawn anew at every use, or once for each map, which "
-        "overfits", choices=("fresh", "fixed"))
-    pack: str = option(
-        "auto", "fold the half-empty frame to a smaller one (auto: unless the network's head is "
-        "flat)", choices=("auto", "yes", "no"))
+    noise: str = option("fresh", "of the training maps: drawn anew at every use, or once for each "
+                        "map, which overfits", choices=("fresh", "fixed"))
+    pack: str = option("auto", "fold the half-empty frame to a smaller one (auto: unless the "
+                       "network's head is flat)", choices=("auto", "yes", "no"))
     folds: int = option(
         1, "train K networks, each without its fold of the realisations, so that all of them feed "
         f"the emulator; test maps get the networks' mean (default: {DEFAULT_FOLDS} in run_mcmc.py, "
         "1 with --emulator-fraction and in run_direct.py)", metavar="K", within=(1, 1000))
-    members: int = option(
-        1, "networks per fold that differ in their seed; their predictions are averaged",
-        metavar="M", within=(1, 1000))
+    members: int = option(1, "networks per fold that differ in their seed; their predictions are "
+                          "averaged", metavar="M", within=(1, 1000))
     only: int | None = option(
         None, "train and predict with network I alone, of the K x M of each part of the model, and "
         "end. They are counted from 0, one part after the other; a run without --only uses what "
         "such jobs left", metavar="I")
-    init: str | None = option(
-        None, "folder of a finished run of the same model: training starts from its weights, "
-        "rescaled to these labels", metavar="RUN")
+    init: str | None = option(None, "folder of a finished run of the same model: training starts "
+                              "from its weights, rescaled to these labels", metavar="RUN")
     views: int = option(
         4, "symmetries of the frame that a prediction is averaged over", choices=(1, 2, 4))
     threads: int = option(1, positive=True)
@@ -221,8 +214,7 @@ def model_options(name: str, given) -> dict:
             choice("--config: options of the model", part, parts)
         texts = {part: as_texts(given.get(part, {})) for part in parts}
     else:
-        known = {key: value for part in parts for key, value in MODELS[part].items()}
-        options(given, known)
+        options(given, {key: value for part in parts for key, value in MODELS[part].items()})
         texts = {part: [text for text in given or () if text.partition("=")[0] in MODELS[part]]
                  for part in parts}
     found = {part: _of_model(part, texts[part]) for part in parts}

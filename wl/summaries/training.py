@@ -58,8 +58,7 @@ def train(batches: Batches, label: np.ndarray, rows: tuple, recipe: Recipe, *,
         with Lanes(net, recipe, threads) as lanes:
             training = _Training(lanes, batches, label, rows, recipe, checkpoint)
             training.resume()
-            epoch = len(training.history) + 1
-            progress.begin_at(training.step, f"epoch {epoch}/{recipe.epochs}")
+            progress.begin_at(training.step, f"epoch {len(training.history) + 1}/{recipe.epochs}")
             while not training.ended():
                 training.run_epoch(progress)
     if training.best_weights is None:
@@ -160,9 +159,8 @@ class _Training:
         for i in range(first, self.n_batch):
             part = slice(i * recipe.batch_size, (i + 1) * recipe.batch_size)
             chosen = order[part]
-            x = self.batches.fetch(chosen, noise=NOISES[recipe.noise], symmetry=flips[part],
-                                   draws=epoch * len(self.target) + chosen,
-                                   out=buffer[:len(chosen)])
+            x = self.batches.fetch(chosen, noise=NOISES[recipe.noise], out=buffer[:len(chosen)],
+                                   draws=epoch * len(self.target) + chosen, symmetry=flips[part])
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(self.step, steps, recipe.learning_rate)
             self.lanes.begin_step(norm_momentum(self.step, steps), recipe.seed, self.step)

@@ -46,9 +46,8 @@ def _log_likelihoods(expected, measured, count, minimum):
     """ln L (k, n), of means over nuisances, of measured (k, n_bin) and expected (n, m, n_bin)."""
     n, m, n_bin = expected.shape
     expected = expected.reshape(-1, n_bin)
-    constant = 0.5 * np.log(expected) @ count
+    constant, out = 0.5 * np.log(expected) @ count, np.empty((len(measured), n))
     inverse = np.ascontiguousarray((1.0 / expected).T)
-    out = np.empty((len(measured), n))
     for first in range(0, len(measured), BLOCK):
         part = slice(first, first + BLOCK)
         value = -(0.5 * measured[part] * count @ inverse + constant).reshape(-1, n, m)
@@ -120,8 +119,7 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
     Raises InputError, also for maps whose likelihood is not exact.
     """
     options, data = options or LimitOptions(**settings), dataset.open_set(data)
-    triangles, _ = triangulate(str(data.files["label"]), data.theta)
-    knobs = data.simulation
+    (triangles, _), knobs = triangulate(str(data.files["label"]), data.theta), data.simulation
     if not (knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all()
             and data.n_test and data.has_truth):
         raise InputError(f"{data.folder}: expected test maps, with their truth, of a Gaussian "
@@ -195,8 +193,7 @@ def draw(emulator, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """n cosmologies (n, 2) from an emulator's prior, and a summary (n, d) of each."""
     rng, prior = seeds.generator(seed, seeds.CALIBRATION_DRAW), emulator.vertex_log_prior
     at, top = emulator.triangles, prior[emulator.triangles].max(1)
-    share = triangle_areas(emulator.theta, at) * np.exp(top - top.max())
-    theta = np.empty((0, 2))
+    share, theta = triangle_areas(emulator.theta, at) * np.exp(top - top.max()), np.empty((0, 2))
     while len(theta) < n:      # uniform in a triangle, kept by the density over its highest there
         t = rng.choice(len(at), size=n, p=share / share.sum())
         corners = rng.dirichlet(np.ones(3), size=n)
@@ -219,8 +216,7 @@ def check(emulator, n: int = 4000, *, nstep: int = 10000, sigma: float = 0.06, s
     """
     from ..posterior import metropolis, quadrature
     theta, summary = draw(emulator, n, seed)
-    exact = quadrature.exact(emulator, summary)
-    thin = max((nstep - int(0.2 * nstep)) // DRAWS, 1)
+    exact, thin = quadrature.exact(emulator, summary), max((nstep - int(0.2 * nstep)) // DRAWS, 1)
     walk = metropolis.PosteriorOptions(nstep, sigma, thin=thin)
     chains = metropolis.metropolis(emulator, summary, walk, seed=seed, keep=np.arange(n),
                                    guess=summary if emulator.d == 2 else None, progress=progress)

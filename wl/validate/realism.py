@@ -313,8 +313,7 @@ def realism_main(argv: list | None = None) -> None:
     if args.spectra:
         return _print_spectra(args, options, n)
     maps, mask = read_maps(args.map, args.row, args.mask)
-    comparison = Comparison(mask, options)
-    progress = Progress(n * len(maps), "realism", args.quiet)
+    comparison, progress = Comparison(mask, options), Progress(n * len(maps), "realism", args.quiet)
     results = {row: comparison.compare(kappa, n, args.seed, progress)
                for row, kappa in maps.items()}
     progress.close()

@@ -76,8 +76,7 @@ class CosmologyTable:
 
     def __init__(self, low: np.ndarray, high: np.ndarray, function: Callable):
         edges = [low[0], *([BREAK] if low[0] < BREAK < high[0] else []), high[0]]
-        self.s_8 = chebyshev_nodes(low[1], high[1], NODES[1])
-        self.panels = []
+        self.s_8, self.panels = chebyshev_nodes(low[1], high[1], NODES[1]), []
         for left, right in zip(edges[:-1], edges[1:]):
             ln_om = chebyshev_nodes(np.log(left), np.log(right), NODES[0])
             values = [np.ravel(function(np.exp(x), s)) for x in ln_om for s in self.s_8]
