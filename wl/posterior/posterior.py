@@ -143,6 +143,8 @@ def uniform_p_value(values: np.ndarray, cluster: np.ndarray | None = None) -> fl
     on, and spares the second that importing scipy.stats takes.
     cluster: (n,) int, equal for maps that depend on each other, or None. n is divided by the factor
         by which the variance of the share below 0.1, 0.2 ... 0.9 exceeds that of independent maps.
+        It is taken about the level, not about the mean of clusters, by which 3 % of p-values fell
+        below 0.001 with 5 clusters; so fewer than 12 never fall there, whatever they share.
     """
     from scipy.special import kolmogorov
     order = np.argsort(values)
