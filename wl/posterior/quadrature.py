@@ -11,9 +11,10 @@ from .posterior import Chains, spread
 ORDER = 8              # of the quadrature
 # orders for maps whose best chi2 on the design lies in a range: far out the posterior falls steeply
 FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
-LINES = 128            # of each marginal density, of a narrow one NARROWER times as many,
-CELL = 0.3             # in sd: what lies between two lines, so that quantiles are right
-NARROWER = ((4, 1.0, 4.0), (16, 4.0, 1e9))     # for maps that need so many times LINES
+LINES = 128            # of each marginal density, or 4 or 16 times as many (NARROWER) until
+CELL = 0.3             # sd at most lie between two; densities 100 times narrower than the design have
+NARROWER = (1, 4, 16)  # quantiles within 0.003 sd, by 128 lines within 0.06
+MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of the lines: 1.5 GB in all for d = 10
 MAX_SIDE = 32          # points per side of any triangle
 BLOCK = 1024           # maps whose posteriors survey() holds at a time
 DRAW_CELLS = 4         # cells per side for each point of the quadrature, for draws
@@ -38,13 +39,14 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER,
     lines = lines or LINES
     for factor, low, high in FINER:
         some = np.flatnonzero((chi2 >= low) & (chi2 < high))
-        _integrate(emulator, summary, some, factor * order, lines, results)
+        points = _integrate(emulator, summary, some, factor * order, lines, results)
         with np.errstate(divide="ignore", invalid="ignore"):
             sd = np.sqrt(results.moments[some, 2:4])
             need = (np.ptp(emulator.limits, axis=0) / (CELL * lines * sd)).max(axis=1)
-        for more, least, most in NARROWER:
-            narrow = some[(need > least) & (need <= most)]
-            _integrate(emulator, summary, narrow, factor * order, more * lines, results)
+        times = [k for k in NARROWER if k == 1 or k * points * emulator.d**2 < MAX_NUMBERS]
+        level = np.searchsorted(times[:-1], np.where(need < np.inf, need, 0.0))
+        for k, more in enumerate(times[1:], 1):
+            _integrate(emulator, summary, some[level == k], factor * order, more * lines, results)
     moments, quantiles, regions = results
     covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
     return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), edge=edge,
@@ -53,17 +55,19 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER,
 
 
 def _integrate(emulator, summary, some, order, lines, results):
-    """Fill the rows `some` of a kernels.Output."""
-    if some.size:
-        points, on_lines, centre = _tables(emulator, order, lines)
-        levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
-        found, these = kernels.Output(*(values[some] for values in results)), summary[some]
-        on_threads(lambda part: kernels.quadrature(
-            points, on_lines, these[part], levels, shares,
-            kernels.Output(*(array[part] for array in found))), some.size)
-        found.moments[:, :2] += centre
-        for result, values in zip(results, found):
-            result[some] = values
+    """Fill the rows `some` of a kernels.Output. Returns how many points lie on the lines."""
+    if not some.size:
+        return 0
+    points, on_lines, centre = _tables(emulator, order, lines)
+    levels, shares = np.array(list(LEVELS.values())), np.array(list(REGIONS.values()))
+    found, these = kernels.Output(*(values[some] for values in results)), summary[some]
+    on_threads(lambda part: kernels.quadrature(
+        points, on_lines, these[part], levels, shares,
+        kernels.Output(*(array[part] for array in found))), some.size)
+    found.moments[:, :2] += centre
+    for result, values in zip(results, found):
+        result[some] = values
+    return on_lines.base.size
 
 
 def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
