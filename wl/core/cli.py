@@ -161,9 +161,9 @@ def _configured(parser, argv, path):
             found |= {k: v for k, v in content.get("origin", {}).items() if os.path.exists(str(v))}
             found["seed"] = content.get("seed", found.get("seed", 1))
             if "scored" in content:
-                raise ValueError
+                raise InputError(f"--config {path}: is a score; give the posterior.h5 beside it")
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or "no JSON object, or a score"
+            reason = getattr(error, "strerror", None) or "no JSON object"
             raise InputError(f"--config {path}: expected a .h5 result or a JSON file with settings,"
                              f" cannot read it ({reason})") from None
     for name, value in found.items():
@@ -239,9 +239,9 @@ def processes(name: str = "WORLD_SIZE") -> int:
 
 def rank() -> int:
     """Number of this process among them, 0 for the first or the only one."""
-    count = processes()
-    return within("RANK in the environment", processes("RANK") if count > 1 else 0, 0,
-                  max(count - 1, 0), integer=True)
+    if (count := processes()) < 2:
+        return 0
+    return within("RANK in the environment", os.environ["RANK"], 0, count - 1, integer=True)
 
 
 def thread_count(asked: int | None) -> int:

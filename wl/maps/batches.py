@@ -28,7 +28,8 @@ class Frame:
     def __init__(self, mask: np.ndarray, pack: bool = True, overlap: int = 32):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-        self.shape, (y, x) = tuple(-(-n // 8) * 8 for n in box.shape), np.nonzero(box)
+        self.shape = tuple(-(-n // 8) * 8 for n in box.shape)
+        y, x = np.nonzero(box)
         flat, first, folds = y * self.shape[1] + x, np.zeros((0, 2), np.int64), []
         for cut in range(overlap + 1, box.shape[1] if pack else 0):
             beyond = np.flatnonzero(box[:, cut:].any(1))

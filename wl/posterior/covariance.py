@@ -38,7 +38,8 @@ def as_average(summary: np.ndarray, between: np.ndarray, folds: int) -> np.ndarr
     summary: (n_cosmology, n_realisation, d) float64, each map by the network of its own fold.
     between: (d, d) float64, B: covariance between the networks for the same map; folds: int, K.
     """
-    (n_cosmology, n, d), mean = summary.shape, summary.mean(1, keepdims=True)
+    n_cosmology, n, d = summary.shape
+    mean = summary.mean(1, keepdims=True)
     residual = summary - mean
     scatter = np.einsum("cri,crj->ij", residual, residual) / (n_cosmology * max(n - 1, 1))
     power, axes = np.linalg.eigh(scatter)
@@ -138,7 +139,8 @@ def _polynomials(u, order):
 
 def _fit(u, summary, order, spread):
     """Mean and covariance at the design's points from a polynomial of each order, or raw."""
-    (n_cosmology, n, d), local = summary.shape, summary.mean(1)
+    n_cosmology, n, d = summary.shape
+    local = summary.mean(1)
     mean, lost = local, n_cosmology
     if order != RAW:
         basis, lost = _polynomials(u, order), _terms(order)

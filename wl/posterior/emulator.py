@@ -59,7 +59,8 @@ class Emulator:
         Equal to scipy.interpolate.LinearNDInterpolator on the same design. Returns mean (m, d) and
         covariance (m, d, d) float64, NaN outside the hull, and inside (m,) bool.
         """
-        (values, inside), (rows, columns) = self._values(theta), np.tril_indices(self.d)
+        values, inside = self._values(theta)
+        rows, columns = np.tril_indices(self.d)
         covariance = np.empty((len(values), self.d, self.d))
         covariance[:, rows, columns] = covariance[:, columns, rows] = values[:, 1 + self.d:]
         return values[:, 1:1 + self.d], covariance, inside
@@ -69,7 +70,8 @@ class Emulator:
 
         theta: (m, 2), summary: (k, d) float64. Returns (k, m) float64, -inf outside the hull.
         """
-        summary, (values, inside) = summaries(summary, self.d), self._values(theta)
+        summary = summaries(summary, self.d)
+        values, inside = self._values(theta)
         out = np.full((len(summary), len(values)), -np.inf)
         values = np.ascontiguousarray(values[inside].T)
         work, density = np.empty((len(values) + self.d + 1, inside.sum())), np.empty(inside.sum())

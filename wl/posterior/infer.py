@@ -152,7 +152,8 @@ def load_emulator(folder):
 def _emulator(predictions, options, folder, settings, inputs):
     """The emulator, its summaries, and its part of the posterior's file; writes statistics.h5."""
     from . import emulator as emulators
-    theta, (per, _) = predictions.groups["constant_data"]["design"], emulator_maps(predictions)
+    theta = predictions.groups["constant_data"]["design"]
+    per, _ = emulator_maps(predictions)
     mean, spread, orders = covariance.smoothed(theta, per, options.smooth, folder.seed)
     say("mean and covariance per cosmology: " + ", ".join(
         f"{kind} {'raw' if orders[kind] < 0 else f'polynomial of order {orders[kind]}'}"

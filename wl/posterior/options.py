@@ -316,11 +316,12 @@ def _foreign_tables(path):
     summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
                       advice="give a row of finite numbers for each map").astype(np.float64)
     size, truth = np.abs(summaries).max(initial=0.0), truth[:, :2].astype(np.float64)
-    if not 1.0 / MAX_SUMMARY < size < MAX_SUMMARY or truth.shape[1] < 2 or (
-            np.isnan(truth).sum(1) == 1).any():
+    if not 1.0 / MAX_SUMMARY < size < MAX_SUMMARY:
         raise InputError(f"{path}: expected summaries of a size from {1.0 / MAX_SUMMARY:g} to "
-                         f"{MAX_SUMMARY:g}, and both Omega_m and S_8 of a map or NaN for both, got "
-                         f"summaries up to {size:g}; scale them, or look at the cosmologies")
+                         f"{MAX_SUMMARY:g}, got up to {size:g}; scale them")
+    if truth.shape[1] < 2 or (np.isnan(truth).sum(1) == 1).any():
+        raise InputError(f"{path}: expected both Omega_m and S_8 of each map, or NaN for both, got "
+                         "one without the other; give both")
     if np.isfinite(truth).any():
         plausible(path, truth, "give Omega_m and S_8 of each map", PLAUSIBLE)
     return np.ascontiguousarray(summaries), np.ascontiguousarray(truth)

@@ -13,7 +13,7 @@ ORDER = 8              # of the quadrature
 FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
 LINES = 128            # of each marginal density, or 4 or 16 times as many (NARROWER) until
 CELL = 0.3             # sd at most lie between two; a density of a hundredth of the design has
-NARROWER = (1, 4, 16)  # quantiles within 0.003 sd, by 128 lines within 0.06
+NARROWER = (1, 4, 16)  # quantiles within 0.0034 sd, by 128 lines within 0.06
 MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of the lines: 1.5 GB in all for d = 10
 MAX_SIDE = 32          # points per side of any triangle
 BLOCK = 1024           # maps whose posteriors survey() holds at a time

@@ -75,8 +75,11 @@ def compare(results: list, folder: pathlib.Path) -> dict:
 
 def _drawn(function, data, size, path):
     """The PNG of a picture, and the PDF beside it; None if there are no data for it."""
-    os.environ["MPLBACKEND"] = "agg"        # a notebook sets one that only it has
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ValueError:                      # MPLBACKEND of a notebook, whose module is not here
+        os.environ["MPLBACKEND"] = "agg"
+        from matplotlib.figure import Figure
     figure = Figure(figsize=size, layout="constrained")
     if function(figure, data) is False:
         return None

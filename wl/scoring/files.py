@@ -228,9 +228,11 @@ def check(maps: Maps, form: str, out) -> None:
     if form != "getdist" and (out.is_dir() or out.resolve() == maps.path.resolve()):
         what = "a folder" if out.is_dir() else "the posterior itself"
         raise InputError(f"--export {form} {out}: is {what}; give another name")
-    if form == "csv" and out.is_file() and not out.read_bytes().startswith(b"map,kind,"):
-        raise InputError(f"--export csv {out}: is there, and no table of a posterior; give another "
-                         "name")
+    if form == "csv" and out.is_file():
+        with open(out, "rb") as stream:
+            if stream.read(9) != b"map,kind,":
+                raise InputError(f"--export csv {out}: is there, and no table of a posterior; give "
+                                 "another name")
     if form == "arviz" and out.is_file():
         hdf5.read(out, "posterior", groups=())               # refuses to replace anything else
     if form == "getdist" and not hdf5.read(maps.path, "posterior", groups=("posterior",)).groups:

@@ -179,7 +179,8 @@ class HaloMaps:
         nuisance, layers: of one map, (3,); slice -> its Generator and Turn
         """
         sky, h = self.sky, self.halos
-        (extended, swell, stars), q = h.feedback(*nuisance[:2]), h.lensing(nuisance[2:])[0][:, None]
+        extended, swell, stars = h.feedback(*nuisance[:2])
+        q = h.lensing(nuisance[2:])[0][:, None]
         extended, stars, area = (v[:, h.heavy] for v in (extended, stars, q * h.area))
         mass = area / sky.grid.pixel**2
         kinds = [v.astype(np.float32) for v in (

@@ -78,7 +78,8 @@ class Halos:
         om, rho = theory.omega_m, RHO_CRIT * theory.omega_m
         edges = np.linspace(0.0, float(theory.distance(Z_FAR)), SLICES * PARTS + 1)
         z_grid = np.linspace(0.0, Z_FAR, 200)
-        volume, self.depth = (edges[1:]**3 - edges[:-1]**3) / 3.0, np.diff(edges)    # per steradian
+        volume = (edges[1:]**3 - edges[:-1]**3) / 3.0                     # per steradian
+        self.depth = np.diff(edges)
         self.chi = np.sqrt(volume / self.depth)        # halos and a smooth density lens alike
         self.z = CubicSpline(theory.distance(z_grid), z_grid)(self.chi)
         self.mass = 10.0**(LOG10_M_PAINTED + STEP * (np.arange(-N_LIGHT, N_HEAVY) + 0.5))

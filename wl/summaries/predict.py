@@ -188,7 +188,8 @@ def over_parts(options: NetworkOptions, found: list) -> tuple[list, list]:
     """
     a_part, m, means, log_sds = options.folds * options.members, options.members, [], []
     for first in range(0, a_part, m):
-        mean, sd = zip(*(zip(*found[i:i + m]) for i in range(first, len(found), a_part)))
+        parts = [zip(*found[i:i + m]) for i in range(first, len(found), a_part)]
+        mean, sd = zip(*parts)
         means.append(np.concatenate([np.mean(one, 0) for one in mean], 1))
         if found[0][1] is not None:
             log_sds.append(np.mean([np.mean(np.log(one), 0) for one in sd], 0))

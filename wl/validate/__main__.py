@@ -19,7 +19,8 @@ def main() -> None:
               f"\n\n{lines}")
     else:
         choice("command", name, (*COMMANDS, "--help"))
-        getattr(importlib.import_module(f".{COMMANDS[name][0]}", __package__), f"{name}_main")(rest)
+        module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
+        getattr(module, f"{name}_main")(rest)
 
 
 if __name__ == "__main__":

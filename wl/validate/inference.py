@@ -119,7 +119,8 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
     Raises InputError, also for maps whose likelihood is not exact.
     """
     options, data = options or LimitOptions(**settings), dataset.open_set(data)
-    (triangles, _), knobs = triangulate(str(data.files["label"]), data.theta), data.simulation
+    triangles, _ = triangulate(str(data.files["label"]), data.theta)
+    knobs = data.simulation
     if not (knobs.get("field") == "gaussian" and knobs.get("periodic") and data.mask.all()
             and data.n_test and data.has_truth):
         raise InputError(f"{data.folder}: expected test maps, with their truth, of a Gaussian "
