@@ -159,6 +159,31 @@ def test_quantiles_of_narrow_posteriors(monkeypatch):
     assert worst > 0.03 and said > 0.02
 
 
+def test_quantiles_at_the_end_of_the_design(monkeypatch):
+    """A Gaussian that a steep side of the hull cuts, against its sum along the first axis; with
+    128 lines everywhere the quantiles are off."""
+    corner = np.array([[-1.0, -0.9], [-0.8, 1.0], [1.0, 0.9], [0.8, -1.0]])
+    inside = np.random.default_rng(1).uniform(-0.9, 0.9, (60, 2))
+    theta, sd = np.concatenate([corner, inside]), 0.09
+    emulator = build(theta, theta, np.tile(sd**2 * np.eye(2), (64, 1, 1)), prior="flat")
+    summary = np.column_stack([np.linspace(-0.95, -0.75, 9), np.zeros(9)])
+    x = np.linspace(-1.0, 0.3, 200_001)
+    below = np.minimum((x + 1.0) / 0.2 * 1.9 - 0.9, 1.0)    # the side, from its lower corner on
+    density = stats.norm.cdf(below / sd) - stats.norm.cdf(-0.9 / sd)
+    truth = []
+    for mean in summary[:, 0]:
+        upto = np.cumsum(density * stats.norm.pdf(x, mean, sd))
+        truth.append(np.interp(list(LEVELS.values()), upto / upto[-1], x))
+
+    def error():
+        found = exact(emulator, summary)
+        values = np.stack([getattr(found, name)[:, 0] for name in LEVELS], 1)
+        return np.abs((values - truth) / found.sd[:, :1]).max()
+    assert error() < 0.004
+    monkeypatch.setattr(quadrature, "EDGE", 0.0)
+    assert error() > 0.012
+
+
 def test_quadrature_error():
     """Falls with the order, is small at the default one, and shows a quadrature that is too
     coarse."""

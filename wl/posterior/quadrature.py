@@ -14,6 +14,7 @@ FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
 LINES = 128            # of each marginal density, or 4 or 16 times as many (NARROWER) until
 CELL = 0.3             # sd at most lie between two; a density of a hundredth of the design has
 NARROWER = (1, 4, 16)  # quantiles within 0.0034 sd, by 128 lines within 0.06
+EDGE = -5.0            # of Chains.edge: above it the hull cuts the density, level 1 at least
 MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of the lines: 1.5 GB in all for d = 10
 MAX_SIDE = 32          # points per side of any triangle
 BLOCK = 1024           # maps whose posteriors survey() holds at a time
@@ -43,6 +44,7 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER,
         with np.errstate(divide="ignore", invalid="ignore"):
             sd = np.sqrt(results.moments[some, 2:4])
             need = (np.ptp(emulator.limits, axis=0) / (CELL * lines * sd)).max(axis=1)
+        need = np.maximum(need, np.where(edge[some] > EDGE, 1.01, 0.0))
         times = [k for k in NARROWER if k == 1 or k * points * emulator.d**2 < MAX_NUMBERS]
         level = np.searchsorted(times[:-1], np.where(need < np.inf, need, 0.0))
         for k, more in enumerate(times[1:], 1):
