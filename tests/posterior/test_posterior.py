@@ -9,6 +9,7 @@ from wl.core import params as variables
 from wl.core.checks import InputError
 from wl.core.params import LEVELS
 from wl.posterior import posterior
+from wl.posterior.options import PosteriorOptions
 from wl.posterior.posterior import pit_quantiles, uniform_p_value
 from wl.scoring.score import Posterior, probabilities
 from wl.posterior.quadrature import exact
@@ -102,6 +103,15 @@ def test_unconverged_runs_say_so(emulator):
     one = synthetic.chains(emulator, summary[:1], nstep=300, sigma=0.05)
     assert posterior.unconverged(result_of(emulator, summary[:1], one))
     assert posterior.unconverged(posterior.gaussian(summary, np.full((250, 2), 0.02))) is None
+
+
+def test_maps_that_keep_draws(capsys):
+    """Numbers and ranges, of those there are; none of them is said, as draws are missed later."""
+    ids = np.array([3, 4, 5, 9])
+    some = PosteriorOptions(draws=10, draw_maps="0-3, 5,77")
+    assert some.drawn(ids).tolist() == [0, 2] and not capsys.readouterr().err
+    assert not PosteriorOptions(draws=10, draw_maps="10-20").drawn(ids).size
+    one_line(capsys.readouterr().err.strip(), "--draw-maps 10-20", "3 to 9")
 
 
 def test_gaussian():

@@ -18,6 +18,7 @@ from ..core.cli import add_shown
 from ..core.files import digest_file, refuse_difference
 from ..core.hdf5 import File, Var, arrays_of, read, write
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST
+from ..core.progress import warn
 from .covariance import SMOOTHS
 
 SAMPLERS, RECALIBRATIONS = ("metropolis", "exact"), ("isotonic", "temperature", "none")
@@ -133,6 +134,9 @@ class PosteriorOptions(Options):
                 raise InputError("--draw-maps: expected all, or numbers and ranges such as "
                                  f"0-9,25, got {self.draw_maps!r}")
             chosen |= (ids >= low) & (ids <= high)
+        if chosen.size and not chosen.any():
+            warn(f"--draw-maps {self.draw_maps}: names none of the maps {ids.min()} to "
+                 f"{ids.max()}; no draws are kept")
         return np.flatnonzero(chosen)
 
 
