@@ -48,9 +48,10 @@ def parser() -> cli.Parser:
     add("--submission", metavar="FILE.zip",
         help="write the challenge's zip from the test maps of the one posterior given")
     add("--force", action="store_true", help="replace a --submission that has other contents")
-    add("--export", nargs=2, metavar=("FORMAT", "FILE"),
+    add("--export", nargs=2, action="append", metavar=("FORMAT", "FILE"),
         help="write the one posterior given, with the truth where it is known, for another tool: "
-             "csv FILE, arviz FILE (netCDF), getdist PREFIX (chains of the maps that kept draws)")
+             "csv FILE, arviz FILE (netCDF), getdist PREFIX (chains of the maps that kept draws); "
+             "may be given several times")
     add("--merge", metavar="FILE",
         help="join the shards given (of run_mcmc.py --shard) into FILE first, bit for bit what a "
              "run without shards writes, and score that")
@@ -97,8 +98,8 @@ def main(argv: list | None = None) -> None:
     """Parse, merge, submit, score, print. argv: list of str, None for the command line."""
     options = cli.parse(parser(), argv)
     within("--bootstrap", options.bootstrap, MIN_BOOTSTRAP, MAX_BOOTSTRAP)
-    if options.export is not None:
-        choice("--export", options.export[0], files.FORMATS)
+    for one in options.export or ():
+        choice("--export", one[0], files.FORMATS)
     if options.ood is not None and not pathlib.Path(options.ood).is_file():
         raise InputError(f"--ood: expected a file, got {options.ood}; check the path")
     if options.submission is not None and pathlib.Path(options.submission).suffix != ".zip":
@@ -122,14 +123,14 @@ def main(argv: list | None = None) -> None:
             continue
         if options.ood is not None:
             result["out_of_distribution"] = report.out_of_distribution(path, options.ood)
-        if options.export is not None:
-            files.check(maps, *options.export)
+        for one in options.export or ():
+            files.check(maps, *one)
         scored.append((maps, result))
     if options.submission is not None:          # behind all that may be refused
         count = files.submit(options.posterior[0], options.submission, options.force)
         say(f"{options.submission}: {count} test maps to submit", options.quiet)
-    for maps, _ in scored if options.export is not None else ():
-        for name in files.export(maps, *options.export):
+    for maps, one in [(maps, one) for maps, _ in scored for one in options.export or ()]:
+        for name in files.export(maps, *one):
             say(f"{name}: written", options.quiet)
     if scored:
         show(scored, options.figures, options.details, options.json)

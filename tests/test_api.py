@@ -48,7 +48,7 @@ def test_every_example_runs(folder, capsys):
                                                      for n in wl.__all__)
     process = os.getpid()
     for code in functions:
-        run(folder, code.replace(', folds=2', ''), names)
+        run(folder, code, names)
         said = capsys.readouterr().out
         if "wl.simulate_set(" in code:
             test = np.load(folder / "data" / "small" / dataset.TEST_FILE)
@@ -62,6 +62,16 @@ def test_every_example_runs(folder, capsys):
     for name in ("posterior_mean", "sd", "p_value"):
         assert np.array_equal(names["new"].groups["summary"][name],
                               posterior.groups["summary"][name])
+
+
+def test_folds_are_those_of_the_command_line(folder):
+    maps = wl.simulate_set(folder / "data" / "folds", cosmologies=5, realisations=6, test=4,
+                           mask=str(folder / "mask.npy"))
+    small = {"networks": 1, "layers": (4,), "draws": 1}
+    for more, folds in (({}, 2), ({"folds": 3}, 3), ({"emulator_fraction": 0.4}, 1)):
+        found = wl.predict(maps, folder / f"folds{folds}", model="statistics", model_options=small,
+                           **more)
+        assert found.settings["folds"] == folds
 
 
 @pytest.mark.parametrize("code, words", [

@@ -54,13 +54,15 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     options: of the maps and the network; model_options a dict
     Returns a core.hdf5.File. Raises InputError, RunError.
 
-        predictions = wl.predict(maps, "data/runs/small", model="statistics", folds=2)
+        predictions = wl.predict(maps, "data/runs/small", model="statistics")
         print(predictions.groups["predictions"]["summaries"].shape)
     """
     from .maps.splits import MapOptions
     from .summaries import options as choices, predict as stage
     threads = cli.prepare_process(threads)
     texts = choices.as_texts(options.pop("model_options", {}))
+    if method == "network" and "emulator_fraction" not in options:      # as on the command line
+        options.setdefault("folds", choices.DEFAULT_FOLDS)
     own, network = _options(options, MapOptions, choices.NetworkOptions)
     more = ({"model": method} if method == choices.SPECTRUM else
             {"model_options": choices.model_options(network.model, texts)})
@@ -140,7 +142,6 @@ def _options(given, *classes):
     return [cls(**{name: v for name, v in given.items() if known[name] is cls}) for cls in classes]
 
 
-# ---------------------------------------------------------------- --dry-run
 def rehearsed_set(folder, realisations: int | None, threads: int) -> str:
     """What simulating a set would take. realisations: of each cosmology, None for the default."""
     from .maps.splits import DEFAULT_REALISATIONS

@@ -65,10 +65,10 @@ def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
     assert 5 < (truth.edge > -0.5).sum() < 280
 
 
-def test_line_quantiles_of_a_linear_density():
+def testline_quantiles_of_a_linear_density():
     """p(x) = 2 x on twenty lines of [0, 1], two points each: the root of the level, to rounding."""
     weight, levels, out = np.repeat(np.arange(20) + 0.5, 2), np.array([0.2, 0.5, 0.8]), np.empty(3)
-    kernels._line_quantiles(weight, np.arange(0, 41, 2), np.array([0.0, 1.0]), levels, out)
+    kernels.line_quantiles(weight, np.arange(0, 41, 2), np.array([0.0, 1.0]), levels, out)
     assert np.allclose(out, np.sqrt(levels), rtol=0, atol=1e-12)
 
 
@@ -154,20 +154,27 @@ def test_quantiles_of_narrow_posteriors(monkeypatch):
         return np.abs(off).max(), quadrature_error(emulator, middle)[-1]
     worst, said = error()                          # 0.0033, 0.0025
     assert worst < 0.01 and said < 0.01
+    monkeypatch.setattr(quadrature, "MAX_NUMBERS", 0.0)       # on lines around each posterior alone
+    worst, said = error()
+    assert worst < 0.01 and said < 0.01
+    every, some = exact(emulator, middle), exact(emulator, middle[3:9])
+    assert all((getattr(some, name) == getattr(every, name)[3:9]).all() for name in LEVELS)
     monkeypatch.setattr(quadrature, "CELL", 1e9)
     worst, said = error()                          # 0.059, 0.047
     assert worst > 0.03 and said > 0.02
 
 
-def test_quantiles_at_the_end_of_the_design(monkeypatch):
+@pytest.mark.parametrize("sd, knob, worse, off", [
+    (0.09, "EDGE", 0.0, 0.012), (0.004, "MAX_ALONG", 32, 0.1)])
+def test_quantiles_at_the_end_of_the_design(monkeypatch, sd, knob, worse, off):
     """A Gaussian that a steep side of the hull cuts, against its sum along the first axis; with
-    128 lines everywhere the quantiles are off."""
+    128 lines everywhere, or too few points along a line, the quantiles are off."""
     corner = np.array([[-1.0, -0.9], [-0.8, 1.0], [1.0, 0.9], [0.8, -1.0]])
     inside = np.random.default_rng(1).uniform(-0.9, 0.9, (60, 2))
-    theta, sd = np.concatenate([corner, inside]), 0.09
+    theta, side = np.concatenate([corner, inside]), -1.0 + 0.2 * 0.9 / 1.9
     emulator = build(theta, theta, np.tile(sd**2 * np.eye(2), (64, 1, 1)), prior="flat")
-    summary = np.column_stack([np.linspace(-0.95, -0.75, 9), np.zeros(9)])
-    x = np.linspace(-1.0, 0.3, 200_001)
+    summary = np.column_stack([side + np.linspace(-0.5, 2.0, 9) * sd, np.zeros(9)])
+    x = np.linspace(max(side - 6.0 * sd, -1.0), side + 12.0 * sd, 200_001)
     below = np.minimum((x + 1.0) / 0.2 * 1.9 - 0.9, 1.0)    # the side, from its lower corner on
     density = stats.norm.cdf(below / sd) - stats.norm.cdf(-0.9 / sd)
     truth = []
@@ -179,9 +186,9 @@ def test_quantiles_at_the_end_of_the_design(monkeypatch):
         found = exact(emulator, summary)
         values = np.stack([getattr(found, name)[:, 0] for name in LEVELS], 1)
         return np.abs((values - truth) / found.sd[:, :1]).max()
-    assert error() < 0.004
-    monkeypatch.setattr(quadrature, "EDGE", 0.0)
-    assert error() > 0.012
+    assert error() < 0.01
+    monkeypatch.setattr(quadrature, knob, worse)
+    assert error() > off
 
 
 def test_quadrature_error():

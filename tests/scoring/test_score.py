@@ -9,7 +9,7 @@ from conftest import one_line
 from wl.core import params
 from wl.core.checks import InputError
 from wl.posterior.posterior import coverage_curve, uniform_p_value
-from wl.scoring import score
+from wl.scoring import score, table
 from wl.scoring.score import Posterior
 from wl.validate import inference as calibration
 
@@ -242,3 +242,15 @@ def test_no_heavy_imports(python):
     done = python("import sys, wl.scoring.score; "
                   "print({'torch', 'numba', 'scipy', 'h5py'} & set(sys.modules))")
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_single_map_says_nothing_of_error_bars():
+    """Its coverage is 0 or 100 %, without an error."""
+    part = {"score": 1.0, "score_error": None, "n": 1}
+    for name in ("68", "95"):
+        part |= {f"coverage_{name}_mean": 0.0, f"coverage_{name}_mean_error": None}
+    result = {"scored": "test", "subsets": {"test": part}, "diagnostics": {}, "path": "p.h5"}
+    assert " bars=None " in table.last_line(result)
+    for error, word in ((0.02, "fail"), (0.5, "hold")):
+        part |= {f"coverage_{name}_mean_error": error for name in ("68", "95")}
+        assert f" bars={word} " in table.last_line(result)

@@ -300,7 +300,9 @@ def test_exports(case, called, tmp_path):
     assert [float(row["posterior_mean_S_8"]) for row in rows] == mean[:, 1].tolist()
     assert [float(row["true_Omega_m"]) for row in rows] == pytest.approx(truth[:, 0].tolist())
     assert [row["kind"] for row in rows] == [SPLITS[code] for code in split]
-    ok(called("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", cwd=tmp_path))
+    ok(called("run_score.py", path, "--no-figures", "--export", "arviz", "a.nc", "--export", "csv",
+              "u.csv", cwd=tmp_path))                                     # each of several
+    assert (tmp_path / "u.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
     assert np.allclose(hdf5.read(tmp_path / "a.nc").groups["constant_data"]["truth"], truth)
     for form, name in (("csv", "t.csv"), ("arviz", "a.nc")):       # a table again, but nothing else
         ok(called("run_score.py", path, "--no-figures", "--export", form, name, cwd=tmp_path))

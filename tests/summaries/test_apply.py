@@ -10,6 +10,7 @@ from runs import N_TEST, shared, start  # noqa: F401
 
 import run_mcmc
 import run_score
+import run_score
 from wl.core import hdf5
 from wl.core.checks import InputError
 from wl.core.params import EMULATOR, TEST
@@ -94,6 +95,22 @@ def test_the_command_prints_each_map_and_writes_the_same_posterior(run, frames, 
     assert "noisy_test" not in new.inputs and new.settings["target"] == "test"
     run_mcmc.main(["--apply", str(file.path.parent), "--maps", str(frames), "--out", str(out),
                    *common])                                             # nothing stands in the way
+
+
+def test_strange_maps_are_flagged_and_distrusted(run, frames, tmp_path, capsys):
+    """By p_value_all too: maps of other noise fit the summaries well, but not the statistics."""
+    for factor in (1.0, 2.0):
+        np.save(tmp_path / "new.npy", (factor * np.load(frames)).astype("f4"))
+        out, common = tmp_path / f"{factor}", ["--sampler", "exact", "--quiet", "--threads", "1"]
+        run_mcmc.main(["--apply", str(run[1].path.parent), "--maps", str(tmp_path / "new.npy"),
+                       "--out", str(out), *common])
+        found = hdf5.read(out / "posterior.h5").groups["summary"]
+        strange = (found["p_value_all"] < 1e-3) | (found["p_value"] < 1e-3)
+        assert ((found["flag"] & 16 > 0) == strange).all()
+        assert strange.all() if factor > 1.0 else strange.sum() <= 1
+        capsys.readouterr()
+        run_score.main([str(out / "posterior.h5"), "--no-figures"])
+        assert ("Distrust" in capsys.readouterr().out) == (factor > 1.0)
 
 
 def test_spectra_of_new_maps(shared, tmp_path, capsys):  # noqa: F811

@@ -161,7 +161,6 @@ def name_of(theta: np.ndarray, i: int) -> str:
     return f"cosmology {i} ({PARAMS[0]} = {theta[i, 0]:.6g}, {PARAMS[1]} = {theta[i, 1]:.6g})"
 
 
-# ---------------------------------------------------------------- options of a stage
 def option(default, help: str | None = None, **more):
     """A field of a dataclass of options, and its default.
 

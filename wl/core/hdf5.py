@@ -48,7 +48,6 @@ groups, dims, attrs: {group: {name: array, tuple, dict}}; coords: {group: {dimen
 """
 
 
-# ---------------------------------------------------------------- writing
 def write(path, kind: str, groups: dict, *, coords: dict | None = None,
           settings: dict | None = None, seed: int = 0, inputs: dict | None = None,
           origin: dict | None = None) -> str:
@@ -160,7 +159,6 @@ def _clean_attrs(name, dtype, own):
     return {**attrs, "dtype": "bool"} if dtype.kind == "b" else attrs
 
 
-# ---------------------------------------------------------------- reading
 def _opened(path):
     """A file without a lock, which some disks do not have; with one if xarray holds it open."""
     try:
@@ -179,7 +177,6 @@ def read(path, kind: str | None = None, groups: tuple | None = None) -> File:
     by another program, not ours, of another kind or of another schema version.
     """
     path, maker = pathlib.Path(path), KINDS.get(kind, "the run that made it")
-
     def refused(what, advice=f"check the path or make it with {maker}"):
         return InputError(f"{path}: {what}; {advice}")
     again = "delete it and repeat the run that made it, or copy it again"
@@ -272,7 +269,6 @@ def reusable(path, kind: str, settings: dict, inputs: dict, seed: int) -> File |
     return file
 
 
-# ---------------------------------------------------------------- the stages of a run
 @dataclasses.dataclass(frozen=True)
 class Folder:
     """Where a run's files go."""

@@ -93,7 +93,6 @@ def _duration(seconds):
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-# ---------------------------------------------------------------- signals and streams
 class Stopped(KeyboardInterrupt):
     """A signal (its number is the argument) asks the run to end; what is done is kept."""
 

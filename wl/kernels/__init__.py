@@ -93,7 +93,6 @@ def njit(**options):
     """
     options = {"error_model": "numpy", "nogil": True, "cache": CACHE_FOLDER is not None,
                "no_cfunc_wrapper": True, **options}
-
     def decorate(function):
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = CACHE_FOLDER or before      # read while a function is made

@@ -20,7 +20,6 @@ _LN2_HI, _LN2_LO = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _INV_LN2 = 1.44269504088896338700
 
 
-# ---------------------------------------------------------------- where a point lies
 Triangulation = namedtuple("Triangulation", "coefficient neighbours grid box")
 Triangulation.__doc__ = """What the kernels take of an emulator.
 
@@ -152,7 +151,6 @@ def _outside(i, j, coefficient, neighbours, box):
     return False
 
 
-# ---------------------------------------------------------------- densities
 @njit(forceinline=True)
 def log(x: float) -> float:
     """Natural logarithm of a positive normal number, within one unit in the last place.

@@ -126,7 +126,6 @@ def exponential(state: np.ndarray) -> float:
             return shift + x
 
 
-# ---------------------------------------------------------------- batches of noisy maps
 Layout = namedtuple("Layout", "targets copies")
 Layout.__doc__ = """Where the pixels of a map go in the frame that a network sees.
 

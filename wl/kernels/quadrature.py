@@ -148,7 +148,7 @@ def quadrature(points: Points, lines: Lines, summary: np.ndarray, levels: np.nda
         for p in range(line_weight.size):
             line_weight[p] = exp(line_weight[p] - highest)
         for k in range(2):
-            _line_quantiles(line_weight, lines.first[k], limits[:, k], levels, out.quantiles[i, k])
+            line_quantiles(line_weight, lines.first[k], limits[:, k], levels, out.quantiles[i, k])
 
 
 @njit()
@@ -175,8 +175,12 @@ def _regions(density, weight, log_weight, total, probabilities, out):
 
 
 @njit()
-def _line_quantiles(weight, first, limits, levels, out):
-    """Quantiles `levels` of a marginal density known on lines; linear in it inside a cell."""
+def line_quantiles(weight, first, limits, levels, out):
+    """Quantiles (levels,) of a marginal density, linear in a cell around each line.
+
+    weight, first: (m,) float64, at the points of all lines; (lines + 1,) int64, as in Lines
+    limits, levels: (2,) and (levels,) float64, between which lines lie; out: (levels,), filled
+    """
     lines, total = first.size - 1, 0.0
     density = np.zeros(lines + 2)                 # with an empty cell at either end
     for j in range(lines):

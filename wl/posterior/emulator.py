@@ -213,13 +213,11 @@ def design_log_density(theta: np.ndarray, at: np.ndarray,
     if triangles is not None:
         inner, weight, _ = quadrature_points(theta, triangles, EDGE_ORDER)
         inner, weight = inner.reshape(-1, 2) @ factor.T, weight.ravel()
-
     def density(points):
         square = ((points[:, None] - centre) ** 2).sum(axis=2)
         mass = width**2 if triangles is None else np.array([
             weight @ np.exp(-0.5 * ((inner - c)**2).sum(1) / w**2) for c, w in zip(centre, width)])
         return (np.exp(-0.5 * square / width**2) / mass).mean(axis=1)
-
     first = density(centre)
     width *= np.sqrt(np.exp(np.log(first).mean()) / first)
     return np.log(density(at @ factor.T))

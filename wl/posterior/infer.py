@@ -51,7 +51,7 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
             known = (design[data["cosmology"][rows]],
                      posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows]))
         else:
-            known = _held_out(emulator, per, options, folder.seed)
+            known = _held_out(emulator, per, options, folder)
         more, learnt = posterior.recalibrate(options.recalibrate, summary, *known, design)
         summary |= more
         constant |= {name: Var(("knot", "param")[-v.ndim:], v) for name, v in learnt.items()}
@@ -60,6 +60,9 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
             said.append("quantiles at the hull {:.2f} and {:.2f} times wider".format(
                 *learnt["widening"]))
         say(", ".join(said), folder.quiet)
+    if "p_value_all" in data:               # sees strange maps that fit the summaries well
+        strange = data["p_value_all"][chosen] < posterior.MIN_P_VALUE
+        summary["flag"] |= np.where(strange, posterior.STRANGE, 0).astype(np.int16)
     groups, coords = _groups(predictions, chosen, summary, constant, chains, options)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)
@@ -105,18 +108,19 @@ def emulator_maps(predictions: hdf5.File) -> tuple:
     return per, rows
 
 
-def _held_out(emulator, per, options, seed):
+def _held_out(emulator, per, options, folder):
     """Cosmologies of emulator maps, and posteriors by emulators without their realisations."""
     from . import emulator as emulators, quadrature
     theta, n, truth, parts = emulator.theta[:len(per)], per.shape[1], [], []
     prior = "design" if options.prior == "design" else emulator.vertex_log_prior
     max_maps = max(1, MAX_RECALIBRATED // (RECALIBRATION_FOLDS * len(theta)))
+    progress = Progress(min(RECALIBRATION_FOLDS, n), "recalibrating", folder.quiet)
     for k in range(min(RECALIBRATION_FOLDS, n)):
         fold = np.arange(k, n, RECALIBRATION_FOLDS)
         rest = np.setdiff1d(np.arange(n), fold)
         # the rest is smaller than the split
         smooth = options.smooth if len(rest) > per.shape[2] + 2 else "always"
-        mean, spread, _ = covariance.smoothed(theta, per[:, rest], smooth, seed)
+        mean, spread, _ = covariance.smoothed(theta, per[:, rest], smooth, folder.seed)
         # other realisations at each cosmology: they may share seeds
         size = min(max_maps, len(fold))
         some = fold[np.arange(len(theta) * size).reshape(-1, size) % len(fold)]
@@ -124,6 +128,8 @@ def _held_out(emulator, per, options, seed):
         other = emulators.build(theta, mean, spread, prior=prior)
         summaries = np.take_along_axis(per, some[..., None], axis=1).reshape(-1, per.shape[2])
         parts.append(quadrature.exact(other, summaries))
+        progress.update(1)
+    progress.close()
     return np.concatenate(truth), {name: np.concatenate([getattr(part, name) for part in parts])
                                    for name in ("mean", "sd", "correlation", *LEVELS)}
 

@@ -23,7 +23,7 @@ WIDENINGS = 5                  # rounds of the fit
 KNOTS = 41                     # of R, at equal distances of the normal score
 MAX_SCORE = 4.0                # normal score of the outermost knots
 PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R rises strictly
-STUCK = 32                     # of params.FLAGS
+STRANGE, STUCK = 16, 32        # of params.FLAGS
 
 FIELDS = ("mean", "sd", "correlation", *LEVELS, "acceptance", "ess", "rhat", "tau", "edge",
           "contour", "area", "log_evidence", "draws", "lp")
@@ -68,7 +68,7 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
     for name in ("contour", "area") if chains.area is not None else ():
         result |= {f"{name}_{r}": v for r, v in zip(REGIONS, result.pop(name).T)}
     result |= {"chi2": chi2, "p_value": chdtrc(summary.shape[1], chi2)}
-    raised, still = {16: result["p_value"] < MIN_P_VALUE}, ~(chains.sd > 0.0).all(1)
+    raised, still = {STRANGE: result["p_value"] < MIN_P_VALUE}, ~(chains.sd > 0.0).all(1)
     if chains.acceptance is not None:
         still |= chains.acceptance == 0.0
         raised |= {1: np.abs(chains.acceptance - np.mean(ACCEPTANCE)) > np.ptp(ACCEPTANCE) / 2,

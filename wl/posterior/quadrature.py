@@ -11,12 +11,13 @@ from .posterior import Chains, spread
 ORDER = 8              # of the quadrature
 # orders for maps whose best chi2 on the design lies in a range: far out the posterior falls steeply
 FINER = ((1, -np.inf, 40.0), (2, 40.0, 400.0), (4, 400.0, np.inf))
-LINES = 128            # of each marginal density, or 4 or 16 times as many (NARROWER) until
-CELL = 0.3             # sd at most lie between two; a density of a hundredth of the design has
-NARROWER = (1, 4, 16)  # quantiles within 0.0034 sd, by 128 lines within 0.06
-EDGE = -5.0            # of Chains.edge: above it the hull cuts the density, level 1 at least
-MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of the lines: 1.5 GB in all for d = 10
-MAX_SIDE = 32          # points per side of any triangle
+LINES = 128            # of each marginal density. A density of a hundredth of the design has
+CELL = 0.3             # quantiles within 0.06 sd then, within 0.0034 sd on lines this many sd apart
+EDGE = -5.0            # of Chains.edge: above it the hull cuts the density, which needs
+MORE = 4               # times as many lines; so do those that are broad enough for it
+MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of these: 1.5 GB in all for d = 10
+NEAR = 16.0            # sd, rounded down to a power of two, beside a narrow posterior at least
+MAX_SIDE, MAX_ALONG = 32, 128    # points per side of any triangle, and in it along a line near one
 BLOCK = 1024           # maps whose posteriors survey() holds at a time
 DRAW_CELLS = 4         # cells per side for each point of the quadrature, for draws
 DRAW_BYTES = 1 << 27   # of the densities of cells held at a time
@@ -45,10 +46,10 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER,
             sd = np.sqrt(results.moments[some, 2:4])
             need = (np.ptp(emulator.limits, axis=0) / (CELL * lines * sd)).max(axis=1)
         need = np.maximum(need, np.where(edge[some] > EDGE, 1.01, 0.0))
-        times = [k for k in NARROWER if k == 1 or k * points * emulator.d**2 < MAX_NUMBERS]
-        level = np.searchsorted(times[:-1], np.where(need < np.inf, need, 0.0))
-        for k, more in enumerate(times[1:], 1):
-            _integrate(emulator, summary, some[level == k], factor * order, more * lines, results)
+        more = (need > 1.0) & (need <= MORE) & (MORE * points * emulator.d**2 < MAX_NUMBERS)
+        _integrate(emulator, summary, some[more], factor * order, MORE * lines, results)
+        _narrow(emulator, summary, some[(need > 1.0) & (need < np.inf) & ~more], factor * order,
+                CELL * LINES / lines, results)
     moments, quantiles, regions = results
     covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
     return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), edge=edge,
@@ -70,6 +71,29 @@ def _integrate(emulator, summary, some, order, lines, results):
     for result, values in zip(results, found):
         result[some] = values
     return on_lines.base.size
+
+
+def _narrow(emulator, summary, some, order, cell, results):
+    """Quantiles of the rows `some` of results, on lines near each posterior, `cell` sd apart."""
+    levels, sides = np.array(list(LEVELS.values())), _sides(emulator, order, MAX_ALONG)
+    for axis in range(2):
+        mean, sd = results.moments[some, axis], np.sqrt(results.moments[some, 2 + axis])
+        # lines follow from a power of two and a multiple of it, so that no map sees its company
+        unit = np.exp2(np.floor(np.log2(sd)))
+        keys, group = np.unique([unit, np.floor(mean / (NEAR * unit))], axis=1, return_inverse=True)
+        for k, (width, place) in enumerate(keys.T):
+            span = np.clip(NEAR * width * np.array([place - 1.0, place + 2.0]),
+                           *emulator.limits[:, axis])
+            table = _line_points(emulator.theta, emulator.triangles, axis, span,
+                                 int(np.ceil(np.ptp(span) / (cell * width))), sides)
+            white, base = _whitened(emulator, *table[:2], np.log(table[2]))
+            mine = some[group.ravel() == k]
+            block = max(DRAW_BYTES // (8 * len(base)), 1)
+            for first in range(0, len(mine), block):
+                part = mine[first:first + block]
+                for i, row in zip(part, _densities(white, base, summary[part])):
+                    kernels.line_quantiles(np.exp(row - row.max()), table[3], span, levels,
+                                           results.quantiles[i, axis])
 
 
 def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
@@ -145,7 +169,9 @@ def _tables(emulator, order, n_line):
         parts.append((np.repeat(t, n * n), np.tile(corners, (len(t), 1)), weight.ravel(),
                       points.reshape(-1, 2) - centre))
     triangle, corners, weight, points = (np.concatenate(v) for v in zip(*parts))
-    lines = [_line_points(theta, at, axis, n_line, np.maximum(side - 2, 3)) for axis in range(2)]
+    sides = np.maximum(side - 2, 3)
+    lines = [_line_points(theta, at, axis, emulator.limits[:, axis], n_line, sides)
+             for axis in range(2)]
     first = np.stack([lines[0][3], lines[1][3] + len(lines[0][0])])
     on_line, line_corners, line_weight = (np.concatenate(v) for v in list(zip(*lines))[:3])
     return (kernels.Points(np.ascontiguousarray(points.T), np.log(weight),
@@ -154,7 +180,7 @@ def _tables(emulator, order, n_line):
                           emulator.limits), centre)
 
 
-def _sides(emulator, order):
+def _sides(emulator, order, most=MAX_SIDE):
     """Points per side of each triangle, (t,): `order` if its corners' summaries are 4 sd apart."""
     at, inverse = emulator.triangles, np.linalg.inv(emulator.covariance)
     square = np.zeros(len(at))
@@ -163,12 +189,12 @@ def _sides(emulator, order):
         for k in range(3):
             square = np.maximum(square, np.einsum("ta,tab,tb->t", step, inverse[at[:, k]], step))
     side = np.ceil(order * np.maximum(0.7, 0.4 + 0.15 * np.sqrt(square)))
-    return np.clip(side, 2, max(MAX_SIDE, order)).astype(int)
+    return np.clip(side, 2, max(most, order)).astype(int)
 
 
-def _line_points(theta, triangles, axis, lines, order):
+def _line_points(theta, triangles, axis, span, lines, order):
     """Triangles, barycentric and quadrature weights of Gauss points on lines, and their begins."""
-    low, high = theta[:, axis].min(), theta[:, axis].max()
+    low, high = span
     at = low + (high - low) * (np.arange(lines) + 0.5) / lines
     place = theta[triangles]                                     # (t, 3, 2)
     sort = np.argsort(place[:, :, axis], axis=1)

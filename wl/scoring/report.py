@@ -132,7 +132,8 @@ def _diagnostics(summary):
         flag = summary["flag"].astype(np.int64)
         counts = {text.replace("_", " "): int(((flag & bit) != 0).sum())
                   for bit, text in FLAGS.items()}
-        out |= {"flagged": int((flag != 0).sum()), "flags": {k: n for k, n in counts.items() if n}}
+        out |= {"maps": flag.size, "flagged": int((flag != 0).sum()),
+                "flags": {k: n for k, n in counts.items() if n}}
     return out
 
 
@@ -164,7 +165,6 @@ def out_of_distribution(path, other) -> dict:
         if np.isnan(values).any():
             raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
         return values, maps, maps.file.groups["observed_data"]["summaries"].shape[1]
-
     inside, maps, d = chi2_of(path)
     if str(other).endswith(".npy"):
         test = maps.split == TEST

@@ -47,6 +47,8 @@ WIDTH, WIDE = 80, 110      # columns of a verdict, and of all figures
 MAX_NAME, MAX_NEW = 26, 20               # letters of a run, and new maps, that a table shows
 CHAINS = {FLAGS[bit].replace("_", " ") for bit in (1, 2, 4)}     # flags that more steps may mend
 UNLIKELY = 0.01            # p-value of a map that the simulations hardly make
+STRANGE = FLAGS[16].replace("_", " ")    # more than 1 + 1 % of the maps are no chance
+DISTRUST = "Distrust these posteriors: other depth, mask, sky or systematics?"
 
 # what a page explains: what its figures call it, the sentence
 GLOSSARY = {
@@ -91,6 +93,8 @@ def verdict(result: dict, written: list = ()) -> str:
     if flags:
         advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
         lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + advice)
+        if flags.get(STRANGE, 0) > 1.0 + 0.01 * result["diagnostics"]["maps"]:
+            lines.append(DISTRUST)
     lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
     if written:
         names = {f.parent.name + "/" if f.parent != path.parent else f.name for f in written}
@@ -109,6 +113,7 @@ def last_line(result: dict) -> str:
         said |= {"score": f"{part['score']:.4f}", "error": error and f"{error:.4f}",
                  "maps": part["n"], **{f"in{name}": f"{value:.1f}" for name, value, *_ in
                                        _coverages(part)}, "bars": "fail" if _off(part) else "hold"}
+        said["bars"] = said["bars"] if part["coverage_68_mean_error"] is not None else None
     said |= {"flagged": result["diagnostics"].get("flagged", 0), "file": result["path"]}
     return "wl-result " + " ".join(f"{name}={value}" for name, value in said.items())
 
@@ -158,7 +163,7 @@ def new_maps(maps) -> str:
         lines.append(f"{found} of them with a p-value below {UNLIKELY:g}; of maps like those "
                      f"that trained {expected:.1f}.")
         if found > expected + 3.0 * np.sqrt(expected) + 1.0:
-            lines.append("Distrust these posteriors: other depth, mask, sky or systematics?")
+            lines.append(DISTRUST)
         for row, text in zip(rows, ["p-value", *(f"{p:.3g}" for p in p_value)]):
             row.append(text)
     lines.append(_align(rows, left=0, indent="  "))
@@ -176,7 +181,7 @@ def overview(results: list) -> str:
     """Posteriors as a table of 80 columns, best first. results: of report.score_posterior()."""
     rows = [("run", "maps", "n", "score", "MSE/var", "in 68 %", "in 95 %")]
     for result in sorted(results, key=lambda r: np.inf if r["score"] is None else -r["score"]):
-        path = pathlib.Path(result["path"])
+        path = pathlib.Path(result["path"]).resolve()
         run = path.parent.name if path.name == "posterior.h5" else f"{path.parent.name}/{path.name}"
         run = run if len(run) <= MAX_NAME else "..." + run[3 - MAX_NAME:]
         if result["scored"] is None:

@@ -308,7 +308,6 @@ class Theory:
         The function returns float64 (m, n) for nuisances of shape (m,), (n,) for numbers.
         """
         values = self.c_ell(ell, *TABLE.values())
-
         def spectrum(log10_t_agn, f_0, delta_z):
             at = [np.atleast_1d(np.asarray(v, float)) for v in (delta_z, log10_t_agn, f_0)]
             check(**dict(zip(TABLE, at)))

@@ -113,7 +113,6 @@ def _summarise(run, maps, mask, rows, threads, quiet):
     """Summaries (n, d) of new maps, their error bars (n, 2) and statistics, both or None."""
     from . import predict
     settings, frame = run.settings, Frame(mask, pack=False)
-
     def measured(statistic):
         progress = Progress(len(rows), "measuring the maps", quiet)
         source = Batches(maps, frame, scale=1.0, n_gal=None)
@@ -128,7 +127,6 @@ def _summarise(run, maps, mask, rows, threads, quiet):
     if own := options.of_statistics():
         features = measured(handmade.Features(frame.observed, settings["n_gal"], own["scales"]))
         features = features.astype(np.float32)
-
     def of(job):
         if job.part == "statistics":
             from . import dense

@@ -25,17 +25,14 @@ def likeness(known: tuple, new: tuple) -> np.ndarray:
     """
     summaries, statistics = known
     centre, width = summaries.mean(0), summaries.std(0)
-
     def terms(summaries, order):
         x, y = ((summaries - centre) / width)[:, :2].T
         return np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], 1)
-
     def fitted(order, values):
         return np.linalg.lstsq(terms(summaries, order), values, rcond=None)[0]
     mean = fitted(MEAN_ORDER, statistics)
     left = statistics - terms(summaries, MEAN_ORDER) @ mean
     size = fitted(SCATTER_ORDER, np.log(left**2 + 1e-12 * left.var(0)))
-
     def scaled(summaries, statistics):
         left = statistics - terms(summaries, MEAN_ORDER) @ mean
         return left * np.exp(-0.5 * (terms(summaries, SCATTER_ORDER) @ size))

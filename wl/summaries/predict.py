@@ -178,7 +178,6 @@ def _parts_as_one(work, found):
     return found._replace(summaries=summaries, between=between, weights=weights)
 
 
-# ---------------------------------------------------------------- predictions as one
 def over_parts(options: NetworkOptions, found: list) -> tuple[list, list]:
     """Predictions of all networks of a run as one array a fold, the mean over the members.
 
@@ -205,7 +204,6 @@ def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
     Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
     """
     known = np.column_stack([summaries[:len(truth)], np.ones(len(truth))])
-
     def fitted(rows):
         return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
     weights = fitted(slice(None))
@@ -240,7 +238,6 @@ def covariance_between(predicted: np.ndarray) -> np.ndarray:
     return np.einsum("kni,knj->ij", residual, residual) / ((folds - 1) * n)
 
 
-# ---------------------------------------------------------------- one network
 class Job:
     """One network of a run: what it learns from, its seed and files, training and predictions.
 

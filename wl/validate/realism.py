@@ -55,7 +55,6 @@ def _minkowski(field, valid, thresholds):
     # of four, each above where its lowest pixel is; parts less holes, of pixels that share a side
     one = np.where(valid, field, -np.inf)
     down, right = np.minimum(one[1:], one[:-1]), np.minimum(one[:, 1:], one[:, :-1])
-
     def above(values):
         place = np.searchsorted(thresholds, values.ravel())
         return np.bincount(place, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
@@ -126,14 +125,12 @@ class Comparison:
         real, n = np.concatenate([found["spectrum"], found["beyond"]]), self.both[0].width
         area, white = self.grid.pixel**2, noise_sigma(self.n_gal)**2 * self.grid.pixel**2
         modes = np.concatenate([s.count[s.used] for s in self.both]) * self.mask.mean()
-
         def levels(labels):
             level = self.expected(labels) + white
             weight = modes[n:] / level[:, n:]**2
             excess = np.sum(weight * (real[n:] - level[:, n:]), axis=1, keepdims=True)
             scatter = np.maximum(0.0, excess / weight.sum(axis=1, keepdims=True) / area)
             return level + area * scatter, scatter
-
         def chi2(labels):
             level, _ = levels(labels)
             rest, off = real - level, labels[:, :2] - self.centre
@@ -142,7 +139,6 @@ class Comparison:
             if covariance is None:
                 return prior + np.sum(0.5 * modes * (rest / level)**2, axis=1)
             return prior + np.einsum("nd,nd->n", rest, np.linalg.solve(covariance, rest.T).T)
-
         low, high = np.array([OMEGA_M_RANGE, S_8_RANGE, T_AGN_RANGE, F_0_RANGE, (-0.1, 0.1)]).T
         theta = np.meshgrid(*(np.linspace(*b, 30) for b in (OMEGA_M_RANGE, S_8_RANGE)))
         grid = np.column_stack([*map(np.ravel, theta), np.tile(FIXED_NUISANCES, (900, 1))])

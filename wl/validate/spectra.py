@@ -194,7 +194,6 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
         raise InputError(f"{path}: expected an .npz file with arrays {', '.join(names)}, got "
                          f"{', '.join(found) or 'none'}; check --spectra, labels may come by "
                          "--label")
-
     def checked(name, values, shape):
         return array(f"{path}: {name}", values, shape, "f").astype(float)
     power = checked("power", found["power"], (None, None, None))
@@ -262,7 +261,6 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     out["drawn"] = drawn.mean(axis=(0, 2)) / expected.mean(axis=1)
     out["drawn_error"] = error / np.sqrt(len(drawn))
     out["means"] = bool(np.all(off <= error))
-
     out["slope"] = regress(expected, real.label, minimum)[0]
     pull = (out["slope"] - out["slope_real"]) / out["slope_error"]
     out["slope_p"] = 2.0 * stats.t.sf(np.abs(pull), dof)
@@ -271,7 +269,6 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     along = [np.sign(out[name][:, :, RESPONSE_BINS].mean(axis=(0, 2)))
              for name in ("slope", "slope_real")]
     out["signs"] = bool(np.all(along[0] == along[1]))
-
     variance = [np.log10(np.maximum(v, minimum)).var(axis=-2, ddof=1)
                 for v in (simulated, real.power)]
     ratio = variance[0].mean(axis=(0, 1)) / variance[1].mean(axis=0)
