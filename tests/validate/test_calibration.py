@@ -1,4 +1,6 @@
 """Calibration on simulated maps, with negative controls; the out-of-distribution metric."""
+import types
+
 import numpy as np
 import pytest
 import synthetic
@@ -124,7 +126,8 @@ def test_recalibration_is_fitted_on_maps_that_its_emulator_has_not_seen():
     def means(changed):
         moved = estimate.copy()
         moved[:, changed] += 0.05
-        truth, known = infer._held_out(emulator, moved, options, 1)
+        folder = types.SimpleNamespace(seed=1, quiet=True)
+        truth, known = infer._held_out(emulator, moved, options, folder)
         # the first fold holds realisations 0 and 12, in turns from cosmology to cosmology
         first = slice(0, 2 * len(emulator.theta))
         assert np.array_equal(truth[first], np.repeat(emulator.theta, 2, axis=0))
