@@ -61,8 +61,7 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
                 *learnt["widening"]))
         say(", ".join(said), folder.quiet)
     if "p_value_all" in data:               # sees strange maps that fit the summaries well
-        strange = data["p_value_all"][chosen] < posterior.MIN_P_VALUE
-        summary["flag"] |= np.where(strange, posterior.STRANGE, 0).astype(np.int16)
+        summary["flag"][data["p_value_all"][chosen] < posterior.MIN_P_VALUE] |= posterior.STRANGE
     groups, coords = _groups(predictions, chosen, summary, constant, chains, options)
     folder.write(path.name, "posterior", groups, coords=coords, settings=of_file, inputs=inputs,
                  origin=predictions.origin)

@@ -15,7 +15,7 @@ LINES = 128            # of each marginal density. A density of a hundredth of t
 CELL = 0.3             # quantiles within 0.06 sd then, within 0.0034 sd on lines this many sd apart
 EDGE = -5.0            # of Chains.edge: above it the hull cuts the density, which needs
 MORE = 4               # times as many lines; so do those that are broad enough for it
-MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of these: 1.5 GB in all for d = 10
+MAX_NUMBERS = 5e7      # of (d, d) matrices at all points of these, 0.4 GB
 NEAR = 16.0            # sd, rounded down to a power of two, beside a narrow posterior at least
 MAX_SIDE, MAX_ALONG = 32, 128    # points per side of any triangle, and in it along a line near one
 BLOCK = 1024           # maps whose posteriors survey() holds at a time

@@ -109,11 +109,11 @@ def last_line(result: dict) -> str:
     said = {"score": None, "error": None, "maps": 0, "kind": result["scored"]}
     if result["scored"] is not None:
         part = result["subsets"][result["scored"]]
-        error = part["score_error"]
+        error, bars = part["score_error"], "fail" if _off(part) else "hold"
         said |= {"score": f"{part['score']:.4f}", "error": error and f"{error:.4f}",
                  "maps": part["n"], **{f"in{name}": f"{value:.1f}" for name, value, *_ in
-                                       _coverages(part)}, "bars": "fail" if _off(part) else "hold"}
-        said["bars"] = said["bars"] if part["coverage_68_mean_error"] is not None else None
+                                       _coverages(part)},
+                 "bars": None if part["coverage_68_mean_error"] is None else bars}
     said |= {"flagged": result["diagnostics"].get("flagged", 0), "file": result["path"]}
     return "wl-result " + " ".join(f"{name}={value}" for name, value in said.items())
 
