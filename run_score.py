@@ -53,13 +53,13 @@ def parser() -> cli.Parser:
              "csv FILE, arviz FILE (netCDF), getdist PREFIX (chains of the maps that kept draws); "
              "may be given several times")
     add("--merge", metavar="FILE",
-        help="join the shards given (of run_mcmc.py --shard) into FILE first, bit for bit what a "
-             "run without shards writes, and score that")
+        help="join the shards given (of run_mcmc.py --shard) into FILE first, with the numbers of "
+             "a run without shards, and score that")
     add("--allow-unconverged", action="store_true",
         help="with --merge: exit 0 even if the run has not converged (see run_mcmc.py --help)")
     add("--ood", metavar="FILE",
-        help="posterior.h5 of out-of-distribution maps, or .npy with a bool per test map "
-             "of the one posterior given")
+        help="say how well p_value_all, or chi2 without it, tells strange maps: a posterior.h5 of "
+             "such maps, or .npy with a bool per test map of the one posterior given")
     cli.add_shown(parser)
     add("--json", action="store_true",
         help="print the content of score.json as a list instead of the table")

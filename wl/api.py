@@ -9,10 +9,13 @@ For the scripts' --dry-run: what a run would do, read and write, and about how l
 import dataclasses
 import pathlib
 
-from .core import cli
+from .core import cli, hdf5
 from .core.checks import InputError, meant
+from .core.files import lock
 from .core.params import HOLDOUT, N_OBSERVED
 from .maps.dataset import open_set, read_new
+from .maps.splits import DEFAULT_REALISATIONS, MapOptions
+from .posterior.options import PosteriorOptions, Wanted
 
 # seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
 # that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
@@ -57,7 +60,6 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
         predictions = wl.predict(maps, "data/runs/small", model="statistics")
         print(predictions.groups["predictions"]["summaries"].shape)
     """
-    from .maps.splits import MapOptions
     from .summaries import options as choices, predict as stage
     threads = cli.prepare_process(threads)
     texts = choices.as_texts(options.pop("model_options", {}))
@@ -83,9 +85,7 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
         posterior = wl.infer(predictions, "data/runs/small", sampler="exact")
         print(posterior.groups["summary"]["posterior_mean"])
     """
-    from .core import hdf5
     from .posterior import infer as stage
-    from .posterior.options import PosteriorOptions, Wanted
     cli.prepare_process(threads)
     if not isinstance(predictions, hdf5.File):
         predictions = hdf5.read(predictions, "predictions")
@@ -120,16 +120,13 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
         new = wl.apply("data/runs/small", "new.npy")
         print(wl.infer(new, "data/runs/new", sampler="exact").groups["summary"]["p_value"])
     """
-    from .posterior.options import Wanted
     from .summaries import apply as stage
     return stage.apply(stage.open_run(run), maps, Wanted("test").rows,
                        cli.prepare_process(threads), quiet)
 
 
 def _folder(out, seed, force, quiet):
-    from .core.files import lock
-    from .core.hdf5 import Folder
-    return Folder(pathlib.Path(out), None, seed, force, quiet, lock(out))
+    return hdf5.Folder(pathlib.Path(out), None, seed, force, quiet, lock(out))
 
 
 def _options(given, *classes):
@@ -144,7 +141,6 @@ def _options(given, *classes):
 
 def rehearsed_set(folder, realisations: int | None, threads: int) -> str:
     """What simulating a set would take. realisations: of each cosmology, None for the default."""
-    from .maps.splits import DEFAULT_REALISATIONS
     from .simulate.plan import N_COSMOLOGY
     from .simulate.simulate import DEFAULT_TEST
     n_map = N_COSMOLOGY * (realisations or DEFAULT_REALISATIONS) + DEFAULT_TEST
@@ -204,12 +200,13 @@ def rehearsed_file(file, path, posterior, wanted, folder, threads: int, new: boo
         told = f"{len(names)} networks of {file.path.parent}"
     d = 0 if file.settings["method"] == "direct" else d
     return _told([f"read: {path}; {n_map} maps, {told}"], (count, d), posterior, wanted,
-                 f"{folder.out}: ", threads, seconds)
+                 f"{folder.out}: ", threads, seconds, new)
 
 
-def _told(lines, shape, posterior, wanted, out, threads, seconds):
+def _told(lines, shape, posterior, wanted, out, threads, seconds, new=False):
     """The lines, and more on how maps are inferred, how long all takes, what is written."""
     (count, d), exact = shape, posterior.sampler == "exact"    # d = 0: no summaries
+    scores = ", score.json" if wanted.shard is None and not new else ""
     how = ("the network's own error bars" if d == 0 else "quadrature" if exact else
            f"{posterior.chains} chains of {posterior.nstep} steps")
     cost = 0.0 if d == 0 else COSTS["exact"] if exact else (
@@ -224,5 +221,5 @@ def _told(lines, shape, posterior, wanted, out, threads, seconds):
         f"time: about {shown.pop('all')} on {threads} threads ("
         + ", ".join(f"{name} {text}" for name, text in shown.items())
         + "), on cores such as those of benchmarks/README.md",
-        f"write: {out}statistics.h5, {wanted.file_name}, score.json, about {max(size, 0.1):.1f} "
-        "MB; nothing was written now"])
+        f"write: {out}{'statistics.h5, ' * (d > 0)}{wanted.file_name}{scores}, about "
+        f"{max(size, 0.1):.1f} MB; nothing was written now"])

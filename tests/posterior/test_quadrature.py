@@ -65,7 +65,7 @@ def test_edge_is_the_highest_density_on_the_whole_hull(emulator, maps, truth):
     assert 5 < (truth.edge > -0.5).sum() < 280
 
 
-def testline_quantiles_of_a_linear_density():
+def test_line_quantiles_of_a_linear_density():
     """p(x) = 2 x on twenty lines of [0, 1], two points each: the root of the level, to rounding."""
     weight, levels, out = np.repeat(np.arange(20) + 0.5, 2), np.array([0.2, 0.5, 0.8]), np.empty(3)
     kernels.line_quantiles(weight, np.arange(0, 41, 2), np.array([0.0, 1.0]), levels, out)

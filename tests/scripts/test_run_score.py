@@ -157,7 +157,10 @@ def test_the_verdict_judges_the_error_bars(case, width, words):
     folder, path, _ = case
     label, label_test = np.load(folder / "label.npy"), np.load(folder / "label_test.npy")
     make_posterior(path, folder, label, label_test, width=width)
-    text = table.verdict(report.score_posterior(path, bootstrap=100))
+    result = report.score_posterior(path, bootstrap=100)
+    text = table.verdict(result)
+    strange = {"maps": 100, "flagged": 3, "flags": {table.STRANGE: 3}}       # and more would be too
+    assert "--folds" not in table.verdict(result | {"diagnostics": strange})
     assert words in " ".join(text.split()) and ("--folds" in text) == (width != 1.0)
     assert words not in table.verdict(report.score_posterior(path, bootstrap=1))     # no errors
 
@@ -316,6 +319,7 @@ def test_exports(case, called, tmp_path):
     rewrite(path, lambda groups: groups.update(posterior={
         p: Var(("chain", "draw", "map"), draws[..., k]) for k, p in enumerate(("Omega_m", "S_8"))}))
     ok(called("run_score.py", path, "--no-figures", "--export", "getdist", "g", cwd=tmp_path))
+    failed(called("run_score.py", path, "--export", "getdist", "new/", cwd=tmp_path))
     table_ = np.loadtxt(tmp_path / "g_map0_2.txt")
     assert np.allclose(table_[:, 2:], draws[1, :, 0]) and (table_[:, 0] == 1.0).all()
     names = (tmp_path / "g_map0.paramnames").read_text().split()

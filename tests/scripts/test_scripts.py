@@ -85,8 +85,10 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(work, called, tmp_path
         heads = [line.split(":")[0] for line in run.stdout.splitlines()]
         assert heads[0] == "read" and heads[2:] == ["infer", "time", "write"], heads
         assert "24 maps by" in run.stdout and "12 x 16 maps" in run.stdout
+        assert "statistics.h5, posterior.h5, score.json" in run.stdout
     run = called("run_direct.py", "--data", "data/small", *DIRECT, "--dry-run", cwd=work)
     assert run.returncode == 0 and "own error bars" in run.stdout, run.stderr
+    assert "statistics.h5" not in run.stdout
     assert sorted(map(str, work.rglob("*"))) == before
     said = called("run_mcmc.py", "--dry-run", cwd=tmp_path).stdout
     assert f"{101 * 32 + DEFAULT_TEST} are simulated" in said
@@ -254,12 +256,15 @@ def test_out_of_distribution_metric(work, predicted, called):
     np.save(label, np.ones(5, bool))
     assert "24" in one_line(called("run_score.py", path, "--ood", label, cwd=work))
     file = hdf5.read(work / path)
-    file.groups["observed_data"]["summaries"] = np.ones((24, 3))
     groups = {g: {n: hdf5.Var(file.dims[g][n], a) for n, a in file.groups[g].items()}
               for g in ("summary", "observed_data")}
-    hdf5.write(predicted / "three.h5", "posterior", groups, settings=file.settings)
-    line = one_line(called("run_score.py", path, "--ood", predicted / "three.h5", cwd=work))
-    assert "has 3 summaries" in line and "has 2" in line
+    p_values = {"p_value_all": hdf5.Var(("map",), np.ones(24))}        # of hand-made statistics
+    for d, more, words in ((3, {}, "chi2 of 3"), (2, p_values, "p_value_all of 2")):
+        groups["observed_data"]["summaries"] = hdf5.Var(("map", "summary"), np.ones((24, d)))
+        groups["summary"] |= more
+        hdf5.write(predicted / "other.h5", "posterior", groups, settings=file.settings)
+        line = one_line(called("run_score.py", path, "--ood", predicted / "other.h5", cwd=work))
+        assert f"has {words} summaries" in line and "has chi2 of 2 summaries" in line
 
 
 def test_calibration_of_a_finished_run(work, predicted, called):

@@ -125,6 +125,7 @@ def test_spectra_of_new_maps(shared, tmp_path, capsys):  # noqa: F811
                    "always", "--out", str(tmp_path / "new"), "--dry-run"])
     said = capsys.readouterr().out
     assert f"{N_TEST} maps" in said and "measure" in said and not (tmp_path / "new").exists()
+    assert "statistics.h5, posterior.h5, about" in said                  # without truth no score
 
 
 def test_new_maps_are_scored_by_the_truth_of_their_own_set_alone(run, frames, tmp_path, capsys):

@@ -68,8 +68,7 @@ _locks = weakref.WeakValueDictionary()      # by folder, of this process
 def lock(folder, job: dict | None = None) -> Lock:
     """Keep other runs out of a folder, made if need be, for as long as the result is kept.
 
-    Nothing is left of an ended run: neither lock, nor temporary files of killed writes, nor folders
-    made for a run that wrote nothing.
+    Nothing is left of an ended run: no lock, no half of a killed write, no folder that stays empty.
     job: JSON values that say which run this is one of several jobs of; those share the folder
     Raises InputError that names the owner.
     """

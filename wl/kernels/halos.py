@@ -42,8 +42,7 @@ def scatter(field, near, turn, table, smooth, seed):
     """Add the smooth part of a slice and place its halos, a Poisson process even over each cell.
 
     field: (rows, columns) float32, g; near: (rows, columns) bool, cells of the map that get halos;
-    turn, table, seed: Turn, Table and integer of the slice; smooth: (rows, columns) float32, cells
-    of the map, added to.
+    turn, table, seed: Turn, Table and integer of the slice; smooth: float32 as near, added to.
     Returns (n, 3) float64: y, x of each halo in cells of the map, the place of g among the levels.
     """
     rows, columns = field.shape

@@ -62,8 +62,7 @@ class Frame:
 class Batches:
     """Draws batches of standardised maps from a memory map.
 
-    maps: (n_map, n_observed) float16, noiseless, or noisy with n_gal=None
-    frame: Frame
+    maps: (n_map, n_observed) float16, noiseless, or noisy with n_gal=None; frame: Frame
     scale: float, what a pixel is divided by (the training set's rms, signal and noise together)
     n_gal: float, source galaxies per square arcminute, or None; seed: int, of the noise
     """

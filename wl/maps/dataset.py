@@ -294,8 +294,7 @@ def read_new(path, mask: np.ndarray) -> np.ndarray:
     """Noisy maps from a bare file, on a known mask (rows, columns) bool.
 
     path: str or Path, .npy of floats: (n, n_observed) observed pixels in C order of the mask, or
-        frames (n, rows, columns), whose pixels outside the mask may be anything (NaN, say); one
-        map may come without its first axis
+        frames (n, rows, columns), NaN or anything outside the mask; one map without first axis
     Returns (n, n_observed) float16, as the public release has test maps; a memory map if it is
     that in the file. Raises InputError, naming the map, for others, NaN, inf and constant maps.
     """

@@ -154,10 +154,11 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
     """
     n_holdout = max(int(holdout > 0), round(holdout * n_realisation))
     n_shared = max(1, round(n_realisation / 32))
-    max_folds = max(min(n_realisation - n_holdout - n_shared, 100), 2)
-    if not 2 <= folds <= min(max_folds, n_realisation - n_holdout - n_shared):
-        raise InputError(f"--folds: expected 2 to {max_folds} for {n_realisation} realisations, "
-                         f"got {folds}; simulate more realisations, or give fewer folds")
+    max_folds = min(n_realisation - n_holdout - n_shared, 100)
+    if not 2 <= folds <= max_folds:
+        expected = f"2 to {max_folds}" if max_folds >= 2 else "--folds 1"
+        raise InputError(f"--folds: expected {expected} for {n_realisation} realisations, got "
+                         f"{folds}; simulate more realisations, or give fewer folds")
     order = seeds.generator(seed, seeds.SPLIT).permutation(n_realisation)
     code, fold = np.full(n_realisation, EMULATOR, np.int8), np.full(n_realisation, -1, np.int8)
     code[order[:n_holdout]] = HOLDOUT

@@ -57,8 +57,8 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
         constant |= {name: Var(("knot", "param")[-v.ndim:], v) for name, v in learnt.items()}
         said = [f"error bars times {f:.3f} ({p})" for f, p in zip(learnt["temperature"], PARAMS)]
         if "widening" in learnt:
-            said.append("quantiles at the hull {:.2f} and {:.2f} times wider".format(
-                *learnt["widening"]))
+            said.append("quantiles at the hull {:.2f} and {:.2f} times wider (at most {:g})".format(
+                *learnt["widening"], posterior.MAX_WIDENING))
         say(", ".join(said), folder.quiet)
     if "p_value_all" in data:               # sees strange maps that fit the summaries well
         summary["flag"][data["p_value_all"][chosen] < posterior.MIN_P_VALUE] |= posterior.STRANGE

@@ -264,8 +264,7 @@ def is_foreign(path) -> bool:
 def read_foreign(path, seed: int) -> File:
     """The predictions of others as a predictions.h5 holds them, in memory.
 
-    path: str or Path, see FOREIGN_HELP; seed: int, decides which maps feed the emulator
-    Raises InputError.
+    path: str or Path, see FOREIGN_HELP; seed: int, of the emulator split. Raises InputError.
     """
     path = pathlib.Path(path)
     summaries, truth = _foreign_tables(path)

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import zipfile
 
@@ -224,10 +225,12 @@ def submit(path, out, force: bool = False) -> int:
 
 def check(maps: Maps, form: str, out) -> None:
     """Raise InputError, before anything is written, where export() of the same values would."""
+    is_folder = os.path.isdir(out) or str(out).endswith(os.sep)
     out = pathlib.Path(out)
-    if form != "getdist" and (out.is_dir() or out.resolve() == maps.path.resolve()):
-        what = "a folder" if out.is_dir() else "the posterior itself"
-        raise InputError(f"--export {form} {out}: is {what}; give another name")
+    if form != "getdist" and out.resolve() == maps.path.resolve():
+        raise InputError(f"--export {form} {out}: is the posterior itself; give another name")
+    if is_folder:
+        raise InputError(f"--export {form} {out}: is a folder; give the name of a file in it")
     if form == "csv" and out.is_file():
         with open(out, "rb") as stream:
             if stream.read(9) != b"map,kind,":

@@ -159,23 +159,25 @@ def out_of_distribution(path, other) -> dict:
     """
     def chi2_of(path):
         maps = read_maps(path)
-        values = maps.summary.get("chi2", np.full(1, np.nan))
+        values, name = maps.summary.get("chi2", np.full(1, np.nan)), "chi2"
         if "p_value_all" in maps.summary:                 # of hand-made statistics: sees more
-            values = -np.log(np.maximum(maps.summary["p_value_all"], 1e-300))
+            name = "p_value_all"
+            values = -np.log(np.maximum(maps.summary[name], 1e-300))
         if np.isnan(values).any():
             raise InputError(f"{path}: expected a chi2 of each map, which only run_mcmc.py gives")
-        return values, maps, maps.file.groups["observed_data"]["summaries"].shape[1]
-    inside, maps, d = chi2_of(path)
+        d = maps.file.groups["observed_data"]["summaries"].shape[1]
+        return values, maps, f"{name} of {d} summaries"
+    inside, maps, known = chi2_of(path)
     if str(other).endswith(".npy"):
         test = maps.split == TEST
         number, inside = maps.realisation[test], inside[test]
         label = dataset.read_kinds(other, int(number.max(initial=-1)) + 1)
         inside, outside = inside[~label[number]], inside[label[number]]
     else:
-        outside, _, d_other = chi2_of(other)
-        if d != d_other:
-            raise InputError(f"{other}: has {d_other} summaries of each map, {path} has {d}: "
-                             "their chi2 cannot be compared; give a run with the same --method")
+        outside, _, found = chi2_of(other)
+        if found != known:
+            raise InputError(f"{other}: has {found}, {path} has {known}: they cannot be compared; "
+                             "give a run with the same --method and --model")
     return {"tpr": score.out_of_distribution(inside, outside), "n_in": len(inside),
             "n_out": len(outside)}
 

@@ -56,8 +56,8 @@ GLOSSARY = {
            "with its error e and error bar s. MSE / label variance: 0 is perfect, 1 knows only the "
            "design.",
     "off design": "Off design: cosmologies that train no emulator.",
-    "at the hull": "At the hull: at the edge of the design, where an error bar, stretched by one "
-                   "factor for all maps, is too short; there trust the quantiles.",
+    "at the hull": "At the hull: at the edge of the design, where error bars are too short; "
+                   "quantiles are widened there, at most twofold: use these.",
     "p-value: truths": "p-value: that truths are spread evenly over their posteriors; values near "
                        "1 are conservative, as maps of one cosmology are not independent."}
 HEAD = """<!DOCTYPE html>
@@ -76,7 +76,9 @@ def verdict(result: dict, written: list = ()) -> str:
     result: of report.score_posterior()
     written: Paths of the files that belong to it, which are named with the next command if any
     """
-    path, scored = pathlib.Path(result["path"]), result["scored"]
+    path, scored, found = pathlib.Path(result["path"]), result["scored"], result["diagnostics"]
+    flags = found.get("flags", {})
+    strange = flags.get(STRANGE, 0) > 1.0 + 0.01 * found.get("maps", 0)
     if scored is None:
         lines = [f"No truth is known for these {result['without_truth']['n']} maps: nothing is "
                  "scored."]
@@ -88,13 +90,11 @@ def verdict(result: dict, written: list = ()) -> str:
                    (("spectrum", "power spectrum"), ("limit", "information limit")) if result[name]]
         lines = [f"Score {_pm(part, 'score', 2)} on {part['n']} {scored} maps; higher is better.",
                  f"Beside it: {', '.join(others)}; published recipe {PUBLISHED} (real maps).",
-                 _bars_verdict(part)]
-    flags = result["diagnostics"].get("flags")
+                 _bars_verdict(part, strange)]
     if flags:
         advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
         lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + advice)
-        if flags.get(STRANGE, 0) > 1.0 + 0.01 * result["diagnostics"]["maps"]:
-            lines.append(DISTRUST)
+        lines += [DISTRUST] * strange
     lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
     if written:
         names = {f.parent.name + "/" if f.parent != path.parent else f.name for f in written}
@@ -134,8 +134,8 @@ def _off(part):
                  if abs(value - nominal) > max(allowed, SURE * (error or 0.0))), 0.0)
 
 
-def _bars_verdict(part):
-    """Whether the intervals hold, and what to do if not; nothing of a single map."""
+def _bars_verdict(part, strange):
+    """Whether the intervals hold, and what helps if not and no maps are strange; "" of one map."""
     if part["coverage_68_mean_error"] is None:
         return ""
     off, shown = _off(part), ", ".join(f"{value:.1f} +- {error:.1f} % ({name})"
@@ -145,7 +145,7 @@ def _bars_verdict(part):
     said += [f"{name} comes out {abs(bias) / sd:.2f} error bars too {'high' if bias > 0 else 'low'}"
              f" on average, or its posterior is misshapen (p = {p:.0e})." for name, p, bias, sd in
              zip(PARAMS, part["pit_p_value"], part["bias"], part["mean_sd"]) if p < MIN_P]
-    if off or len(said) > 1:
+    if (off or len(said) > 1) and not strange:
         said.append("More maps for the emulator (--emulator-fraction, --folds) may help.")
     return " ".join(said)
 

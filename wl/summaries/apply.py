@@ -17,7 +17,7 @@ from . import handmade
 from .likeness import p_values
 from .options import PRECISIONS, SPECTRUM, NetworkOptions
 
-MAX_RMS_RATIO = 1.15           # of the new maps to the run's, or the inverse, without a warning
+MAX_RMS_RATIO = 1.15           # of the noise alone to the new maps, without a warning
 
 
 def open_run(folder) -> hdf5.File:

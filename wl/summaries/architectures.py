@@ -280,8 +280,7 @@ class ResNet(Pooled):
     first of which halve the frame. Four stages of two blocks are ResNet-18.
 
     stem, widths, blocks: channels of the stem and of the stages, blocks a stage
-    attention: int, how many stages, counted from the last, end in a CBAM
-    hidden, dropout: of dense_head
+    attention: int, how many of the last stages end in a CBAM; hidden, dropout: of dense_head
     """
 
     def __init__(self, frame, n_out, *, stem, widths, blocks, attention, hidden, dropout):
@@ -301,8 +300,7 @@ class ResNet(Pooled):
 class BigGANEncoder(Pooled):
     """Encoder of the residual blocks of BigGAN's discriminator (Brock et al. 2018).
 
-    First weights are orthogonal. A mean over the frame takes the place of the paper's sum, which
-    would grow with the frame.
+    First weights are orthogonal. Where the paper takes a sum over the frame, this takes a mean.
 
     input_pool: int, side of the squares of pixels whose means are taken before all else
     widths: channels of the blocks, each of which halves the frame

@@ -42,9 +42,8 @@ class Spectrum:
     shape, n_observed: (rows, columns) of the frame, pixels inside the mask
     n_bin, ell_min, ell_max: int and floats, the bins
     |FFT|^2 x pixel area / n_observed, so that white noise of variance v has C_ell = v x pixel area;
-    the mask's mode coupling stays in (a pseudo-C_ell), the same in every map.
-    Has edges (n_bin + 1,); count, modes per bin; used, bins with modes, and ell, their centres;
-    width, numbers per map.
+    the mask's mode coupling stays in (a pseudo-C_ell), the same in every map. Has edges (n_bin +
+    1,); count, modes per bin; used, the width bins with modes; ell, their centres.
     """
 
     NAME = "spectrum"
@@ -275,8 +274,7 @@ def measure(statistic, batches: Batches, rows: np.ndarray, noise: int, threads: 
     """A Spectrum or Features of many maps, the same for any number of threads.
 
     batches, rows, noise: Batches on an unpacked frame, scale 1; (n,) int, its maps; for fetch()
-    progress: with update(n), or None
-    chunk: int, maps that a thread takes at a time
+    progress, chunk: with update(n), or None; int, maps that a thread takes at a time
     Returns (n, width) float64. Raises InputError for a number that is not finite.
     """
     out, step = np.empty((len(rows), statistic.width)), chunk * threads
