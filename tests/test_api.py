@@ -72,6 +72,9 @@ def test_folds_are_those_of_the_command_line(folder):
         found = wl.predict(maps, folder / f"folds{folds}", model="statistics", model_options=small,
                            **more)
         assert found.settings["folds"] == folds
+    found = wl.predict(maps, folder / "spectrum", method="spectrum")
+    assert found.settings["model"] == "spectrum" and "model_options" not in found.settings
+    assert wl.infer(found, folder / "spectrum", sampler="exact", smooth="always").digest
 
 
 @pytest.mark.parametrize("code, words", [

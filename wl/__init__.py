@@ -10,8 +10,7 @@ Data flows one way through eight rooms; a room (a subpackage) imports only from 
     scoring          posterior -> score; reads the truth
     validate         checks of the whole chain
 
-From Python, `api` joins them: open_set, simulate_set, predict, infer, score and apply are functions
-of wl itself, in notebooks too.
+From Python: open_set, simulate_set, predict, infer, score and apply of wl itself (`api` has them).
 """
 __version__ = "0.2.0"
 __all__ = ["apply", "infer", "open_set", "predict", "score", "simulate_set"]

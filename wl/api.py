@@ -3,8 +3,7 @@ examples of simulate_set, predict, infer and score, one after the other, are a w
 
 Options are those of the command line, with _ for -, and have the same defaults and checks. What was
 done before is not repeated. Mistakes raise wl.core.checks.InputError, and nothing ends the process.
-
-For the scripts' --dry-run: what a run would do, read and write, and about how long it takes.
+For --dry-run of the scripts: what a run would do, read and write, and about how long it takes.
 """
 import dataclasses
 import pathlib
@@ -66,7 +65,7 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     if method == "network" and "emulator_fraction" not in options:      # as on the command line
         options.setdefault("folds", choices.DEFAULT_FOLDS)
     own, network = _options(options, MapOptions, choices.NetworkOptions)
-    more = ({"model": method} if method == choices.SPECTRUM else
+    more = ({"model": method, "model_options": {}} if method == choices.SPECTRUM else
             {"model_options": choices.model_options(network.model, texts)})
     network = dataclasses.replace(network, method=method, threads=threads, **more)
     return stage.predict(stage.prepare(maps, own, network, _folder(out, seed, force, quiet)))
@@ -118,7 +117,7 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
     Returns a core.hdf5.File. Raises InputError.
 
         new = wl.apply("data/runs/small", "new.npy")
-        print(wl.infer(new, "data/runs/new", sampler="exact").groups["summary"]["p_value"])
+        print(wl.infer(new, "data/runs/new", sampler="exact").groups["summary"]["flag"])
     """
     from .summaries import apply as stage
     return stage.apply(stage.open_run(run), maps, Wanted("test").rows,

@@ -8,6 +8,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from scipy.interpolate import LinearNDInterpolator
 
 from conftest import ROOT
 from wl.core import hdf5, params
@@ -278,14 +279,39 @@ def test_calibration_of_a_finished_run(work, predicted, called):
     run = calibrate(run_folder, "--scale", "0.7")
     assert run.returncode == 1 and "TARP" in run.stderr
     assert "not calibrated: coverage at 68 %" in run.stderr
-    assert "statistics.h5" in one_line(calibrate(predicted))
-    shutil.copy(run_folder / "posterior.h5", predicted)
-    file = hdf5.read(run_folder / "statistics.h5")
-    group = {n: hdf5.Var(file.dims["statistics"][n], a)
-             for n, a in file.groups["statistics"].items()}
-    hdf5.write(predicted / "statistics.h5", "statistics", {"statistics": group}, seed=file.seed,
-               settings={**file.settings, "smooth": "always"}, inputs=file.inputs)
-    assert "smooth" in one_line(calibrate(predicted))
+    assert "posterior.h5" in one_line(calibrate(predicted))
+    file = hdf5.read(run_folder / "posterior.h5")
+    design = hdf5.Var(("cosmology", "param"), file.groups["constant_data"]["design"])
+    hdf5.write(predicted / "posterior.h5", "posterior", {"constant_data": {"design": design}})
+    assert "without emulator" in one_line(calibrate(predicted))
+
+
+def test_a_posterior_follows_from_its_file_alone(work, called):
+    """SciPy's interpolation between the vertices of the file, Gaussian likelihood, prior: a sum over
+    a grid gives the means and standard deviations of the quadrature."""
+    run = called("run_mcmc.py", "--predictions", RUN / "predictions.h5", "--sampler", "exact",
+                 "--out", "alone", "--no-figures", "--quiet", "--allow-unconverged", cwd=work)
+    assert run.returncode == 0, run.stderr
+    groups = hdf5.read(work / "alone" / "posterior.h5").groups
+    theta, mean, covariance, prior = (groups["constant_data"][f"vertex_{name}"] for name in (
+        "theta", "mean", "covariance", "log_prior"))
+    assert len(theta) > len(groups["constant_data"]["design"])           # the prior goes beyond it
+    axes = [np.linspace(low, high, 500) for low, high in zip(theta.min(0), theta.max(0))]
+    points = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+    values = np.column_stack([prior, mean, covariance.reshape(len(theta), -1)])
+    values = LinearNDInterpolator(theta, values)(points)
+    points, values = (v[np.isfinite(values[:, 0])] for v in (points, values))
+    inverse = np.linalg.inv(values[:, 3:].reshape(-1, 2, 2))
+    for i, summary in enumerate(groups["observed_data"]["summaries"]):
+        left = summary - values[:, 1:3]
+        log_density = values[:, 0] + 0.5 * (np.log(np.linalg.det(inverse)) - np.einsum(
+            "pi,pij,pj->p", left, inverse, left))
+        weight = np.exp(log_density - log_density.max())
+        weight /= weight.sum()
+        expected = weight @ points
+        sd = np.sqrt(weight @ (points - expected)**2)
+        assert np.abs(expected - groups["summary"]["posterior_mean"][i]).max() < 0.01 * sd.min()
+        assert np.allclose(sd, groups["summary"]["sd"][i], rtol=0.01)
 
 
 def test_spectrum_runs_end_to_end(work, called):
@@ -306,6 +332,12 @@ def test_direct_runs_end_to_end_and_holdout_is_scored(work, called):
         split, cosmology = file["observed_data/split"][:], file["observed_data/cosmology"][:]
     assert set(split) == {params.TEST, params.HOLDOUT}
     assert (cosmology[split == params.HOLDOUT] >= 0).all()
+    assert (np.diff(split) <= 0).all() and params.TEST > params.HOLDOUT      # as maps are numbered
+    given = hdf5.read(out / "predictions.h5").groups
+    data, design = given["predictions"], given["constant_data"]["design"]
+    some = data["split"] == params.EMULATOR
+    pull = (design[data["cosmology"][some]] - data["summaries"][some]) / data["sd"][some]
+    assert np.allclose(found["correlation"], np.corrcoef(pull.T)[0, 1], atol=1e-9)
     score = json.loads((out / "score.json").read_text())
     assert {"test", "holdout"} <= set(score["subsets"])
 

@@ -295,7 +295,11 @@ def test_a_run_of_two_parts(data):  # noqa: F811
     again = predict.predict(start(data, *options, "--threads", "1", out="jobs"))
     assert again.digest == file.digest
     # measured maps are the files': draws differ, fixed ones have the noise that the other part sees
-    measured = hdf5.read(work.folder.out / "features.h5", "features").groups["features"]
+    measured = hdf5.read(work.folder.out / "features.h5", "features")
+    number = measured.coords["features"]["map"]                # of the maps, as in predictions.h5
+    named = file.coords["predictions"]["map"][split != TEST]
+    assert number[0] == work.maps.n_test and set(named) <= set(number)
+    measured = measured.groups["features"]
     rows = work.split.rows(TRAIN)
     assert np.array_equal(measured["rows"], rows)
     assert measured["fresh"].shape[0] == handmade.MAX_DRAWS - 1

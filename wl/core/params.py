@@ -30,12 +30,14 @@ REGIONS = {"68": 0.682689492137, "95": 0.954499736104}
 NAMES = {"mean": "posterior_mean"}     # in files: ds.mean is a method of xarray
 
 # what each variable of the files is; those not in UNITS have no dimension
-UNITS = {"tau": "steps", "draw": "steps"}
+UNITS = {"tau": "steps"}
 VARIABLES = {
     "summaries": "what a map becomes: a network's predictions, or log10 of a binned spectrum",
     "sd": "standard deviation of the posterior", "posterior_mean": "mean of the posterior",
-    "summary_mean": "mean of a cosmology's summaries", "loss": "mean loss of the maps that train",
-    "covariance": "covariance of a cosmology's summaries from map to map", "S_8": "draws of S_8",
+    "summary_mean": "mean of a cosmology's summaries, smooth over the design unless orders are -1",
+    "covariance": "their covariance from map to map, likewise smooth, for a mean over all folds, "
+                  "over N - d - 2", "loss": "mean loss of the maps that train",
+    "S_8": "draws of S_8", "truth": "true Omega_m and S_8, NaN where unknown",
     "mask": "survey mask, True where a pixel is observed", "network": "file of the network",
     "n_maps": "maps that mean and covariance are made of", "ell": "central multipole of the bin",
     "cosmology": "index into the design, -1 for test maps", "log_evidence": "ln of the evidence",
@@ -44,18 +46,24 @@ VARIABLES = {
     "between": "covariance between the folds' networks for the same map",
     "stacking": "coefficients that combine the summaries of a model's parts",
     "trained": "epochs (of dense networks: passes over the maps) behind a network",
-    "validation": "mean loss of those that do not", "entry": "entry of the history of a training",
+    "validation": "mean loss of the maps that choose the epoch",
+    "entry": "entry of the history of a training",
     "feature": "hand-made statistic, by its kind", "tau": "autocorrelation time of the chains",
     "errorbar": "recalibrated error bar: what is scored and submitted", "chain": "chain of the map",
     "correlation": "correlation of Omega_m and S_8 in the posterior", "Omega_m": "draws of Omega_m",
     "acceptance": "share of accepted proposals among the kept steps",
-    "ess": "bulk effective sample size of the kept draws (Vehtari et al. 2021)",
-    "rhat": "rank-normalised split R-hat of the kept draws (Vehtari et al. 2021)",
-    "edge": "ln of the highest density on the hull's edge relative to the highest anywhere",
+    "ess": "bulk effective sample size of about 500 draws a chain (Vehtari et al. 2021); moments "
+           "are of all steps", "rhat": "rank-normalised split R-hat of these draws",
+    "edge": "ln of the highest density on the edge of all vertices relative to the highest",
     "chi2": "r^T C^-1 r of what the emulator leaves of the summaries at the posterior's mean",
-    "p_value": "probability of a larger chi2 with as many degrees of freedom as summaries",
+    "p_value": "probability of a larger chi2 with as many degrees of freedom as summaries: too "
+               "large, as two parameters were fitted",
     "lp": "ln of the unnormalised posterior density of each draw",
-    "vertex_log_prior": "ln of the prior density at each cosmology of the design",
+    "vertex": "corner of the emulator's Delaunay triangles: the design's cosmologies and, for the "
+              "prior of the design, points 0.5 of its sd beyond them",
+    "vertex_theta": "Omega_m and S_8 of the vertex", "vertex_mean": "mean of the summaries there",
+    "vertex_log_prior": "ln of the prior density at the vertex, linear between vertices",
+    "vertex_covariance": "covariance of the summaries at the vertex",
     "quadrature_error": "largest difference to a finer quadrature, in posterior sd: mean and sd "
                         "by order 6 and by order 8, quantiles",
     "temperature": "factor between sd and errorbar", "param": "cosmological parameter",
@@ -63,12 +71,15 @@ VARIABLES = {
     "widening": "factor of the quantiles about the median for a posterior at the hull",
     "kind": "what the map is used for: test, holdout, emulator or train",
     "fixed": "hand-made statistics of every map of the set, in its order",
-    "fresh": "the same with further draws of noise, of the maps that train",
-    "rows": "maps that train, by their place in the set", "knot": "knot of the normal score",
-    "test": "hand-made statistics of the test maps", "order": "order of the quadrature",
+    "fresh": "hand-made statistics under further draws of noise, of the maps that train",
+    "noise_draw": "further draw of noise", "test_map": "row of the file of test maps",
+    "rows": "maps that train, by their place in `fixed`", "knot": "normal score of the knot",
+    "test": "hand-made statistics of the test maps", "order": "what is compared",
     "flag": "sum of the bits of what is wrong with the posterior, 0 if nothing is",
     "map": "index of the map in its set, the same in all runs: test maps first",
     "draw": "step of the chain that a draw is of; for independent draws their number",
+    "term": "summaries of one part of the model after the other, then a constant",
+    "row": "row of the table or the frame", "column": "column of the frame",
     "split": "what the realisation is used for",
     **dict.fromkeys(("theta", "design"), "Omega_m and S_8 of each cosmology of the design"),
     **{f"p_value_{name}": f"share of simulated maps whose {what} less like those of simulations "

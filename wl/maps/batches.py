@@ -18,9 +18,8 @@ class Frame:
     """Where the observed pixels of a mask lie in the array that a network sees.
 
     mask: (rows, columns) bool
-    pack: bool, fold the frame when part of it is empty: the columns that only some rows reach are
-        cut off and laid below the others, so that no pixel is lost (1424 x 176 of the survey
-        becomes 1840 x 104: 24 % fewer pixels to convolve)
+    pack: bool, lay the columns that only some rows reach below the others: no pixel is lost, and
+        1424 x 176 of the survey become 1840 x 104, 24 % fewer pixels to convolve
     overlap: int, columns that both parts of a folded frame hold
     Has shape, (rows, columns) of the result, and targets and copies for kernels.noise.Layout.
     """
@@ -85,11 +84,9 @@ class Batches:
         """A batch (n, 1, height, width) float32; allocates nothing that depends on n_map.
 
         rows: (n,) int, maps
-        noise: int, NO_NOISE, FRESH (training: a new draw per index in draws) or FIXED (one exact
-            draw per map, the same for ever)
+        noise: int, NO_NOISE, FRESH (a new draw per index in draws), FIXED (an exact one per map)
         draws: (n,) int64 for FRESH alone, e.g. epoch x n_map + row
-        symmetry: (n,) int, 0 to 3, or one for all
-        out: contiguous array to write to, or None
+        symmetry, out: (n,) int, 0 to 3, or one for all; contiguous array to write to, or None
         """
         rows = np.ascontiguousarray(rows, np.int64)
         draws = rows if draws is None or noise != FRESH else np.ascontiguousarray(draws, np.int64)

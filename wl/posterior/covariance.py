@@ -63,8 +63,8 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     """Mean and covariance over the design, as smooth as cross-validation finds best.
 
     theta: (n_cosmology, 2), summary: (n_cosmology, n_realisation, d) float64.
-    smooth: "auto", "none", or "always" (raw only where the design is too small for a polynomial).
-    seed: int, of the cross-validation's folds.
+    smooth, seed: "auto", "none", or "always" (raw only where the design is too small for a
+        polynomial); int, of the cross-validation's folds.
     Returns mean and covariance as per_cosmology(), and the choice: orders "mean", "covariance"
     (-1: raw), and "gain", cross-validated log-likelihood per map over the raw or lowest ones.
     Raises InputError for too few realisations, or summaries that do not vary.

@@ -226,9 +226,9 @@ def design_log_density(theta: np.ndarray, at: np.ndarray,
 def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, float]:
     """A user's own prior at the design's points.
 
-    path: .npy, or text (blanks or commas, # comments), with rows of Omega_m, S_8, density in any
-        normalisation, of points that span the design or are its own to six decimals; 0 excludes.
-    theta: (n, 2) float64, the design.
+    path, theta: .npy, or text (blanks or commas, # comments), with rows of Omega_m, S_8, density in
+        any normalisation, of points that span the design or are its own to six decimals; 0
+        excludes. (n, 2) float64, the design.
     Returns log densities (n,), and what is lost between the cosmologies: the rms difference of ln
     density at the file's points in the hull, by density. Raises InputError.
     """

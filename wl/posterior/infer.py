@@ -5,7 +5,6 @@ import numpy as np
 
 from ..core import hdf5
 from ..core.checks import InputError, RunError, triangulate
-from ..core.files import refuse_difference
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, LEVELS, NAMES, PARAMS, SPLITS
 from ..core.progress import Progress, say, warn
@@ -16,6 +15,7 @@ MAX_RECALIBRATED = 10_000       # emulator maps whose posteriors recalibrate the
 RECALIBRATION_FOLDS = 12       # with few, nuisances that all cosmologies share widen the bars
 MAX_PRIOR_LOSS = 0.1           # of ln density between the design's points, without a warning
 MAX_NAMED = 5                  # maps that a warning names
+ORDERS = np.array(["moments by order 6", "moments by order 8", "quantiles"])  # quadrature_error's
 IS_COORDINATE = {"coordinates": "kind"}        # of xarray, beside the dimensions
 
 
@@ -39,18 +39,23 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
     if folder.reuse(path.name, "posterior", of_file, inputs) is not None and whole:
         return path
     chosen, chains, constant = wanted.rows(data["split"]), None, {}
+    # by their numbers, as joined shards are
+    chosen = chosen[np.argsort(predictions.coords["predictions"]["map"][chosen], kind="stable")]
     if direct:
-        summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
+        per, rows = emulator_maps(predictions)
+        summary, result = (posterior.gaussian(*pair) for pair in (
+            (data["summaries"][chosen], data["sd"][chosen]),
+            (per.reshape(-1, per.shape[2]), data["sd"][rows])))
+        known = design[data["cosmology"][rows]], result
+        pull = (known[0] - result["mean"]) / result["sd"]     # a network gives no correlation
+        for one in (summary, result):
+            one["correlation"] += np.corrcoef(pull.T)[0, 1]
     else:
         emulator, per, constant = _emulator(predictions, options, folder, settings, inputs)
-        summary, chains, more = _sample(predictions, options, folder, emulator, wanted)
+        summary, chains, more = _sample(predictions, options, folder, emulator, wanted, chosen)
         constant |= more
     if options.recalibrate != "none":
-        if direct:
-            per, rows = emulator_maps(predictions)
-            known = (design[data["cosmology"][rows]],
-                     posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows]))
-        else:
+        if not direct:
             known = _held_out(emulator, per, options, folder)
         more, learnt = posterior.recalibrate(options.recalibrate, summary, *known, design)
         summary |= more
@@ -134,30 +139,23 @@ def _held_out(emulator, per, options, folder):
 
 
 def load_emulator(folder):
-    """The emulator of a finished run: its folder's statistics.h5, and the prior in posterior.h5.
-
-    folder: str or Path. Raises InputError, also where the two are of different runs.
-    """
-    from . import emulator
-    file = hdf5.read(pathlib.Path(folder, "statistics.h5"), "statistics")
-    made = hdf5.read(pathlib.Path(folder, "posterior.h5"), "posterior", groups=("constant_data",))
-    stat, constant = file.groups["statistics"], made.groups["constant_data"]
-    if "vertex_log_prior" not in constant:
-        raise InputError(f"{folder}: expected a run of run_mcmc.py, got one without emulator; give "
-                         "another")
-    before, now = ({"seed": f.seed, "input": f.inputs, **f.settings, "orders": None}
-                   for f in (file, made))
-    refuse_difference(f"{file.path}: has", before, now, "repeat the run with --force",
-                      "posterior.h5 beside it")
-    prior = made.settings["prior"]
-    return emulator.build(stat["theta"], stat["summary_mean"], stat["covariance"],
-                          prior if prior in PRIORS else constant["vertex_log_prior"])
+    """The emulator of a finished run, from posterior.h5 in its folder. Raises InputError."""
+    from .emulator import Emulator
+    file = hdf5.read(pathlib.Path(folder, "posterior.h5"), "posterior", groups=("constant_data",))
+    try:
+        theta, *values = (file.groups["constant_data"][f"vertex_{name}"]
+                          for name in ("theta", "mean", "covariance", "log_prior"))
+    except KeyError:
+        raise InputError(f"{file.path}: expected a run of run_mcmc.py, got one without emulator; "
+                         "give another, or repeat the run with --force") from None
+    return Emulator(theta, *triangulate("design", theta), *values)
 
 
 def _emulator(predictions, options, folder, settings, inputs):
     """The emulator, its summaries, and its part of the posterior's file; writes statistics.h5."""
     from . import emulator as emulators
-    theta = predictions.groups["constant_data"]["design"]
+    theta, names = (predictions.groups["constant_data"]["design"],
+                    predictions.coords["predictions"]["summary"])
     per, _ = emulator_maps(predictions)
     mean, spread, orders = covariance.smoothed(theta, per, options.smooth, folder.seed)
     say("mean and covariance per cosmology: " + ", ".join(
@@ -168,7 +166,8 @@ def _emulator(predictions, options, folder, settings, inputs):
              "covariance": Var(("cosmology", "summary", "summary_2"), spread),
              "n_maps": Var(("cosmology",), np.full(len(theta), per.shape[1]))}
     folder.write("statistics.h5", "statistics", {"statistics": group},
-                 coords={"param": np.array(PARAMS)}, settings={**settings, "orders": orders},
+                 coords={"param": np.array(PARAMS), "summary": names, "summary_2": names},
+                 settings={**settings, "orders": orders},
                  inputs=inputs, origin=predictions.origin)
     prior = options.prior
     if prior not in PRIORS:
@@ -177,15 +176,18 @@ def _emulator(predictions, options, folder, settings, inputs):
             warn(f"--prior {options.prior}: is finer than the design's cosmologies, between which "
                  f"ln density is linear; rms difference {lost:.2f} where it matters")
     made = emulators.build(theta, mean, spread, prior=prior)
-    return made, per, {"vertex_log_prior": Var(("cosmology",), made.vertex_log_prior[:len(theta)])}
+    return made, per, {"vertex_theta": Var(("vertex", "param"), made.theta),
+                       "vertex_mean": Var(("vertex", "summary"), made.mean),
+                       "vertex_covariance": Var(("vertex", "summary", "summary_2"),
+                                                made.covariance),
+                       "vertex_log_prior": Var(("vertex",), made.vertex_log_prior)}
 
 
-def _sample(predictions, options, folder, emulator, wanted):
+def _sample(predictions, options, folder, emulator, wanted, chosen):
     """The summary of each chosen map's posterior, its chains, and more for /constant_data."""
     from . import metropolis, quadrature
     data = predictions.groups["predictions"]
-    chosen, more = wanted.rows(data["split"]), {}
-    ids = predictions.coords["predictions"]["map"][chosen].astype(np.int64)
+    ids, more = predictions.coords["predictions"]["map"][chosen].astype(np.int64), {}
     summaries, keep = data["summaries"][chosen], options.drawn(ids)
     progress = Progress(len(chosen), f"sampling {len(chosen)} maps", folder.quiet)
     if options.sampler == "exact":
@@ -225,7 +227,8 @@ def _groups(predictions, chosen, summary, constant, chains, options):
                           for name, value in summary.items()} | {"kind": kind}}
     groups["summary"] |= {name: Var(("map",), values[chosen]) for name, values in data.items()
                           if name.startswith("p_value_")}
-    coords = {"map": named["map"][chosen], "param": np.array(PARAMS), "summary": named["summary"]}
+    coords = {"map": named["map"][chosen], "param": np.array(PARAMS), "summary": named["summary"],
+              "summary_2": named["summary"], "knot": posterior.KNOT_SCORES, "order": ORDERS}
     groups["observed_data"] = {
         **{n: Var(("map",), data[n][chosen]) for n in ("split", "cosmology", "realisation")},
         "summaries": Var(("map", "summary"), data["summaries"][chosen], IS_COORDINATE),

@@ -66,8 +66,8 @@ class PosteriorOptions(Options):
         "auto includes the raw values among the candidates", choices=SMOOTHS)
     prior: str = option(
         "design", "design: the density of the simulated cosmologies, as the challenge's test "
-        "maps have it; flat: constant in their hull; or a file (.npy or text) with rows of "
-        "Omega_m, S_8, density", metavar="design|flat|FILE")
+        "maps have it, and 0.5 of their sd beyond their hull; flat: constant in their hull; or a "
+        "file (.npy or text) with rows of Omega_m, S_8, density", metavar="design|flat|FILE")
     sampler: str = option("metropolis", "chains, or integration over the triangles of the design",
                           choices=SAMPLERS)
     draw_maps: str = option("all", "which maps keep their --draws: all, or numbers and ranges "

@@ -20,8 +20,7 @@ HULL_SD = 2.0                  # a posterior whose mean is so many sd inside the
 FULL_SD = 0.5                  # and from here on it wholly is
 MAX_WIDENING, MIN_WIDENED = 2.0, 20      # factor, and maps that it can be fitted on
 WIDENINGS = 5                  # rounds of the fit
-KNOTS = 41                     # of R, at equal distances of the normal score
-MAX_SCORE = 4.0                # normal score of the outermost knots
+KNOT_SCORES = np.linspace(-4.0, 4.0, 41)       # normal scores of the knots of R
 PRIOR_COUNT = 10.0             # maps' worth of R(p) = p that is mixed in: R rises strictly
 STRANGE, STUCK = 16, 32        # of params.FLAGS
 
@@ -113,9 +112,9 @@ def gaussian(mean: np.ndarray, sd: np.ndarray) -> dict[str, np.ndarray]:
 def pit_quantiles(truth: np.ndarray, levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     """Probability below the truth by quantiles, between which the pull is linear in the parameter.
 
-    Beyond them it goes on with the outermost slope: exact for a Gaussian. Returns (n, 2) float64,
-    uniform in (0, 1) if calibrated.
+    Beyond them it goes on with the outermost slope: exact for a Gaussian.
     truth: (n, 2), levels: (k,), increasing probabilities, quantiles: (k, n, 2), float64.
+    Returns (n, 2) float64, uniform in (0, 1) if calibrated.
     """
     from scipy.special import ndtr, ndtri
     pull, quantiles, truth = ndtri(levels), np.asarray(quantiles), np.asarray(truth)
@@ -142,9 +141,9 @@ def uniform_p_value(values: np.ndarray, cluster: np.ndarray | None = None) -> fl
     Stephens' (1970, JRSS B 32, 115) correction for n is within 0.025 of the exact value from n = 5
     on, and spares the second that importing scipy.stats takes.
     cluster: (n,) int, equal for maps that depend on each other, or None. n is divided by the factor
-        by which the variance of the share below 0.1, 0.2 ... 0.9 exceeds that of independent maps.
-        It is taken about the level, not about the mean of clusters, by which 3 % of p-values fell
-        below 0.001 with 5 clusters; so fewer than 12 never fall there, whatever they share.
+        by which the variance of the share below 0.1, 0.2 ... 0.9 exceeds that of independent maps,
+        about the level: about the mean of 5 clusters 3 % of p-values fell below 0.001. With fewer
+        than 12 none falls there, whatever they share.
     """
     from scipy.special import kolmogorov
     order = np.argsort(values)
@@ -179,9 +178,9 @@ def checked(truth: np.ndarray, mean: np.ndarray,
 
 
 def isotonic(values: np.ndarray) -> np.ndarray:
-    """R at the knots, (KNOTS, 2) float64, from values (n, 2), PIT of the emulator split alone."""
+    """R at the knots, (41, 2) float64, from values (n, 2), PIT of the emulator split alone."""
     from scipy.special import ndtr
-    p = ndtr(np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS))
+    p = ndtr(KNOT_SCORES)
     share = (np.asarray(values)[None] <= p[:, None, None]).sum(1)
     return (share + PRIOR_COUNT * p[:, None]) / (len(values) + PRIOR_COUNT)
 
@@ -196,7 +195,7 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
     kind: str; result, known: of summarise() or gaussian(), known of maps of the emulator split.
     truth: (k, 2) float64, of those maps; design: (n_cosmology, 2) float64.
     Returns two dicts: for the result, (n, 2) float64 each; "temperature" (2,) and, if isotonic,
-    "widening" h (2,) and "recalibration" (KNOTS, 2).
+    "widening" h (2,) and "recalibration" (41, 2).
     """
     from scipy.spatial import ConvexHull
     # rms(pull) has the greatest Gaussian likelihood, which the score wants (Guo et al. 2017,
@@ -237,10 +236,9 @@ def _quantiles(result, curve):
     """Recalibrated quantiles; between and beyond the known ones the normal score is linear."""
     from scipy.special import ndtri
     known = np.stack([result[name] for name in LEVELS])
-    scores, knots = ndtri([*LEVELS.values()]), np.linspace(-MAX_SCORE, MAX_SCORE, KNOTS)
-    out = np.empty_like(known)
+    scores, out = ndtri([*LEVELS.values()]), np.empty_like(known)
     for k in range(2):
-        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), knots)
+        back = np.interp(scores, ndtri(np.clip(curve[:, k], 1e-12, 1 - 1e-12)), KNOT_SCORES)
         right = np.clip(np.searchsorted(scores, back), 1, len(scores) - 1)
         part = (back - scores[right - 1]) / (scores[right] - scores[right - 1])
         low, high = known[right - 1, :, k], known[right, :, k]

@@ -144,7 +144,8 @@ def _without_truth(maps, pick):
     mean, sd = maps.summary["posterior_mean"], maps.summary[maps.bars]
     out = {"n": int(pick.sum()), "mean_sd": np.nanmean(sd[pick], axis=0).tolist()}
     if pick.sum() <= MAX_LISTED:
-        p_value = score.plain(maps.summary.get("p_value", np.full(len(pick), np.nan)))
+        found = maps.summary.get("p_value", np.full(len(pick), np.nan))
+        p_value = score.plain(maps.summary.get("p_value_all", found))
         out["maps"] = [{"map": int(maps.realisation[i]), "mean": mean[i].tolist(),
                         "sd": sd[i].tolist(), "p_value": p_value[i]} for i in np.flatnonzero(pick)]
     return out

@@ -160,8 +160,9 @@ def new_maps(maps) -> str:
                                 for i, (m, s) in enumerate(zip(mean[:MAX_NEW], sd)))]
     if p_value is not None:
         found, expected = int((p_value < UNLIKELY).sum()), UNLIKELY * len(mean)
-        lines.append(f"{found} of them with a p-value below {UNLIKELY:g}; of maps like those "
-                     f"that trained {expected:.1f}.")
+        lines.append(f"{found} of them with a p-value below {UNLIKELY:g}; of maps like those that "
+                     + (f"trained {expected:.1f}." if "p_value_all" in summary else
+                        f"trained, fewer than {expected:.1f}, as parameters were fitted."))
         if found > expected + 3.0 * np.sqrt(expected) + 1.0:
             lines.append(DISTRUST)
         for row, text in zip(rows, ["p-value", *(f"{p:.3g}" for p in p_value)]):
@@ -218,7 +219,7 @@ def details(result: dict) -> str:
         for one in part.get("maps", ()):
             said = [f"{p} = {m:.4f} +- {s:.4f}" for p, m, s in zip(PARAMS, one["mean"], one["sd"])]
             if one["p_value"] is not None:
-                said.append(f"chi2 p-value {one['p_value']:.3g}")
+                said.append(f"p-value {one['p_value']:.3g}")
             lines.append(f"  test map {one['map']}: {', '.join(said)}")
     if "out_of_distribution" in result:
         lines.append("  out of distribution by p-value: mean true-positive rate {tpr:.3f} ({n_out} "

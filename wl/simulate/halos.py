@@ -65,12 +65,10 @@ class Halos:
     share, bias: (distance, heavy mass) of the mean density; of halos, in exp(b g)
     power, variance: (slice, quarter cells) linear spectra of g, (slice,) its variance in a cell
     ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function
-    smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias that is
-        left for it, so that the whole has the mean density and follows matter
+    smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias left for it
     Waves longer than LONGEST are not in g: the boxes of the challenge's real maps have none, and
-    with them log10 P scatters between maps up to a tenth more from ell 400 to 1600. The bias is cut
-    at MAX_CLUSTERING / sigma_g, fitted to third moments of three real maps: exp(b g) would pile
-    rare halos up in a cell, where they exclude one another.
+    log10 P would scatter a tenth more. The bias is cut at MAX_CLUSTERING / sigma_g, fitted to third
+    moments of three real maps: exp(b g) would pile up rare halos, which exclude one another.
     """
 
     def __init__(self, theory: Theory, coarse: Grid):

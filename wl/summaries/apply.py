@@ -71,8 +71,7 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
 
     run: hdf5.File of open_run()
     path: str or Path, .npy of the new maps, as dataset.read_new() takes them
-    wanted: function of the split codes (n_map,) that gives the rows that are needed; the summaries
-        of other new maps are NaN
+    wanted: function of the split codes (n_map,) that gives the rows needed; other summaries are NaN
     threads, quiet: int, changes no result; bool, whether no progress is shown
     Returns a File like the run's, in memory: the new maps in place of hold-out and test maps.
     Raises InputError for maps that do not fit the run.

@@ -106,8 +106,7 @@ def fit(statistics: np.ndarray, label: np.ndarray, validation: np.ndarray,
         start: Dense | None = None) -> Dense:
     """Train the networks by schedules of rising length, and keep those of the best validation loss.
 
-    statistics, label: (draws, n, c_all) float32, of the training maps with several draws of noise;
-        (n, 2) float64, their parameters
+    statistics, label: (draws, n, c_all) float32, (n, 2) float64, of the training maps
     validation, validation_label: (k, c_all), (k, 2), of the maps that choose
     quiet, start: bool, whether no line is said of each; Dense to begin with, or None
     Returns Dense, the same for any number of threads. Raises RunError when no loss is finite.

@@ -306,8 +306,8 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
     """features.h5 of a run whose options have the part "statistics", made if need be.
 
     Returns the file: "fixed" (map, feature) of all maps in their order, with the noise of emulator
-    and hold-out maps; "fresh" (draw, row, feature), further draws of noise for the maps `rows` that
-    train; "test" (test_map, feature). Raises InputError.
+    and hold-out maps; "fresh" (noise_draw, row, feature), further draws of noise for the maps
+    `rows` that train; "test" (test_map, feature). Raises InputError.
     """
     own, seed, (rows, draws) = options.of_statistics(), folder.seed, draws_of(split, options)
     frame, every = Frame(maps.mask, pack=False), np.arange(len(maps.flat_kappa))
@@ -331,13 +331,13 @@ def features_file(maps: MapSet, split: Split, options: NetworkOptions,
         features, *part, options.threads, progress).astype(np.float32), progress)
     groups = {"fixed": hdf5.Var(("map", "feature"), values[0]), "rows": hdf5.Var(("row",), rows)}
     if draws > 1:
-        groups["fresh"] = hdf5.Var(("draw", "row", "feature"), np.stack(values[1 - draws:]))
+        groups["fresh"] = hdf5.Var(("noise_draw", "row", "feature"), np.stack(values[1 - draws:]))
     if split.n_test:
         groups["test"] = hdf5.Var(("test_map", "feature"), values[1])
     progress.close()
     names = [f"{name}_{k + 1}" for name, width in statistics.items() for k in range(width)]
     file = folder.write("features.h5", "features", {"features": groups}, **made,
-                        origin=maps.origin(), coords={"feature": names})
+                        origin=maps.origin(), coords={"feature": names, "map": maps.n_test + every})
     (folder.out / PART_FILE).unlink(missing_ok=True)
     return file
 

@@ -33,15 +33,13 @@ class Loss:
     """What a network is asked for: the mean over a batch of one loss.
 
     A network returns means, and log standard deviations where the loss has error bars, both in
-    units of the label's standard deviation over the design. With e the error and s the error bar:
-
+    units of the label's standard deviation over the design. With error e and error bar s:
       mse    e^2, the mean over the parameters
       kl     e^2 / (2 s^2) + ln s, summed: the Gaussian negative log-likelihood (arXiv:2604.14451)
       score  e^2 / s^2 + ln s^2 + 1000 e^2, summed, in units of the parameters: minus the score
 
     name, label_sd: of options.LOSSES; (2,) float64, standard deviations of the labels
     Has has_sigma, whether there are error bars; n_out, how many numbers the network has to return.
-    Raises InputError for an unknown name.
     """
 
     def __init__(self, name: str, label_sd=(1.0, 1.0)):

@@ -356,7 +356,7 @@ def _write(job, name, rows, predicted, settings, p_values=None):
                 "stacking": (("term", "summary"), predicted.weights)}
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
     coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
-              "param": np.array(PARAMS)}
+              "summary_2": np.array(names), "param": np.array(PARAMS)}
     groups, used = {kind: {variable: Var(*v) for variable, v in values.items() if v[1] is not None}
                     for kind, values in (("predictions", group), ("constant_data", constant))}, {}
     if isinstance(job, Work) and job.options.method != SPECTRUM:

@@ -35,8 +35,7 @@ def train(batches: Batches, label: np.ndarray, rows: tuple, recipe: Recipe, *,
     """Train one network.
 
     batches, label: Batches, of noiseless maps; (n_map, 2) float64, the parameters of each
-    rows: two (n,) int, indices of the maps to learn from, and of those to choose the epoch by,
-        which keep the same noise
+    rows: two (n,) int, the maps to learn from, and those that choose the epoch, in the same noise
     start: Network to begin with where no checkpoint is, or None
     checkpoint, threads: path, written each epoch and minute, and resumed from; int, changes nothing
     progress: with begin_at(step, note), update() and note, or None
