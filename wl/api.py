@@ -30,8 +30,7 @@ def simulate_set(folder, *, processes: int | None = 1, quiet: bool = True, **opt
     """Simulate a data set, or go on with one, and open it.
 
     folder: str or Path
-    processes: int, None for all CPUs; a notebook's own process can draw with 1 alone
-    quiet: bool, whether no progress is shown
+    processes, quiet: int, None for all CPUs (1 in a notebook's own process); bool, no progress
     options: of `python -m wl.simulate`
     Returns a maps.dataset.MapSet. Raises InputError, RunError.
 
@@ -77,8 +76,7 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
 
     predictions: core.hdf5.File of predict() or apply(), or the path of a predictions.h5
     out, seed, threads, force, quiet: as predict() takes them
-    target: str, "test", "holdout" or "both"; None for what the predictions were made for
-    options: of the posterior
+    target, options: "test", "holdout" or "both", None for the predictions' own; of the posterior
     Returns a core.hdf5.File. Raises InputError, RunError.
 
         posterior = wl.infer(predictions, "data/runs/small", sampler="exact")

@@ -1,4 +1,5 @@
 """Files: round trips, the layout other tools expect, and every way in which a file can be bad."""
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import one_line
 from wl.core import files, hdf5, params
-from wl.core.checks import InputError
+from wl.core.checks import InputError, RunError
 from wl.core.hdf5 import Var
 from wl.posterior.options import merge
 
@@ -343,6 +344,10 @@ def test_atomic(tmp_path):
         with files.atomic(out) as part:
             part.write_text("2")
             raise KeyboardInterrupt
+    with pytest.raises(RunError) as error:
+        with files.atomic(out):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    one_line(error, out, "No space", "free some space")
     assert out.read_text() == "1" and [p.name for p in out.parent.iterdir()] == ["score.json"]
     stale, fresh = out.with_name(".score.aaaa.tmp.json"), out.with_name(".score.bbbb.tmp.json")
     for leftover in (stale, fresh):
@@ -357,6 +362,30 @@ def test_atomic(tmp_path):
             with files.atomic(bad):
                 pass
         one_line(error, bad)
+
+
+def test_a_wrong_time_of_writing_is_one_line(tmp_path, monkeypatch):
+    for text in ("abc", "-1", "1e99"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+        with pytest.raises(InputError) as error:
+            hdf5.write(tmp_path / "x.h5", "posterior", {})
+        one_line(error, "SOURCE_DATE_EPOCH", text)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "")
+    hdf5.write(tmp_path / "x.h5", "posterior", {})
+
+
+def test_data_that_change_during_a_run_are_refused(tmp_path):
+    """What is open stays the old file: its results must not be sealed with the new one's digest."""
+    path, folder = tmp_path / "kappa.npy", hdf5.Folder(tmp_path / "out")
+    path.write_bytes(b"old")
+    digests = folder.digests({"kappa": path})
+    assert folder.digests({"kappa": path}) == digests
+    (tmp_path / "new.npy").write_bytes(b"new")
+    os.replace(tmp_path / "new.npy", path)
+    with pytest.raises(RunError) as error:
+        folder.digests({"kappa": path})
+    one_line(error, path, "changed")
+    assert hdf5.Folder(tmp_path / "out").digests({"kappa": path}) != digests       # another run's
 
 
 def _umask():

@@ -47,15 +47,18 @@ def test_a_second_run_is_refused_and_the_first_is_named(owner, tmp_path):
 def test_a_killed_owner_leaves_neither_lock_nor_temporary_files(owner, tmp_path):
     out = tmp_path / "out"
     first = owner(out)
-    (out / ".posterior.123456.tmp.h5").write_text("half")
-    (out / "posterior.h5").write_text("whole")
+    (out / ".posterior.0123456789ab.tmp.h5").write_text("half")
+    theirs = {"posterior.h5", ".notes.tmp", ".a.tmp.swp", ".folder.0123456789ab.tmp"}
+    for name in (n for n in theirs if "folder" not in n):
+        (out / name).write_text("whole")
+    (out / ".folder.0123456789ab.tmp").mkdir()
     first.kill()
     first.wait()
     held = files.lock(out)
-    assert {p.name for p in out.iterdir()} == {files.LOCK_FILE, "posterior.h5"}
+    assert {p.name for p in out.iterdir()} == {files.LOCK_FILE, *theirs}
     del held
     gc.collect()
-    assert {p.name for p in out.iterdir()} == {"posterior.h5"}
+    assert {p.name for p in out.iterdir()} == theirs
 
 
 def test_folders_made_for_a_run_that_wrote_nothing_go_with_it(tmp_path):

@@ -105,6 +105,15 @@ def test_names_of_files_are_any_bytes(tmp_path):
     assert process.returncode == 0 and "udcff" in out, error
 
 
+def test_a_signal_after_the_end_changes_no_exit_code():
+    """A process takes up to a second to end: a batch system would call the job killed."""
+    process = started("import atexit, time\natexit.register(time.sleep, 1.0)\n"
+                      "atexit.register(print, 'ends', flush=True)")
+    assert process.stdout.readline() == "ends\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
 PLAIN = """import time
 print('begun', flush=True)
 time.sleep(60)

@@ -438,27 +438,30 @@ def test_split_refuses_an_empty_part(n, emulator, holdout):
 
 # ---------------------------------------------------------------- digests
 def test_digests_are_kept_and_invalidated(tmp_path, monkeypatch):
-    path, folder = tmp_path / "a.npy", hdf5.Folder(tmp_path / "out")
+    path = tmp_path / "a.npy"
+
+    def digests(path):
+        return hdf5.Folder(tmp_path / "out").digests({"kappa": path})             # as another run's
     path.write_bytes(b"one")
     read = []
     digest = hdf5.digest_file
     monkeypatch.setattr(hdf5, "digest_file", lambda p: read.append(p) or digest(p))
-    first = folder.digests({"kappa": path})
-    assert folder.digests({"kappa": path}) == first and len(read) == 1
+    first = digests(path)
+    assert digests(path) == first and len(read) == 1
     path.write_bytes(b"two!")                                  # another size
-    second = folder.digests({"kappa": path})
+    second = digests(path)
     assert second != first and len(read) == 2
     before = os.stat(path)
     path.write_bytes(b"ten!")                                  # the same size and modification time
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    third = folder.digests({"kappa": path})
+    third = digests(path)
     assert third != second and len(read) == 3
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert folder.digests({"kappa": path}) == third and len(read) == 4
+    assert digests(path) == third and len(read) == 4
     assert hdf5.Folder(tmp_path / "new").digests({"kappa": path}) == third     # without a cache
     other = tmp_path / "b.npy"
     other.write_bytes(b"one")
-    assert folder.digests({"kappa": other}) == first      # the same name, another file
+    assert digests(other) == first      # the same name, another file
 
 
 @pytest.mark.parametrize("content", ["", "null", "[1, 2]", "{half", '{"kappa": 3}',

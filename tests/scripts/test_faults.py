@@ -14,7 +14,7 @@ from wl.maps import dataset
 from wl.posterior import emulator
 from wl.summaries import network
 from wl.core import files
-from wl.core.checks import InputError
+from wl.core.checks import InputError, RunError
 from wl.simulate.simulate import simulate
 
 
@@ -35,13 +35,13 @@ def test_a_damaged_noise_level_is_refused(tmp_path, n_gal):
     one_line(error, dataset.SIMULATION_FILE, "n_gal")
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
-    """So that the scripts say it in one line; torch's own writer raises a RuntimeError."""
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    """It names the file; torch's own writer raises a RuntimeError."""
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match="model.pt: could not be written .No space left"):
         network.save_torch(tmp_path / "model.pt", {"settings": {}})
     assert list(tmp_path.iterdir()) == []
 

@@ -290,8 +290,23 @@ def test_pictures_where_a_notebook_has_set_a_backend_of_its_own(python):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (an optional package)")
     run = python("from wl.scoring import figures\n"
                  "print(figures._drawn(lambda figure, data: False, (), (1, 1), None))",
-                 env={"MPLBACKEND": "module://nowhere.backend_inline"})
+                 env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
     assert run.stdout == "None\n", run.stderr
+
+
+def test_a_full_disk_takes_no_verdict(case, called, monkeypatch):
+    folder, path, _ = case
+
+    def full(*_):
+        raise RunError("picture.png: could not be written")
+    monkeypatch.setattr(report, "save", full)
+    run = called("run_score.py", path, "--no-figures")
+    assert run.returncode == 0 and "Score " in run.stdout and "could not be" in run.stderr
+
+
+def test_a_page_of_a_folder_whose_name_is_any_bytes(tmp_path):
+    table.page(tmp_path / "page.html", "bad\udcff", ["text \udcff"], {})
+    assert "bad\\udcff" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_exports(case, called, tmp_path):
@@ -428,7 +443,7 @@ def test_one_real_map(tmp_path, called):
                                 "realisation": Var(("map",), [0])},
               "constant_data": {"design": Var(("cosmology", "param"), label[:, 0, :2])}}
     hdf5.write(path, "posterior", groups, origin={"data": str(tmp_path / "set")})
-    assert ("test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, chi2 p-value 0.25"
+    assert ("test map 0: Omega_m = 0.3000 +- 0.0500, S_8 = 0.8000 +- 0.0200, p-value 0.25"
             in ok(called("run_score.py", path, "--details")))
 
 

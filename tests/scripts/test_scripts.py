@@ -287,8 +287,8 @@ def test_calibration_of_a_finished_run(work, predicted, called):
 
 
 def test_a_posterior_follows_from_its_file_alone(work, called):
-    """SciPy's interpolation between the vertices of the file, Gaussian likelihood, prior: a sum over
-    a grid gives the means and standard deviations of the quadrature."""
+    """SciPy's interpolation between its vertices, Gaussian likelihood, prior: a sum over a grid
+    gives the means and standard deviations of the quadrature."""
     run = called("run_mcmc.py", "--predictions", RUN / "predictions.h5", "--sampler", "exact",
                  "--out", "alone", "--no-figures", "--quiet", "--allow-unconverged", cwd=work)
     assert run.returncode == 0, run.stderr

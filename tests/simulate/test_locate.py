@@ -1,5 +1,6 @@
 """Which data set a run takes, when one is simulated, and what is said of it."""
 import json
+import os
 import types
 
 import numpy as np
@@ -136,3 +137,5 @@ def test_room_counts_what_is_there(tmp_path, monkeypatch):
     (tmp_path / dataset.UNFINISHED / (KAPPA + ".part")).write_bytes(bytes(500))
     (tmp_path / "notes.txt").write_bytes(bytes(77))
     assert module.room(tmp_path) == 1530
+    os.truncate(tmp_path / dataset.UNFINISHED / (KAPPA + ".part"), 10**9)     # holes take nothing
+    assert module.room(tmp_path) < 10**5

@@ -1,5 +1,6 @@
 """Data sets: layout, reproducibility, resuming, refusals. Small masks, real processes."""
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -77,6 +78,25 @@ def test_nuisances_differ_between_maps(small):
 def test_same_bytes_for_any_number_of_processes(small, mask_file, tmp_path):
     simulate(tmp_path / "two", mask=mask_file, **{**SMALL, "processes": 2})
     assert same_files(small, tmp_path / "two")
+
+
+def test_a_write_that_takes_only_a_part_is_gone_on_with(mask_file, tmp_path, monkeypatch):
+    """As on a disk that is nearly full: the kernel takes some bytes without an error."""
+    class Short(io.FileIO):
+        def write(self, data):
+            return super().write(memoryview(data)[:max(1, len(data) // 2)])
+
+    def opened(path, mode, buffering=-1):
+        return Short(path, "r+") if buffering == 0 else io.BufferedRandom(Short(path, "r+"))
+    mask = np.load(mask_file)
+    monkeypatch.setattr(module, "_worker", {"mask": mask, "options": SimulationOptions()})
+    for name in ("whole", "short"):
+        if name == "short":
+            monkeypatch.setattr(module, "open", opened, raising=False)
+        np.lib.format.open_memmap(tmp_path / name, "w+", np.dtype("<f2"), (2, int(mask.sum())))
+        module.write_maps(tmp_path / name, [0, 1], np.tile([0.3, 0.8, 7.8, 0.01, 0.0], (2, 1)),
+                          [(1, 0, 0), (1, 0, 1)], 0.0)
+    assert (tmp_path / "short").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_another_seed_gives_other_maps_and_a_longer_run_the_same(small, mask_file, tmp_path):

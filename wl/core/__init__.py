@@ -2,8 +2,7 @@
 
 Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress,
 one-line errors. `checks` refuses wrong input, `seeds` lists all random streams, `files` writes a
-file whole or not at all, `hdf5` alone knows the layout of the results and which stages of a run
-are done, `cli` is what the scripts share.
+file whole or not at all, `hdf5` knows the layout of results and what is done, scripts share `cli`.
 
 In Python:
 

@@ -165,8 +165,7 @@ def option(default, help: str | None = None, **more):
     """A field of a dataclass of options, and its default.
 
     help: str, what --help says; None for a field that is no option of the command line
-    more: metavar and choices as argparse has them; positive=True, or within=(low, high): what a
-        value other than a default of None must be
+    more: metavar and choices as argparse has them; positive=True, or within=(low, high)
     """
     return dataclasses.field(default=default, metadata={"help": help, **more})
 

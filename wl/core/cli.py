@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import re
+import signal
 import sys
 import traceback
 
@@ -18,7 +19,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 from .. import __version__  # noqa: E402
 from .checks import InputError, RunError, meant, number, within  # noqa: E402
 from .files import code_version, lock  # noqa: E402
-from .progress import EXIT_STOPPED, end_of, fail, prepared, stop  # noqa: E402
+from .progress import ENDING, EXIT_STOPPED, end_of, fail, prepared, stop  # noqa: E402
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 MAX_WHOLE = 10**12             # of any whole number but a seed
@@ -28,9 +29,8 @@ NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", 
 OF_OTHERS = ("method", "model", "n_summary", "target")     # of predictions of others, no options
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
-# glibc returns large tensors to the kernel each step and faults them in again: keeping them took a
-# float32 training step of the published network from 23 to 13.6 ms a map, one arena for all threads
-# a step of 64 maps in a lane's thread from 1.14 to 0.76 s. Read at a process's start
+# glibc returns large tensors to the kernel each step: keeping them took a step of the published
+# network from 23 to 13.6 ms a map, one arena a step of 64 from 1.14 to 0.76 s. Read at the start
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
              "MALLOC_TOP_PAD_": str(1 << 28), "MALLOC_ARENA_MAX": "1"}
 TRACEBACK = "WL_TRACEBACK"      # environment variable: 1 shows an internal error in full
@@ -200,6 +200,10 @@ def run(main) -> None:
         if out.error and not isinstance(out.error, BrokenPipeError):         # `| head` is no error
             code = code or fail(f"standard output: {out.error.strerror}", EXIT_FAILED)
         sys.stderr.flush()
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if main.__module__ == "__main__" or (spec and spec.name.startswith("wl.")):
+        for number in ENDING:          # all is done, and a process takes a second to end
+            signal.signal(number, signal.SIG_IGN)
     raise SystemExit(code)
 
 
@@ -223,6 +227,9 @@ def _code_of(main):
         return fail(f"{str(name)[:200]}: {text}" if name else text, EXIT_USAGE if number in (
             errno.ENAMETOOLONG, errno.ELOOP) else EXIT_FAILED)
     except Exception as error:
+        if "can't start new thread" in str(error):
+            return fail("no more threads can be started; give fewer --threads, or raise the limits "
+                        "of processes and memory (ulimit -u, -v)", EXIT_FAILED)
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             traceback.print_exception(error)
         file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
@@ -234,7 +241,7 @@ def processes(name: str = "WORLD_SIZE") -> int:
     """Processes that torchrun started for this run, 1 without it. Raises InputError."""
     started = {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"} <= os.environ.keys()
     count = os.environ.get(name, 1) if started else 1
-    return within(f"{name} in the environment", count, 0, 65536, integer=True)
+    return within(f"{name} in the environment", count, 1, 65536, integer=True)
 
 
 def rank() -> int:

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import secrets
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .. import __version__
-from .checks import InputError
+from .checks import InputError, RunError
 from .progress import Stopped, program, saving, warn
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "h5py")
@@ -34,7 +35,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def atomic(path) -> Iterator[pathlib.Path]:
     """A temporary path beside a file, whose place it takes when the block ends without an error.
 
-    The folder is made if need be, the suffix stays. Raises InputError for an unusable folder.
+    The folder is made, the suffix stays. InputError: unusable folder; RunError: the disk fails.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -54,6 +55,9 @@ def atomic(path) -> Iterator[pathlib.Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:
+        raise RunError(f"{path}: could not be written ({error.strerror or error}); free some space "
+                       "or give another --out") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,8 +73,7 @@ def lock(folder, job: dict | None = None) -> Lock:
     """Keep other runs out of a folder, made if need be, for as long as the result is kept.
 
     Nothing is left of an ended run: no lock, no half of a killed write, no folder that stays empty.
-    job: JSON values that say which run this is one of several jobs of; those share the folder
-    Raises InputError that names the owner.
+    job: JSON values that say which run this is a job of; those share it. InputError names the owner
     """
     folder = pathlib.Path(os.path.realpath(folder))
     held, path = _locks.get(folder) or Lock(), folder / LOCK_FILE
@@ -111,8 +114,9 @@ def _take(handle, path, job):
         return shared
     if not _is_at(handle, path):                    # its owner has just removed it
         return False
-    for old in path.parent.glob(".*.tmp*"):         # of killed writes
-        old.unlink(missing_ok=True)
+    for old in path.parent.glob(".*.tmp*"):         # of killed writes, see atomic()
+        if re.fullmatch(r"\..*\.[0-9a-f]{12}\.tmp(\..*)?", old.name) and old.is_file():
+            old.unlink(missing_ok=True)
     os.ftruncate(handle, 0)
     os.pwrite(handle, to_json({"process": os.getpid(), "host": platform.node(), "job": job,
                                "command": " ".join([program(), *sys.argv[1:]])}).encode(), 0)

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from .. import __version__
-from .checks import InputError, RunError
+from .checks import InputError, RunError, within
 from .files import (atomic, code_version, digest_array, digest_file, refuse_difference, to_json,
                     unusable, versions)
 from .params import FLAGS, LATEX, SPLITS, UNITS, VARIABLES
@@ -71,17 +71,14 @@ def write(path, kind: str, groups: dict, *, coords: dict | None = None,
     identity = to_json([list(root.values()), dims, attrs])
     root |= {"content": hashlib.sha256(identity.encode()).hexdigest(), "origin": to_json(
         origin or {}), "versions": to_json(versions()), "code_version": code_version()}
-    created = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
-    common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", created),
+    created = within("SOURCE_DATE_EPOCH in the environment", os.environ.get("SOURCE_DATE_EPOCH")
+                     or int(time.time()), 0, 1 << 36, integer=True)
+    common = {"created_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(created)),
               "inference_library": "wl", "inference_library_version": __version__}
     image = _image({**root, **common}, common, parts)
-    try:
-        with atomic(path) as temporary, open(temporary, "wb") as stream:
-            stream.write(image)
-            stream.write(SEAL + hashlib.sha256(image).digest())
-    except OSError as error:
-        raise RunError(f"{path}: could not be written ({error.strerror}); free some space or give "
-                       "another --out") from None
+    with atomic(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(image)
+        stream.write(SEAL + hashlib.sha256(image).digest())
     return root["content"]
 
 
@@ -278,11 +275,13 @@ class Folder:
     force: bool = False                 # whether results with other settings are replaced
     quiet: bool = False                 # whether notes are left out
     lock: object = dataclasses.field(default=None, repr=False, compare=False)     # a files.Lock
+    seen: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)  # of digests()
 
     def digests(self, files: dict) -> dict:
         """{name: sha256} of files {name: Path}. Raises InputError for one that cannot be read.
 
-        inputs.json spares reading gigabytes again while size and times agree.
+        inputs.json spares reading gigabytes again. RunError for one that changed since the first
+        call: maps that are open may stay the old ones.
         """
         known, fresh, cache = {}, {}, self.out / "inputs.json"
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -293,6 +292,9 @@ class Folder:
                 at = os.stat(path)
             except OSError as error:
                 raise unusable(path, "read", error) from None
+            file = at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns
+            if self.seen.setdefault(path, file) != file:
+                raise RunError(f"{path}: was changed during the run; run the same command again")
             # the change time too: archives and copies give other contents the same one of writing
             stamp = [os.path.realpath(path), at.st_size, at.st_mtime_ns, at.st_ctime_ns]
             same = name in known and known[name]["stamp"] == stamp

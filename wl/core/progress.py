@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 EXIT_STOPPED = 75
 GRACE = 25.0                   # seconds to save in; batch systems kill after 30
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGXCPU)
 _came, _held = [], []          # signals that have come, blocks that must reach their own end
 
 

@@ -1,7 +1,6 @@
 """Posterior moments, quantiles and credible regions by quadrature over the design's triangles.
 
-Log-posteriors and exponentials are loops of their own over plain rows, which vectorise; sums stay
-in one order, which no compiler may change.
+Log-posteriors and exponentials are loops of their own, which vectorise; sums stay in one order.
 """
 import math
 from collections import namedtuple

@@ -47,8 +47,7 @@ def bin_power(modes, order, times, first):
 def turn(kappa, pad, turned):
     """A map in blocks of LANES rows, column after column.
 
-    kappa: (rows, columns) float32; turned: (row blocks, (pad + column blocks x LANES + pad) x
-    LANES) float32, filled inside the map.
+    kappa: (rows, columns); turned: (row blocks, (2 pad + column blocks x LANES) x LANES), float32
     """
     for b in range(turned.shape[0]):
         for l in range(min(LANES, kappa.shape[0] - b * LANES)):

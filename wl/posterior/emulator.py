@@ -127,12 +127,11 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
            covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A design with points MARGIN around its hull, where mean and covariance are extrapolated.
 
-    Of six sets of 4040 synthetic maps at the challenge's cosmologies, the central 68 % interval
-    held the truth of 35-39 % of the maps on the hull without a margin, of 54-62 % with one of 0.5,
-    and the score of all rose by 0.03-0.09.
+    Of six sets of 4040 synthetic maps at the challenge's cosmologies, 68 % intervals held 35-39 %
+    of the truths on the hull without a margin, 54-62 % with 0.5; the score rose by 0.03-0.09.
     theta: (n, 2), mean: (n, d), covariance: (n, d, d) float64.
-    Returns the same with DIRECTIONS rows more: a point's covariance is that of the cosmology which
-    it stands before, its mean follows the slope that NEIGHBOURS cosmologies around that one have.
+    Returns the same with DIRECTIONS rows more: a point's covariance is that of the next cosmology,
+    its mean follows the slope that NEIGHBOURS cosmologies around that one have.
     """
     root = np.linalg.cholesky(np.cov(theta.T))
     unit = np.linalg.solve(root, theta.T).T
@@ -226,9 +225,8 @@ def design_log_density(theta: np.ndarray, at: np.ndarray,
 def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, float]:
     """A user's own prior at the design's points.
 
-    path, theta: .npy, or text (blanks or commas, # comments), with rows of Omega_m, S_8, density in
-        any normalisation, of points that span the design or are its own to six decimals; 0
-        excludes. (n, 2) float64, the design.
+    path: .npy, or text (blanks or commas, # comments), with rows of Omega_m, S_8, density (0
+        excludes) of points that span the design theta, (n, 2), or are its own to six decimals
     Returns log densities (n,), and what is lost between the cosmologies: the rms difference of ln
     density at the file's points in the hull, by density. Raises InputError.
     """

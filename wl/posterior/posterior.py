@@ -80,10 +80,9 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
 
 
 def unconverged(result: dict[str, np.ndarray]) -> str | None:
-    """Why the chains of a run have not converged, in one line; None if they have or there are none.
+    """Why the chains of a result, of summarise(), have not converged, in one line, or None.
 
     At most MAX_UNCONVERGED of the maps may miss MIN_ESS or MAX_RHAT, and every chain has to move.
-    result: of summarise() or gaussian().
     """
     n, flag = len(result["flag"]), np.asarray(result["flag"])
     few, wide, still, bad = (int(((flag & bits) > 0).sum()) for bits in (2, 4, STUCK, 6 + STUCK))
@@ -198,9 +197,8 @@ def recalibrate(kind: str, result: dict[str, np.ndarray], truth: np.ndarray,
     "widening" h (2,) and "recalibration" (41, 2).
     """
     from scipy.spatial import ConvexHull
-    # rms(pull) has the greatest Gaussian likelihood, which the score wants (Guo et al. 2017,
-    # arXiv:1706.04599); the quantile, 5 % smaller, makes one error bar hold 68.3 % of the truths.
-    # Their geometric mean costs 0.003 of score
+    # rms(pull) has the greatest likelihood (Guo et al. 2017, arXiv:1706.04599), the quantile, 5 %
+    # smaller, holds 68.3 % of the truths. Their geometric mean costs 0.003 of score
     pull = np.abs(truth - known["mean"]) / known["sd"]
     factor = np.sqrt(np.sqrt((pull**2).mean(0)) * np.quantile(pull, REGIONS["68"], axis=0))
     if kind == "temperature":

@@ -3,9 +3,11 @@
 Colours are those of Okabe & Ito and of viridis, for colour-blind eyes; dashes too tell lines apart.
 """
 import contextlib
+import io
 import os
 import pathlib
 import re
+import sys
 
 import numpy as np
 
@@ -37,9 +39,9 @@ class _Scored:
         self.drawn = file.groups.get("posterior")
         self.kept = file.coords.get("posterior", {}).get("map", np.arange(0))
         self.emulator = None
-        if maps.path.name == "posterior.h5" and maps.path.with_name("statistics.h5").is_file():
+        if maps.path.name == "posterior.h5":
             from ..posterior.infer import load_emulator
-            with contextlib.suppress(InputError):              # of another run
+            with contextlib.suppress(InputError):              # without emulator
                 self.emulator = load_emulator(maps.path.parent)
 
     def density(self, i, points):
@@ -75,17 +77,17 @@ def compare(results: list, folder: pathlib.Path) -> dict:
 
 def _drawn(function, data, size, path):
     """The PNG of a picture, and the PDF beside it; None if there are no data for it."""
-    try:
-        from matplotlib.figure import Figure
-    except ValueError:                      # MPLBACKEND of a notebook, whose module is not here
+    if not {"matplotlib", "IPython"} & {*sys.modules}:       # a notebook's may not be here
         os.environ["MPLBACKEND"] = "agg"
-        from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
     figure = Figure(figsize=size, layout="constrained")
     if function(figure, data) is False:
         return None
     for suffix, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
+        image = io.BytesIO()                      # matplotlib's PDF crashes on a full disk
+        figure.savefig(image, format=suffix[1:], dpi=150, metadata={stamp: None})
         with atomic(path.with_suffix(suffix)) as part:
-            figure.savefig(part, dpi=150, metadata={stamp: None})
+            part.write_bytes(image.getvalue())
     return path.with_suffix(".png")
 
 

@@ -225,7 +225,7 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
     for each in results:
         try:
             written.append(save(each))
-        except InputError as error:    # a colleague's folder, or a disk that is only read from now
+        except (InputError, RunError) as error:    # a colleague's folder, or a full disk
             warn(f"no new score.json, {error}")
     if not with_figures:
         return written
@@ -243,7 +243,7 @@ def publish(scored: list, with_figures: bool = True) -> list[pathlib.Path]:
             texts = [table.overview(results), *map(table.details, results)]
         table.page(where, f"wl: {title}", texts, drawn)
         written.append(where)
-    except InputError as error:
+    except (InputError, RunError) as error:
         warn(error)
     return written + list(drawn.values())
 

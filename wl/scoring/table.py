@@ -277,4 +277,5 @@ def page(path, title: str, texts: list[str], pictures: dict) -> None:
         parts.append(f'<figure><img src="data:image/png;base64,{data}" alt="{said}">'
                      f"<figcaption>{said}.</figcaption></figure>\n")
     with atomic(path) as part:
-        part.write_text("".join([*parts, *others, "</body></html>\n"]), encoding="utf-8")
+        part.write_text("".join([*parts, *others, "</body></html>\n"]), encoding="utf-8",
+                        errors="backslashreplace")

@@ -25,12 +25,10 @@ ARCMIN = np.pi / 10800.0
 MARGIN = 80              # fewest pixels beyond the frame: 1440x192 is 15-18 % high below ell 20
 IMAGES = 3               # aliases, in sampling frequencies; 0.01 % of sigma at (0.3, 0.8) is beyond
 MAX_CELLS = 1_200_000    # of a quarter grid: 0.5 GB of image matrix
-# Gaussian share of a log-normal map's modes, see Grid.share(): all below GAUSSIAN_BELOW, where a
-# log-normal's waves change the power of all smaller scales by 2 kappa/lambda, and log10 P scatters
-# more from map to map than real maps' does; GAUSSIAN_SHARE above GAUSSIAN_ABOVE, without which no
-# pixel is below -lambda and kurtosis/skewness^2 is 1.55, not 1.83 (real maps: 2.0). With
-# LAMBDA_FACTOR, of the shift lambda, chosen by third moments of three real maps and the scatter of
-# 60 real spectra: benchmarks/README.md.
+# Gaussian share of a log-normal map's modes, see Grid.share(): all below GAUSSIAN_BELOW, as waves
+# there change the power of smaller scales, whose scatter is too large then; GAUSSIAN_SHARE above
+# GAUSSIAN_ABOVE, without which no pixel is below -lambda and kurtosis/skewness^2 is 1.55, not 1.83
+# (real maps: 2.0). Chosen with LAMBDA_FACTOR by real maps and spectra: benchmarks/README.md
 GAUSSIAN_SHARE, GAUSSIAN_BELOW, GAUSSIAN_ABOVE = 0.2, 40.0, 400.0
 LAMBDA_FACTOR = 0.85
 LAYERS = 2               # of log-normal and Gaussian maps in boxes; those with halos have slices

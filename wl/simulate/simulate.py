@@ -139,7 +139,7 @@ def write_maps(path: pathlib.Path, places, labels: np.ndarray, keys: list, noise
         _worker["grid"] = Grid(_worker["mask"], periodic=options.periodic)
     first, size = np.load(path, mmap_mode="r").offset, 2 * len(_worker["grid"].observed)
     maps = draw_maps(_worker["grid"], labels, options.seed, keys, options, noise)
-    with open(path, "r+b", buffering=0) as file:
+    with open(path, "r+b") as file:          # buffered: what the disk does not take is an error
         for place, kappa in zip(places, maps):
             with np.errstate(over="ignore"):
                 row = kappa.astype("<f2")
@@ -149,13 +149,15 @@ def write_maps(path: pathlib.Path, places, labels: np.ndarray, keys: list, noise
                                    *labels[0]))
             file.seek(first + int(place) * size)
             file.write(row.tobytes())
+        file.flush()
         os.fsync(file.fileno())              # the parent notes the task as done: it has to be
     return len(places)
 
 
 def room(out: pathlib.Path) -> int:
     """Bytes that a set in a folder may take: the disk's free ones and those of the set in it."""
-    own = sum(path.stat().st_size for folder in (out, out / UNFINISHED) for path in folder.glob("*")
+    own = sum(min(path.stat().st_size, 512 * path.stat().st_blocks)          # begun ones are sparse
+              for folder in (out, out / UNFINISHED) for path in folder.glob("*")
               if path.name.removesuffix(".part") in FILES)
     disk = next(path for path in (out, *out.absolute().parents) if path.exists())
     return shutil.disk_usage(disk).free + own

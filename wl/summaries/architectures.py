@@ -4,8 +4,7 @@
 
 Each maps a batch (n, 1, rows, columns) to (n, n_out). A new one is a class below, a line in
 NETWORKS, and its options with their defaults in options.MODELS. Its `stride`, if it has one, is the
-least frame each way. Nothing here draws from torch's global generator in training, and every
-nonlinearity is a module.
+least frame each way. Nothing here draws from torch's global generator in training.
 """
 import copy
 import functools
@@ -153,8 +152,7 @@ class SqueezeExcitation(nn.Module):
 class SelfAttention(nn.Module):
     """Every place looks at all others, x + gamma o (Zhang et al. 2019, arXiv:1805.08318).
 
-    As in BigGAN: queries and keys of c/8 channels, values of c/2, keys and values after 2 x 2
-    max-pooling; gamma starts at 0.
+    As in BigGAN: queries, keys of c/8 channels, values of c/2, the last two after max-pooling.
     """
 
     def __init__(self, channels: int):

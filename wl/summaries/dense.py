@@ -1,8 +1,6 @@
 """Dense networks on hand-made statistics: a few that differ in their start alone, averaged.
-
-They learn in seconds, on several draws of noise of each training map, all in one module. How long
-to train is the one thing that depends on the size of the set: schedules of rising length are tried
-until the validation maps see no gain.
+They learn in seconds, on several draws of noise of each training map, all in one module. As sets
+differ in size, schedules of rising length are tried until the validation maps see no gain.
 """
 import dataclasses
 import math
