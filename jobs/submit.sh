@@ -40,12 +40,17 @@ submit() {       # name, what it waits for, array or nothing, command; sets id
     [ -z "$after" ] || options+=(--dependency="afterok:$after" --kill-on-invalid-dep=yes)
     [ -z "$array" ] || { options+=(--array="$array"); log=%A_%a; }
     id=$(sbatch "${options[@]}" --output="$out/logs/$name-$log.log" ${site[@]+"${site[@]}"} \
-        --wrap="exec $(printf '%q ' bash "$root/jobs/run.sh" "$@")")
+        --wrap="exec $(printf '%q ' bash "$root/jobs/run.sh" "$@")") || id=
     id=${id%%;*}                                 # "job;cluster" where there are several clusters
+    if ! [[ "$id" =~ ^[0-9]+$ ]]; then
+        echo "submit.sh: error: sbatch made no job $name${jobs:+; cancel those before it by scancel$jobs}" >&2
+        exit 1
+    fi
+    jobs+=" $id"
     echo "$id $name"
 }
 
-run=(run_mcmc.py "$@" --out "$out")
+jobs='' run=(run_mcmc.py "$@" --out "$out")
 if [ "$networks" -gt 1 ]; then
     others=
     [ "$first" -eq 0 ] || others=0-$((first - 1))

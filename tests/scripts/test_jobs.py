@@ -28,7 +28,8 @@ def call(tmp_path):
     (tmp_path / "bin").mkdir()
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.write_text('#!/bin/bash\nprintf "%s\\n" "$*" >> "$LOG"\n'
-                      'n=$(wc -l < "$LOG"); echo "$((100 + n))${CLUSTER:-}"\n')
+                      'n=$(wc -l < "$LOG"); [ "$n" != "${REFUSED:-}" ] || exit "${CODE:-1}"\n'
+                      'echo "$((100 + n))${CLUSTER:-}"\n')
     sbatch.chmod(0o755)
 
     def run(*words, **variables):
@@ -90,6 +91,17 @@ def test_wrong_usage_is_refused_before_anything_is_submitted(call, tmp_path):
         assert done.returncode == 2 and not calls, words
         assert len(done.stderr.splitlines()) == 1 and "error: " in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("code", ["1", "0"])
+def test_jobs_that_wait_for_one_that_sbatch_refused_are_named(call, code):
+    """Also where it gives no id, and says that all is well."""
+    done, calls = call(SUBMIT, "out", 2, "--", "--method", "spectrum", REFUSED="3", CODE=code)
+    assert done.returncode == 1 and len(calls) == 3
+    assert done.stderr == ("submit.sh: error: sbatch made no job score; cancel those before it by "
+                           "scancel 101 102\n")
+    done, _ = call(SUBMIT, "out", 2, "--", "--method", "spectrum", REFUSED="1", CODE=code)
+    assert done.stderr == "submit.sh: error: sbatch made no job infer-first\n"
 
 
 def test_a_job_has_the_threads_and_folders_of_its_node(call, tmp_path):

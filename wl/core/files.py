@@ -35,7 +35,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def atomic(path) -> Iterator[pathlib.Path]:
     """A temporary path beside a file, whose place it takes when the block ends without an error.
 
-    The folder is made, the suffix stays. InputError: unusable folder; RunError: the disk fails.
+    The suffix stays. Raises InputError for an unusable folder, RunError when the disk fails.
     """
     path = pathlib.Path(path)
     if path.is_dir():

@@ -180,7 +180,7 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
 
     folder: str or Path, where the files lie
     release: str, key of RELEASES, or "auto" for the only one that is there
-    test_maps: str, name of the noisy test maps; None for the only TEST_FILES. Raises InputError.
+    test_maps: str, name of the noisy test maps; None for the only ones. Raises InputError.
 
         maps = wl.open_set("data/small")
         print(maps.kappa.shape, maps.theta)

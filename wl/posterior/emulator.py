@@ -130,8 +130,8 @@ def beyond(theta: np.ndarray, mean: np.ndarray,
     Of six sets of 4040 synthetic maps at the challenge's cosmologies, 68 % intervals held 35-39 %
     of the truths on the hull without a margin, 54-62 % with 0.5; the score rose by 0.03-0.09.
     theta: (n, 2), mean: (n, d), covariance: (n, d, d) float64.
-    Returns the same with DIRECTIONS rows more: a point's covariance is that of the next cosmology,
-    its mean follows the slope that NEIGHBOURS cosmologies around that one have.
+    Returns the same with DIRECTIONS rows more: a point's covariance is that of the cosmology
+    beside it, its mean follows the slope that NEIGHBOURS cosmologies around that one have.
     """
     root = np.linalg.cholesky(np.cov(theta.T))
     unit = np.linalg.solve(root, theta.T).T
