@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_code
 
 HUGE, ABSURD = str(2**63), "1000000000"
 MCMC, DIRECT, SCORE = ("run_mcmc.py --data set", "run_direct.py --data set",
@@ -186,15 +186,16 @@ def main(folder):
     print(counted)
 
 
-def test_wrong_inputs_end_in_one_line_at_once_and_leave_nothing(tmp_path, python):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    run = python(f"import test_wrong_inputs as t; t.main({str(folder)!r})", timeout=3000,
-                 env={"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})
-    assert run.returncode == 0, run.stdout + run.stderr
-    *short, counted = run.stdout.splitlines()
+def begin(folder):
+    return run_code(f"import test_wrong_inputs as t; t.main({str(folder)!r})", timeout=3000,
+                    env={"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})
+
+
+def test_wrong_inputs_end_in_one_line_at_once_and_leave_nothing(begun):
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    *short, counted = begun.stdout.splitlines()
     assert not short, "\n".join(short)
-    assert int(counted) >= 200 and run.stderr == ""
+    assert int(counted) >= 200 and begun.stderr == ""
 
 
 @pytest.mark.parametrize("case", [
