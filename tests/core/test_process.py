@@ -132,6 +132,7 @@ with progress.saving():
 @pytest.mark.parametrize("body, out", [(PLAIN, ""), (SAVING, "saved\n")])
 @pytest.mark.parametrize("number, code, words", [
     (signal.SIGTERM, 75, "SIGTERM"), (signal.SIGUSR1, 75, "SIGUSR1"), (signal.SIGHUP, 75, "SIGHUP"),
+    (signal.SIGXCPU, 75, "SIGXCPU"),
     (signal.SIGINT, 130, "interrupted")])
 def test_a_signal_saves_and_says_how_to_go_on(body, out, number, code, words):
     process = started(body)

@@ -67,8 +67,8 @@ class Halos:
     ell, powers: (n,) and (slice, ORDERS, n), spectra of the powers of the correlation function
     smooth, smooth_bias: (distance,) share of the mass that is not painted, and the bias left for it
     Waves longer than LONGEST are not in g: the boxes of the challenge's real maps have none, and
-    log10 P would scatter a tenth more. The bias is cut at MAX_CLUSTERING / sigma_g, fitted to third
-    moments of three real maps: exp(b g) would pile up rare halos, which exclude one another.
+    log10 P would scatter up to a tenth more from ell 400 to 1600. The bias is cut at MAX_CLUSTERING
+    / sigma_g, fitted to third moments of real maps: exp(b g) would pile up rare halos.
     """
 
     def __init__(self, theory: Theory, coarse: Grid):
