@@ -233,6 +233,15 @@ def test_a_run_of_other_statistics_is_refused(run, frames, monkeypatch):
     one_line(error, "statistics of a map", "this code measures 3", "repeat the run")
 
 
+def test_a_run_from_before_a_p_value_gets_it_for_new_maps(run, frames):
+    file = apply.open_run(run[1].path.parent)
+    del file.groups["predictions"]["p_value_one_point"]
+    found = apply.apply(file, frames, Wanted("test").rows, 1, quiet=True).groups["predictions"]
+    new = found["p_value_one_point"][-N_TEST:]
+    assert np.array_equal(new, applied(run[1], frames).groups["predictions"]["p_value_one_point"][
+        -N_TEST:]) and np.isfinite(new).all()
+
+
 def test_another_depth_is_warned_of(run, frames, tmp_path, capsys):
     """The run's own maps have a signal far above the noise of 3000 galaxies, and are warned of."""
     applied(run[1], frames)

@@ -1,4 +1,6 @@
 """The binned spectrum: level, bins and mode counts against slow and analytic routes."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import one_line
@@ -6,7 +8,7 @@ from conftest import one_line
 from wl.maps.batches import FIXED, NO_NOISE, Batches, Frame
 from wl.core.checks import InputError
 from wl.core.params import noise_sigma
-from wl.summaries.handmade import ELL_MAX, ELL_MIN, N_BIN, Spectrum, measure
+from wl.summaries.handmade import (ELL_MAX, ELL_MIN, N_BIN, Features, Spectrum, blocks, measure)
 
 SIDE = np.radians(2.0 / 60.0)                  # of a pixel, radians
 
@@ -143,3 +145,20 @@ def test_a_map_of_zeros_is_refused(batches):
     with pytest.raises(InputError) as error:
         measure(spectrum, dead, np.array([0, 1, 2]), NO_NOISE)
     one_line(error, "map 1 of 3", "no power")
+
+
+@pytest.mark.parametrize("scales, used", [((0.6, 1.2, 2.2, 4.0), 4), ((0.6, 2.0, 60.0), 2)])
+def test_fine_bands_are_those_between_the_three_finest_scales(scales, used, rng):
+    """Their numbers do not see a constant that is added to a map; other one-point numbers do."""
+    mask = np.zeros((160, 96), bool)
+    mask[40:64] = True                                # too narrow for a scale of 60 arcmin
+    features = Features(mask, 30.0, scales)
+    names = [f"{one.NAME}_{k}" for one in features.statistics for k in range(one.width)]
+    found = blocks(SimpleNamespace(coords={"features": {"feature": np.array(names)}}))
+    assert len(found["one_point"]) == (2 * used - 1) * len(found["fine_bands"]) / min(used - 1, 2)
+    kappa = (rng.normal(0.0, 0.03, (1, *mask.shape)) * mask).astype(np.float32)
+    before, after = features(kappa)[0], features(kappa + np.float32(0.02) * mask)[0]
+    moved = np.abs(after - before) > 0.02             # a bin's pixel may change sides by rounding
+    bands = found["one_point"][used * 19:]
+    assert np.array_equal(found["fine_bands"], bands[:38]) and not moved[bands].any()
+    assert moved[found["one_point"][:used * 19]].reshape(used, 19).any(1).all()

@@ -79,3 +79,25 @@ def test_a_number_that_few_maps_have_changes_nothing(known):
                               (new[0], np.pad(new[1], ((0, 0), (0, 1)))))
     plain = likeness.p_values(BLOCKS, *known, new)
     assert np.allclose(found["p_value_all"], plain["p_value_all"], rtol=1e-9)
+
+
+def test_a_few_far_maps_do_not_hide_the_others():
+    """One in 200 scatters ten times as much: still 1 % of all have a p-value below 0.01."""
+    def world(n, seed):
+        s, x = maps(n, seed)
+        return s, x * np.where(np.random.default_rng(seed).random(n) < 0.005, 10.0, 1.0)[:, None]
+    found = likeness.p_values(BLOCKS, world(6000, 1), np.arange(6000) // 60, world(20_000, 2))
+    for name, p in found.items():
+        assert 0.007 < (p < 0.01).mean() < 0.013, (name, (p < 0.01).mean())
+
+
+def test_new_maps_are_judged_as_known_ones_are():
+    """However few the known maps are: those of a fit lie nearer to it than others do."""
+    blocks = {name: range(k, k + 20) for k, name in enumerate(("one", "two"))}
+    means = []
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=(1000, 21))
+        known = (x[:240, :2] * 0.01, x[:240])
+        new = x[240:, :2] * 0.01, x[240:]
+        means.append(likeness.p_values(blocks, known, np.arange(240) // 4, new)["p_value_all"])
+    assert abs(np.mean(means) - 0.5) < 0.02, np.mean(means)

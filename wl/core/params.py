@@ -84,8 +84,9 @@ VARIABLES = {
     **dict.fromkeys(("theta", "design"), "Omega_m and S_8 of each cosmology of the design"),
     **{f"p_value_{name}": f"share of simulated maps whose {what} less like those of simulations "
                           "with the same summaries"
-       for name, what in (("spectrum", "spectrum is"), ("small_scales", "spectrum beyond its "
-                          "middle is"), ("one_point", "moments and PDFs are"),
+       for name, what in (("spectrum", "spectrum is"), ("one_point", "moments and PDFs are"),
+                          ("small_scales", "spectrum beyond its middle is"),
+                          ("fine_bands", "moments and PDFs in the two finest bands are"),
                           ("all", "statistics, taken together, are"))},
     **dict.fromkeys(("summary", "summary_2"), "summary of a map"),
     **{q: f"{100 * p:g} % quantile of the posterior" for q, p in LEVELS.items()},

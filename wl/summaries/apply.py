@@ -97,7 +97,7 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     if sd is not None:
         group["sd"][rows] = sd
     for name, values in _likeness(run, kept, features, summaries).items():
-        group[name][rows] = values
+        group.setdefault(name, np.full(len(group["split"]), np.nan))[rows] = values
     inputs = {"label": run.inputs["label"], "run": run.digest, "maps": digest_file(path)}
     ids = np.concatenate([n + np.arange(len(kept)), np.arange(n)])
     coords = {**run.coords, "predictions": {**run.coords["predictions"], "map": ids}}

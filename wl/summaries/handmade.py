@@ -123,7 +123,6 @@ class Shapes:
             yield out
 
     def _plain(self, block):
-        """A map in blocks as (rows, columns)."""
         rows, columns = self.frame
         lanes = block.reshape(len(block), -1, kernels.LANES)[:, :rows].swapaxes(0, 1)
         return lanes.reshape(rows, -1)[:, :columns]
@@ -192,10 +191,12 @@ class Features:
 
 
 def blocks(file: hdf5.File) -> dict[str, np.ndarray]:
-    """{name: columns} of each statistic in a features_file(); small_scales are a half twice."""
+    """{name: columns} of each statistic in a features_file(); where maps show faults, twice."""
     kind = [name.rpartition("_")[0] for name in file.coords["features"]["feature"]]
     found = {name: np.flatnonzero(np.array(kind) == name) for name in dict.fromkeys(kind)}
     found["small_scales"] = found["spectrum"][len(found["spectrum"]) // 2:]
+    each = found["one_point"].reshape(-1, 3 + PDF_BINS[2])            # scales, then one band less
+    found["fine_bands"] = each[len(each) // 2 + 1:][:2].ravel()
     return found
 
 

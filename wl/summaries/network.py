@@ -233,10 +233,11 @@ def save_torch(path: str | os.PathLike, content: Any) -> None:
     """torch.save, whole or not at all, under a seal: torch itself does not see a flipped bit."""
     inner, outer = io.BytesIO(), io.BytesIO()
     torch.save(content, inner)
-    torch.save({"sha256": hashlib.sha256(inner.getbuffer()).hexdigest(),
-                "data": torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)}, outer)
+    data = bytearray(inner.getvalue())    # a view of inner would outlive it: Python 3.13 complains
+    torch.save({"sha256": hashlib.sha256(data).hexdigest(),
+                "data": torch.frombuffer(data, dtype=torch.uint8)}, outer)
     with atomic(path) as part:
-        pathlib.Path(part).write_bytes(outer.getbuffer())
+        pathlib.Path(part).write_bytes(outer.getvalue())
 
 
 def histories(paths: list) -> dict[str, Var]:
