@@ -2,8 +2,11 @@
 """Omega_m and S_8 of convergence maps, straight from a network with mean and log-sigma heads."""
 import functools
 
-from run_mcmc import predicted
-from wl.core import cli
+try:
+    from run_mcmc import predicted
+    from wl.core import cli
+except ImportError as error:
+    raise SystemExit(f"error: {error}; use the Python of a .venv made as the README shows") from None
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing maps by a network alone.
 

@@ -3,8 +3,11 @@
 import functools
 import os
 
-from wl import api
-from wl.core import cli
+try:
+    from wl import api
+    from wl.core import cli
+except ImportError as error:
+    raise SystemExit(f"error: {error}; use the Python of a .venv made as the README shows") from None
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
 

@@ -5,11 +5,14 @@ import json
 import pathlib
 import sys
 
-from wl.core import cli
-from wl.core.checks import InputError, choice, within
-from wl.core.progress import fail, say
-from wl.posterior.options import merge
-from wl.scoring import files, report, table
+try:
+    from wl.core import cli
+    from wl.core.checks import InputError, choice, within
+    from wl.core.progress import fail, say
+    from wl.posterior.options import merge
+    from wl.scoring import files, report, table
+except ImportError as error:
+    raise SystemExit(f"error: {error}; use the Python of a .venv made as the README shows") from None
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.

@@ -1,5 +1,6 @@
 """Options, exit codes, progress, and how a process is prepared."""
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -337,3 +338,21 @@ def test_leftovers_of_torchrun(monkeypatch):
     with pytest.raises(InputError) as error:
         cli.rank()
     one_line(error, "RANK", "1", "5")
+    monkeypatch.setenv("MASTER_PORT", "abc")
+    with pytest.raises(InputError) as error:
+        cli.processes()
+    one_line(error, "MASTER_PORT", "abc")
+
+
+@pytest.mark.parametrize("script", ["run_mcmc.py", "run_direct.py", "run_score.py"])
+def test_a_python_without_the_packages_is_one_line(script):
+    run = subprocess.run([sys.executable, "-S", ROOT / script], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.count("\n") == 1, run.stderr
+    assert "numpy" in run.stderr and ".venv" in run.stderr
+
+
+def test_a_package_that_is_missing_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: importlib.import_module("nonesuch"))
+    assert end.value.code == 1
+    assert capsys.readouterr().err.endswith("'nonesuch'; give pip install -r requirements.txt\n")

@@ -445,6 +445,22 @@ def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
     assert (tmp_path / "done").read_text() == ""
 
 
+@pytest.mark.parametrize("name, damage", [
+    ("done", pathlib.Path.unlink), (KAPPA_FILE + ".part", pathlib.Path.unlink),
+    (TEST_FILE + ".part", lambda path: os.truncate(path, path.stat().st_size // 2)),
+    ("none of them", str)])
+def test_an_unfinished_set_with_damaged_files_is_begun_anew(mask_file, tmp_path, name, damage):
+    sizes = {"cosmologies": 4, "realisations": 2, "test": 4}
+    part, plan = tmp_path / "set" / UNFINISHED, Plan(SimulationOptions(mask=mask_file, **sizes))
+    part.mkdir(parents=True)
+    module.prepare(part, plan, False)
+    (part / "done").write_text("train 0\ntest 0\n")                 # whose maps are all 0 as yet
+    damage(part / name)
+    simulate(tmp_path / "set", mask=mask_file, processes=1, quiet=True, **sizes)
+    kappa = np.load(tmp_path / "set" / KAPPA_FILE)
+    assert kappa[0].any() == (name != "none of them") and kappa[1:].any(axis=2).all()
+
+
 def test_two_runs_do_not_share_a_folder(mask_file, tmp_path):
     (tmp_path / "set" / UNFINISHED).mkdir(parents=True)
     with open(tmp_path / "set" / UNFINISHED / ".lock", "w") as held:

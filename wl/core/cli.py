@@ -11,8 +11,7 @@ import signal
 import sys
 import traceback
 
-# Linear algebra on several threads rounds differently: with one, --threads changes no result. Read
-# when numpy loads.
+# Read when numpy loads. Linear algebra on several threads rounds differently.
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -226,6 +225,8 @@ def _code_of(main):
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return fail(f"{str(name)[:200]}: {text}" if name else text, EXIT_USAGE if number in (
             errno.ENAMETOOLONG, errno.ELOOP) else EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        return fail(f"{error}; give pip install -r requirements.txt", EXIT_FAILED)
     except Exception as error:
         if "can't start new thread" in str(error):
             return fail("no more threads can be started; give fewer --threads, or raise the limits "
@@ -241,6 +242,8 @@ def processes(name: str = "WORLD_SIZE") -> int:
     """Processes that torchrun started for this run, 1 without it. Raises InputError."""
     started = {"MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"} <= os.environ.keys()
     count = os.environ.get(name, 1) if started else 1
+    within("MASTER_PORT in the environment", os.environ["MASTER_PORT"] if started else 1, 1, 65535,
+           integer=True)
     return within(f"{name} in the environment", count, 1, 65536, integer=True)
 
 

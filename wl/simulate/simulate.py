@@ -124,7 +124,6 @@ def _own_start():
 
 
 def _start_worker(mask, options):
-    """Initialise a worker process, which ends with its parent."""
     def end_with_parent():
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
         os._exit(1)
@@ -209,22 +208,25 @@ def _is_plans(folder, before, plan, force):
 
 def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
     """Set up or take up the unfinished folder; returns the names of the tasks that are done."""
-    state = part / "state.json"
+    state, begun = part / "state.json", not (part / SIMULATION_FILE).is_file()
     now = {"settings": plan.settings, "inputs": plan.inputs, "code": code_version().split()[0]}
+    files = {part / (name + ".part"): (*label.shape[:-1], plan.n_observed) for name, label in (
+        (KAPPA_FILE, plan.label), (TEST_FILE, plan.label_test)) if label.size}
     if state.is_file():
         before = dataset.read_proof(state)
-        if _is_plans(part.parent, before, plan, force) and before.get("code") == now["code"]:
-            return set((part / "done").read_text().split("\n")[:-1])
         # other code draws other maps: begin again
-    moved = FILES if (part / SIMULATION_FILE).is_file() else ()      # it was going to its place
-    for old in (*(part.parent / name for name in moved), *part.iterdir()):
+        if _is_plans(part.parent, before, plan, force) and before.get("code") == now["code"]:
+            with contextlib.suppress(OSError, ValueError):       # if a file is missing or cut, too
+                done = set((part / "done").read_text().split("\n")[:-1])
+                for path in files if begun else ():
+                    np.load(path, mmap_mode="r")
+                return done
+    for old in (*(part.parent / name for name in (() if begun else FILES)), *part.iterdir()):
         if old.name != LOCK_FILE:
             old.unlink(missing_ok=True)
     (part / "done").write_text("")
-    for name, label in ((KAPPA_FILE, plan.label), (TEST_FILE, plan.label_test)):
-        if label.size:
-            np.lib.format.open_memmap(part / (name + ".part"), "w+", np.dtype("<f2"),
-                                      (*label.shape[:-1], plan.n_observed))
+    for path, shape in files.items():
+        np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
     _write_json(state, now)
     return set()
 
