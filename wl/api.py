@@ -212,11 +212,10 @@ def _told(lines, shape, posterior, wanted, out, threads, seconds, new=False):
             for name, value in {**seconds, "infer": count * cost}.items()}
     shown = {name: f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else
              f"{s / 3600:.1f} h" for name, s in [*took.items(), ("all", sum(took.values()))]}
-    size = count * (400 + 24 * posterior.draws) / 1e6              # before compression
     return "\n".join([
         *lines, f"infer: {count} maps by {how}",
         f"time: about {shown.pop('all')} on {threads} threads ("
         + ", ".join(f"{name} {text}" for name, text in shown.items())
         + "), on cores such as those of benchmarks/README.md",
         f"write: {out}{'statistics.h5, ' * (d > 0)}{wanted.file_name}{scores}, about "
-        f"{max(size, 0.1):.1f} MB; nothing was written now"])
+        f"{max(count * (400 + 24 * posterior.draws) / 1e6, 0.1):.1f} MB; nothing was written now"])

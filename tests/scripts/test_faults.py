@@ -86,8 +86,8 @@ def test_no_file_runs_a_command(tmp_path):
     np.save(tmp_path / "x.npy", np.array([Planted(mark)], object), allow_pickle=True)
     inner = io.BytesIO()
     torch.save({"settings": Planted(mark)}, inner)
-    data = torch.frombuffer(inner.getbuffer(), dtype=torch.uint8)
-    seal = hashlib.sha256(inner.getbuffer()).hexdigest()
+    data = torch.frombuffer(bytearray(inner.getvalue()), dtype=torch.uint8)
+    seal = hashlib.sha256(inner.getvalue()).hexdigest()
     torch.save({"sha256": seal, "data": data}, tmp_path / "inner.pt")
     torch.save({"sha256": Planted(mark), "data": data}, tmp_path / "outer.pt")
     for read, words in (

@@ -10,11 +10,10 @@ In Python:
     state = np.empty(4, np.uint64); seed_state(state, 12, 3, 0)
     print(normal(state))
 
-A kernel is decorated by njit() of this file, never by Numba's own, whose cache looks only at the
-file of the function itself: a change in another file would go unnoticed. Here the cache folder
-carries a digest of all sources of the room. Loading compiled code runs it: the folder has to be the
-user's own, and each file in it carries a digest of its content, as a truncated one once crashed a
-process. Without such a folder, or on a full disk, every process compiles.
+A kernel is decorated by njit() of this file: the cache of Numba's own sees no change in another
+file. Here the cache folder carries a digest of all sources of the room. Loading compiled code runs
+it: the folder has to be the user's own, and each file carries a digest of its content, as a cut one
+once crashed a process. Without such a folder, or on a full disk, every process compiles.
 """
 import contextlib
 import hashlib

@@ -162,7 +162,6 @@ def _normal_scores(value):
 
 
 def _rhat(score):
-    """R-hat of chains (n, chains, m)."""
     m = score.shape[2]
     within, between = score.var(axis=2, ddof=1).mean(1), score.mean(2).var(axis=1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -200,7 +200,6 @@ def save(result: dict) -> pathlib.Path:
 
 
 def _score_in(path):
-    """What a score.json holds, {} without a readable one."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -208,7 +207,6 @@ def _score_in(path):
 
 
 def _beside(path, name):
-    """The path of a file that belongs to a posterior, in its folder."""
     path = pathlib.Path(path)
     return path.with_name(name if path.name == "posterior.h5" else f"{path.stem}.{name}")
 

@@ -174,7 +174,6 @@ def new_maps(maps) -> str:
 
 
 def _named(values):
-    """Error bars of both parameters as text."""
     return ", ".join(f"{v:.4f} ({p})" for v, p in zip(values, PARAMS))
 
 

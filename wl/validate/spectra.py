@@ -37,9 +37,8 @@ VERDICTS = {"means": f"signals within {TOLERANCE:.0%} plus their error",
             "scatters": f"scatter within {SCATTER_TOLERANCE:.0%}, bins 4-9"}
 
 Spectra = namedtuple("Spectra", "power label survey")
-Spectra.__doc__ = """Noisy spectra with truth: power (n_cosmology, n_realisation, n_bin), steradian.
-
-label: (n_cosmology, n_realisation, 5); survey: the Survey behind whose mask they were measured."""
+Spectra.__doc__ = """Noisy power (n_cosmology, n_realisation, n_bin), steradian, at label (..., 5),
+and the Survey behind whose mask it was measured."""
 
 
 def masked_window(grid: Grid, mask: np.ndarray, spectrum: Spectrum) -> np.ndarray:
