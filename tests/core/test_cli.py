@@ -356,3 +356,6 @@ def test_a_package_that_is_missing_is_one_line(capsys):
         cli.run(lambda: importlib.import_module("nonesuch"))
     assert end.value.code == 1
     assert capsys.readouterr().err.endswith("'nonesuch'; give pip install -r requirements.txt\n")
+    with pytest.raises(SystemExit):                       # a damaged copy of wl: pip does not help
+        cli.run(lambda: importlib.import_module("wl.nonesuch"))
+    assert "internal error" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 """Data sets: layout, reproducibility, resuming, refusals. Small masks, real processes."""
+import errno
 import fcntl
 import io
 import json
@@ -24,6 +25,7 @@ from wl.simulate.theory import Theory
 from wl.maps.dataset import UNFINISHED, open_set
 from wl.core.params import DELTA_Z_SIGMA, FILE_PREFIX, noise_sigma
 
+SMALL_SIZES = dict(cosmologies=4, realisations=2, test=4)
 SMALL = dict(cosmologies=4, realisations=5, test=7, unseen=3, processes=1, quiet=True)
 
 
@@ -404,6 +406,7 @@ def test_killed_before_the_last_file_moved(small, mask_file, tmp_path, monkeypat
     with pytest.raises(InputError) as error:
         open_set(out)
     one_line(error, "interrupted", "repeat the command")
+    monkeypatch.delattr(module, "_run")                              # no map is drawn again
     assert simulate(out, mask=mask_file, **SMALL) is True and same_files(out, small)
     assert open_set(out).changed() == []
 
@@ -435,30 +438,52 @@ def test_a_dead_worker_is_one_line(mask_file, tmp_path, monkeypatch):
 
 
 def test_other_code_begins_again(mask_file, tmp_path, monkeypatch):
+    tmp_path = tmp_path / UNFINISHED
+    tmp_path.mkdir()
     plan = Plan(SimulationOptions(cosmologies=3, realisations=2, test=0, mask=mask_file))
     assert module.prepare(tmp_path, plan, False) == set()
     # the second line was cut off by a kill
     (tmp_path / "done").write_text("train 0\ntrain")
     assert module.prepare(tmp_path, plan, False) == {"train 0"}
     monkeypatch.setattr(module, "code_version", lambda: "another")
+    (tmp_path.parent / KAPPA_FILE).write_text("of the other code, in its place already")
+    (tmp_path / "simulation.json").write_text("{}")
     assert module.prepare(tmp_path, plan, False) == set()
-    assert (tmp_path / "done").read_text() == ""
+    assert (tmp_path / "done").read_text() == "" and not (tmp_path.parent / KAPPA_FILE).exists()
 
 
 @pytest.mark.parametrize("name, damage", [
     ("done", pathlib.Path.unlink), (KAPPA_FILE + ".part", pathlib.Path.unlink),
+    (KAPPA_FILE + ".part", lambda path: os.truncate(path, 0)),
     (TEST_FILE + ".part", lambda path: os.truncate(path, path.stat().st_size // 2)),
     ("none of them", str)])
-def test_an_unfinished_set_with_damaged_files_is_begun_anew(mask_file, tmp_path, name, damage):
-    sizes = {"cosmologies": 4, "realisations": 2, "test": 4}
-    part, plan = tmp_path / "set" / UNFINISHED, Plan(SimulationOptions(mask=mask_file, **sizes))
+def test_an_unfinished_set_with_damaged_files_is_begun_anew(mask_file, tmp_path, name, damage,
+                                                             capsys):
+    part = tmp_path / "set" / UNFINISHED
+    plan = Plan(SimulationOptions(mask=mask_file, **SMALL_SIZES))
     part.mkdir(parents=True)
     module.prepare(part, plan, False)
     (part / "done").write_text("train 0\ntest 0\n")                 # whose maps are all 0 as yet
     damage(part / name)
-    simulate(tmp_path / "set", mask=mask_file, processes=1, quiet=True, **sizes)
+    simulate(tmp_path / "set", mask=mask_file, processes=1, quiet=True, **SMALL_SIZES)
+    assert ("drawn again" in capsys.readouterr().err) == (name != "none of them")
     kappa = np.load(tmp_path / "set" / KAPPA_FILE)
     assert kappa[0].any() == (name != "none of them") and kappa[1:].any(axis=2).all()
+
+
+def test_an_error_of_the_moment_loses_no_map(mask_file, tmp_path, monkeypatch):
+    """As of memory or of a network's disk: the folder is whole, and the same command goes on."""
+    part, plan = tmp_path / UNFINISHED, Plan(SimulationOptions(mask=mask_file, **SMALL_SIZES))
+    part.mkdir()
+    module.prepare(part, plan, False)
+    (part / "done").write_text("train 0\n")
+    def refuse(*words, **more):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.np, "load", refuse)
+        with pytest.raises(OSError):
+            module.prepare(part, plan, False)
+    assert module.prepare(part, plan, False) == {"train 0"}
 
 
 def test_two_runs_do_not_share_a_folder(mask_file, tmp_path):

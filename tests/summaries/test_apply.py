@@ -237,6 +237,7 @@ def test_a_run_from_before_a_p_value_gets_it_for_new_maps(run, frames):
     file = apply.open_run(run[1].path.parent)
     del file.groups["predictions"]["p_value_one_point"]
     found = apply.apply(file, frames, Wanted("test").rows, 1, quiet=True).groups["predictions"]
+    assert np.isnan(found["p_value_one_point"][:-N_TEST]).all()
     new = found["p_value_one_point"][-N_TEST:]
     assert np.array_equal(new, applied(run[1], frames).groups["predictions"]["p_value_one_point"][
         -N_TEST:]) and np.isfinite(new).all()

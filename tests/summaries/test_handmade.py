@@ -162,3 +162,12 @@ def test_fine_bands_are_those_between_the_three_finest_scales(scales, used, rng)
     bands = found["one_point"][used * 19:]
     assert np.array_equal(found["fine_bands"], bands[:38]) and not moved[bands].any()
     assert moved[found["one_point"][:used * 19]].reshape(used, 19).any(1).all()
+
+
+def test_no_scale_with_enough_pixels_is_no_block():
+    mask = np.zeros((160, 96), bool)
+    mask[40:64] = True
+    names = [f"{one.NAME}_{k}" for one in Features(mask, 30.0, (60.0,)).statistics
+             for k in range(one.width)]
+    found = blocks(SimpleNamespace(coords={"features": {"feature": np.array(names)}}))
+    assert set(found) == {"spectrum", "small_scales", "fine_bands"} and not len(found["fine_bands"])

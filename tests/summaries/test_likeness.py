@@ -66,6 +66,7 @@ def test_constant_numbers_and_few_maps(known):
     found = likeness.p_values({**BLOCKS, "flat": (10, 11)}, (s, flat), group, new)
     assert "p_value_flat" not in found and np.isfinite(found["p_value_all"]).all()
     assert likeness.p_values(BLOCKS, (s[:50], x[:50]), group[:50], new) == {}
+    assert likeness.p_values(BLOCKS, (s, x), np.zeros(len(s), int), new) == {}  # none left out
 
 
 def test_a_number_that_few_maps_have_changes_nothing(known):
@@ -101,3 +102,22 @@ def test_new_maps_are_judged_as_known_ones_are():
         new = x[240:, :2] * 0.01, x[240:]
         means.append(likeness.p_values(blocks, known, np.arange(240) // 4, new)["p_value_all"])
     assert abs(np.mean(means) - 0.5) < 0.02, np.mean(means)
+
+
+def test_every_fit_counts(known):
+    """What a new map is given is the mean over the fits, in whatever order these come."""
+    new, orders = maps(200, 9), []
+    for shift in range(2):
+        group = (known[1] + shift) % likeness.N_GROUP
+        orders.append(likeness.p_values(BLOCKS, known[0], group, new)["p_value_all"])
+    assert np.allclose(*orders, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n, count", [(400, 20), (4000, 50)])
+def test_the_tail_begins_where_the_last_known_maps_do(n, count):
+    """There the p-value is a share of the known maps; beyond, it falls by their mean excess."""
+    known = np.arange(n, dtype=float)
+    share = np.exp(likeness._log_p(known, np.array([n - count - 0.5, n - 1.0, n + 2.0 * count])))
+    assert np.isclose(share[0], count / n, rtol=0.06)
+    assert np.isclose(share[1], count / n * np.exp(-2.0), rtol=0.1)
+    assert 0.0 < share[2] < 1e-2 * share[0]

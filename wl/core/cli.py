@@ -94,8 +94,6 @@ def _whole(text, low=-MAX_WHOLE, high=MAX_WHOLE):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults shown, description kept as written."""
-
     def _get_help_string(self, action):
         plain = action.default in (None, False, True, argparse.SUPPRESS)
         return action.help if plain else super()._get_help_string(action)
@@ -225,14 +223,14 @@ def _code_of(main):
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return fail(f"{str(name)[:200]}: {text}" if name else text, EXIT_USAGE if number in (
             errno.ENAMETOOLONG, errno.ELOOP) else EXIT_FAILED)
-    except ModuleNotFoundError as error:
-        return fail(f"{error}; give pip install -r requirements.txt", EXIT_FAILED)
     except Exception as error:
         if "can't start new thread" in str(error):
             return fail("no more threads can be started; give fewer --threads, or raise the limits "
                         "of processes and memory (ulimit -u, -v)", EXIT_FAILED)
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             traceback.print_exception(error)
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "wl").startswith("wl"):
+            return fail(f"{error}; give pip install -r requirements.txt", EXIT_FAILED)
         file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
         return fail(f"internal error, please report it: {type(error).__name__}: {error} "
                     f"({os.path.basename(file)}:{line}; {TRACEBACK}=1 shows all of it)", 1)

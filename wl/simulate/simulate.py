@@ -214,13 +214,15 @@ def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
         (KAPPA_FILE, plan.label), (TEST_FILE, plan.label_test)) if label.size}
     if state.is_file():
         before = dataset.read_proof(state)
-        # other code draws other maps: begin again
         if _is_plans(part.parent, before, plan, force) and before.get("code") == now["code"]:
-            with contextlib.suppress(OSError, ValueError):       # if a file is missing or cut, too
+            try:
                 done = set((part / "done").read_text().split("\n")[:-1])
                 for path in files if begun else ():
                     np.load(path, mmap_mode="r")
                 return done
+            except (FileNotFoundError, EOFError, ValueError) as error:
+                warn(f"{part}: a file is missing or cut, so all maps are drawn again ({error})")
+    # other code draws other maps
     for old in (*(part.parent / name for name in (() if begun else FILES)), *part.iterdir()):
         if old.name != LOCK_FILE:
             old.unlink(missing_ok=True)

@@ -191,11 +191,11 @@ class Features:
 
 
 def blocks(file: hdf5.File) -> dict[str, np.ndarray]:
-    """{name: columns} of each statistic in a features_file(); where maps show faults, twice."""
+    """{name: columns} of each statistic in a features_file(); its finest parts are blocks too."""
     kind = [name.rpartition("_")[0] for name in file.coords["features"]["feature"]]
     found = {name: np.flatnonzero(np.array(kind) == name) for name in dict.fromkeys(kind)}
     found["small_scales"] = found["spectrum"][len(found["spectrum"]) // 2:]
-    each = found["one_point"].reshape(-1, 3 + PDF_BINS[2])            # scales, then one band less
+    each = found.get("one_point", np.arange(0)).reshape(-1, 3 + PDF_BINS[2])  # scales, then bands
     found["fine_bands"] = each[len(each) // 2 + 1:][:2].ravel()
     return found
 
