@@ -6,7 +6,7 @@ try:
     from run_mcmc import predicted
     from wl.core import cli
 except ImportError as error:
-    raise SystemExit(f"error: {error}; use the Python of a .venv made as the README shows") from None
+    raise SystemExit(f"error: {error}; use the Python of a .venv as the README makes it") from None
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing maps by a network alone.
 
@@ -60,7 +60,7 @@ def run(args) -> None:
     options = PosteriorOptions.of(args)
     predictions, folder, wanted = predicted(args, options)
     if predictions is not None:                           # else --only: one network of several
-        run_score.of_run(infer(predictions, options, folder, wanted), args)
+        run_score.of_run(infer(predictions, options, folder, wanted), args, args.data)
 
 
 command = functools.partial(cli.run, main)            # wl-direct, when installed

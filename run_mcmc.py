@@ -7,7 +7,7 @@ try:
     from wl import api
     from wl.core import cli
 except ImportError as error:
-    raise SystemExit(f"error: {error}; use the Python of a .venv made as the README shows") from None
+    raise SystemExit(f"error: {error}; use the Python of a .venv as the README makes it") from None
 
 DESCRIPTION = """Infer Omega_m and S_8, with error bars, from weak-lensing convergence maps.
 
@@ -102,7 +102,8 @@ def run(args) -> None:
     if args.apply is not None:
         print(table.new_maps(files.read_maps(path)))
     else:
-        run_score.of_run(path, args, args.data if is_elsewhere(args) else None)
+        of_file = args.predictions is not None and not is_elsewhere(args)
+        run_score.of_run(path, args, None if of_file else args.data)
     report.check_convergence(path, args.allow_unconverged)
 
 
@@ -155,10 +156,12 @@ def predicted(args, posterior, shard=None) -> tuple:
     wanted = Wanted(work.split.options.target, shard)
     infer.refuse_early(predict.settings_of(work), work.split.n_emulator, maps.theta, posterior,
                        folder, wanted)
+    wanted.rows(work.split.inferred())
     if args.dry_run:
         print(api.rehearsed(work, posterior, wanted, args.threads))
         return None, folder, wanted
     say(maps.told(), args.quiet)
+    args.data = str(maps.folder)                  # where the truth is now: data may have moved
     return predict.predict(work), folder, wanted
 
 

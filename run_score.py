@@ -12,7 +12,7 @@ try:
     from wl.posterior.options import merge
     from wl.scoring import files, report, table
 except ImportError as error:
-    raise SystemExit(f"error: {error}; use the Python of a .venv made as the README shows") from None
+    raise SystemExit(f"error: {error}; use the Python of a .venv as the README makes it") from None
 
 DESCRIPTION = """\
 Score one or more posterior.h5 files, whichever method made them.

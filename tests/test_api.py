@@ -96,3 +96,18 @@ def test_mistakes_are_one_line(folder, code, words):
 def test_other_names_are_no_attributes():
     with pytest.raises(AttributeError, match="nothing"):
         wl.nothing
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda maps, new, out: wl.infer(new, out, target="all"), ("--target", "holdout", "'all'")),
+    (lambda maps, new, out: wl.infer(new, out, target="holdout"), ("--target holdout", "no such")),
+    (lambda maps, new, out: wl.infer(new, out, seed="x"), ("seed", "'x'")),
+    (lambda maps, new, out: wl.infer(new, out, draws=5, draw_maps=[1, 2]), ("--draw-maps", "[1, 2]")),
+    (lambda maps, new, out: wl.predict(maps, out, seed=1.5), ("seed", "1.5")),
+    (lambda maps, new, out: wl.open_set(maps.folder, release="foo"), ("--release", "'foo'"))])
+def test_wrong_values_of_a_notebook_are_refused(folder, tmp_path, call, words):
+    maps = wl.open_set(folder / "data" / "small")
+    new = wl.apply(folder / "data" / "runs" / "small", folder / "new.npy")
+    with pytest.raises(InputError) as error:
+        call(maps, new, tmp_path / "out")
+    one_line(error, *words)

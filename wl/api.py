@@ -8,10 +8,12 @@ For --dry-run of the scripts: what a run would do, read and write, and about how
 import dataclasses
 import pathlib
 
+import numpy as np
+
 from .core import cli, hdf5
-from .core.checks import InputError, meant
+from .core.checks import InputError, meant, within
 from .core.files import lock
-from .core.params import HOLDOUT, N_OBSERVED
+from .core.params import N_OBSERVED, TEST
 from .maps.dataset import open_set, read_new
 from .maps.splits import DEFAULT_REALISATIONS, MapOptions
 from .posterior.options import PosteriorOptions, Wanted
@@ -47,7 +49,7 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
             force: bool = False, quiet: bool = True, **options):
     """Summaries of a set's maps, in OUT/predictions.h5: trains what has to be trained.
 
-    maps: MapSet of open_set()
+    maps: MapSet of open_set(), or the path of its folder
     out: str or Path, folder of the results
     method: str, "network", "spectrum", or "direct" for a network with error bars
     seed, threads: ints, of everything random; None for all CPUs
@@ -60,6 +62,7 @@ def predict(maps, out, *, method: str = "network", seed: int = 1, threads: int |
     """
     from .summaries import options as choices, predict as stage
     threads = cli.prepare_process(threads)
+    maps = maps if hasattr(maps, "files") else open_set(maps)
     texts = choices.as_texts(options.pop("model_options", {}))
     if method == "network" and "emulator_fraction" not in options:      # as on the command line
         options.setdefault("folds", choices.DEFAULT_FOLDS)
@@ -123,6 +126,7 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
 
 
 def _folder(out, seed, force, quiet):
+    seed = within("seed", seed, 0, (1 << 63) - 1, integer=True)
     return hdf5.Folder(pathlib.Path(out), None, seed, force, quiet, lock(out))
 
 
@@ -176,7 +180,7 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
             else:                            # forwards alone costs a third, in each of the views
                 steps = options.epochs * n_train + n_map * options.views / 3
                 seconds["train"] += steps * full * NETWORKS[job.part]
-    count = split.n_test + len(split.rows(HOLDOUT)) * (wanted.target != "test")
+    count = len(wanted.rows(split.inferred()))
     d = {"direct": 0, "spectrum": N_BIN}.get(options.method, 2)
     return _told(lines, (count, d), posterior, wanted,
                  f"{out}: networks, predictions.h5, ", threads, seconds)
@@ -185,10 +189,11 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
 def rehearsed_file(file, path, posterior, wanted, folder, threads: int, new: bool = False) -> str:
     """As rehearsed(), from finished predictions; new: of the maps in `path`, by their networks."""
     (n_map, d), seconds = file.groups["predictions"]["summaries"].shape, {}
-    count, told = len(wanted.rows(file.groups["predictions"]["split"])), f"{d} summaries each"
+    split, told = file.groups["predictions"]["split"], f"{d} summaries each"
     if new:
         mask, names = file.groups["constant_data"]["mask"], file.origin["networks"]
-        n_map = count = len(read_new(path, mask))
+        n_map = len(read_new(path, mask))
+        split = np.full(n_map, TEST)
         full, parts = mask.sum() / N_OBSERVED, file.settings["model"].split("+")
         views = n_map * full * file.settings.get("views", 1) / 3 * len(names) / len(parts)
         seconds = {part: views * NETWORKS[part] for part in parts if part in NETWORKS}
@@ -196,8 +201,8 @@ def rehearsed_file(file, path, posterior, wanted, folder, threads: int, new: boo
             seconds["measure"] = n_map * full * COSTS[measured.pop()]
         told = f"{len(names)} networks of {file.path.parent}"
     d = 0 if file.settings["method"] == "direct" else d
-    return _told([f"read: {path}; {n_map} maps, {told}"], (count, d), posterior, wanted,
-                 f"{folder.out}: ", threads, seconds, new)
+    return _told([f"read: {path}; {n_map} maps, {told}"], (len(wanted.rows(split)), d), posterior,
+                 wanted, f"{folder.out}: ", threads, seconds, new)
 
 
 def _told(lines, shape, posterior, wanted, out, threads, seconds, new=False):

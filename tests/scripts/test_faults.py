@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -104,3 +105,55 @@ def test_no_file_runs_a_command(tmp_path):
 
 def test_files_name_the_cpu_that_predicted():
     assert files.cpu() == torch.backends.cpu.get_cpu_capability() != ""
+
+
+SPECTRUM = ("--method", "spectrum", "--sampler", "exact", "--draws", "20", "--no-figures")
+
+
+@pytest.fixture(scope="module")
+def moved_run(small_set, tmp_path_factory, called):
+    """A finished run, whose data have moved since."""
+    home = tmp_path_factory.mktemp("moved")
+    shutil.copytree(small_set, home / "before")
+    done = called("run_mcmc.py", "--data", "before", *SPECTRUM, "--out", "run", cwd=home)
+    assert done.returncode == 0, done.stderr
+    (home / "before").rename(home / "after")
+    return home
+
+
+def test_data_may_move(moved_run, called):
+    """Inputs are recognised by content: the truth is read where they are now."""
+    done = called("run_mcmc.py", "--data", "after", *SPECTRUM, "--out", "run", cwd=moved_run)
+    assert done.returncode == 0 and "Score" in done.stdout, done.stderr
+
+
+def test_a_shard_of_other_settings_leaves_the_run_as_it_is(moved_run, called):
+    before = (moved_run / "run" / "statistics.h5").read_bytes()
+    done = called("run_mcmc.py", "--data", "after", *SPECTRUM, "--smooth", "none", "--shard", "1/2",
+                  "--out", "run", cwd=moved_run)
+    assert done.returncode == 2 and "statistics.h5: was made with" in done.stderr
+    assert (moved_run / "run" / "statistics.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_too_many_shards_are_refused_before_any_work(moved_run, called, more):
+    done = called("run_mcmc.py", "--data", "after", "--method", "spectrum", "--shard", "9/9",
+                  "--out", "shards", *more, cwd=moved_run)
+    assert done.returncode == 2 and "at most 8 shards" in done.stderr
+    assert not list((moved_run / "shards").glob("*.h5"))
+
+
+def test_an_export_replaces_no_run_and_leaves_no_old_chain(moved_run, called):
+    def export(form, out):
+        return called("run_score.py", "run/posterior.h5", "--data", "after", "--export", form, out,
+                      "--no-figures", cwd=moved_run)
+    shutil.copytree(moved_run / "run", moved_run / "other")
+    done = export("arviz", "other/posterior.h5")
+    assert done.returncode == 2 and "is a run's posterior" in done.stderr
+    assert export("arviz", "x.h5").returncode == export("arviz", "x.h5").returncode == 0
+    for name in ("g_map0_2.txt", "g_map99.paramnames", "g_map0_2.txt.gz", "gg_map0_1.txt"):
+        (moved_run / name).write_text("of before")
+    assert export("getdist", "g").returncode == 0
+    left = {path.name for path in moved_run.glob("g*_map*")}
+    assert {"g_map0_1.txt", "g_map0_2.txt.gz", "gg_map0_1.txt"} <= left
+    assert not {"g_map0_2.txt", "g_map99.paramnames"} & left

@@ -225,6 +225,22 @@ def test_networks_that_are_not_the_runs_are_refused(run, tmp_path, harm):
     one_line(error, model.name, "repeat the run")
 
 
+@pytest.mark.parametrize("change", ["seed", "inputs"])
+def test_statistics_of_another_run_are_refused(run, frames, monkeypatch, change):
+    """As a killed --force leaves them: they would give wrong p-values."""
+    read = apply.hdf5.read
+    def other(path, kind, **more):
+        file = read(path, kind, **more)
+        if kind != "features":
+            return file
+        return file._replace(**({"seed": 9} if change == "seed" else
+                                {"inputs": {**file.inputs, "kappa": "0" * 64}}))
+    monkeypatch.setattr(apply.hdf5, "read", other)
+    with pytest.raises(InputError) as error:
+        applied(run[1], frames)
+    one_line(error, "features.h5", "repeat it")
+
+
 def test_a_run_of_other_statistics_is_refused(run, frames, monkeypatch):
     """Of code from before a statistic was added, say."""
     monkeypatch.setattr(handmade, "measure", lambda *words: np.ones((len(words[2]), 3)))

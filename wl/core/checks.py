@@ -188,7 +188,6 @@ class Options:
 
     @classmethod
     def _fields(cls):
-        """Each field, its option on the command line, and its type where it is not None."""
         for field in dataclasses.fields(cls):
             kind, *_ = typing.get_args(field.type) or [field.type]
             yield field, "--" + field.name.replace("_", "-"), kind

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from ..core.checks import InputError, array, plausible, positive
+from ..core.checks import InputError, array, choice, plausible, positive
 from ..core.files import digest_array, digest_file
 from ..core.params import FILE_PREFIX, LABELS, N_GAL
 from ..core.progress import Progress, warn
@@ -197,6 +197,7 @@ def open_set(folder, release: str = "auto", test_maps: str | None = None) -> Map
         if found is None:
             raise InputError(f"{folder}: expected {' or '.join(known)}, found none; see the README")
         release = known[found]
+    choice("--release", release, RELEASES)
     names = (*RELEASES[release], _with_prefix(folder, MASK_FILE, release).name)
     files = {key: folder / name for key, name in zip(("kappa", "label", "mask"), names)}
     mask, label = read_mask(files["mask"]), read_label(files["label"])
@@ -229,7 +230,6 @@ def interrupted(folder) -> bool:
 
 
 def _with_prefix(folder, name, release):
-    """The kit's sample carries its prefix on some files and shares the others."""
     special = folder / f"sampled_{name}"
     return special if release == "sampled" and special.is_file() else folder / name
 

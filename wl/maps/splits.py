@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core import seeds
 from ..core.checks import InputError, Options, option
-from ..core.params import EMULATOR, HOLDOUT, TRAIN
+from ..core.params import EMULATOR, HOLDOUT, TEST, TRAIN
 from .dataset import RELEASES
 
 DEFAULT_DATA = "data"
@@ -83,6 +83,10 @@ class Split:
     def rows_of(self, chosen: np.ndarray) -> np.ndarray:
         """Maps (n,) int64 of the chosen realisations (n_realisation,) bool, in their order."""
         return np.flatnonzero(np.tile(chosen, self.n_cosmology))
+
+    def inferred(self) -> np.ndarray:
+        """Codes of the hold-out and test maps, one for each: (n,) int."""
+        return np.repeat((HOLDOUT, TEST), (len(self.rows(HOLDOUT)), self.n_test))
 
     def rows(self, code: int) -> np.ndarray:
         """Maps of one split, (n,) int64. code: TRAIN, EMULATOR or HOLDOUT."""

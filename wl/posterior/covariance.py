@@ -119,7 +119,6 @@ def _choose(u, summary, folds, smooth):
 
 
 def _freedom(n_cosmology, n, d, order, spread):
-    """Degrees of freedom that a fit of these orders leaves."""
     lost = n_cosmology if order == RAW else _terms(order)
     if spread == RAW:
         return n - lost / n_cosmology - d - 1
@@ -160,7 +159,6 @@ def _fit(u, summary, order, spread):
 
 
 def _variances(basis, residual):
-    """Smooth variance of each summary, (n_cosmology, d)."""
     return np.stack([_log_linear(basis, (residual[:, :, k]**2).mean(1))
                      for k in range(residual.shape[2])], 1)
 

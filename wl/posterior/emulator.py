@@ -82,7 +82,6 @@ class Emulator:
         return out
 
     def _values(self, theta):
-        """All quantities at points, and which of these lie in the hull."""
         theta = checks.array("theta", np.ascontiguousarray(theta, dtype=np.float64), (None, 2),
                              finite=False, advice="give Omega_m and S_8 of each point")
         triangle, values = kernels.interpolate(theta, self.triangulation)

@@ -165,6 +165,7 @@ def _emulator(predictions, options, folder, settings, inputs):
              "summary_mean": Var(("cosmology", "summary"), mean),
              "covariance": Var(("cosmology", "summary", "summary_2"), spread),
              "n_maps": Var(("cosmology",), np.full(len(theta), per.shape[1]))}
+    folder.refuse_other("statistics.h5", "statistics", {**settings, "orders": orders})
     folder.write("statistics.h5", "statistics", {"statistics": group},
                  coords={"param": np.array(PARAMS), "summary": names, "summary_2": names},
                  settings={**settings, "orders": orders},

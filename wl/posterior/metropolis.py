@@ -110,7 +110,6 @@ def _autocorrelation_time(sums, size, begin, mean, covariance):
 
 
 def _moments(sums, total, begin):
-    """Mean (n, 2) and covariance (n, 2, 2) over chains; total: kept steps of one chain."""
     chain, reference = sums.sum(axis=2) / total, begin[:, :1]     # chain: (n, chains, 5)
     shift = begin - reference                 # moments relative to the first chain's start
     mean = (chain[..., :2] + shift).mean(axis=1)
@@ -137,7 +136,6 @@ def _rank_diagnostics(draws):
 
 
 def _histogram_quantiles(histogram, limits, levels):
-    """Quantiles (n, levels) of histograms (n, bins) of equal bins, linear inside a bin."""
     bins, upto = histogram.shape[1], histogram.cumsum(1)
     wanted = levels * upto[:, -1:]
     at = np.stack([np.minimum((upto < w[:, None]).sum(1), bins - 1) for w in wanted.T], 1)

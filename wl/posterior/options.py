@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from ..core import seeds
-from ..core.checks import InputError, Options, array, option, plausible
+from ..core.checks import InputError, Options, array, choice, option, plausible
 from ..core.cli import add_shown
 from ..core.files import digest_file, refuse_difference
 from ..core.hdf5 import File, Var, arrays_of, read, write
@@ -127,7 +127,7 @@ class PosteriorOptions(Options):
         if self.draw_maps == "all":
             return np.arange(len(ids))
         chosen = np.zeros(len(ids), bool)
-        for part in self.draw_maps.split(","):
+        for part in str(self.draw_maps).split(","):
             found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
             low, high = (int(end or found[1]) for end in found.groups()) if found else (1, 0)
             if low > high:
@@ -170,9 +170,12 @@ class Wanted:
 
     def rows(self, code: np.ndarray) -> np.ndarray:
         """Rows (n,) int64 of a predictions file that are inferred. code: (n_map,) int, splits."""
-        codes = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}[self.target]
+        codes = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}
+        codes = codes[choice("--target", self.target, codes)]
         (first, every), found = self.shard or (1, 1), np.flatnonzero(np.isin(code, codes))
-        if every > max(len(found), 1):
+        if not len(found):
+            raise InputError(f"--target {self.target}: there are no such maps; give another")
+        if every > len(found):
             raise InputError(f"--shard: expected at most {len(found)} shards, one a map, got "
                              f"{every}; give a smaller N")
         return found[first - 1::every]

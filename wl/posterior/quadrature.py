@@ -126,7 +126,6 @@ def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
 
 
 def _densities(white, base, summary):
-    """ln of the posterior density of summaries (n, d) at the points of _whitened(), (n, points)."""
     out = np.empty((len(summary), len(base)))
     on_threads(lambda rows: kernels.log_posteriors(white, base, summary[rows], out[rows]),
                len(summary))
@@ -216,7 +215,6 @@ def _line_points(theta, triangles, axis, span, lines, order):
 
 
 def _whitened(emulator, triangle, corners, log_weight):
-    """kernels.whiten() at barycentric points of triangles, the log-prior added to log_weight."""
     at = emulator.triangles[triangle]
     mean = np.einsum("pc,pcd->pd", corners, emulator.mean[at])
     covariance = np.einsum("pc,pcde->pde", corners, emulator.covariance[at])

@@ -194,7 +194,6 @@ def _posterior(axis, scored, i):
 
 
 def _levels(density):
-    """Heights of the contours that hold REGIONS of a density on a grid, rising."""
     ordered = np.sort(density, axis=None)[::-1]
     at = np.searchsorted(np.cumsum(ordered) / ordered.sum(), sorted(REGIONS.values(), reverse=True))
     found = ordered[np.minimum(at, len(ordered) - 1)]

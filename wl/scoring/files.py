@@ -5,10 +5,12 @@ Other tools read the challenge's zip, GetDist's chains, a table, or ArviZ's netC
 import contextlib
 import csv
 import dataclasses
+import glob
 import io
 import json
 import os
 import pathlib
+import re
 import zipfile
 
 import numpy as np
@@ -75,7 +77,6 @@ class Maps:
         return {name: pick for name, pick in found.items() if pick.any()}
 
     def _is_one_of(self, theta, pick):
-        """Which of the maps of pick, (n,) bool, have one of the cosmologies theta, (n,) bool."""
         near = pick.copy()
         off = np.abs(self.truth[pick][:, None] - theta).max(axis=2)
         near[pick] = (off <= ON_DESIGN).any(axis=1)
@@ -169,7 +170,6 @@ def _join_labels(maps, pick):
 
 
 def _check_digest(maps, name, where):
-    """Keep the digest of a truth; InputError if it is not the one beside the maps back then."""
     file, now = maps.file, hdf5.digest_file(where)
     then = {**file.origin, **file.inputs}.get(name, now)
     if then != now:
@@ -237,7 +237,9 @@ def check(maps: Maps, form: str, out) -> None:
                 raise InputError(f"--export csv {out}: is there, and no table of a posterior; give "
                                  "another name")
     if form == "arviz" and out.is_file():
-        hdf5.read(out, "posterior", groups=())               # refuses to replace anything else
+        there = hdf5.read(out, "posterior", groups=("constant_data",))      # refuses other kinds
+        if "truth" not in there.groups.get("constant_data", {}):
+            raise InputError(f"--export arviz {out}: is a run's posterior; give another name")
     if form == "getdist" and not hdf5.read(maps.path, "posterior", groups=("posterior",)).groups:
         raise InputError(f"{maps.path}: keeps no draws, which GetDist needs; repeat the run with "
                          "--draws 500")
@@ -272,6 +274,9 @@ def _getdist(file, prefix):
     """Weight, -ln posterior (0 where unknown) and parameters of each draw, a file a chain."""
     draws = np.stack([file.groups["posterior"][p] for p in PARAMS], axis=-1)
     lp = file.groups.get("sample_stats", {}).get("lp", np.zeros(draws.shape[:-1]))
+    for old in prefix.parent.glob(glob.escape(prefix.name) + "_map*"):      # GetDist would read it
+        if re.fullmatch(r"_map\d+(_\d+\.txt|\.paramnames)", old.name[len(prefix.name):]):
+            old.unlink()
     for k, number in enumerate(file.coords["posterior"]["map"]):
         root = f"{prefix.name}_map{number}"
         for i, (density, points) in enumerate(zip(lp[..., k], draws[:, :, k]), 1):

@@ -110,7 +110,6 @@ def _beside_limit(maps, pick, count, seed):
 
 
 def _spectrum_beside(result):
-    """The score of the power spectrum on the same maps, if a run of it stands beside this one."""
     for path in sorted(pathlib.Path(result["path"]).resolve().parent.parent.glob("*/score.json")):
         other = _score_in(path)
         same = all(other.get(name) == result[name] for name in ("truth", "scored"))

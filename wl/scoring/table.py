@@ -244,7 +244,6 @@ def describe_limit(limit: dict) -> str:
 
 
 def _pm(part, key, digits, scale=1, at=None):
-    """A figure with its error as text, "-" where it is not defined."""
     value, error = part.get(key), part.get(f"{key}_error")
     if key == "coverage_curve":
         return " ".join(f"{scale * np.mean(share):.{digits}f}" for share in value[::2])

@@ -173,7 +173,6 @@ class Grid:
         return (share + (1.0 - share) * below**4 / (below**4 + ell_2**2)).astype(np.float32)
 
     def _gaussian(self, spectrum, rng, full, boxes=None, layer=0):
-        """A Gaussian field with the spectrum; layer: the first of boxes."""
         def one(rng):
             return scipy.fft.irfft2(self.modes(spectrum, rng), s=self.shape, workers=1,
                                     overwrite_x=True)

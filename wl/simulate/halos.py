@@ -114,7 +114,6 @@ class Halos:
         self.smooth_bias = (1.0 - (self.share * self.bias).sum(1)) / self.smooth
 
     def _powers(self, power):
-        """Spectra of xi_g^m, m = 1 to ORDERS, along one axis: (ORDERS, n)."""
         coarse, area = self.coarse, self.coarse.pixel**2
         xi = scipy.fft.dctn(power.reshape(coarse.quarter).astype(float), type=1, workers=1)
         xi /= coarse.rows * coarse.columns * area

@@ -184,7 +184,6 @@ def _is_complete(out, plan, force):
 
 
 def _check_whole(out, plan):
-    """Raise InputError if a set that was complete once is not so any more."""
     found = dataset.open_set(out)
     found.check_maps()
     changed = found.changed({key: digest_file(path) for key, path in found.files.items()})

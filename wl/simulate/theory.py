@@ -233,7 +233,6 @@ class Theory:
         return CubicSpline(ln_r, np.log(self.top_hat_sigma(np.exp(ln_r))))
 
     def _halofit_scale(self, z):
-        """k_sigma (h/Mpc), n_eff and curvature at z, from the Gaussian-smoothed variance."""
         ln_r = np.linspace(np.log(0.005), np.log(30.0), 160)
         x2 = (self._k * np.exp(ln_r)[:, None])**2
         weight = self._step * self._delta2 * np.exp(-x2)

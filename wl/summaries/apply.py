@@ -148,6 +148,8 @@ def _likeness(run, kept, features, summaries):
     if not any(name.startswith("p_value_") for name in old):
         return {}
     file = hdf5.read(run.path.with_name("features.h5"), "features")
+    if (file.seed, file.inputs) != (run.seed, {key: run.inputs.get(key) for key in file.inputs}):
+        raise InputError(f"{file.path}: is not what the run's summaries were made from; repeat it")
     realisation = old["realisation"][kept]
     own, n_cosmology = file.groups["features"]["fixed"], len(run.groups["constant_data"]["design"])
     place = old["cosmology"][kept] * (len(own) // n_cosmology) + realisation

@@ -129,7 +129,6 @@ class Lanes(contextlib.AbstractContextManager):
         return torch.cat(list(self.pool.map(one, self.copies, self._parts(x))))
 
     def _parts(self, x):
-        """Slices of a batch, one for each lane that has any of it."""
         ends = np.cumsum([len(part) for part in np.array_split(x, len(self.copies))]).tolist()
         return [slice(a, b) for a, b in zip([0, *ends], ends) if b > a]
 

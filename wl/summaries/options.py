@@ -192,7 +192,6 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
 
 
 def _precision():
-    """Number type of the convolutions: bfloat16 where the CPU computes in it, float32 elsewhere."""
     info = pathlib.Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.exists() else ()
     return "bfloat16" if {"avx512_bf16", "amx_bf16"}.intersection(flags) else "float32"

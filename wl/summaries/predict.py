@@ -99,7 +99,6 @@ def jobs_of(work: Work) -> list:
 
 
 def _likeness(work, summaries):
-    """p-values of hold-out and test maps by their hand-made statistics, {} without these."""
     if not work.options.of_statistics():
         return {}
     emulator, holdout = work.split.rows(EMULATOR), work.split.rows(HOLDOUT)
@@ -110,7 +109,6 @@ def _likeness(work, summaries):
 
 
 def _features_of(file, rows):
-    """Statistics of maps and, below, of all test maps."""
     values = file.groups["features"]
     return np.concatenate([values["fixed"][rows], values.get("test", values["fixed"][:0])])
 

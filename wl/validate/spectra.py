@@ -169,7 +169,6 @@ class Survey:
                          for c_ell in self._c_ell(label, field)])
 
     def _c_ell(self, label, field):
-        """C_ell (n_realisation, n) of one cosmology after the other."""
         return (Theory(*one[0, :2], field.sky).table(self.grid.ell)(*one[:, 2:].T) for one in label)
 
     def rms(self, label: np.ndarray, field: SimulationOptions) -> float:
