@@ -20,7 +20,7 @@ from .posterior.options import PosteriorOptions, Wanted
 
 # seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
 # that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
-COSTS = {"simulate": 0.011, "statistics": 0.0062, "spectrum": 0.0017, "dense": 0.014,
+COSTS = {"simulate": 0.011, "statistics": 0.0062, "spectrum": 0.0017, "dense": 0.006,
          "step": 75e-9, "exact": 1.4e-4, "begin": 3.0}
 # of a training step on such a map: benchmarks/README.md, "Which network", by the pixels of a frame
 NETWORKS = {"compact": 0.0092, "simple_cnn": 0.011, "simple_cnn_residual": 0.012,
@@ -175,8 +175,8 @@ def rehearsed(work, posterior, wanted, threads: int) -> str:
         seconds["train"] = 0.0
         for job in jobs:
             n_train = 0 if job.model.exists() else split.n_train
-            if job.part == "statistics":                         # one thread, whatever --threads
-                seconds["train"] += n_train * COSTS["dense"] * threads
+            if job.part == "statistics":                         # a thread each
+                seconds["train"] += n_train * COSTS["dense"] * max(1.0, threads / options.folds)
             else:                            # forwards alone costs a third, in each of the views
                 steps = options.epochs * n_train + n_map * options.views / 3
                 seconds["train"] += steps * full * NETWORKS[job.part]

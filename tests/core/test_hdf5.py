@@ -495,18 +495,8 @@ def test_digest_file(tmp_path):
     small, content = tmp_path / "small", b"x" * 3_000_001
     small.write_bytes(content)
     want = hashlib.sha256(content).hexdigest()
-    assert hdf5.digest_file(small) == hdf5.digest_file(small, quick=True) == want
+    assert hdf5.digest_file(small) == want
     assert hdf5.digest_file(small, end=10) == hashlib.sha256(content[:10]).hexdigest()
-    big = tmp_path / "big"
-    with open(big, "wb") as stream:
-        stream.truncate((1 << 26) + 1000)
-    before = hdf5.digest_file(big, quick=True)
-    for place in (0, (1 << 26) + 999):
-        with open(big, "r+b") as stream:
-            stream.seek(place)
-            stream.write(b"\1")
-        assert hdf5.digest_file(big, quick=True) != before
-        before = hdf5.digest_file(big, quick=True)
     with pytest.raises(InputError) as error:
         hdf5.digest_file(tmp_path / "none")
     one_line(error, tmp_path / "none")

@@ -391,6 +391,10 @@ def test_precision():
 
 
 def test_default_epochs_make_27000_maps_and_leave_the_options_alone():
-    plain = options.NetworkOptions()
-    found = [plain.decided(n).epochs for n in (100, 2000, 3000, 30000)]
-    assert found == [60, 14, 9, 9] and plain.epochs is None
+    for plain, want in ((options.NetworkOptions(model="compact"), [60, 14, 9, 9]),
+                        (options.NetworkOptions(), [60, 11, 8, 7])):
+        assert [plain.decided(n).epochs for n in (100, 2000, 3000, 30000)] == want
+        assert plain.epochs is None and plain.views is None
+    views = [options.NetworkOptions(model=model, views=given).decided(3000).views
+             for model in (options.DEFAULT_MODEL, "compact") for given in (None, 2)]
+    assert views == [1, 2, 4, 2]

@@ -61,6 +61,21 @@ def test_every_draw_has_noise_and_dropout_of_its_own(monkeypatch):
     assert np.array_equal(np.concatenate([f[1] for f in rest]), np.tile(VALIDATION, 3))
 
 
+def test_a_few_maps_from_all_of_the_validation_choose_the_epoch(monkeypatch):
+    """All of a fold of two took a fifth of the training."""
+    fetched = []
+
+    class Spy(Batches):
+        def fetch(self, rows, *, noise, **options):
+            fetched.extend(rows if noise == FIXED else [])
+            return super().fetch(rows, noise=noise, **options)
+    monkeypatch.setattr(training, "MAX_VALIDATION", 3)
+    run(batches=Spy(KAPPA, FRAME, scale=0.02, seed=3), epochs=1)
+    assert len(set(fetched)) == 3 and set(fetched) < set(VALIDATION) and fetched == sorted(fetched)
+    monkeypatch.undo()
+    assert training.MAX_VALIDATION >= 101           # a map of each cosmology, at least
+
+
 @pytest.mark.parametrize("noise", ["fixed", "fresh"])
 def test_fixed_noise_is_the_same_in_every_epoch_and_fresh_noise_never(noise):
     """The pixels themselves: each map as it was in the epoch before, but for its flips, or not."""

@@ -373,16 +373,6 @@ def test_the_limit_stands_beside_another_score(periodic, tmp_path, coarse, monke
     assert beside["n"] == 60 and beside["score"] == pytest.approx(design_score, rel=1e-9)
     assert beside["difference"] == pytest.approx(result["score"] - design_score, abs=1e-9)
     assert "information limit of these maps (design prior)" in table.details(result)
-    # a forecast by an earlier version is no limit
-
-    def forecast(path):
-        maps = read_maps(path)
-        maps.file.settings["count"] = "modes"
-        return maps
-    with monkeypatch.context() as patch:
-        read_maps = report.read_maps
-        patch.setattr(report, "read_maps", forecast)
-        assert report.score_posterior(other)["limit"] is None
     # another test file: the limit is stale and said to be
     test_file = tmp_path / "set" / "WIDE12H_bin2_2arcmin_kappa_noisy_test.npy"
     np.save(test_file, np.load(test_file)[::-1])

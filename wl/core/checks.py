@@ -148,8 +148,7 @@ def triangulate(what: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     while (flat & ~on_hull).any():                   # a flat triangle behind a flat one on the hull
         behind = np.isin(found.neighbors, np.flatnonzero(flat & on_hull)).any(1) & flat & ~on_hull
         if not behind.any():
-            raise InputError(f"{what}: has triangles without area inside; move cosmologies off a "
-                             "line")
+            raise InputError(f"{what}: has triangles without area; move cosmologies off a line")
         on_hull |= behind
     order = np.where(flat, -1, np.cumsum(~flat) - 1)
     neighbours = np.where(found.neighbors < 0, -1, order[found.neighbors])

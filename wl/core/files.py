@@ -194,25 +194,14 @@ def digest_array(array) -> str:
     return digest.hexdigest()
 
 
-def digest_file(path, quick: bool = False, end: int | None = None) -> str:
-    """sha256 (hex) of a file's bytes. Raises InputError if it cannot be read.
-
-    quick: bool; of a file above 64 MB only the size and 1024 blocks of 16 kB are read, in
-        milliseconds for the 6.8 GB of the public maps; a change of single values can go unseen
-    end: int, bytes to read from the start; None for all
-    """
+def digest_file(path, end: int | None = None) -> str:
+    """sha256 (hex) of a file, or of its first `end` bytes. InputError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size if end is None else end
-            if quick and size > 1 << 26:
-                digest.update(f"quick {size} ".encode())
-                for block in range(1024):
-                    stream.seek(block * (size - (1 << 14)) // 1023)
-                    digest.update(stream.read(1 << 14))
-            else:
-                while block := stream.read(min(1 << 20, size - stream.tell())):
-                    digest.update(block)
+            while block := stream.read(min(1 << 20, size - stream.tell())):
+                digest.update(block)
     except OSError as error:
         raise unusable(path, "read", error) from None
     return digest.hexdigest()

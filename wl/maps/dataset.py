@@ -117,8 +117,7 @@ def read_simulation(folder) -> dict:
     content = read_proof(path)
     settings = content.get("settings", content)
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected the simulator's settings, got {settings!r}; simulate "
-                         "the set again")
+        raise InputError(f"{path}: expected settings, got {settings!r}; simulate the set again")
     positive(f"{path}: n_gal", settings.get("n_gal", N_GAL))
     return settings
 
@@ -138,15 +137,13 @@ def load_npy(path, mmap: bool = False) -> np.ndarray:
     try:
         value = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: file is missing; the README says what a data set consists "
-                         "of") from None
+        raise InputError(f"{path}: file is missing; the README lists what a set holds") from None
     except Exception as error:            # a damaged header raises errors of half a dozen kinds
         raise InputError(f"{path}: expected a complete .npy file, could not read it "
                          f"({str(error)[:160]}); copy or download it again") from None
     if not isinstance(value, np.ndarray):
         value.close()
-        raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array with "
-                         "numpy.save")
+        raise InputError(f"{path}: expected a .npy file, got a .npz archive; save its array")
     if mmap and not value.flags.c_contiguous:
         raise InputError(f"{path}: expected an array in C order, got Fortran order, where a map "
                          "cannot be read without all others; save it again with "
@@ -253,8 +250,7 @@ def read_label(path) -> np.ndarray:
     if differs.any():
         i = int(np.argmax(differs))
         raise InputError(f"{path}: expected the same Omega_m and S_8 in all realisations of a "
-                         f"cosmology, got different ones in cosmology {i}; sort the labels as the "
-                         "maps")
+                         f"cosmology, got different ones in cosmology {i}; sort as the maps")
     plausible(path, label, COLUMNS)
     return label
 

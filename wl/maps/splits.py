@@ -56,8 +56,7 @@ class MapOptions(Options):
         default = ("test" if maps.has_truth else "both") if maps.n_test else "holdout"
         target, holdout = self.target or default, self.holdout_fraction
         if target != "holdout" and maps.n_test == 0:
-            raise InputError(f"--target {target}: {maps.folder} has no test maps; give --target "
-                             "holdout")
+            raise InputError(f"--target {target}: {maps.folder} has no test maps; give holdout")
         if holdout is None:
             holdout = 0.0 if target == "test" else DEFAULT_HOLDOUT
         return dataclasses.replace(self, release=maps.release, target=target,

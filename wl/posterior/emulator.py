@@ -111,8 +111,7 @@ def build(theta: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
     bad = np.flatnonzero((np.linalg.eigvalsh(unit)[:, 0] < 1e-12) | (power <= 0.0).any(axis=1))
     for i in bad[:1]:
         raise InputError(f"emulator covariance: not positive definite at {checks.name_of(theta, i)}"
-                         f" ({bad.size} such); use more realisations for each cosmology or fewer "
-                         "summaries")
+                         f" ({bad.size} such); use more realisations or fewer summaries")
     triangles, neighbours = checks.triangulate("design", theta)
     if isinstance(prior, str) and prior == "design":
         design, (theta, mean, covariance) = theta, beyond(theta, mean, covariance)
@@ -259,8 +258,7 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
     try:
         values = LinearNDInterpolator(points, log_density)(theta)
     except (QhullError, ValueError):
-        raise InputError(f"{name}: expected points that span an area, got {len(points)} on one "
-                         "line") from None
+        raise InputError(f"{name}: expected points that span an area, got a line") from None
     bad = np.flatnonzero(np.isnan(values))
     for i in bad[:1]:
         raise InputError(f"{name}: expected points all around the design, outside of them lies "

@@ -313,8 +313,7 @@ def _foreign_tables(path):
                              f"{', '.join(found) or 'none'}; see run_mcmc.py --help")
         tables = [name for name in names if name in found and np.ndim(found[name]) == 2]
         if len(tables) > 1:
-            raise InputError(f"{path}: expected one of {' and '.join(tables)}, got both; leave out "
-                             "all but one")
+            raise InputError(f"{path}: expected one of {' and '.join(tables)}, got both; keep one")
     summaries, truth = (next(np.asarray(found[name]) for name in names if name in found)
                         for names in (SUMMARIES, TRUTHS))
     truth = array(f"{path}: cosmologies", truth, (None, None), ("f", "i", "u"), finite=False,

@@ -99,8 +99,7 @@ def read_maps(path) -> Maps:
         for name in ("posterior_mean", "sd", maps.bars):
             array(f"{path}: summary/{name}", summary[name], (n, 2), finite=False)
     except KeyError as error:
-        raise InputError(f"{path}: expected a posterior with {error} in it; repeat the run "
-                         "that made it") from None
+        raise InputError(f"{path}: expected a posterior with {error}; repeat its run") from None
     return maps
 
 
@@ -199,8 +198,7 @@ def submit(path, out, force: bool = False) -> int:
                          "the shards first")
     test = np.flatnonzero(maps.split == TEST)
     if not test.size:
-        raise InputError(f"{path}: holds no test maps, a submission needs them; run with --target "
-                         "test")
+        raise InputError(f"{path}: holds no test maps for a submission; give --target test")
     test = test[np.argsort(maps.realisation[test], kind="stable")]
     if not np.array_equal(maps.realisation[test], np.arange(len(test))):
         raise InputError(f"{path}: expected test maps 0 to {maps.realisation[test].max()} once "
@@ -216,8 +214,7 @@ def submit(path, out, force: bool = False) -> int:
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr(info, json.dumps({"means": mean.tolist(), "errorbars": sd.tolist()}))
     if out.is_file() and not force and out.read_bytes() != content.getvalue():
-        raise InputError(f"--submission {out}: is there with other contents; give another name, or "
-                         "--force to replace it")
+        raise InputError(f"--submission {out}: is there, another one; give --force to replace it")
     with atomic(out) as part:
         part.write_bytes(content.getvalue())
     return len(test)
@@ -234,15 +231,13 @@ def check(maps: Maps, form: str, out) -> None:
     if form == "csv" and out.is_file():
         with open(out, "rb") as stream:
             if stream.read(9) != b"map,kind,":
-                raise InputError(f"--export csv {out}: is there, and no table of a posterior; give "
-                                 "another name")
+                raise InputError(f"--export csv {out}: is there, no table of ours; give another")
     if form == "arviz" and out.is_file():
         there = hdf5.read(out, "posterior", groups=("constant_data",))      # refuses other kinds
         if "truth" not in there.groups.get("constant_data", {}):
             raise InputError(f"--export arviz {out}: is a run's posterior; give another name")
     if form == "getdist" and not hdf5.read(maps.path, "posterior", groups=("posterior",)).groups:
-        raise InputError(f"{maps.path}: keeps no draws, which GetDist needs; repeat the run with "
-                         "--draws 500")
+        raise InputError(f"{maps.path}: has no draws for GetDist; repeat the run with --draws 500")
 
 
 def export(maps: Maps, form: str, out) -> list[pathlib.Path]:

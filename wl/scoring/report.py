@@ -57,8 +57,7 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
         result |= {"scored": best, **{name: result["subsets"][best][name]
                                       for name in ("score", "score_error")}}
         if best in ("emulator", "train"):
-            notes.append(f"the {best} maps were seen when the posterior's inputs were made: not a "
-                         "held-out score")
+            notes.append(f"the {best} maps were seen by what made them: not a held-out score")
         try:
             result["limit"] = _beside_limit(maps, pick, bootstrap, seed)
         except InputError as error:
@@ -86,11 +85,9 @@ def _beside_limit(maps, pick, count, seed):
         other = read_maps(where)
     except InputError as error:
         raise InputError(f"no information limit: {error}") from None
-    if other.file.settings.get("count") == "modes":        # a forecast by an earlier version
-        return None
     labels = [folder / name for _, name in dataset.RELEASES.values()]
     for name, files in zip(STAMPS, (labels, [folder / dataset.TEST_FILE])):
-        found = {hdf5.digest_file(path, quick=True) for path in files if path.is_file()}
+        found = {hdf5.digest_file(path) for path in files if path.is_file()}
         if other.file.inputs.get(name) not in found:
             raise InputError(f"{where} was made from another {name} file; repeat python -m "
                              f"wl.validate limit --data {folder}")
@@ -251,8 +248,7 @@ def check_convergence(path, allowed: bool) -> None:
     error = np.max(file.groups["constant_data"].get("quadrature_error", [0.0, 0.0])[1:])
     reason = unconverged(file.groups["summary"])
     if reason is None and error > MAX_QUADRATURE_ERROR:
-        reason = (f"not converged: the quadrature is {error:.2g} sd from a finer one; give "
-                  "--sampler metropolis")
+        reason = f"not converged: {error:.2g} sd from a finer quadrature; give --sampler metropolis"
     if reason is not None and not allowed:
         raise RunError(f"{path}: {reason}; --allow-unconverged takes it as it is")
     if reason is not None:

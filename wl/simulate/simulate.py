@@ -261,8 +261,7 @@ def locate(args: Namespace) -> dataset.MapSet:
     """The data set that a command line's --data means, simulated if there is none; InputError."""
     folder = pathlib.Path(args.data)
     if not folder.is_dir() and args.data != DEFAULT_DATA:
-        raise InputError(f"--data {args.data}: no such folder; give one with a data set, or none "
-                         "to simulate one")
+        raise InputError(f"--data {args.data}: no such folder; leave it out to simulate a set")
     sets, ours = [p for p in dataset.find_sets(folder) if p.name != "runs"], folder / SIMULATED
     begun = (ours / UNFINISHED).is_dir() and (ours not in sets or dataset.interrupted(ours))
     mask, label = folder / MASK_FILE, folder / LABEL_FILE

@@ -24,8 +24,7 @@ def open_run(folder) -> hdf5.File:
     """The predictions of a folder's finished run, its networks unchanged. Raises InputError."""
     file = hdf5.read(pathlib.Path(folder) / "predictions.h5", "predictions")
     if "mask" not in file.groups["constant_data"]:
-        raise InputError(f"{file.path}: holds no mask, it is of an earlier version; repeat its run "
-                         "with --force")
+        raise InputError(f"{file.path}: holds no mask, it is too old; repeat its run with --force")
     for name, digest in file.origin["networks"].items():
         path = file.path.with_name(name)
         if not path.is_file() or digest_file(path) != digest:
@@ -47,8 +46,7 @@ def first_of(job, kind: type):
     names = [name for name in sorted(open_run(run).origin["networks"])
              if load_torch(run / name)["settings"]["model"] == job.part]
     if not names:
-        raise InputError(f"--init {run}: expected a run with a network {job.part}, got none; give "
-                         "a run of this --model")
+        raise InputError(f"--init {run}: has no network {job.part}; give a run of this --model")
     return kind.load(run / names[(job.fold * o.members + job.member) % len(names)])
 
 
@@ -82,8 +80,7 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     noise = noise_sigma(n_gal)
     if not noise / MAX_RMS_RATIO < found < 2.0 * noise:
         warn(f"{path}: a pixel has an rms of {found:.4f}, the noise that the run learnt alone has "
-             f"{noise:.4f} ({n_gal:g} galaxies per square arcminute): give noisy maps of the same "
-             "depth")
+             f"{noise:.4f} ({n_gal:g} galaxies per square arcminute): give maps of this depth")
     old = run.groups["predictions"]
     kept, n = np.flatnonzero(old["split"] == EMULATOR), len(maps)
     group = {name: np.concatenate([values[kept], np.full(

@@ -41,7 +41,8 @@ PRESETS = {
                   "sigma": 0.06, "adapt": False},
 }
 
-MIN_EPOCHS, MAX_EPOCHS, PRESENTATIONS = 9, 60, 27_000      # maps that a network wants to see
+# least epochs, and maps that a network wants to see; 9 and four views gain 0.03 in DEFAULT_MODEL
+SHOWN, SHOWN_BESIDE, MAX_EPOCHS = (9, 27_000), (7, 22_000), 60
 HEADS, PRECISIONS = ("flatten", "pool"), ("float32", "bfloat16", "float64")
 LIMITS = {"dropout": (0.0, 0.9), "scales": (0.1, 60.0), "draws": (0, 100), "networks": (1, 100),
           **dict.fromkeys(("residual", "attention", "squeeze"), (0, 4096))}
@@ -59,13 +60,14 @@ class NetworkOptions(Options):
     method: str = option("network", choices=("network", SPECTRUM, "direct"))
     model: str = option(
         DEFAULT_MODEL, f"one of {', '.join(MODELS)}; or several with + between them, each trained "
-        "on its own and their predictions combined linearly as the emulator split shows best")
+        "on its own, and weighted for each parameter as the emulator split shows best")
     model_options: dict = dataclasses.field(default_factory=dict)
     loss: str = option("mse", "mse: means; with error bars: kl, the Gaussian negative "
                        "log-likelihood; score, minus the challenge's score", choices=LOSSES)
     epochs: int | None = option(
-        None, f"passes over the training maps (default: {MIN_EPOCHS}, or as many as make "
-        f"{PRESENTATIONS} maps in all folds, at most {MAX_EPOCHS})", metavar="N", within=(1, 10**6))
+        None, "passes over the training maps (default: {}, or as many as make {} maps in all folds,"
+        " at most {}; {} and {} in {})".format(*SHOWN, MAX_EPOCHS, *SHOWN_BESIDE, DEFAULT_MODEL),
+        metavar="N", within=(1, 10**6))
     batch_size: int = option(32, "maps per step", metavar="N", within=(1, 10**6))
     lanes: int = option(4, "parts of a batch trained side by side, one thread each; they set the "
                         "result, the number of threads does not", metavar="N", within=(1, 1024))
@@ -93,8 +95,9 @@ class NetworkOptions(Options):
         "such jobs left", metavar="I")
     init: str | None = option(None, "folder of a finished run of the same model: training starts "
                               "from its weights, rescaled to these labels", metavar="RUN")
-    views: int = option(
-        4, "symmetries of the frame that a prediction is averaged over", choices=(1, 2, 4))
+    views: int | None = option(
+        None, "symmetries of the frame that a prediction is averaged over (default: 4; 1 in "
+        f"{DEFAULT_MODEL})", choices=(1, 2, 4))
     threads: int = option(1, positive=True)
     start: str = ""                # digest of the networks of init
 
@@ -103,8 +106,7 @@ class NetworkOptions(Options):
         if self.method != SPECTRUM and not self.model_options:
             object.__setattr__(self, "model_options", model_options(self.model, ()))
         if self.lanes > self.batch_size:
-            raise InputError(f"--lanes: expected at most the batch size {self.batch_size}, "
-                             f"got {self.lanes}")
+            raise InputError(f"--lanes: at most the batch size {self.batch_size}, got {self.lanes}")
         if self.method == "direct" and self.loss == "mse":
             raise InputError("--loss mse: has no error bars; expected kl or score here, or give "
                              "run_mcmc.py the means")
@@ -157,16 +159,18 @@ class NetworkOptions(Options):
         return not flat if self.pack == "auto" else self.pack == "yes"
 
     def decided(self, n_train: int, found: str | None = None) -> "NetworkOptions":
-        """The same with epochs and precision decided for n_train training maps.
+        """The same with epochs, views and precision decided for n_train training maps.
 
         found: precision that the folder's networks were begun with, or None; --precision auto takes
             it, so that a run goes on where it was on a machine that computes otherwise
         """
         if self.method == SPECTRUM:
             return self
-        wanted = -(-PRESENTATIONS // (n_train * self.folds))
+        beside = self.model == DEFAULT_MODEL
+        least, shown = SHOWN_BESIDE if beside else SHOWN
+        wanted = min(max(least, -(-shown // (n_train * self.folds))), MAX_EPOCHS)
         return dataclasses.replace(
-            self, epochs=self.epochs or min(max(MIN_EPOCHS, wanted), MAX_EPOCHS),
+            self, epochs=self.epochs or wanted, views=self.views or (1 if beside else 4),
             precision=found or _precision() if self.precision == "auto" else self.precision)
 
     def training(self) -> dict:
@@ -239,8 +243,7 @@ def _of_model(name, texts):
                                  f"{len(widths)} widths, got {found[key]}")
             found[key] = max_count
     if name == "inception" and min(widths) < 4:              # a block is made of so many parts
-        raise InputError("--model-option widths: expected at least 4 for inception, got "
-                         f"{min(widths)}")
+        raise InputError(f"--model-option widths: inception expects at least 4, got {min(widths)}")
     return found
 
 
@@ -265,8 +268,7 @@ def options(texts: list | None, defaults: dict) -> dict:
         several = default if isinstance(default, tuple) else (default,)
         parts = value.split(",") if several is default else [value]
         if name in ("dropout", "hidden") and len(parts) != len(several):
-            raise InputError(f"{what}: expected {len(several)} numbers with commas between them, "
-                             f"got {value!r}")
+            raise InputError(f"{what}: expected {len(several)} numbers with commas, got {value!r}")
         low, high = LIMITS.get(name, (1, 4096))
         numbers = [within(what, part, low, high, isinstance(several[0], int)) for part in parts]
         found[name] = numbers if several is default else numbers[0]

@@ -7,9 +7,9 @@ the members, and over the folds for hold-out and test maps, which no network has
 folds scatters less than an out-of-fold prediction; covariance.as_average makes the two comparable
 with `between`, measured on the realisations that trained no network.
 
-A model of several parts, compact+statistics say, has such networks for each. Their predictions are
-combined linearly (stacked, Wolpert 1992) with the weights that fit the emulator split best; a map
-of that split by weights that have not seen its realisation, so that it scatters as a new map does.
+A model of several parts, compact+statistics say, has such networks for each. The weighted mean of
+their predictions (stacking, Wolpert 1992) fits the emulator split best; a map of that split is
+weighted by what all other realisations say, so that it scatters as a new map does.
 """
 import dataclasses
 import hashlib
@@ -194,16 +194,22 @@ def over_parts(options: NetworkOptions, found: list) -> tuple[list, list]:
 
 
 def stack(summaries: np.ndarray, truth: np.ndarray, group: np.ndarray) -> tuple:
-    """The linear combination of predictions that fits the truth best.
+    """The mean of the parts' predictions, weighted for each parameter, that fits the truth best.
 
-    summaries, truth: (n, c), of which the first k have a truth, (k, 2)
+    summaries, truth: (n, c), parts side by side, of which the first k have a truth, (k, 2)
     group: (k,) int; these rows are combined by weights fitted to the other groups, all further
         ones by weights of all k; with one group alone nothing is left out
-    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the constant last.
+    Returns (n, 2) and the weights of all k, (c + 1, 2) float64, the last for a constant, zero.
     """
-    known = np.column_stack([summaries[:len(truth)], np.ones(len(truth))])
+    known, n = summaries[:len(truth)], truth.shape[1]
     def fitted(rows):
-        return np.linalg.lstsq(known[rows], truth[rows], rcond=None)[0]
+        # free ones follow nuisances that cosmologies share: 1.4 % more squared error at 48 of them
+        weights = np.zeros((known.shape[1] + 1, n))
+        for k in range(n):
+            parts, last = known[rows, k:-n:n], known[rows, k - n]
+            own = np.linalg.lstsq(parts - last[:, None], truth[rows, k] - last, rcond=None)[0]
+            weights[k:-1:n, k] = [*own, 1.0 - own.sum()]
+        return weights
     weights = fitted(slice(None))
     out = combined(summaries, weights)
     for g in np.unique(group) if group.any() else ():
@@ -270,7 +276,10 @@ class Job:
         rows = np.concatenate([self.rows(), self.split.rows(HOLDOUT)])
         if self.part == "statistics":
             from . import dense
-            file = handmade.features_file(self.maps, self.split, self.options, self.folder)
+            work = Work(self.maps, self.split, self.options, self.folder)
+            file = handmade.features_file(*work)
+            dense.of_jobs([self] if self.options.only is not None else [
+                job for job in jobs_of(work) if job.part == self.part], file)
             return Predicted(*dense.of_job(self, file).predict(_features_of(file, rows)))
         from . import training
         self.maps.check_maps(self.folder.quiet)

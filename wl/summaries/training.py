@@ -26,6 +26,7 @@ from .network import NOISES, Network, Recipe, load_torch, of_this_version, save_
 
 WARM_UP = 0.15                 # of the steps
 SAVE_SECONDS = 60.0            # between the checkpoints of one epoch
+MAX_VALIDATION = 400           # maps an epoch: all of a fold of two take a fifth of the training
 KEPT = ("step", "total", "history", "seconds", "best", "best_weights")      # in a checkpoint as is
 
 
@@ -103,7 +104,9 @@ class _Training:
 
     def __init__(self, lanes, batches, label, rows, recipe, checkpoint):
         self.lanes, self.batches, self.recipe, self.checkpoint = lanes, batches, recipe, checkpoint
-        (self.rows, self.validation), self.target = rows, recipe.standardised(label)
+        (self.rows, chosen), self.target = rows, recipe.standardised(label)
+        some = np.random.default_rng(0).permutation(len(chosen))[:MAX_VALIDATION]
+        self.validation = chosen[np.sort(some)]   # a stride can pick the same realisations of all
         if recipe.precision == "float64":
             self.target = self.target.double()
         self.loss, self.n_batch = recipe.loss_function(), recipe.batches_of(len(self.rows))

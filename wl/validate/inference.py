@@ -145,7 +145,7 @@ def limit(data, options: LimitOptions | None = None, *, out=None, quiet: bool = 
     priors = {name: log_prior(prior, data.theta, triangles) for name, prior in (
         ("design", design_log_density(data.theta, data.theta, triangles)), ("flat", "flat"))}
     found = posteriors(powers, points, data.theta, priors, measured, options.order, quiet)
-    inputs = {name: hdf5.digest_file(data.files[name], quick=True) for name in report.STAMPS}
+    inputs = {name: hdf5.digest_file(data.files[name]) for name in report.STAMPS}
     paths = []
     for name, (mean, sd, correlation) in found.items():
         paths.append(pathlib.Path(out or data.folder) / PRIORS[name])
