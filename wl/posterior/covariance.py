@@ -75,7 +75,7 @@ def smoothed(theta: np.ndarray, summary: np.ndarray, smooth: str = "auto",
     if smooth == "none":
         return *per_cosmology(summary), {"mean": RAW, "covariance": RAW, "gain": 0.0}
     if n < 2:
-        raise InputError(f"covariance: of each cosmology expected 2 realisations, got {n}; {MORE}")
+        raise InputError(f"covariance: expected at least 2 maps a cosmology, got {n}; {MORE}")
     residual = (summary - summary.mean(1, keepdims=True)).reshape(-1, d)
     unit = np.sqrt((residual**2).mean(0))                # scatter about a cosmology's mean
     dead = unit <= 1e-10 * np.abs(summary).max((0, 1))

@@ -190,7 +190,7 @@ def read_spectra(path, mask: np.ndarray, label: np.ndarray | None = None,
             found = {name: file[name] for name in names if name in file}
     if len(found) < len(names):
         raise InputError(f"{path}: expected an .npz file with arrays {', '.join(names)}, got "
-                         f"{', '.join(found) or 'none'}; labels may come by --label")
+                         f"{', '.join(found) or 'none'}; beside --spectra, --label may give labels")
     def checked(name, values, shape):
         return array(f"{path}: {name}", values, shape, "f").astype(float)
     power = checked("power", found["power"], (None, None, None))
