@@ -57,7 +57,7 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
         result |= {"scored": best, **{name: result["subsets"][best][name]
                                       for name in ("score", "score_error")}}
         if best in ("emulator", "train"):
-            notes.append(f"the {best} maps were seen by what made them: not a held-out score")
+            notes.append(f"the {best} maps were seen before: not a held-out score")
         try:
             result["limit"] = _beside_limit(maps, pick, bootstrap, seed)
         except InputError as error:

@@ -25,7 +25,7 @@ from .training import AdamW, learning_rate
 BATCH, PEAK, DROPOUT = 256, 2e-3, 0.2
 DECAY = 1.0                    # of AdamW; 0.01 overfits: validation loss 0.120, not 0.103
 LOOKS = (40, 120, 360)         # at each training map, over all its draws of noise
-GAIN = 60.0                    # a longer one follows a relative gain of GAIN / maps, or adds 0.1 %
+GAIN = 60.0                    # a relative gain of GAIN / maps, for a longer schedule to be tried
 BLOCK = 256                    # maps that are predicted at once
 LARGEST = 8.0                  # of a standardised statistic
 GLOBAL = threading.Lock()      # of torch's global generator
