@@ -167,20 +167,16 @@ def predicted(args, posterior, shard=None) -> tuple:
 
 def given(args, posterior, shard) -> tuple:
     """As predicted(), from a finished predictions.h5 and the options that it was made with."""
-    from wl.core import hdf5
     from wl.core.checks import InputError
     from wl.core.files import refuse_difference
     from wl.maps.dataset import open_set
     from wl.posterior import infer
-    from wl.posterior.options import Wanted, is_foreign, read_foreign
-    if is_foreign(args.predictions):
-        if is_elsewhere(args):
-            raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps "
-                             "itself; leave the option out")
-        predictions = read_foreign(args.predictions, args.seed)
-    else:
-        predictions = hdf5.read(args.predictions, "predictions")
+    from wl.posterior.options import Wanted, read_predictions
+    predictions = read_predictions(args.predictions, args.seed)
     made, design = predictions.settings, predictions.groups["constant_data"]["design"]
+    if made["method"] == "given" and is_elsewhere(args):
+        raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps itself; "
+                         "leave the option out")
     target = args.target or made["target"]
     if made["target"] not in (target, "both"):
         raise InputError(f"--target {target}: {args.predictions} holds predictions for --target "

@@ -16,7 +16,7 @@ from .core.files import lock
 from .core.params import N_OBSERVED, TEST
 from .maps.dataset import open_set, read_new
 from .maps.splits import DEFAULT_REALISATIONS, MapOptions
-from .posterior.options import PosteriorOptions, Wanted
+from .posterior.options import PosteriorOptions, Wanted, read_predictions
 
 # seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
 # that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
@@ -77,7 +77,8 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
           quiet: bool = True, target: str | None = None, **options):
     """Posteriors of all maps that have summaries, in OUT/posterior.h5.
 
-    predictions: core.hdf5.File of predict() or apply(), or the path of a predictions.h5
+    predictions: core.hdf5.File of predict() or apply(), the path of a predictions.h5, or of
+        others' predictions as `run_mcmc.py --predictions` takes them
     out, seed, threads, force, quiet: as predict() takes them
     target, options: "test", "holdout" or "both", None for the predictions' own; of the posterior
     Returns a core.hdf5.File. Raises InputError, RunError.
@@ -87,10 +88,10 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
     """
     from .posterior import infer as stage
     cli.prepare_process(threads)
-    if not isinstance(predictions, hdf5.File):
-        predictions = hdf5.read(predictions, "predictions")
     (found,) = _options(options, PosteriorOptions)
     folder = _folder(out, seed, force, quiet)
+    if not isinstance(predictions, hdf5.File):
+        predictions = read_predictions(predictions, seed)
     wanted = Wanted(target or predictions.settings["target"])
     stage.refuse_early(predictions.settings, stage.emulator_maps(predictions)[0].shape[1],
                        predictions.groups["constant_data"]["design"], found, folder, wanted)

@@ -6,6 +6,7 @@ import pytest
 import synthetic
 from conftest import REAL, one_line, run_code
 
+import wl
 from wl.core.checks import InputError
 from wl.core.params import EMULATOR, HOLDOUT, TEST
 from wl.posterior import infer, options as foreign
@@ -43,8 +44,7 @@ def test_read(form, tmp_path):
     summaries, truth = predictions()
     truth[[3, 500]] = np.nan
     path = written(tmp_path, form, summaries, truth)
-    assert foreign.is_foreign(path)
-    file = foreign.read_foreign(path, 1)
+    file = foreign.read_predictions(path, 1)
     group, theta = file.groups["predictions"], file.groups["constant_data"]["design"]
     assert np.array_equal(group["summaries"], summaries)
     assert np.array_equal(group["split"] == TEST, np.isnan(truth[:, 0]))
@@ -54,7 +54,7 @@ def test_read(form, tmp_path):
     counts = np.bincount(group["cosmology"][group["split"] == EMULATOR])
     assert (counts == counts[0]).all() and counts[0] in (39, 40)
     assert infer.emulator_maps(file)[0].shape == (12, counts[0], 3)
-    again, other = foreign.read_foreign(path, 1), foreign.read_foreign(path, 2)
+    again, other = foreign.read_predictions(path, 1), foreign.read_predictions(path, 2)
     assert np.array_equal(again.groups["predictions"]["split"], group["split"])
     assert not np.array_equal(other.groups["predictions"]["split"], group["split"])
 
@@ -62,9 +62,9 @@ def test_read(form, tmp_path):
 def test_a_table_of_a_spreadsheet(tmp_path):
     """Which begins with a mark of its encoding, and may end in empty lines."""
     path = written(tmp_path, "csv", *predictions())
-    plain = foreign.read_foreign(path, 1).groups["predictions"]["summaries"]
+    plain = foreign.read_predictions(path, 1).groups["predictions"]["summaries"]
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    assert np.array_equal(foreign.read_foreign(path, 1).groups["predictions"]["summaries"], plain)
+    assert np.array_equal(foreign.read_predictions(path, 1).groups["predictions"]["summaries"], plain)
 
 
 def test_a_run_on_them(tmp_path, script):
@@ -80,6 +80,11 @@ def test_a_run_on_them(tmp_path, script):
     part = result["subsets"]["holdout"]
     assert part["n"] == 12 * 20 and abs(part["coverage_68_quantiles_mean"] - 0.68) < 0.08
     assert f"Score {result['score']:.2f}" in run.stdout
+    again = wl.infer(path, tmp_path / "python", sampler="exact", threads=1)
+    assert wl.score(again)["score"] == result["score"]
+    with pytest.raises(InputError, match="seed"):
+        wl.infer(path, tmp_path / "refused", seed=-1)
+    assert not (tmp_path / "refused").exists()
     assert "--data" in one_line(script("run_mcmc.py", "--predictions", path, "--data", tmp_path,
                                        cwd=tmp_path).stderr.strip())
 
@@ -105,7 +110,7 @@ def test_refusals(tmp_path):
     for name, (arrays, word) in wrong.items():
         np.savez(tmp_path / f"{name}.npz", **arrays)
         with pytest.raises(InputError) as error:
-            foreign.read_foreign(tmp_path / f"{name}.npz", 1)
+            foreign.read_predictions(tmp_path / f"{name}.npz", 1)
         one_line(error, f"{name}.npz", word)
     (tmp_path / "text.npz").write_text("no")
     (tmp_path / "empty.csv").write_text("")
@@ -117,9 +122,10 @@ def test_refusals(tmp_path):
     for name in ("text.npz", "empty.csv", "head.csv", "words.csv", "pickle.npz", "missing.npz",
                  "missing.csv", "index.csv", "ragged.csv"):
         with pytest.raises(InputError) as error:
-            foreign.read_foreign(tmp_path / name, 1)
+            foreign.read_predictions(tmp_path / name, 1)
         one_line(error, name, *{"index.csv": ["no name"], "ragged.csv": ["line 4"]}.get(name, ()))
-    assert not foreign.is_foreign(tmp_path / "missing.h5")
+    with pytest.raises(InputError, match=r"missing\.h5"):
+        foreign.read_predictions(tmp_path / "missing.h5", 1)
 
 
 def begin(folder):
@@ -140,5 +146,5 @@ def test_published_predictions_of_real_maps(real, begun):
     for value in part["coverage_68"]:
         assert 0.655 < value < 0.695
     assert min(part["pit_p_value"]) > 0.01 and result["diagnostics"]["flagged"] < 42
-    split = foreign.read_foreign(real / COLUMBIA, 1).groups["predictions"]["split"]
+    split = foreign.read_predictions(real / COLUMBIA, 1).groups["predictions"]["split"]
     assert (split == HOLDOUT).sum() == 4183

@@ -104,8 +104,8 @@ def _check_values(path, maps, passed=lambda count: None):
             where = tuple(map(int, np.unravel_index(start + row, maps.shape[:-1])))
             value = flat[start + row, pixel]
             raise InputError(
-                f"{path}: expected finite numbers, got {value} in map {start + row}, at index "
-                f"{(*where, pixel)}; repair or download the file again" if bad.any() else
+                f"{path}: expected finite numbers up to 65504, got {value} in map {start + row}, "
+                f"at index {(*where, pixel)}; repair or download the file again" if bad.any() else
                 f"{path}: expected maps that vary, got {value} in every pixel of map {start + row},"
                 f" at index {where}; the file is not complete: download or simulate it again")
         passed(len(block))

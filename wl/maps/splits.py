@@ -159,9 +159,11 @@ def split_folds(n_realisation: int, folds: int, holdout: float, seed: int) -> tu
     n_shared = max(1, round(n_realisation / 32))
     max_folds = min(n_realisation - n_holdout - n_shared, 100)
     if not 2 <= folds <= max_folds:
-        expected = f"2 to {max_folds}" if max_folds >= 2 else "--folds 1"
-        raise InputError(f"--folds: expected {expected} for {n_realisation} realisations, got "
-                         f"{folds}; simulate more realisations, or give fewer folds")
+        raise InputError(
+            f"--folds: expected 2 to {max_folds} for {n_realisation} realisations, got {folds}; "
+            "simulate more realisations, or give fewer folds" if max_folds >= 2 else
+            f"expected at least {n_holdout + n_shared + 2} realisations for --folds {folds}, got "
+            f"{n_realisation}; simulate more")
     order = seeds.generator(seed, seeds.SPLIT).permutation(n_realisation)
     code, fold = np.full(n_realisation, EMULATOR, np.int8), np.full(n_realisation, -1, np.int8)
     code[order[:n_holdout]] = HOLDOUT

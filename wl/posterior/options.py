@@ -1,7 +1,7 @@
 """How summaries become a posterior: the options, their checks, and what comes in from elsewhere.
 
 Several jobs can share the maps of a run. Each writes a file of its own, a shard, and merge() joins
-them. read_foreign() takes the predictions of others, in the files that FOREIGN_HELP names.
+them. read_predictions() takes those of others too, in the files that FOREIGN_HELP names.
 """
 import argparse
 import csv
@@ -259,17 +259,14 @@ def _join(group, files):
             {dim: joined[dim] for dim in coords})
 
 
-def is_foreign(path) -> bool:
-    """Whether a file holds predictions that wl did not make. path: str or Path."""
-    return pathlib.Path(path).suffix.lower() in (".npz", ".csv") or arrays_of(path) is not None
+def read_predictions(path, seed: int) -> File:
+    """A predictions.h5, or what it would hold of the predictions of others (method "given").
 
-
-def read_foreign(path, seed: int) -> File:
-    """The predictions of others as a predictions.h5 holds them, in memory.
-
-    path: str or Path, see FOREIGN_HELP; seed: int, of the emulator split. Raises InputError.
+    path: str or Path, see FOREIGN_HELP; seed: int, of others' emulator split. Raises InputError.
     """
     path = pathlib.Path(path)
+    if path.suffix.lower() not in (".npz", ".csv") and arrays_of(path) is None:
+        return read(path, "predictions")
     summaries, truth = _foreign_tables(path)
     known, cosmologies = np.isfinite(truth).all(1), np.full(len(truth), -1, np.int32)
     theta, cosmologies[known] = np.unique(truth[known], axis=0, return_inverse=True)
