@@ -55,7 +55,8 @@ def parser() -> cli.Parser:
              "network are those it was made with; or predictions of others, see below")
     add("--apply", default=None, metavar="RUN",
         help="folder of a finished run, whose networks and emulator infer the maps of --maps; "
-             "nothing is trained, and only those maps are measured")
+             "nothing is trained, only those maps are measured, and the defaults of --prior, "
+             "--smooth and --recalibrate are what that run had")
     add("--maps", default=None, metavar="FILE",
         help="with --apply: .npy of noisy maps, (n, pixels inside the run's mask) or frames "
              "(n, rows, columns), where pixels outside the mask may be NaN")
@@ -84,7 +85,7 @@ def run(args) -> None:
     from wl.posterior.options import PosteriorOptions, shard_of
     import run_score
     from wl.scoring import files, report, table
-    posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
+    posterior, shard = as_inferred(args, PosteriorOptions.of(args)), shard_of(args.shard)
     if args.maps is not None and args.apply is None:
         raise InputError("--maps: expected --apply RUN, the finished run to use on them")
     if args.only is not None and args.shard is not None:
@@ -219,6 +220,27 @@ def applied(args, posterior, shard) -> tuple:
     # the check of a quadrature looks at the maps of all shards
     every = dataclasses.replace(wanted, shard=None) if posterior.sampler == "exact" else wanted
     return apply.apply(run, args.maps, every.rows, args.threads, args.quiet), folder, wanted
+
+
+def as_inferred(args, posterior):
+    """The PosteriorOptions, with --apply those that its run was inferred with in place of defaults.
+
+    args, posterior: the command line's values, and the PosteriorOptions of these alone
+    """
+    import dataclasses
+    import pathlib
+    from wl.core import hdf5
+    from wl.core.progress import say
+    path = pathlib.Path(args.apply or "", "posterior.h5")
+    if args.apply is None or not path.exists():
+        return posterior
+    own, chosen = hdf5.read(path, "posterior", groups=()).settings, {}
+    for name in ("prior", "smooth", "recalibrate"):
+        default = parser().get_default(name)
+        if getattr(args, name) == default != own.get(name, default):
+            chosen[name] = own[name]
+            say(f"--{name} {own[name]}, as {path} has it", args.quiet)
+    return dataclasses.replace(posterior, **chosen)
 
 
 def is_elsewhere(args) -> bool:

@@ -77,8 +77,7 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
           quiet: bool = True, target: str | None = None, **options):
     """Posteriors of all maps that have summaries, in OUT/posterior.h5.
 
-    predictions: core.hdf5.File of predict() or apply(), the path of a predictions.h5, or of
-        others' predictions as `run_mcmc.py --predictions` takes them
+    predictions: core.hdf5.File of predict() or apply(), or a path that --predictions takes
     out, seed, threads, force, quiet: as predict() takes them
     target, options: "test", "holdout" or "both", None for the predictions' own; of the posterior
     Returns a core.hdf5.File. Raises InputError, RunError.

@@ -327,6 +327,21 @@ def test_a_preset_sets_defaults_only(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_preset_of_a_config_counts(tmp_path):
+    """Of a JSON that names one, beneath its other settings; a result decides all, and has none."""
+    made = parser()
+    made.add_presets({"plain": {}, "much": {"nstep": 99}})
+    (tmp_path / "x.json").write_text('{"preset": "much"}')
+    assert cli.parse(made, ["--config", str(tmp_path / "x.json")]).nstep == 99
+    (tmp_path / "x.json").write_text('{"preset": "much", "nstep": 7}')
+    assert cli.parse(made, ["--config", str(tmp_path / "x.json")]).nstep == 7
+    result = str(tmp_path / "x.h5")
+    hdf5.write(result, "posterior", {}, settings={"nstep": 3})
+    assert cli.parse(made, ["--config", result]).nstep == 3
+    with pytest.raises(InputError, match="--preset"):
+        cli.parse(made, ["--config", result, "--preset", "much"])
+
+
 def test_leftovers_of_torchrun(monkeypatch):
     """A part of its variables is none of it; a rank beyond the world would wait for ever."""
     for name, value in dict(WORLD_SIZE="2", MASTER_ADDR="localhost", RANK="1").items():

@@ -64,7 +64,8 @@ def test_a_table_of_a_spreadsheet(tmp_path):
     path = written(tmp_path, "csv", *predictions())
     plain = foreign.read_predictions(path, 1).groups["predictions"]["summaries"]
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
-    assert np.array_equal(foreign.read_predictions(path, 1).groups["predictions"]["summaries"], plain)
+    again = foreign.read_predictions(path, 1).groups["predictions"]["summaries"]
+    assert np.array_equal(again, plain)
 
 
 def test_a_run_on_them(tmp_path, script):
@@ -97,7 +98,7 @@ def test_refusals(tmp_path):
              "nan": (good | {"estimate": np.where(truth[:, :1] > 0.3, np.nan, summaries)},
                      "finite"),
              "one": (good | {"truth": np.full_like(truth, 0.3)}, "3 cosmologies"),
-             "each": (good | {"truth": truth + np.arange(len(truth))[:, None] * 1e-9}, "3 maps"),
+             "each": (good | {"truth": truth + np.arange(len(truth))[:, None] * 1e-5}, "4 maps"),
              "words": (good | {"estimate": summaries.astype(str)}, "dtype"),
              "flat": (good | {"truth": truth[:, 0]}, "Omega_m"),
              "both": (good | {"predictions": -summaries}, "one of"),
@@ -118,14 +119,25 @@ def test_refusals(tmp_path):
     (tmp_path / "words.csv").write_text("Omega_m,S_8,x\n0.3,0.8,much\n")
     np.savez(tmp_path / "pickle.npz", estimate=np.array([{}], object), truth=truth)
     (tmp_path / "index.csv").write_text(",Omega_m,S_8,x\n0,0.3,0.8,1.0\n")
+    (tmp_path / "number.csv").write_text("map,Omega_m,S_8,x\n0,0.3,0.8,1.0\n")
     (tmp_path / "ragged.csv").write_text("Omega_m,S_8,x\n0.3,0.8,1.0\n\n0.3,0.8\n")
     for name in ("text.npz", "empty.csv", "head.csv", "words.csv", "pickle.npz", "missing.npz",
-                 "missing.csv", "index.csv", "ragged.csv"):
+                 "missing.csv", "index.csv", "ragged.csv", "number.csv"):
         with pytest.raises(InputError) as error:
             foreign.read_predictions(tmp_path / name, 1)
-        one_line(error, name, *{"index.csv": ["no name"], "ragged.csv": ["line 4"]}.get(name, ()))
+        one_line(error, name, *{"index.csv": ["no name"], "ragged.csv": ["line 4"],
+                                   "number.csv": ["summaries alone"]}.get(name, ()))
     with pytest.raises(InputError, match=r"missing\.h5"):
         foreign.read_predictions(tmp_path / "missing.h5", 1)
+
+
+def test_a_cosmology_of_few_maps_costs_the_others_theirs_which_is_said(tmp_path, capsys):
+    summaries, truth = predictions()
+    few = truth[:, 0] == truth[0, 0]
+    keep = ~few | (np.cumsum(few) <= 9)
+    file = foreign.read_predictions(written(tmp_path, "npz", summaries[keep], truth[keep]), 1)
+    assert "9 to 60 maps, 6 of each" in capsys.readouterr().err
+    assert infer.emulator_maps(file)[0].shape[1] == 6
 
 
 def begin(folder):

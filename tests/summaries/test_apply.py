@@ -97,6 +97,54 @@ def test_the_command_prints_each_map_and_writes_the_same_posterior(run, frames, 
                    *common])                                             # nothing stands in the way
 
 
+def test_new_maps_get_the_prior_and_the_recalibration_of_the_run(run, tmp_path, capsys):
+    """In place of the defaults, by which the same maps got other posteriors."""
+    data, file = run
+    folder = tmp_path / "run"
+    shutil.copytree(file.path.parent, folder)
+    common = ["--sampler", "exact", "--threads", "1", "--no-figures"]
+    run_mcmc.main(["--predictions", str(folder / "predictions.h5"), "--out", str(folder), *common,
+                   "--prior", "flat", "--smooth", "always", "--recalibrate", "none"])
+    new = ["--apply", str(folder), "--maps", str(data / dataset.TEST_FILE), *common]
+    capsys.readouterr()
+    run_mcmc.main([*new, "--out", str(tmp_path / "new")])
+    said = capsys.readouterr().err
+    assert all(f"--{words}, as" in said for words in ("prior flat", "smooth always",
+                                                      "recalibrate none"))
+    own, found = (hdf5.read(f / "posterior.h5") for f in (folder, tmp_path / "new"))
+    assert np.array_equal(own.groups["summary"]["posterior_mean"],
+                          found.groups["summary"]["posterior_mean"])
+    assert "recalibrated_q50" not in found.groups["summary"]
+    run_mcmc.main([*new, "--out", str(tmp_path / "own"), "--recalibrate", "temperature"])
+    found = hdf5.read(tmp_path / "own" / "posterior.h5").settings
+    assert (found["recalibrate"], found["prior"]) == ("temperature", "flat")
+
+
+def test_what_the_message_of_a_missing_file_says_makes_it_again(shared, tmp_path):
+    """A repeated run alone finds its predictions done, and makes no network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, "MAPS_PER_NUMBER", 0)
+        first = predict.predict(start(shared, *MODELS, out="whole"))
+        folder = first.path.parent
+        for name in ("features.h5", "model_compact_f1_m0.pt"):
+            (folder / name).unlink()
+            with pytest.raises(InputError) as error:
+                applied(first, shared / dataset.TEST_FILE)
+            one_line(error, name, "missing", "delete predictions.h5 and repeat the run")
+            (folder / "predictions.h5").unlink()
+            again = predict.predict(start(shared, *MODELS, out="whole"))
+            assert again.digest == first.digest and (folder / name).exists()
+
+
+def test_the_depth_of_new_maps_is_judged_by_all_of_them(run, tmp_path, capsys):
+    data, file = run
+    maps = np.repeat(np.load(data / dataset.TEST_FILE)[:1], 80, axis=0)
+    maps[70:] *= 6
+    np.save(tmp_path / "deep.npy", maps)
+    applied(file, tmp_path / "deep.npy", Wanted("test", (1, 80)))
+    assert "give maps of this depth" in capsys.readouterr().err
+
+
 def test_strange_maps_are_flagged_and_distrusted(run, frames, tmp_path, capsys):
     """By p_value_all too: maps of other noise fit the summaries well, but not the statistics."""
     for factor in (1.0, 2.0):
@@ -238,7 +286,7 @@ def test_statistics_of_another_run_are_refused(run, frames, monkeypatch, change)
     monkeypatch.setattr(apply.hdf5, "read", other)
     with pytest.raises(InputError) as error:
         applied(run[1], frames)
-    one_line(error, "features.h5", "repeat it")
+    one_line(error, "features.h5", "delete predictions.h5", "repeat the run")
 
 
 def test_a_run_of_other_statistics_is_refused(run, frames, monkeypatch):

@@ -7,7 +7,8 @@ from trainings import finished, recipe, source
 
 from wl.core import cli
 from wl.core.checks import InputError
-from wl.summaries import dense, predict
+from wl.maps import dataset
+from wl.summaries import apply, dense, predict
 from wl.summaries.network import Network
 from wl.summaries.options import PRESETS, NetworkOptions
 
@@ -19,7 +20,9 @@ BOTH += ["--model-option", "scales=2,4", "--model-option", "networks=2", "--mode
 
 @pytest.fixture(scope="module")
 def first(shared):  # noqa: F811
-    """Folder of a finished run of two parts."""
+    """Folder of a finished run of two parts, on other maps: no test may leave it changed."""
+    path = shared / dataset.RELEASES["public"][0]
+    np.save(path, np.load(path)[..., ::-1])
     work = start(shared, "--seed", "5", out="first", quick=BOTH)
     predict.predict(work)
     return work.folder.out
@@ -97,6 +100,39 @@ def test_other_architectures_are_refused_in_a_line(data, first, options, words):
     with pytest.raises(InputError) as error:
         predict.predict(start(data, "--init", str(first), *options, quick=quick))
     one_line(error, *words)
+    if "--model" in options:
+        assert not list((data.parent / "out").glob("*.pt"))                   # before any work
+
+
+def test_networks_that_saw_what_this_run_holds_out_are_refused(shared, first):
+    """Another split of the same maps would judge networks by maps that they learnt from."""
+    own = "--seed", "5"
+    for options in ((), (*own, "--folds", "2"), (*own, "--emulator-fraction", "0.4")):
+        with pytest.raises(InputError) as error:
+            predict.predict(start(shared, "--init", str(first), *options, out="leaks", quick=BOTH))
+        one_line(error, "these very maps", "split by")
+    assert not list((shared.parent / "leaks").glob("model*"))
+    work = start(shared, "--init", str(first), "--seed", "5", out="goes on", quick=BOTH)
+    assert predict.predict(work) is not None
+
+
+def test_a_fold_begins_with_the_network_of_its_own_fold(shared):
+    """Whatever the number of members, and with more than ten folds, whose names sort otherwise."""
+    options = ("--folds", "4", "--members", "2", "--epochs", "1")
+    old = start(shared, *options, out="four")
+    predict.predict(old)
+    new = start(shared, *options, "--members", "3", "--init", str(old.folder.out), out="more")
+    for job in predict.jobs_of(new):
+        net = apply.first_of(job, Network)
+        assert net.recipe.seed == predict.jobs_of(old)[2 * job.fold + job.member % 2].seed
+
+
+def test_a_run_is_no_beginning_of_its_own_folder(shared, first):
+    files = {path: path.read_bytes() for path in first.glob("[!.]*")}
+    with pytest.raises(InputError) as error:
+        start(shared, "--seed", "5", "--force", "--init", str(first), out="first", quick=BOTH)
+    one_line(error, "--init", "--out")
+    assert files == {path: path.read_bytes() for path in first.glob("[!.]*")}
 
 
 def test_a_folder_without_a_run_is_refused(data):

@@ -3,7 +3,6 @@
 Comes in: options, arrays, paths. Goes out: checked values, random generators, HDF5 files, progress,
 one-line errors. `checks` refuses wrong input, `seeds` lists all random streams, `files` writes a
 file whole or not at all, `hdf5` knows the layout of results and what is done, scripts share `cli`.
-
 In Python:
 
     from wl.core import hdf5

@@ -22,9 +22,8 @@ from .progress import ENDING, EXIT_STOPPED, end_of, fail, prepared, stop  # noqa
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 MAX_WHOLE = 10**12             # of any whole number but a seed
-# settings of results that no option sets
 NO_OPTIONS = ("n_gal", "n_bin", "ell_min", "ell_max", "part", "fold", "member", "orders", "shard",
-              "method", "scales", "rows", "data", "start", "predictions")
+              "method", "scales", "rows", "data", "start", "predictions")        # of results
 OF_OTHERS = ("method", "model", "n_summary", "target")     # of predictions of others, no options
 RUNS = pathlib.Path("data", "runs")        # where results go without --out
 OF_ONE_JOB = ("shard", "only", "threads", "quiet", "force", "out")       # may differ in an array
@@ -132,6 +131,7 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
     if getattr(args, "config", None) is not None:
         words, more = _configured(parser, argv, args.config)
         argv = words + argv
+        args = parser.parse_args(argv)
     if getattr(parser, "presets", {}):
         parser.set_defaults(**parser.presets[args.preset])
     args = parser.parse_args(argv)
@@ -147,6 +147,8 @@ def _configured(parser, argv, path):
         file = read(path, groups=())
         found = {**file.settings, "seed": file.seed, "shard": None,
                  **{name: file.origin.get(name) for name in ("data", "predictions")}}
+        if any(word.startswith("--preset") for word in argv):
+            raise InputError(f"--config {path}: decides all that --preset does; leave that out")
         if "new_maps" in file.origin:
             raise InputError(f"--config {path}: is of --apply; repeat that command, with its RUN")
         if found.get("method") == "given":           # predictions of others

@@ -2,9 +2,7 @@
 
 In come NumPy arrays that were checked by the caller, NamedTuples of them, and the number of a
 random stream (core/seeds.py). Out go arrays, returned or filled in place. Nothing here reads a
-file, knows an option or checks an input: indices are not checked.
-
-In Python:
+file, knows an option or checks an input: indices are not checked. In Python:
 
     import numpy as np; from wl.kernels.noise import normal, seed_state
     state = np.empty(4, np.uint64); seed_state(state, 12, 3, 0)

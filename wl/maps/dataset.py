@@ -18,7 +18,6 @@ RELEASES = {
 }
 MASK_FILE = f"{FILE_PREFIX}_mask.npy"
 TEST_FILE = f"{FILE_PREFIX}_kappa_noisy_test.npy"
-# the second phase's names too
 TEST_FILES = (TEST_FILE, *(f"{FILE_PREFIX}_kappa_test_phase2_{v}.npy" for v in ("new_v2", "new")))
 TRUTH_FILE, SIMULATION_FILE = "label_test.npy", "simulation.json"
 LIMIT_FILE = "limit.h5"                  # the information limit of its maps

@@ -5,9 +5,7 @@ predictions.h5. Out goes the posterior of each map in numbers (posterior.Chains)
 On the way: covariance.py makes mean and covariance per cosmology, emulator.py interpolates them and
 the prior between cosmologies, metropolis.py walks chains or quadrature.py integrates exactly,
 posterior.py fits error bars to maps whose truth is known. The room knows neither maps nor networks.
-Of all truths it knows the cosmologies of the emulator split alone.
-
-In Python:
+Of all truths it knows the cosmologies of the emulator split alone. In Python:
 
     from wl.posterior import emulator, quadrature; import numpy as np; r = np.random.default_rng(1)
     theta, covariance = r.uniform([0.1, 0.7], [0.5, 0.9], (40, 2)), np.diag([4e-4, 1e-4])

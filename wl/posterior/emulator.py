@@ -268,5 +268,4 @@ def read_prior(path: str | os.PathLike, theta: np.ndarray) -> tuple[np.ndarray, 
     if not inside.any():
         return values, 0.0
     weight = np.exp(log_density[inside] - log_density[inside].max())
-    # about the mean, as the normalisation is free
     return values, float(np.sqrt(np.cov(difference[inside], ddof=0, aweights=weight)))

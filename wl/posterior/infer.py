@@ -122,7 +122,6 @@ def _held_out(emulator, per, options, folder):
     for k in range(min(RECALIBRATION_FOLDS, n)):
         fold = np.arange(k, n, RECALIBRATION_FOLDS)
         rest = np.setdiff1d(np.arange(n), fold)
-        # the rest is smaller than the split
         smooth = options.smooth if len(rest) > per.shape[2] + 2 else "always"
         mean, spread, _ = covariance.smoothed(theta, per[:, rest], smooth, folder.seed)
         # other realisations at each cosmology: they may share seeds
@@ -201,7 +200,6 @@ def _sample(predictions, options, folder, emulator, wanted, chosen):
         more["quadrature_error"] = Var(("order",), error)
         progress.note = f"within {error[1:].max():.1g} sd of a finer quadrature"
     else:
-        # a network's summaries are guesses of the parameters
         guess = summaries if predictions.settings["method"] == "network" else None
         chains = metropolis.metropolis(emulator, summaries, options, seed=folder.seed,
                                        map_index=ids, guess=guess, keep=keep, progress=progress)

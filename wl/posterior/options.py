@@ -40,8 +40,8 @@ FOREIGN_HELP = f"""predictions of others, --predictions FILE (.npz, .csv, .h5 or
            {", ".join(TRUTHS)}: (map, 2 or more), Omega_m and S_8 first; a map whose
            cosmology is NaN is inferred and not scored
   columns  of a .csv: Omega_m and S_8, all others are summaries
-  Two thirds of the maps of each cosmology, at random, feed the emulator; the others are inferred
-  and scored."""
+  Of each cosmology as many maps, at random, feed the emulator: two thirds of the fewest that one
+  of them has. The others are inferred and scored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,9 +272,12 @@ def read_predictions(path, seed: int) -> File:
     theta, cosmologies[known] = np.unique(truth[known], axis=0, return_inverse=True)
     count = np.bincount(cosmologies[known], minlength=1)
     n_emulator = round(EMULATOR_SHARE * count.min())
-    if len(theta) < 3 or n_emulator < 2:
-        raise InputError(f"{path}: expected at least 3 cosmologies of 3 maps or more, got "
+    if len(theta) < 3 or n_emulator < 3:
+        raise InputError(f"{path}: expected at least 3 cosmologies of 4 maps or more, got "
                          f"{len(theta)} of {count.min()} to {count.max()}")
+    if 2 * count.min() < count.max():
+        warn(f"{path}: cosmologies have {count.min()} to {count.max()} maps, {n_emulator} of each "
+             "feed the emulator; leave out those of few maps")
     realisation, split = np.arange(len(truth), dtype=np.int32), np.full(len(truth), TEST, np.int8)
     for c in range(len(theta)):
         rows = np.flatnonzero(cosmologies == c)
@@ -315,7 +318,7 @@ def _foreign_tables(path):
                         for names in (SUMMARIES, TRUTHS))
     truth = array(f"{path}: cosmologies", truth, (None, None), ("f", "i", "u"), finite=False,
                   advice="give Omega_m and S_8 of each map")
-    summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i"),
+    summaries = array(f"{path}: summaries", summaries, (len(truth), None), ("f", "i", "u"),
                       advice="give a row of finite numbers for each map").astype(np.float64)
     size, truth = np.abs(summaries).max(initial=0.0), truth[:, :2].astype(np.float64)
     if not 1.0 / MAX_SUMMARY < size < MAX_SUMMARY:
@@ -335,8 +338,9 @@ def _columns(path):
         with open(path, newline="", encoding="utf-8-sig") as stream:     # Excel begins with a mark
             head, *rows = csv.reader(stream)
         head = [name.strip() for name in head]
-        if not set(PARAMS) < set(head) or len(set(head)) < len(head) or "" in head:
-            raise ValueError(f"its columns are {', '.join(name or '(no name)' for name in head)}")
+        if not set(PARAMS) < set(head) or len(set(head)) < len(head) or (
+                set(head) & {"", "map", "index", "id"}):
+            raise ValueError(f"got {', '.join(name or '(no name)' for name in head)}")
         for i, row in enumerate(rows, 2):
             if len(row) not in (0, len(head)):
                 raise ValueError(f"line {i} has {len(row)} values, the first {len(head)}")
@@ -344,6 +348,6 @@ def _columns(path):
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(head))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: expected a first line with Omega_m, S_8 and the names of the "
-                         f"summaries, and numbers in all others ({error})") from None
+                         f"summaries alone, and numbers in all others ({error})") from None
     at = [head.index(name) for name in PARAMS]
     return {SUMMARIES[0]: np.delete(values, at, axis=1), TRUTHS[0]: values[:, at]}

@@ -77,8 +77,7 @@ class Maps:
         return {name: pick for name, pick in found.items() if pick.any()}
 
     def _is_one_of(self, theta, pick):
-        near = pick.copy()
-        off = np.abs(self.truth[pick][:, None] - theta).max(axis=2)
+        near, off = pick.copy(), np.abs(self.truth[pick][:, None] - theta).max(axis=2)
         near[pick] = (off <= ON_DESIGN).any(axis=1)
         return near
 

@@ -81,10 +81,7 @@ def _beside_limit(maps, pick, count, seed):
     folder, where = maps.folder, maps.folder / dataset.LIMIT_FILE
     if not where.is_file() or where.resolve() == maps.path.resolve():
         return None
-    try:
-        other = read_maps(where)
-    except InputError as error:
-        raise InputError(f"no information limit: {error}") from None
+    other = read_maps(where)
     labels = [folder / name for _, name in dataset.RELEASES.values()]
     for name, files in zip(STAMPS, (labels, [folder / dataset.TEST_FILE])):
         found = {hdf5.digest_file(path) for path in files if path.is_file()}

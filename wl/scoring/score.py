@@ -96,7 +96,6 @@ def out_of_distribution(inside: np.ndarray, outside: np.ndarray) -> float:
                          f"which only run_mcmc.py gives; got {len(inside)} and {len(outside)}, "
                          f"{np.isnan(both).sum()} of them without one")
     thresholds = np.unique(both)[::-1]
-    # the ROC curve, ties as steps
     false, true = (np.append(0.0, 1.0 - np.searchsorted(np.sort(v), thresholds) / len(v))
                    for v in (inside, outside))
     right = np.searchsorted(false, RATES, side="right")    # false[right - 1] <= rate < false[right]

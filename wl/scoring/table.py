@@ -12,8 +12,7 @@ from ..core.params import FLAGS, PARAMS
 TITLES = {"test_on_design": "test, on design", "test_off_design": "test, off design",
           "test_at_hull": "at the hull", "holdout_at_hull": "at the hull",
           "emulator": "emulator (seen)", "train": "train (seen)"}
-SHOWN = ("method", "model", "loss", "sampler", "prior", "likelihood", "nstep", "sigma",
-         "recalibrate", "shard")
+SHOWN = ("method", "model", "loss", "sampler", "prior", "nstep", "sigma", "recalibrate", "shard")
 PARAM_ROWS = (
     ("MSE / label variance", "mse", 4, 1), ("R2", "r2", 3, 1), ("mean error", "bias", 5, 1),
     ("mean error bar", "mean_sd", 5, 1), ("mean (error / error bar)^2", "mean_pull2", 3, 1),
@@ -31,7 +30,6 @@ ROWS = (
     ("truths inside, % (10, 30, 50, 70, 90)", "coverage_curve", 0, 100, None),
     ("both: truth in 68.3 % ellipse, %", "coverage_68_joint", 1, 100, None),
     ("both: truth in 95.4 % ellipse, %", "coverage_95_joint", 1, 100, None))
-# what the sampler said of itself: key of the diagnostics, text
 SAID = (("acceptance_mean", "acceptance {acceptance_mean:.2f} ({acceptance_min:.2f} to "
                             "{acceptance_max:.2f})"),
         ("ess_median", "effective sample size {ess_median:.0f} (least {ess_min:.0f})"),

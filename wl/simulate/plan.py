@@ -259,9 +259,8 @@ class Plan:
         """(name, file, places, labels, keys, noise) of each task: maps of a kind of a cosmology."""
         sigma, test, n = noise_sigma(self.options.n_gal), self.options.test, self.label.shape[1]
         for c, label in enumerate(self.label):
-            index = 0 if self.options.shared_seeds else c
-            yield (f"train {c}", KAPPA_FILE, np.arange(c * n, (c + 1) * n), label,
-                   [(seeds.KAPPA, index, r) for r in range(n)], 0.0)
+            keys = [(seeds.KAPPA, 0 if self.options.shared_seeds else c, r) for r in range(n)]
+            yield f"train {c}", KAPPA_FILE, np.arange(c * n, (c + 1) * n), label, keys, 0.0
             rows = np.flatnonzero(self.cosmology_test == c)
             if len(rows):
                 keys = [(seeds.TEST_KAPPA, int(row)) for row in rows]

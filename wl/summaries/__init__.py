@@ -5,7 +5,6 @@ map that is not trained on. A new network goes into `architectures`, its options
 `options.MODELS`, a new loss into `network.Loss`, a new statistic of a map into `handmade.Features`.
 `training` trains a `network` on maps, `dense` trains networks on hand-made statistics, `predict`
 runs the stage and makes many predictions one, `likeness` judges maps, `apply` takes new ones.
-
 In Python:
 
     from wl.summaries import handmade

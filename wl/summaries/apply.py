@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core import hdf5
 from ..core.checks import InputError
-from ..core.files import digest_file, to_json
+from ..core.files import digest_file, refuse_difference, to_json
 from ..core.hdf5 import Folder
 from ..core.params import EMULATOR, TEST, noise_sigma
 from ..core.progress import Progress, warn
@@ -29,25 +29,45 @@ def open_run(folder) -> hdf5.File:
         path = file.path.with_name(name)
         if not path.is_file() or digest_file(path) != digest:
             raise InputError(f"{path}: is {'not ' if path.is_file() else 'missing, not '}the "
-                             f"network that {file.path.name} was made with; repeat the run")
+                             f"network of {file.path.name}; delete {file.path.name} and repeat the "
+                             "run")
     return file
 
 
-def first_of(job, kind: type):
-    """The Network or Dense that a job of --init begins with: in turn, where that run has fewer.
+def start_of(options: NetworkOptions, folder: Folder) -> str:
+    """Digest of the networks of --init. Raises InputError where they are none to begin with."""
+    run = open_run(options.init)
+    there = run.settings["model"].split("+")
+    for part in options.parts:
+        if part not in there or folder.out.resolve() == run.path.parent.resolve():
+            raise InputError(f"--init {options.init}: expected another folder than --out, with a "
+                             f"network {part}, got one with {' and '.join(there)}; give a run of "
+                             "this --model")
+    return hashlib.sha256(to_json(run.origin["networks"]).encode()).hexdigest()
 
-    None without --init. Raises InputError where there is none.
-    """
-    from .network import load_torch
-    o = job.options
-    if o.init is None:
+
+def refuse_seen(work, inputs: dict) -> None:
+    """InputError where a predict.Work holds maps out that the networks of --init learnt from."""
+    o = work.options
+    run = None if o.init is None else open_run(o.init)
+    if run is not None and run.inputs.get("kappa") == inputs["kappa"]:
+        old, new = ({k: of[k] for k in ("seed", "folds", "holdout_fraction", "emulator_fraction")}
+                    for of in ({**run.settings, "seed": run.seed}, {
+                        **work.split.stored(), "folds": o.folds, "seed": work.folder.seed}))
+        refuse_difference(f"--init {o.init}: learnt from these very maps, split by", old, new,
+                          "give the same")
+
+
+def first_of(job, kind: type):
+    """The Network or Dense that a job of --init begins with: that of its fold. None without it."""
+    if job.options.init is None:
         return None
-    run = pathlib.Path(o.init)
-    names = [name for name in sorted(open_run(run).origin["networks"])
-             if load_torch(run / name)["settings"]["model"] == job.part]
-    if not names:
-        raise InputError(f"--init {run}: has no network {job.part}; give a run of this --model")
-    return kind.load(run / names[(job.fold * o.members + job.member) % len(names)])
+    run = open_run(job.options.init)
+    parts, folds, members = (run.settings[name] for name in ("model", "folds", "members"))
+    tag = f"_{job.part}" if "+" in parts else ""
+    if folds * members > 1:
+        tag += f"_f{job.fold % folds}_m{job.member % members}"
+    return kind.load(run.path.with_name(f"model{tag}.pt"))
 
 
 def precision_of(folder: Folder) -> str | None:
@@ -76,11 +96,11 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     """
     mask = run.groups["constant_data"]["mask"]
     maps = read_new(path, mask)
-    found, n_gal = np.sqrt(np.mean(maps[:64].astype(np.float64)**2)), run.settings["n_gal"]
-    noise = noise_sigma(n_gal)
+    some, n_gal = maps[::1 + len(maps) // 64].astype(np.float64), run.settings["n_gal"]
+    found, noise = np.sqrt(np.mean(some**2)), noise_sigma(n_gal)
     if not noise / MAX_RMS_RATIO < found < 2.0 * noise:
-        warn(f"{path}: a pixel has an rms of {found:.4f}, the noise that the run learnt alone has "
-             f"{noise:.4f} ({n_gal:g} galaxies per square arcminute): give maps of this depth")
+        warn(f"{path}: a pixel has an rms of {found:.3g}, the noise that the run learnt alone has "
+             f"{noise:.3g} ({n_gal:g} galaxies per square arcminute): give maps of this depth")
     old = run.groups["predictions"]
     kept, n = np.flatnonzero(old["split"] == EMULATOR), len(maps)
     group = {name: np.concatenate([values[kept], np.full(
@@ -88,6 +108,8 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
         for name, values in old.items()}
     group["split"][len(kept):] = TEST
     group["realisation"][len(kept):] = np.arange(n)
+    if "p_value_all" in old and not (own := run.path.with_name("features.h5")).exists():
+        raise InputError(f"{own}: is missing; delete {run.path.name} and repeat the run")
     rows = wanted(group["split"])
     summaries, sd, features = _summarise(run, maps, mask, rows - len(kept), threads, quiet)
     group["summaries"][rows] = summaries
@@ -142,11 +164,12 @@ def _summarise(run, maps, mask, rows, threads, quiet):
 def _likeness(run, kept, features, summaries):
     """p-values of new maps as the run's own test maps have them, {} if these have none."""
     old = run.groups["predictions"]
-    if not any(name.startswith("p_value_") for name in old):
+    if "p_value_all" not in old:
         return {}
     file = hdf5.read(run.path.with_name("features.h5"), "features")
-    if (file.seed, file.inputs) != (run.seed, {key: run.inputs.get(key) for key in file.inputs}):
-        raise InputError(f"{file.path}: is not what the run's summaries were made from; repeat it")
+    if (file.seed, {**run.inputs, **file.inputs}) != (run.seed, run.inputs):
+        raise InputError(f"{file.path}: is not what the run's summaries were made from; delete "
+                         f"{run.path.name} and repeat the run")
     realisation = old["realisation"][kept]
     own, n_cosmology = file.groups["features"]["fixed"], len(run.groups["constant_data"]["design"])
     place = old["cosmology"][kept] * (len(own) // n_cosmology) + realisation

@@ -193,8 +193,7 @@ def _train(x, y, passes, dense, start):
         part = order[step % batches]
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, passes * batches, PEAK)
-        out = net(x[part].expand(recipe.members, -1, -1))                       # (m, batch, n_out)
-        value = sum(loss(one, y[part]) for one in out)
+        value = sum(loss(one, y[part]) for one in net(x[part].expand(recipe.members, -1, -1)))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()

@@ -30,7 +30,6 @@ SPECTRUM = "spectrum"                          # in place of a model: the binned
 
 LOSSES = ("mse", "kl", "score")                # see network.Loss
 
-# run_mcmc.py --preset: defaults of many options
 PRESETS = {
     "quick": {},
     "best": {"model": "inception+statistics", "model_option": ["draws=8"], "lanes": 2,

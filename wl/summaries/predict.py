@@ -1,18 +1,16 @@
 """The stage maps -> summaries: one network, several of folds and members, or the power spectrum.
 
-With folds, network k trains on the realisations of the other folds and chooses its best epoch on
-its own: each map has a prediction by a network that has not seen it, and all realisations feed the
-emulator. Members differ in their seed. Predictions (of error bars the logarithms) are averaged over
-the members, and over the folds for hold-out and test maps, which no network has seen. A mean over
-folds scatters less than an out-of-fold prediction; covariance.as_average makes the two comparable
-with `between`, measured on the realisations that trained no network.
+With folds, network k trains on the realisations of the other folds: each map has a prediction by a
+network that has not seen it, and all feed the emulator. Members differ in their seed. Predictions
+(of error bars the logarithms) are averaged over the members, and over the folds for hold-out and
+test maps, which no network has seen. A mean over folds scatters less than one fold's prediction;
+covariance.as_average makes them comparable with `between`, of realisations that trained no network.
 
 A model of several parts, compact+statistics say, has such networks for each. The weighted mean of
 their predictions (stacking, Wolpert 1992) fits the emulator split best; a map of that split is
 weighted by what all other realisations say, so that it scatters as a new map does.
 """
 import dataclasses
-import hashlib
 import pathlib
 from collections import namedtuple
 from collections.abc import Callable
@@ -21,7 +19,7 @@ import numpy as np
 
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, triangulate
-from ..core.files import cpu, digest_file, refuse_difference, to_json
+from ..core.files import cpu, digest_file, refuse_difference
 from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
@@ -29,7 +27,7 @@ from ..maps import batches
 from ..maps.dataset import MapSet
 from ..maps.splits import split_set
 from . import handmade
-from .apply import open_run, precision_of
+from .apply import precision_of, refuse_seen, start_of
 from .likeness import p_values
 from .options import SPECTRUM, NetworkOptions
 
@@ -55,8 +53,7 @@ def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) 
     triangulate(str(maps.files["label"]), maps.theta)
     split = split_set(maps, map_options, options.folds, options.method != SPECTRUM, folder.seed)
     if options.init is not None:
-        made = to_json(open_run(options.init).origin["networks"])
-        options = dataclasses.replace(options, start=hashlib.sha256(made.encode()).hexdigest())
+        options = dataclasses.replace(options, start=start_of(options, folder))
     found = precision_of(folder) if options.precision == "auto" and not folder.force else None
     return Work(maps, split, options.decided(split.n_train, found), folder)
 
@@ -77,6 +74,7 @@ def predict(work: Work) -> hdf5.File | None:
     for changed in set(work.maps.changed(digests)) - set(work.maps.changed()):    # said before
         work.maps.check_maps(work.folder.quiet)              # damaged ones are refused in a line
         warn(f"{work.maps.folder / changed} is not what the simulator wrote: it was changed since")
+    refuse_seen(work, digests)
     if work.options.only is not None:                        # for array jobs on a cluster
         jobs = jobs_of(work)
         job = jobs[work.options.only]
@@ -185,8 +183,7 @@ def over_parts(options: NetworkOptions, found: list) -> tuple[list, list]:
     """
     a_part, m, means, log_sds = options.folds * options.members, options.members, [], []
     for first in range(0, a_part, m):
-        parts = [zip(*found[i:i + m]) for i in range(first, len(found), a_part)]
-        mean, sd = zip(*parts)
+        mean, sd = zip(*[zip(*found[i:i + m]) for i in range(first, len(found), a_part)])
         means.append(np.concatenate([np.mean(one, 0) for one in mean], 1))
         if found[0][1] is not None:
             log_sds.append(np.mean([np.mean(np.log(one), 0) for one in sd], 0))
@@ -297,7 +294,8 @@ class Job:
         del stored["members"]                          # more members keep those there are
         name, digests = self.predictions.name, self.folder.digests(self.maps.files)
         found = self.folder.reuse(name, "predictions", stored, digests)
-        return found or _write(self, name, self.rows(), self.predict(), stored)
+        return (found if found is not None and self.model.exists() else
+                _write(self, name, self.rows(), self.predict(), stored))
 
     def task(self) -> tuple[dict, np.ndarray, np.ndarray]:
         """Fields of network.Task; maps (n,) int64 to learn from, and to choose the epoch by."""

@@ -262,7 +262,6 @@ def tarp(truth: np.ndarray, draws: np.ndarray, seed: int = 1) -> np.ndarray:
     reference = low + side * rng.random(truth.shape)         # uniform in the truths' box
     far = (((truth - reference) / side)**2).sum(axis=1)
     near = (((draws - reference[:, None]) / side)**2).sum(axis=2) < far[:, None]
-    # ranks are spread over their step
     return (near.sum(axis=1) + rng.random(len(truth))) / (draws.shape[1] + 1.0)
 
 
