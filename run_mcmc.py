@@ -68,7 +68,11 @@ def parser() -> cli.Parser:
 
 def main(argv: list | None = None) -> None:
     """Parse, open, predict, infer, report. argv: list of str, None for the command line."""
-    args = cli.parse(parser(), argv)
+    known = parser()
+    args = cli.parse(known, argv)
+    if args.apply is not None:
+        known.set_defaults(**as_inferred(args.apply, args.quiet))
+        args = cli.parse(known, argv)
     trains = args.method != "spectrum" and (args.predictions, args.apply) == (None, None)
     # before what takes seconds to import; a caller of this function is not restarted
     cli.prepare_process(args.threads, allocator=trains and argv is None)
@@ -85,7 +89,7 @@ def run(args) -> None:
     from wl.posterior.options import PosteriorOptions, shard_of
     import run_score
     from wl.scoring import files, report, table
-    posterior, shard = as_inferred(args, PosteriorOptions.of(args)), shard_of(args.shard)
+    posterior, shard = PosteriorOptions.of(args), shard_of(args.shard)
     if args.maps is not None and args.apply is None:
         raise InputError("--maps: expected --apply RUN, the finished run to use on them")
     if args.only is not None and args.shard is not None:
@@ -222,25 +226,29 @@ def applied(args, posterior, shard) -> tuple:
     return apply.apply(run, args.maps, every.rows, args.threads, args.quiet), folder, wanted
 
 
-def as_inferred(args, posterior):
-    """The PosteriorOptions, with --apply those that its run was inferred with in place of defaults.
+def as_inferred(run, quiet: bool) -> dict:
+    """Defaults of --prior, --smooth and --recalibrate beside --apply, {name: value of that run}.
 
-    args, posterior: the command line's values, and the PosteriorOptions of these alone
+    run: str or Path, the run's folder; quiet: bool, whether they are not said
     """
-    import dataclasses
     import pathlib
-    from wl.core import hdf5
-    from wl.core.progress import say
-    path = pathlib.Path(args.apply or "", "posterior.h5")
-    if args.apply is None or not path.exists():
-        return posterior
-    own, chosen = hdf5.read(path, "posterior", groups=()).settings, {}
-    for name in ("prior", "smooth", "recalibrate"):
-        default = parser().get_default(name)
-        if getattr(args, name) == default != own.get(name, default):
-            chosen[name] = own[name]
-            say(f"--{name} {own[name]}, as {path} has it", args.quiet)
-    return dataclasses.replace(posterior, **chosen)
+    from wl.core import files, hdf5, progress
+    run = pathlib.Path(run)
+    if not (run / "posterior.h5").exists() or not (run / "predictions.h5").exists():
+        return {}
+    file = hdf5.read(run / "posterior.h5", "posterior", groups=())
+    if file.inputs.get("predictions") != hdf5.read(run / "predictions.h5", groups=()).digest:
+        return progress.warn(f"{file.path}: is of other predictions, its --prior, --smooth and "
+                             "--recalibrate are not taken") or {}
+    names, made = ("prior", "smooth", "recalibrate"), parser()
+    found = {name: file.settings[name] for name in names if name in file.settings}
+    for name, value in found.items():
+        if value != made.get_default(name):
+            progress.say(f"--{name} {value} unless given, as {file.path} has it", quiet)
+    known = file.inputs.get("prior")
+    if known and os.path.isfile(found["prior"]) and files.digest_file(found["prior"]) != known:
+        progress.warn(f"--prior {found['prior']}: was changed since {file.path} was made")
+    return found
 
 
 def is_elsewhere(args) -> bool:

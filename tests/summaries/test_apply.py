@@ -109,7 +109,7 @@ def test_new_maps_get_the_prior_and_the_recalibration_of_the_run(run, tmp_path, 
     capsys.readouterr()
     run_mcmc.main([*new, "--out", str(tmp_path / "new")])
     said = capsys.readouterr().err
-    assert all(f"--{words}, as" in said for words in ("prior flat", "smooth always",
+    assert all(f"--{words} unless given" in said for words in ("prior flat", "smooth always",
                                                       "recalibrate none"))
     own, found = (hdf5.read(f / "posterior.h5") for f in (folder, tmp_path / "new"))
     assert np.array_equal(own.groups["summary"]["posterior_mean"],
@@ -118,6 +118,24 @@ def test_new_maps_get_the_prior_and_the_recalibration_of_the_run(run, tmp_path, 
     run_mcmc.main([*new, "--out", str(tmp_path / "own"), "--recalibrate", "temperature"])
     found = hdf5.read(tmp_path / "own" / "posterior.h5").settings
     assert (found["recalibrate"], found["prior"]) == ("temperature", "flat")
+    run_mcmc.main([*new, "--out", str(tmp_path / "default"), "--prior", "design"])
+    found = hdf5.read(tmp_path / "default" / "posterior.h5").settings
+    assert (found["recalibrate"], found["prior"]) == ("none", "design")
+
+
+def test_options_of_other_predictions_are_not_taken(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run[1].path.parent, folder)
+    hdf5.write(folder / "posterior.h5", "posterior", {}, settings={"prior": "flat"},
+               inputs={"predictions": "0" * 64})
+    assert run_mcmc.as_inferred(folder, False) == {}
+    assert "other predictions" in capsys.readouterr().err
+    prior = tmp_path / "prior.txt"
+    prior.write_text("0.3 0.8 1")
+    hdf5.write(folder / "posterior.h5", "posterior", {}, settings={"prior": str(prior)},
+               inputs={"predictions": run[1].digest, "prior": "0" * 64})
+    assert run_mcmc.as_inferred(folder, True)["prior"] == str(prior)
+    assert "was changed since" in capsys.readouterr().err
 
 
 def test_what_the_message_of_a_missing_file_says_makes_it_again(shared, tmp_path):
@@ -130,7 +148,7 @@ def test_what_the_message_of_a_missing_file_says_makes_it_again(shared, tmp_path
             (folder / name).unlink()
             with pytest.raises(InputError) as error:
                 applied(first, shared / dataset.TEST_FILE)
-            one_line(error, name, "missing", "delete predictions.h5 and repeat the run")
+            one_line(error, name, "missing", "predictions.h5", "delete", "repeat the run")
             (folder / "predictions.h5").unlink()
             again = predict.predict(start(shared, *MODELS, out="whole"))
             assert again.digest == first.digest and (folder / name).exists()
@@ -270,7 +288,7 @@ def test_networks_that_are_not_the_runs_are_refused(run, tmp_path, harm):
         shutil.copy(folder / "model_compact_f0_m0.pt", model)
     with pytest.raises(InputError) as error:
         apply.open_run(folder)
-    one_line(error, model.name, "repeat the run")
+    one_line(error, model.name, "delete predictions.h5" if harm == "missing" else "delete both")
 
 
 @pytest.mark.parametrize("change", ["seed", "inputs"])

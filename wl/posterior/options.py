@@ -40,8 +40,8 @@ FOREIGN_HELP = f"""predictions of others, --predictions FILE (.npz, .csv, .h5 or
            {", ".join(TRUTHS)}: (map, 2 or more), Omega_m and S_8 first; a map whose
            cosmology is NaN is inferred and not scored
   columns  of a .csv: Omega_m and S_8, all others are summaries
-  Of each cosmology as many maps, at random, feed the emulator: two thirds of the fewest that one
-  of them has. The others are inferred and scored."""
+  The same number of maps of every cosmology, two thirds of the smallest count, drawn at random,
+  feeds the emulator; all others are inferred and scored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,7 +339,7 @@ def _columns(path):
             head, *rows = csv.reader(stream)
         head = [name.strip() for name in head]
         if not set(PARAMS) < set(head) or len(set(head)) < len(head) or (
-                set(head) & {"", "map", "index", "id"}):
+                {name.lower() for name in head} & {"", "map", "index", "id", "unnamed: 0"}):
             raise ValueError(f"got {', '.join(name or '(no name)' for name in head)}")
         for i, row in enumerate(rows, 2):
             if len(row) not in (0, len(head)):

@@ -28,34 +28,35 @@ def open_run(folder) -> hdf5.File:
     for name, digest in file.origin["networks"].items():
         path = file.path.with_name(name)
         if not path.is_file() or digest_file(path) != digest:
-            raise InputError(f"{path}: is {'not ' if path.is_file() else 'missing, not '}the "
-                             f"network of {file.path.name}; delete {file.path.name} and repeat the "
-                             "run")
+            state, what = ("not", "both") if path.is_file() else ("missing, not", file.path.name)
+            raise InputError(f"{path}: is {state} the network of {file.path.name}; delete {what} "
+                             "and repeat the run")
     return file
 
 
 def start_of(options: NetworkOptions, folder: Folder) -> str:
     """Digest of the networks of --init. Raises InputError where they are none to begin with."""
-    run = open_run(options.init)
-    there = run.settings["model"].split("+")
-    for part in options.parts:
-        if part not in there or folder.out.resolve() == run.path.parent.resolve():
-            raise InputError(f"--init {options.init}: expected another folder than --out, with a "
-                             f"network {part}, got one with {' and '.join(there)}; give a run of "
-                             "this --model")
+    run, name = open_run(options.init), f"--init {options.init}"
+    if folder.out.resolve() == run.path.parent.resolve():
+        raise InputError(f"{name}: is where this run's results go; give another --out")
+    for part in {*options.parts} - {*run.settings["model"].split("+")}:
+        raise InputError(f"{name}: expected a network {part}, got {run.settings['model']}; give a "
+                         "run of this --model")
     return hashlib.sha256(to_json(run.origin["networks"]).encode()).hexdigest()
 
 
 def refuse_seen(work, inputs: dict) -> None:
-    """InputError where a predict.Work holds maps out that the networks of --init learnt from."""
+    """InputError where a predict.Work splits the file of maps that --init learnt from otherwise."""
     o = work.options
     run = None if o.init is None else open_run(o.init)
     if run is not None and run.inputs.get("kappa") == inputs["kappa"]:
-        old, new = ({k: of[k] for k in ("seed", "folds", "holdout_fraction", "emulator_fraction")}
-                    for of in ({**run.settings, "seed": run.seed}, {
-                        **work.split.stored(), "folds": o.folds, "seed": work.folder.seed}))
+        names = "seed", "folds", "holdout_fraction", "emulator_fraction"
+        old, new = ({k: of.get(k) for k in names} for of in (
+            {**run.settings, "seed": run.seed},
+            {**work.split.stored(), "folds": o.folds, "seed": work.folder.seed}))
         refuse_difference(f"--init {o.init}: learnt from these very maps, split by", old, new,
-                          "give the same")
+                          "give that "
+                          "run's --seed, --folds, --target and fractions")
 
 
 def first_of(job, kind: type):
@@ -96,7 +97,7 @@ def apply(run: hdf5.File, path, wanted, threads: int, quiet: bool) -> hdf5.File:
     """
     mask = run.groups["constant_data"]["mask"]
     maps = read_new(path, mask)
-    some, n_gal = maps[::1 + len(maps) // 64].astype(np.float64), run.settings["n_gal"]
+    some, n_gal = maps[::-(-len(maps) // 64)].astype(np.float64), run.settings["n_gal"]
     found, noise = np.sqrt(np.mean(some**2)), noise_sigma(n_gal)
     if not noise / MAX_RMS_RATIO < found < 2.0 * noise:
         warn(f"{path}: a pixel has an rms of {found:.3g}, the noise that the run learnt alone has "
