@@ -115,7 +115,7 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
     run: str or Path, folder of the run
     maps: str or Path, .npy of noisy maps, (n, observed pixels) or frames (n, rows, columns)
     threads, quiet: as predict() takes them
-    Returns a core.hdf5.File. Raises InputError.
+    Returns a core.hdf5.File. Raises InputError. Give infer() the run's prior, smooth, recalibrate.
 
         new = wl.apply("data/runs/small", "new.npy")
         print(wl.infer(new, "data/runs/new", sampler="exact").groups["summary"]["flag"])

@@ -55,8 +55,7 @@ def refuse_seen(work, inputs: dict) -> None:
             {**run.settings, "seed": run.seed},
             {**work.split.stored(), "folds": o.folds, "seed": work.folder.seed}))
         refuse_difference(f"--init {o.init}: learnt from these very maps, split by", old, new,
-                          "give that "
-                          "run's --seed, --folds, --target and fractions")
+                          "give that run's --seed, --folds, --target and fractions")
 
 
 def first_of(job, kind: type):
