@@ -284,14 +284,12 @@ class ResNet(Pooled):
     def __init__(self, frame, n_out, *, stem, widths, blocks, attention, hidden, dropout):
         layers = [convolution(1, stem, 7, 2), nn.BatchNorm2d(stem), nn.MaxPool2d(3, 2, 1),
                   nn.ReLU(inplace=True)]
-        c_in = stem
-        for i, c_out in enumerate(widths):
-            for k in range(blocks):
-                layers.append(basic_block(c_in, c_out, 2 if i > 0 and k == 0 else 1))
-                c_in = c_out
+        for i, (c_in, c_out) in enumerate(zip((stem, *widths), widths)):
+            layers.append(basic_block(c_in, c_out, 2 if i > 0 else 1))
+            layers += [basic_block(c_out, c_out) for _ in range(blocks - 1)]
             if i >= len(widths) - attention:
                 layers.append(CBAM(c_out))
-        head = dense_head(c_in, hidden, dropout, n_out)
+        head = dense_head(widths[-1], hidden, dropout, n_out)
         super().__init__(nn.Sequential(*layers), head, 2**(len(widths) + 1))
 
 
@@ -307,15 +305,13 @@ class BigGANEncoder(Pooled):
 
     def __init__(self, frame, n_out, *, input_pool, widths, attention):
         layers = [nn.AvgPool2d(input_pool)] if input_pool > 1 else []
-        c_in = 1
-        for i, c_out in enumerate(widths):
-            layers.append(down_block(c_in, c_out, first=i == 0))
-            if i + 1 == attention:
+        for i, (c_in, c_out) in enumerate(zip((1, *widths), widths), 1):
+            layers.append(down_block(c_in, c_out, first=i == 1))
+            if i == attention:
                 layers.append(SelfAttention(c_out))
-            c_in = c_out
-        layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
+        layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
         attended = 2**(attention + 1) if attention else 1    # attention pools what the block leaves
-        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out),
+        super().__init__(nn.Sequential(*layers), nn.Linear(widths[-1], n_out),
                          input_pool * max(2**len(widths), attended), nn.init.orthogonal_)
 
 
@@ -329,13 +325,11 @@ class Inception(Pooled):
     """
 
     def __init__(self, frame, n_out, *, stem, widths, squeeze):
-        layers, c_in = [conv_block(1, stem, 5, 2, 2)], stem
-        for i, c_out in enumerate(widths):
-            layers.append(InceptionBlock(c_in, c_out, squeeze))
-            if i + 1 < len(widths):
-                layers.append(nn.MaxPool2d(2))
-            c_in = c_out
-        super().__init__(nn.Sequential(*layers), nn.Linear(c_in, n_out), 2**(len(widths) + 1))
+        layers = [conv_block(1, stem, 5, 2, 2)]
+        for c_in, c_out in zip((stem, *widths), widths):
+            layers += [InceptionBlock(c_in, c_out, squeeze), nn.MaxPool2d(2)]
+        super().__init__(nn.Sequential(*layers[:-1]), nn.Linear(widths[-1], n_out),
+                         2**(len(widths) + 1))
 
 
 NETWORKS = {"compact": Compact, "simple_cnn": SimpleCNN, "simple_cnn_residual": SimpleCNN,
