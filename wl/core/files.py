@@ -110,7 +110,7 @@ def _take(handle, path, job):
     if not free:
         if shared := _flock(handle, fcntl.LOCK_SH):
             refuse_difference(f"{path.parent}: another job of it runs with",
-                              _owner(path).get("job"), job, "wait for it, or give another --out")
+                              read_json(path).get("job"), job, "wait for it, or give another --out")
         return shared
     if not _is_at(handle, path):                    # its owner has just removed it
         return False
@@ -138,14 +138,15 @@ def _flock(handle, kind):
         return False
 
 
-def _owner(path):
+def read_json(path: pathlib.Path) -> dict:
+    """The object that a JSON file holds, {} for a file that is missing, damaged or another."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         return dict(json.loads(path.read_text()))
     return {}
 
 
 def _in_use(path):
-    process, host, command = (_owner(path).get(n, "?") for n in ("process", "host", "command"))
+    process, host, command = (read_json(path).get(n, "?") for n in ("process", "host", "command"))
     return InputError(f"{path.parent}: process {process} on {host} is writing there "
                       f"({command[:120]}); wait for it, or give another --out")
 

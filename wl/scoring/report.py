@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core import hdf5
 from ..core.checks import InputError, RunError
-from ..core.files import atomic
+from ..core.files import atomic, read_json
 from ..core.params import FLAGS, TEST
 from ..core.progress import warn
 from ..maps import dataset
@@ -105,7 +105,7 @@ def _beside_limit(maps, pick, count, seed):
 
 def _spectrum_beside(result):
     for path in sorted(pathlib.Path(result["path"]).resolve().parent.parent.glob("*/score.json")):
-        other = _score_in(path)
+        other = read_json(path)
         same = all(other.get(name) == result[name] for name in ("truth", "scored"))
         if same and result["truth"] and other.get("settings", {}).get("method") == "spectrum":
             return {name: other[name] for name in ("score", "score_error")}
@@ -182,7 +182,7 @@ def save(result: dict) -> pathlib.Path:
     Raises InputError where it cannot be written, or would replace a score by none.
     """
     path = _beside(result["path"], "score.json")
-    before = _score_in(path) if result["score"] is None else {}
+    before = read_json(path) if result["score"] is None else {}
     if before.get("score") is not None and before.get("digest") == result["digest"]:
         raise InputError(f"{path}: keeps the score of these maps, whose truth is not in the --data "
                          "given")
@@ -190,13 +190,6 @@ def save(result: dict) -> pathlib.Path:
     with atomic(path) as part:
         part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path
-
-
-def _score_in(path):
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _beside(path, name):
