@@ -173,10 +173,8 @@ class SimulationOptions(Options):
     nonlinear_tilt: float = option(SKY.nonlinear_tilt, "multiply non-linear minus linear power by "
                                    "(sigma_8 / 0.8)^X", metavar="X", within=(-1.0, 1.0))
 
-    @property
-    def sky(self) -> Sky:
-        """What the spectrum is made of."""
-        return Sky(*(getattr(self, name) for name in Sky._fields))
+    sky = property(lambda self: Sky(*(getattr(self, name) for name in Sky._fields)),
+                   doc="What the spectrum is made of.")
 
 
 class Plan:

@@ -131,15 +131,10 @@ class NetworkOptions(Options):
         return super().of(args, model_options=model_options(args.model, own), method=method,
                           folds=folds)
 
-    @property
-    def parts(self) -> list:
-        """The models whose summaries are combined."""
-        return self.model.split("+")
-
-    @property
-    def n_networks(self) -> int:
-        """Networks that are trained one by one."""
-        return len(self.parts) * self.folds * self.members
+    parts = property(lambda self: self.model.split("+"),
+                     doc="The models whose summaries are combined.")
+    n_networks = property(lambda self: len(self.parts) * self.folds * self.members,
+                          doc="Networks that are trained one by one.")
 
     def of_part(self, part: str) -> "NetworkOptions":
         """The options of one part of a model, as if it were alone."""
