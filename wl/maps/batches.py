@@ -53,9 +53,7 @@ class Frame:
     @property
     def observed(self) -> np.ndarray:
         """Where the observed pixels lie, (rows, columns) bool."""
-        out = np.zeros(self.size, bool)
-        out[self.targets[0]] = True
-        return out.reshape(self.shape)
+        return np.bincount(self.targets[0], minlength=self.size).reshape(self.shape) > 0
 
 
 class Batches:
