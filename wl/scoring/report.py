@@ -123,10 +123,9 @@ def _diagnostics(summary):
             out |= {f"{name}_{kind}": float(getattr(np, kind)(values)) for kind in kinds.split()}
     if "flag" in summary:
         flag = summary["flag"].astype(np.int64)
-        counts = {text.replace("_", " "): int(((flag & bit) != 0).sum())
-                  for bit, text in FLAGS.items()}
         out |= {"maps": flag.size, "flagged": int((flag != 0).sum()),
-                "flags": {k: n for k, n in counts.items() if n}}
+                "flags": {text.replace("_", " "): n for bit, text in FLAGS.items()
+                          if (n := int(((flag & bit) != 0).sum()))}}
     return out
 
 
