@@ -145,9 +145,8 @@ def _fit(u, summary, order, spread):
         mean = basis @ np.linalg.lstsq(basis, local)[0]
         for _ in range(2):     # weights by the scatter change over the design: twice is converged
             weight = 1.0 / np.sqrt(_variances(_polynomials(u, 1), summary - mean[:, None]))
-            fits = (np.linalg.lstsq(basis * w[:, None], y * w)[0]
-                    for w, y in zip(weight.T, local.T))
-            mean = np.stack([basis @ fit for fit in fits], 1)
+            mean = np.stack([basis @ np.linalg.lstsq(basis * w[:, None], y * w)[0]
+                             for w, y in zip(weight.T, local.T)], 1)
     residual = summary - mean[:, None]
     if spread == RAW:
         # about a mean that took a share h of a degree of freedom, the scatter has n - h of them;
