@@ -114,8 +114,7 @@ def draw(emulator: Emulator, summary: np.ndarray, count: int, *, seed: int,
     white, base = _whitened(emulator, triangle, _even((place + 0.5) / n), np.log(area))
     out, block = np.empty((len(summary), 1, count, 2)), max(DRAW_BYTES // (8 * len(base)), 1)
     for first in range(0, len(summary), block):
-        density = _densities(white, base, summary[first:first + block])
-        for i, row in enumerate(density, first):
+        for i, row in enumerate(_densities(white, base, summary[first:first + block]), first):
             rng = seeds.generator(seed, seeds.EXACT_DRAW, int(map_index[i]))
             upto = np.cumsum(np.exp(row - row.max()))
             at = np.searchsorted(upto, upto[-1] * (1.0 - rng.random(count)))
