@@ -89,11 +89,10 @@ def _starts(emulator, best, chains, seed, index, guess=None):
         _, _, within = emulator.interpolate(guess)
         start[within] = guess[within] + 1e-3 * (centre - guess[within])
     begin = np.repeat(start[:, None], chains, axis=1)
-    if chains > 1:
-        for i, m in enumerate(index):
-            rng = seeds.generator(seed, seeds.CHAIN_START, int(m))
-            other = inner[rng.integers(len(inner), size=chains - 1)]
-            begin[i, 1:] += DISPERSION * (other - begin[i, 1:])
+    for i, m in enumerate(index) if chains > 1 else ():
+        rng = seeds.generator(seed, seeds.CHAIN_START, int(m))
+        other = inner[rng.integers(len(inner), size=chains - 1)]
+        begin[i, 1:] += DISPERSION * (other - begin[i, 1:])
     return np.ascontiguousarray(begin)
 
 
