@@ -251,8 +251,7 @@ def compare(real: Spectra, expected: np.ndarray, simulated: np.ndarray) -> dict:
     out = {"ratio": expected.mean(axis=1) / signal.mean(axis=1)}
     out["slope_real"], out["slope_error"], rest = regress(signal, real.label, minimum)
     # of means, from the scatter beyond the nuisances'
-    error = np.sqrt(np.sum(rest**2, axis=1) / dof / signal.shape[1])
-    out["ratio_error"] = error
+    out["ratio_error"] = error = np.sqrt(np.sum(rest**2, axis=1) / dof / signal.shape[1])
     off = np.maximum(0.0, np.abs(out["ratio"] - 1.0) - TOLERANCE)
     out["ratio_p"] = 2.0 * stats.norm.sf(off / error)
     out["drawn"] = drawn.mean(axis=(0, 2)) / expected.mean(axis=1)
