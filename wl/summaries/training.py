@@ -128,8 +128,7 @@ class _Training:
                 self.lanes.restore(saved["lanes"])
                 self.optimiser.load_state_dict(saved["optimiser"])
                 self.began = time.monotonic() - saved["elapsed"]
-                for name in KEPT:
-                    setattr(self, name, saved[name])
+                vars(self).update({name: saved[name] for name in KEPT})
 
     def save(self, every: float = 0.0) -> None:
         """Write the checkpoint if the last is `every` seconds old, or at a signal and end by it."""
