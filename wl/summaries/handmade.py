@@ -137,13 +137,12 @@ class Shapes:
         between, along = np.zeros_like(self.field_weight[0]), self.smoothings[0].along
         for i, blocks in enumerate(self._blocks(kappa)):
             for j, (unit, weight) in enumerate(zip(self.unit, self.field_weight)):
-                field = blocks[j] if j < scales else between
                 if j >= scales:
                     fine, coarse = self.bands[j - scales]
                     kernels.subtract(blocks[fine], self.block_weight[fine], blocks[coarse],
                                      self.block_weight[coarse], along, between)
                 moments[i, j], histogram[i, j] = kernels.distribution(
-                    field, weight, along, bins * (unit, unit, 1.0))
+                    blocks[j] if j < scales else between, weight, along, bins * (unit, unit, 1.0))
         return moments, histogram
 
     def peaks(self, smoothed: np.ndarray) -> np.ndarray:
