@@ -236,9 +236,7 @@ class HaloSpectrum:
         even = np.broadcast_to(even.reshape(len(q), ORDERS, SLICES, PARTS, 1).sum(3), two.shape)
         painted, cross, smooth = (np.einsum("nosl,nosl,sol->nl", a, b, self.correlations)
                                   for a, b in ((two, two), (two, even), (even, even)))
-        out = [CubicSpline(np.log(self.sparse), np.log(np.maximum(c, 1e-30)), axis=1)
-               for c in (heavy + painted, cross, smooth, light)]
-        out = [np.exp(spline(np.log(self.ell))) for spline in out]
-        for c in out[1:3]:
-            c[:, self.ell > self.halos.ell[-1]] = 0.0      # of waves that cells do not hold
-        return out
+        known = np.log(np.maximum([heavy + painted, cross, smooth, light], 1e-30))
+        out = np.exp(CubicSpline(np.log(self.sparse), known, axis=2)(np.log(self.ell)))
+        out[1:3, :, self.ell > self.halos.ell[-1]] = 0.0       # of waves that cells do not hold
+        return list(out)
