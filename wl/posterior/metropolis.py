@@ -146,16 +146,12 @@ def _histogram_quantiles(histogram, limits, levels):
 
 def _normal_scores(value):
     """Normal scores of the ranks of values (n, chains, m) among all of a map; ties share one."""
-    n, size = len(value), value[0].size
-    flat, place, out = value.reshape(n, size), np.arange(size), np.empty((n, size))
-    order = flat.argsort(axis=1, kind="stable")
-    new = np.diff(np.take_along_axis(flat, order, 1), axis=1, prepend=-np.inf) != 0.0
-    first = np.maximum.accumulate(np.where(new, place, 0), axis=1)
-    ends = np.where(np.roll(new, -1, axis=1), place, size)
-    last = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+    size = value[0].size
+    flat = value.reshape(-1, size)
+    twice = [np.searchsorted(order, one) + np.searchsorted(order, one, "right")    # 2 rank - 1
+             for order, one in zip(np.sort(flat, axis=1), flat)]
     score = ndtri((0.5 * np.arange(2 * size + 1) - 0.375) / (size + 0.25))
-    np.put_along_axis(out, order, score[first + last + 2], 1)
-    return out.reshape(value.shape)
+    return score[np.array(twice) + 1].reshape(value.shape)
 
 
 def _rhat(score):
