@@ -73,9 +73,8 @@ def summarise(chains: Chains, summary: np.ndarray, mean: np.ndarray,
         raised |= {1: np.abs(chains.acceptance - np.mean(ACCEPTANCE)) > np.ptp(ACCEPTANCE) / 2,
                    2: (chains.ess < MIN_ESS).any(1), 4: (chains.rhat > MAX_RHAT).any(1)}
     flag = sum(bit * found for bit, found in raised.items())
-    for name in result:
-        if name not in ("acceptance", "ess", "edge"):
-            result[name][still] = np.nan
+    for name in result.keys() - {"acceptance", "ess", "edge"}:
+        result[name][still] = np.nan
     return result | {"flag": np.where(still, STUCK, flag).astype(np.int16)}
 
 
