@@ -213,11 +213,10 @@ class Pooled(nn.Module):
 
 def dense_head(c_in: int, hidden: Sequence[int], dropout: Sequence[float], n_out: int) -> nn.Module:
     """Dense layers (n, c_in) -> (n, n_out), each hidden one with ReLU and its share of dropout."""
-    layers = []
-    for width, p in zip(hidden, dropout):
-        layers += [nn.Linear(c_in, width), nn.ReLU(), Dropout(p)]
-        c_in = width
-    return nn.Sequential(*layers, nn.Linear(c_in, n_out))
+    widths, layers = (c_in, *hidden), []
+    for before, width, p in zip(widths, hidden, dropout):
+        layers += [nn.Linear(before, width), nn.ReLU(), Dropout(p)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], n_out))
 
 
 class Compact(nn.Module):
@@ -231,11 +230,10 @@ class Compact(nn.Module):
 
     def __init__(self, frame, n_out, *, widths, hidden):
         super().__init__()
-        c = (1, *widths)
         pools = [1 + i % 2 for i in range(1, len(widths))]
-        blocks = (conv_block(c[i], c[i + 1], pool=p, lean=True) for i, p in enumerate(pools, 1))
-        self.features = nn.Sequential(conv_block(1, c[1], 7, 3, 2, lean=True), *blocks)
-        self.head = nn.Sequential(nn.Linear(2 * c[-1], hidden), nn.ReLU(inplace=True),
+        blocks = (conv_block(*c, pool=p, lean=True) for *c, p in zip(widths, widths[1:], pools))
+        self.features = nn.Sequential(conv_block(1, widths[0], 7, 3, 2, lean=True), *blocks)
+        self.head = nn.Sequential(nn.Linear(2 * widths[-1], hidden), nn.ReLU(inplace=True),
                                   nn.Linear(hidden, n_out))
         self.stride = 6 * 2**sum(p == 2 for p in pools)
 

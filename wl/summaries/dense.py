@@ -44,11 +44,10 @@ class Recipe(Task):
 
         centre: (c,), as of Dense
         """
-        parts, c_in = [], len(centre)
-        for width in self.layers:
-            parts += [Side(self.members, c_in, width), nn.ReLU(), Dropout(DROPOUT)]
-            c_in = width
-        return nn.Sequential(*parts, Side(self.members, c_in, self.loss_function().n_out))
+        widths, parts = (len(centre), *self.layers), []
+        for c_in, c_out in zip(widths, self.layers):
+            parts += [Side(self.members, c_in, c_out), nn.ReLU(), Dropout(DROPOUT)]
+        return nn.Sequential(*parts, Side(self.members, widths[-1], self.loss_function().n_out))
 
 
 class Side(nn.Module):
