@@ -248,7 +248,7 @@ class Job:
     """
 
     def __init__(self, work: Work, index: int):
-        self.maps, self.split, self.options, self.folder = work
+        self.work, (self.maps, self.split, self.options, self.folder) = work, work
         o, folder, self.name = self.options, self.folder, ""
         part, rest = divmod(index, o.folds * o.members)
         self.part, (self.fold, self.member) = o.parts[part], divmod(rest, o.members)
@@ -273,10 +273,9 @@ class Job:
         rows = np.concatenate([self.rows(), self.split.rows(HOLDOUT)])
         if self.part == "statistics":
             from . import dense
-            work = Work(self.maps, self.split, self.options, self.folder)
-            file = handmade.features_file(*work)
+            file = handmade.features_file(*self.work)
             dense.of_jobs([self] if self.options.only is not None else [
-                job for job in jobs_of(work) if job.part == self.part], file)
+                job for job in jobs_of(self.work) if job.part == self.part], file)
             return Predicted(*dense.of_job(self, file).predict(_features_of(file, rows)))
         from . import training
         self.maps.check_maps(self.folder.quiet)
