@@ -9,7 +9,6 @@ import numpy as np
 
 from ..core import params
 from ..core.checks import InputError, array
-from ..core.params import SCORE_WEIGHT
 from ..posterior.posterior import checked, coverage_curve, pit_quantiles, uniform_p_value
 
 LEVELS = {"68": (0.682689, 1.0), "95": (0.954500, 2.0)}    # (probability, half width in sd)
@@ -23,7 +22,7 @@ quantiles {name of params.LEVELS: (n, 2)}, those there are."""
 def _score_terms(truth, mean, sd):
     """The terms e^2/sd^2, ln sd^2 and 1000 e^2 of the challenge's score, (n, 3, 2) float64."""
     square = (mean - truth)**2
-    return np.stack([square / sd**2, 2.0 * np.log(sd), SCORE_WEIGHT * square], axis=1)
+    return np.stack([square / sd**2, 2.0 * np.log(sd), params.SCORE_WEIGHT * square], axis=1)
 
 
 def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -39,7 +38,7 @@ def challenge_score(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.n
 def expected_score(sd: np.ndarray) -> np.ndarray:
     """Score (n,) that error bars sd (n, 2) promise: the expectation where <e^2> = sd^2."""
     sd = np.asarray(sd, dtype=np.float64)
-    return -(1.0 + 2.0 * np.log(sd) + SCORE_WEIGHT * sd**2).sum(axis=1)
+    return -(1.0 + 2.0 * np.log(sd) + params.SCORE_WEIGHT * sd**2).sum(axis=1)
 
 
 def prior_score(theta: np.ndarray) -> float:

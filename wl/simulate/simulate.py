@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib

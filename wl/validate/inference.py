@@ -19,18 +19,16 @@ from ..core.hdf5 import Var
 from ..core.params import INTERVALS, LEVELS, NAMES, PARAMS, TEST
 from ..core.progress import Progress
 from ..maps import dataset
-from ..maps.dataset import LIMIT_FILE
 from ..posterior import posterior
 from ..posterior.emulator import design_log_density, log_prior, quadrature_points, triangle_areas
 from ..posterior.infer import load_emulator as load
-from ..scoring import report, score
-from ..scoring import table as score_table
+from ..scoring import report, score, table as score_table
 from ..simulate.fields import Grid
 from ..simulate.plan import DESIGN_SCALE, FIXED_NUISANCES
 from ..simulate.theory import of_set
 from .spectra import N_BIN, BandPowers, sobol_nuisances
 
-PRIORS = {"design": LIMIT_FILE, "flat": "limit_flat.h5"}
+PRIORS = {"design": dataset.LIMIT_FILE, "flat": "limit_flat.h5"}
 BLOCK = 16               # maps whose terms fit into a core's cache
 SIDE, MAX_SIDE = 0.4, 48     # of a triangle in sd of the challenge's design; posteriors have 0.15
 MAPS = 2000              # maps whose ln L is held at a time, 0.3 GB

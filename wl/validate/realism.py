@@ -29,7 +29,6 @@ from ..simulate.plan import (FIXED_NUISANCES, OMEGA_M_RANGE, S_8_RANGE, Simulati
 from ..simulate.theory import TABLE, Theory, lagrange_weights
 from ..summaries.handmade import Shapes, Spectrum
 from . import spectra
-from .spectra import CosmologyTable, masked_window, read_spectra
 
 ELL_RANGE, N_BIN = (100.0, 4100.0), 8
 WHITE_RANGE, N_WHITE = (4100.0, 7000.0), 5   # where white scatter shows
@@ -78,8 +77,8 @@ class Comparison:
             raise InputError(f"--mask: expected a survey with {MIN_PIXELS} pixels to smooth to 8 "
                              f"arcmin, got {pixels}; its histograms would be empty")
         # binned spectra of noiseless maps at the nodes of the nuisances
-        window = np.concatenate([masked_window(self.grid, mask, s) for s in self.both])
-        self.table = CosmologyTable(
+        window = np.concatenate([spectra.masked_window(self.grid, mask, s) for s in self.both])
+        self.table = spectra.CosmologyTable(
             *zip(OMEGA_M_RANGE, S_8_RANGE), lambda *theta: Theory(*theta, field.sky).c_ell(
                 self.grid.ell, *TABLE.values()) @ window.T)
         self.centre, self.spread = design(101).mean(axis=0), np.cov(design(101).T)
@@ -252,7 +251,7 @@ def table(results: dict[int, dict]) -> str:
 def _print_spectra(args, options, n):
     mask = procedural_mask() if args.mask is None else dataset.read_mask(args.mask)
     label = None if args.label is None else dataset.read_label(args.label)
-    real = read_spectra(args.spectra, mask, label, options.n_gal)
+    real = spectra.read_spectra(args.spectra, mask, label, options.n_gal)
     survey, number = real.survey, real.power[..., 0].size
     repeats = -(-n // number)
     progress = Progress(repeats * number, "realism", args.quiet)

@@ -11,7 +11,6 @@ import numpy as np
 import scipy.fft
 from scipy import stats
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from ..core import seeds
 from ..core.checks import InputError, array
@@ -95,7 +94,7 @@ class CosmologyTable:
 
 def sobol_nuisances(n: int, pixel_scatter: float = 0.0) -> np.ndarray:
     """n points of the priors (n, 4): log10 T_AGN, f_0, Delta_z, variance of white scatter."""
-    u = (qmc.Sobol(4, scramble=False).random(n) + 0.5 / n).T        # the middle of each cell
+    u = (stats.qmc.Sobol(4, scramble=False).random(n) + 0.5 / n).T        # the middle of each cell
     flat = [low + (high - low) * v for (low, high), v in zip((T_AGN_RANGE, F_0_RANGE), u)]
     return np.column_stack([*flat, DELTA_Z_SIGMA * ndtri(u[2]), pixel_scatter * u[3]])
 
