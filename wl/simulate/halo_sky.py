@@ -117,9 +117,8 @@ class HaloSky:
         self.grid, cells = grid, (grid.rows // 2, grid.columns // 2)
         self.coarse = Grid(np.ones(cells, bool), 2.0 * PIXEL_ARCMIN, periodic=True)
         self.profiles, self.window = profiles(), _stamp_window(grid)
-        observed = np.zeros(grid.shape, bool)
-        observed.reshape(-1)[grid.observed] = True
-        near = maximum_filter(observed, 2 * BEYOND + 1, mode="wrap")
+        observed = np.bincount(grid.observed, minlength=grid.rows * grid.columns) > 0
+        near = maximum_filter(observed.reshape(grid.shape), 2 * BEYOND + 1, mode="wrap")
         self.near = near.reshape(cells[0], 2, cells[1], 2).any((1, 3))
         # a cell's centre is half a pixel beyond the centre of its first pixel
         n, m = grid.rows // 4, grid.columns // 4
