@@ -43,9 +43,8 @@ def infer(predictions: hdf5.File, options: PosteriorOptions, folder: Folder,
     chosen = chosen[np.argsort(predictions.coords["predictions"]["map"][chosen], kind="stable")]
     if direct:
         per, rows = emulator_maps(predictions)
-        summary, result = (posterior.gaussian(*pair) for pair in (
-            (data["summaries"][chosen], data["sd"][chosen]),
-            (per.reshape(-1, per.shape[2]), data["sd"][rows])))
+        summary = posterior.gaussian(data["summaries"][chosen], data["sd"][chosen])
+        result = posterior.gaussian(per.reshape(-1, per.shape[2]), data["sd"][rows])
         known = design[data["cosmology"][rows]], result
         pull = (known[0] - result["mean"]) / result["sd"]     # a network gives no correlation
         for one in (summary, result):
@@ -167,8 +166,7 @@ def _emulator(predictions, options, folder, settings, inputs):
     folder.refuse_other("statistics.h5", "statistics", {**settings, "orders": orders})
     folder.write("statistics.h5", "statistics", {"statistics": group},
                  coords={"param": np.array(PARAMS), "summary": names, "summary_2": names},
-                 settings={**settings, "orders": orders},
-                 inputs=inputs, origin=predictions.origin)
+                 settings={**settings, "orders": orders}, inputs=inputs, origin=predictions.origin)
     prior = options.prior
     if prior not in PRIORS:
         prior, lost = emulators.read_prior(prior, theta)
