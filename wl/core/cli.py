@@ -131,9 +131,8 @@ def parse(parser: argparse.ArgumentParser, argv: list | None = None) -> argparse
     if getattr(args, "config", None) is not None:
         words, more = _configured(parser, argv, args.config)
         argv = words + argv
-        args = parser.parse_args(argv)
     if getattr(parser, "presets", {}):
-        parser.set_defaults(**parser.presets[args.preset])
+        parser.set_defaults(**parser.presets[parser.parse_args(argv).preset])
     args = parser.parse_args(argv)
     vars(args).update(more, threads=thread_count(getattr(args, "threads", None)))
     return args
