@@ -253,13 +253,13 @@ def rank() -> int:
     return within("RANK in the environment", os.environ["RANK"], 0, count - 1, integer=True)
 
 
-def thread_count(asked: int | None) -> int:
+def thread_count(asked: int | None, name: str = "--threads") -> int:
     """The number of threads asked for, None for all that are allotted. Raises InputError."""
     if asked is None:
         cpus = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
                 else os.cpu_count() or 1)
         return max(1, cpus // max(1, processes("LOCAL_WORLD_SIZE")))
-    return within("--threads", asked, 1, 1024, integer=True)
+    return within(name, asked, 1, 1024, integer=True)
 
 
 def prepare_process(threads: int | None, allocator: bool = False) -> int:

@@ -24,7 +24,7 @@ from argparse import Namespace
 import numpy as np
 
 from ..core import cli
-from ..core.checks import InputError, RunError, within
+from ..core.checks import InputError, RunError
 from ..core.files import (LOCK_FILE, atomic, code_version, digest_file, first_difference, lock,
                           to_json, versions)
 from ..core.progress import ENDING, Progress, say, warn
@@ -56,8 +56,7 @@ def simulate(out, options: SimulationOptions | None = None, *, processes: int | 
     Returns whether maps were made. Raises InputError, RunError.
     """
     out = pathlib.Path(out)
-    processes = cli.thread_count(None) if processes is None else processes
-    processes = within("--processes", processes, 1, 1024, integer=True)
+    processes = cli.thread_count(processes, "--processes")
     plan = Plan(options or SimulationOptions(**settings), room(out))
     if _is_complete(out, plan, force):
         return False
