@@ -178,11 +178,10 @@ class Comparison:
         parts = [self.statistics(k) for k in self.simulate(label, scatter, n, seed, progress)]
         tests = {name: _goodness(name.split()[0], real, np.array([part[name] for part in parts]))
                  for name, real in found.items()}
-        together = {}
-        for title, kinds in TOGETHER.items():
-            lowest = np.min([test["of_each"] for name, test in tests.items()
-                             if name.split()[0] in kinds], axis=0)
-            together[title] = float(np.mean(lowest <= lowest[0]))
+        lowest = {title: np.min([test["of_each"] for name, test in tests.items()
+                                 if name.split()[0] in kinds], axis=0)
+                  for title, kinds in TOGETHER.items()}
+        together = {title: float(np.mean(p <= p[0])) for title, p in lowest.items()}
         return {"label": label, "scatter": scatter, "n": n, "tests": tests, "together": together}
 
 
