@@ -51,10 +51,9 @@ def exact(emulator: Emulator, summary: np.ndarray, order: int = ORDER,
         _narrow(emulator, summary, some[(need > 1.0) & (need < np.inf) & ~more], factor * order,
                 CELL * LINES / lines, results)
     moments, quantiles, regions = results
-    covariance = np.stack([moments[:, [2, 4]], moments[:, [4, 3]]], axis=1)
-    return Chains(moments[:, :2], *spread(covariance), *np.moveaxis(quantiles, 2, 0), edge=edge,
-                  contour=regions[:, :, 0], area=regions[:, :, 1],
-                  log_evidence=moments[:, 5] + emulator.log_constant)
+    return Chains(moments[:, :2], *spread(moments[:, [[2, 4], [4, 3]]]),
+                  *np.moveaxis(quantiles, 2, 0), edge=edge, contour=regions[:, :, 0],
+                  area=regions[:, :, 1], log_evidence=moments[:, 5] + emulator.log_constant)
 
 
 def _integrate(emulator, summary, some, order, lines, results):
