@@ -77,9 +77,8 @@ class Maps:
         return {name: pick for name, pick in found.items() if pick.any()}
 
     def _is_one_of(self, theta, pick):
-        near, off = pick.copy(), np.abs(self.truth[pick][:, None] - theta).max(axis=2)
-        near[pick] = (off <= ON_DESIGN).any(axis=1)
-        return near
+        off = np.abs(self.truth[:, None] - theta).max(axis=2)
+        return pick & (off <= ON_DESIGN).any(axis=1)
 
 
 def read_maps(path) -> Maps:
