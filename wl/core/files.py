@@ -250,6 +250,12 @@ def to_json(value) -> str:
         it.tolist() if isinstance(it, (np.generic, np.ndarray)) else os.fspath(it)))
 
 
+def write_json(path, content) -> None:
+    """Write a value as to_json() has it, indented, whole or not at all."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
+
+
 def first_difference(before, now, name: str = "") -> tuple | None:
     """The first difference of two JSON values: (dotted name, before, now), None if equal."""
     if isinstance(before, dict) and isinstance(now, dict):

@@ -1,5 +1,4 @@
 """From a posterior file to its scores: score.json, pictures, and what a run prints."""
-import json
 import os
 import pathlib
 from importlib.util import find_spec
@@ -8,7 +7,7 @@ import numpy as np
 
 from ..core import hdf5
 from ..core.checks import InputError, RunError
-from ..core.files import atomic, read_json
+from ..core.files import read_json, write_json
 from ..core.params import FLAGS, TEST
 from ..core.progress import warn
 from ..maps import dataset
@@ -185,9 +184,7 @@ def save(result: dict) -> pathlib.Path:
     if before.get("score") is not None and before.get("digest") == result["digest"]:
         raise InputError(f"{path}: keeps the score of these maps, whose truth is not in the --data "
                          "given")
-    content = {key: value for key, value in result.items() if key != "path"}
-    with atomic(path) as part:
-        part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_json(path, {key: value for key, value in result.items() if key != "path"})
     return path
 
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import multiprocessing.connection
 import os
 import pathlib
@@ -25,8 +24,8 @@ import numpy as np
 
 from ..core import cli
 from ..core.checks import InputError, RunError
-from ..core.files import (LOCK_FILE, atomic, code_version, digest_file, first_difference, lock,
-                          to_json, versions)
+from ..core.files import (LOCK_FILE, code_version, digest_file, first_difference, lock, versions,
+                          write_json)
 from ..core.progress import ENDING, Progress, say, warn
 from ..maps import dataset
 from ..maps.dataset import MASK_FILE, SIMULATION_FILE, TEST_FILE, TRUTH_FILE, UNFINISHED
@@ -226,7 +225,7 @@ def prepare(part: pathlib.Path, plan: Plan, force: bool) -> set[str]:
     (part / "done").write_text("")
     for path, shape in files.items():
         np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
-    _write_json(state, now)
+    write_json(state, now)
     return set()
 
 
@@ -237,7 +236,7 @@ def _finish(out, part, plan):
                              (TRUTH_FILE, plan.label_test)):
             if len(values):
                 np.save(part / name, values)
-        _write_json(part / SIMULATION_FILE, {
+        write_json(part / SIMULATION_FILE, {
             "settings": plan.settings, "seed": plan.options.seed, "inputs": plan.inputs,
             "maps": {key: digest_file(path)
                      for key, name in (("kappa", KAPPA_FILE), ("noisy_test", TEST_FILE))
@@ -248,11 +247,6 @@ def _finish(out, part, plan):
             if source.is_file():
                 os.replace(source, out / name)
     shutil.rmtree(part)
-
-
-def _write_json(path, content):
-    with atomic(path) as part:
-        part.write_text(json.dumps(json.loads(to_json(content)), indent=1, sort_keys=True) + "\n")
 
 
 def locate(args: Namespace) -> dataset.MapSet:
