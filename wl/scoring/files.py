@@ -18,7 +18,6 @@ import numpy as np
 from ..core import hdf5
 from ..core.checks import InputError, array
 from ..core.files import atomic
-from ..core.hdf5 import Var
 from ..core.params import EMULATOR, HOLDOUT, LATEX, LEVELS, PARAMS, SPLITS, TEST, TRAIN
 from ..maps import dataset
 from ..posterior.posterior import STUCK
@@ -252,9 +251,9 @@ def export(maps: Maps, form: str, out) -> list[pathlib.Path]:
         return [_csv(maps, out)]
     file = hdf5.read(maps.path, "posterior")
     if form == "arviz":
-        groups = {g: {n: Var(file.dims[g][n], v, file.attrs[g][n]) for n, v in named.items()}
+        groups = {g: {n: hdf5.Var(file.dims[g][n], v, file.attrs[g][n]) for n, v in named.items()}
                   for g, named in file.groups.items()}
-        groups["constant_data"]["truth"] = Var(("map", "param"), maps.truth)
+        groups["constant_data"]["truth"] = hdf5.Var(("map", "param"), maps.truth)
         coords = {(g, dim): v for g, named in file.coords.items() for dim, v in named.items()}
         coords |= {("constant_data", "map"): maps.ids, ("constant_data", "param"): [*PARAMS]}
         hdf5.write(out, "posterior", groups, coords=coords, settings=file.settings, seed=file.seed,

@@ -20,7 +20,6 @@ import numpy as np
 from ..core import hdf5, seeds
 from ..core.checks import InputError, RunError, triangulate
 from ..core.files import cpu, digest_file, refuse_difference
-from ..core.hdf5 import Folder, Var
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST, TRAIN
 from ..core.progress import Progress, say, warn
 from ..maps import batches
@@ -45,7 +44,7 @@ ell: (d,), central multipoles of a spectrum's bins, or None
 """
 
 
-def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: Folder) -> Work:
+def prepare(maps: MapSet, map_options, options: NetworkOptions, folder: hdf5.Folder) -> Work:
     """Split the maps by MapOptions and decide what is left open in the options, before any work.
 
     Raises InputError for options that do not fit the set.
@@ -361,7 +360,7 @@ def _write(job, name, rows, predicted, settings, p_values=None):
     # the same number for a map in all runs of a set: test maps first, then the noiseless ones
     coords = {"map": np.concatenate([maps.n_test + every, test]), "summary": np.array(names),
               "summary_2": np.array(names), "param": np.array(PARAMS)}
-    groups, used = {kind: {variable: Var(*v) for variable, v in values.items() if v[1] is not None}
+    groups, used = {kind: {n: hdf5.Var(*v) for n, v in values.items() if v[1] is not None}
                     for kind, values in (("predictions", group), ("constant_data", constant))}, {}
     if isinstance(job, Work) and job.options.method != SPECTRUM:
         from .network import histories
