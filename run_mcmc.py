@@ -71,7 +71,8 @@ def main(argv: list | None = None) -> None:
     known = parser()
     args = cli.parse(known, argv)
     if args.apply is not None:
-        known.set_defaults(**as_inferred(args.apply, args.quiet))
+        from wl.posterior.options import options_of
+        known.set_defaults(**options_of(args.apply, args.quiet))
         args = cli.parse(known, argv)
     trains = args.method != "spectrum" and (args.predictions, args.apply) == (None, None)
     # before what takes seconds to import; a caller of this function is not restarted
@@ -113,24 +114,26 @@ def run(args) -> None:
 
 
 def refuse_idle(args) -> None:
-    """Raise InputError for an option of maps or networks that a finished run decides."""
+    """Raise InputError for an option of maps or networks that this run does not use."""
     import dataclasses
     from wl.core.checks import InputError
     from wl.maps.splits import MapOptions
     from wl.summaries.options import NetworkOptions
-    what = "--predictions" if args.apply is None else "--apply"
-    if (args.predictions, args.apply) == (None, None) or args.config is not None:
+    of = next((name for name in ("apply", "predictions") if getattr(args, name) is not None), None)
+    if args.config is not None or (of is None and args.method != "spectrum"):
         return
+    kinds = (MapOptions, NetworkOptions) if of else (NetworkOptions,)
+    why = (f"is decided by the run that --{of} names" if of else
+           "is of networks, which --method spectrum does without")
+    used = {None: ("method", "threads"), "apply": ("threads",),
+            "predictions": ("threads", "data", "target", "test_maps")}[of]
     decided = parser()
     decided.set_defaults(**decided.presets[args.preset])
-    names = [field.name for kind in (MapOptions, NetworkOptions)
-             for field in dataclasses.fields(kind)]
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     for name in ("method", "model_option", *names):
-        allowed = name == "threads" or (what == "--predictions" and name in (
-            "data", "target", "test_maps"))
-        if name in args and not allowed and getattr(args, name) != decided.get_default(name):
-            raise InputError(f"--{name.replace('_', '-')}: is decided by the run that {what} "
-                             "names; leave it out")
+        if (name in args and name not in used
+                and getattr(args, name) != decided.get_default(name)):
+            raise InputError(f"--{name.replace('_', '-')}: {why}; leave it out")
 
 
 def predicted(args, posterior, shard=None) -> tuple:
@@ -182,17 +185,14 @@ def given(args, posterior, shard) -> tuple:
     if made["method"] == "given" and is_elsewhere(args):
         raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps itself; "
                          "leave the option out")
-    target = args.target or made["target"]
-    if made["target"] not in (target, "both"):
-        raise InputError(f"--target {target}: {args.predictions} holds predictions for --target "
-                         f"{made['target']}; leave the option out, or predict again")
     folder = cli.folder(args, f"{predictions.origin['name']}_{made['model']}")
     if is_elsewhere(args):
         refuse_difference(f"{args.predictions}: was made from other maps,", predictions.inputs,
                           folder.digests(open_set(args.data, made["release"],
                                                   args.test_maps).files),
                           "give the --data it was made from")
-    n_emulator, wanted = infer.emulator_maps(predictions)[0].shape[1], Wanted(target, shard)
+    n_emulator = infer.emulator_maps(predictions)[0].shape[1]
+    wanted = Wanted(args.target or made["target"], shard)
     infer.refuse_early(made, n_emulator, design, posterior, folder, wanted)
     if args.dry_run:
         print(api.rehearsed_file(predictions, args.predictions, posterior, wanted, folder,
@@ -224,31 +224,6 @@ def applied(args, posterior, shard) -> tuple:
     # the check of a quadrature looks at the maps of all shards
     every = dataclasses.replace(wanted, shard=None) if posterior.sampler == "exact" else wanted
     return apply.apply(run, args.maps, every.rows, args.threads, args.quiet), folder, wanted
-
-
-def as_inferred(run, quiet: bool) -> dict:
-    """Defaults of --prior, --smooth and --recalibrate beside --apply, {name: value of that run}.
-
-    run: str or Path, the run's folder; quiet: bool, whether they are not said
-    """
-    import pathlib
-    from wl.core import files, hdf5, progress
-    run = pathlib.Path(run)
-    if not (run / "posterior.h5").exists() or not (run / "predictions.h5").exists():
-        return {}
-    file = hdf5.read(run / "posterior.h5", "posterior", groups=())
-    if file.inputs.get("predictions") != hdf5.read(run / "predictions.h5", groups=()).digest:
-        return progress.warn(f"{file.path}: is of other predictions, its --prior, --smooth and "
-                             "--recalibrate are not taken") or {}
-    names, made = ("prior", "smooth", "recalibrate"), parser()
-    found = {name: file.settings[name] for name in names if name in file.settings}
-    for name, value in found.items():
-        if value != made.get_default(name):
-            progress.say(f"--{name} {value} unless given, as {file.path} has it", quiet)
-    known = file.inputs.get("prior")
-    if known and os.path.isfile(found["prior"]) and files.digest_file(found["prior"]) != known:
-        progress.warn(f"--prior {found['prior']}: was changed since {file.path} was made")
-    return found
 
 
 def is_elsewhere(args) -> bool:

@@ -100,7 +100,11 @@ def test_other_names_are_no_attributes():
 
 @pytest.mark.parametrize("call, words", [
     (lambda maps, new, out: wl.infer(new, out, target="all"), ("--target", "holdout", "'all'")),
-    (lambda maps, new, out: wl.infer(new, out, target="holdout"), ("--target holdout", "no such")),
+    (lambda maps, new, out: wl.infer(new, out, target="holdout"), ("--target holdout", "--target test")),
+    (lambda maps, new, out: wl.infer(new, out, target="both"), ("--target both", "--target test")),
+    (lambda maps, new, out: wl.infer(new, out, prior=None), ("--prior", "text", "None")),
+    (lambda maps, new, out: wl.infer(new, out, adapt="no"), ("--adapt", "True or False", "'no'")),
+    (lambda maps, new, out: wl.predict(maps, out, model=["compact"]), ("--model", "['compact']")),
     (lambda maps, new, out: wl.infer(new, out, seed="x"), ("seed", "'x'")),
     (lambda maps, new, out: wl.infer(new, out, draws=5, draw_maps=[1, 2]), ("--draw-maps", "[1, 2]")),
     (lambda maps, new, out: wl.predict(maps, out, seed=1.5), ("seed", "1.5")),

@@ -16,7 +16,7 @@ from .core.files import lock
 from .core.params import N_OBSERVED, TEST
 from .maps.dataset import open_set, read_new
 from .maps.splits import DEFAULT_REALISATIONS, MapOptions
-from .posterior.options import PosteriorOptions, Wanted, read_predictions
+from .posterior.options import OF_RUN, PosteriorOptions, Wanted, options_of, read_predictions
 
 # seconds of one core: a map of the survey's size simulated, measured; dense networks, for each map
 # that trains; a step of a chain, a map by quadrature; what a stage begins with, but compilation
@@ -87,10 +87,11 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
     """
     from .posterior import infer as stage
     cli.prepare_process(threads)
-    (found,) = _options(options, PosteriorOptions)
     folder = _folder(out, seed, force, quiet)
     if not isinstance(predictions, hdf5.File):
         predictions = read_predictions(predictions, seed)
+    of_run = {name: v for name, v in predictions.settings.items() if name in OF_RUN}   # of apply()
+    (found,) = _options({**of_run, **options}, PosteriorOptions)
     wanted = Wanted(target or predictions.settings["target"])
     stage.refuse_early(predictions.settings, stage.emulator_maps(predictions)[0].shape[1],
                        predictions.groups["constant_data"]["design"], found, folder, wanted)
@@ -115,14 +116,16 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
     run: str or Path, folder of the run
     maps: str or Path, .npy of noisy maps, (n, observed pixels) or frames (n, rows, columns)
     threads, quiet: as predict() takes them
-    Returns a core.hdf5.File. Raises InputError. Give infer() the run's prior, smooth, recalibrate.
+    Returns a core.hdf5.File. Raises InputError. infer() takes the run's prior, smooth and
+    recalibrate unless it is given others.
 
         new = wl.apply("data/runs/small", "new.npy")
         print(wl.infer(new, "data/runs/new", sampler="exact").groups["summary"]["flag"])
     """
     from .summaries import apply as stage
-    return stage.apply(stage.open_run(run), maps, Wanted("test").rows,
-                       cli.prepare_process(threads), quiet)
+    new = stage.apply(stage.open_run(run), maps, Wanted("test").rows, cli.prepare_process(threads),
+                      quiet)
+    return new._replace(settings={**new.settings, **options_of(run, quiet)})
 
 
 def _folder(out, seed, force, quiet):

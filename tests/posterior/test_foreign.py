@@ -99,6 +99,8 @@ def test_refusals(tmp_path):
                      "finite"),
              "one": (good | {"truth": np.full_like(truth, 0.3)}, "3 cosmologies"),
              "each": (good | {"truth": truth + np.arange(len(truth))[:, None] * 1e-5}, "4 maps"),
+             "rounded": (good | {"truth": truth + 3e-5 * (np.arange(len(truth)) % 2)[:, None]},
+                         "rounded"),
              "words": (good | {"estimate": summaries.astype(str)}, "dtype"),
              "flat": (good | {"truth": truth[:, 0]}, "Omega_m"),
              "both": (good | {"predictions": -summaries}, "one of"),

@@ -46,6 +46,7 @@ CASES = [
         "--loss nothing", "--prior nowhere.npy",
         "--prior set/label.npy", "--prior mask.npy", "--smooth none --emulator-fraction 0.1",
         "--emulator-fraction 0.1", "--emulator-fraction 0.99", "--holdout-fraction 0.99",
+        "--emulator-fraction 0.5 --folds 2",
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
         "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4",
         "--folds 17",
@@ -67,7 +68,8 @@ CASES = [
         "set/noisy.npy --model compact", "set/noisy.npy --method spectrum --dry-run")),
     *((SPECTRUM, words) for words in (
         "--smooth none --emulator-fraction 0.5 --holdout-fraction 0.4", "--prior nowhere.npy",
-        "--holdout-fraction 0.95", "--draws -2", "--nstep -3")),
+        "--holdout-fraction 0.95", "--draws -2", "--nstep -3", "--folds 5", "--model compact",
+        "--model-option draws=3", "--init nowhere")),
     *((DIRECT, words) for words in (
         "--loss mse", "--loss kl --loss-option start=3", "--sigma 0.1", "--nstep 100",
         "--data nowhere",

@@ -10,12 +10,12 @@ from runs import N_TEST, shared, start  # noqa: F401
 
 import run_mcmc
 import run_score
-import run_score
+import wl
 from wl.core import hdf5
 from wl.core.checks import InputError
 from wl.core.params import EMULATOR, TEST
 from wl.maps import dataset
-from wl.posterior.options import Wanted
+from wl.posterior.options import Wanted, options_of
 from wl.summaries import apply, handmade, likeness, predict
 
 MODELS = ("--model", "compact+statistics", "--folds", "2", "--epochs", "1", "--model-option",
@@ -121,6 +121,12 @@ def test_new_maps_get_the_prior_and_the_recalibration_of_the_run(run, tmp_path, 
     run_mcmc.main([*new, "--out", str(tmp_path / "default"), "--prior", "design"])
     found = hdf5.read(tmp_path / "default" / "posterior.h5").settings
     assert (found["recalibrate"], found["prior"]) == ("none", "design")
+    summaries = wl.apply(folder, data / dataset.TEST_FILE, threads=1)
+    notebook = wl.infer(summaries, tmp_path / "notebook", sampler="exact")
+    assert notebook.settings == hdf5.read(tmp_path / "new" / "posterior.h5").settings
+    assert np.array_equal(own.groups["summary"]["sd"], notebook.groups["summary"]["sd"])
+    given = wl.infer(summaries, tmp_path / "given", sampler="exact", prior="design").settings
+    assert (given["recalibrate"], given["prior"]) == ("none", "design")
 
 
 def test_options_of_other_predictions_are_not_taken(run, tmp_path, capsys):
@@ -128,13 +134,13 @@ def test_options_of_other_predictions_are_not_taken(run, tmp_path, capsys):
     shutil.copytree(run[1].path.parent, folder)
     hdf5.write(folder / "posterior.h5", "posterior", {}, settings={"prior": "flat"},
                inputs={"predictions": "0" * 64})
-    assert run_mcmc.as_inferred(folder, False) == {}
+    assert options_of(folder, False) == {}
     assert "other predictions" in capsys.readouterr().err
     prior = tmp_path / "prior.txt"
     prior.write_text("0.3 0.8 1")
     hdf5.write(folder / "posterior.h5", "posterior", {}, settings={"prior": str(prior)},
                inputs={"predictions": run[1].digest, "prior": "0" * 64})
-    assert run_mcmc.as_inferred(folder, True)["prior"] == str(prior)
+    assert options_of(folder, True)["prior"] == str(prior)
     assert "was changed since" in capsys.readouterr().err
 
 

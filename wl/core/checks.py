@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import os
 import typing
 from collections.abc import Collection
 
@@ -177,6 +178,12 @@ class Options:
             value, more = getattr(self, field.name), field.metadata
             if value is None and field.default is None:
                 continue
+            if kind is str and isinstance(value, (int, os.PathLike)):
+                value = str(value)
+            if (kind is str and not isinstance(value, str)) or (
+                    kind is bool and value not in (True, False)):
+                words = "a text" if kind is str else "True or False"
+                raise InputError(f"{flag}: expected {words}, got {value!r:.80}")
             if "choices" in more:
                 choice(flag, value, more["choices"])
             if "positive" in more:                    # 1e4 for a whole number becomes one

@@ -18,11 +18,13 @@ from ..core.cli import add_shown
 from ..core.files import digest_file, refuse_difference
 from ..core.hdf5 import File, Var, arrays_of, read, write
 from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST
-from ..core.progress import warn
+from ..core.progress import say, warn
+from ..maps.splits import TARGETS
 from .covariance import SMOOTHS
 
 SAMPLERS, RECALIBRATIONS = ("metropolis", "exact"), ("isotonic", "temperature", "none")
 PRIORS = ("design", "flat")    # anything else is a file
+OF_RUN = ("prior", "smooth", "recalibrate")     # options that --apply takes from its run
 WALK = ("nstep", "sigma", "burn_in", "chains", "thin", "adapt")     # options of the chains alone
 MAX_STEPS = 2**31              # of all chains of a map: the kernels count in 32 bits
 MIN_DRAWS, MAX_DRAWS = 4, 10**6          # of a chain, for an R-hat; of a map
@@ -30,6 +32,7 @@ MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 
 BATCHES, STORED = 32, 500      # of a chain: batches for its autocorrelation time, draws for ESS
 PLAUSIBLE = (1e-3, 1.0), (1e-2, 3.0)     # Omega_m, S_8 of others, who may go far
 MAX_SUMMARY = 1e70             # in the file of others: its fourth power is finite
+SAME = 1e-4                    # cosmologies of others that are nearer were rounded
 ONE_RUN = "merge shards of one run"
 
 SUMMARIES = ("summaries", "estimate", "estimates", "predictions", "prediction", "pred")
@@ -140,6 +143,28 @@ class PosteriorOptions(Options):
         return np.flatnonzero(chosen)
 
 
+def options_of(run, quiet: bool = True) -> dict:
+    """Prior, smoothing and recalibration of a finished run, {option: value}, {} if it has none.
+
+    run: str or Path, its folder; quiet: bool, whether those that are no defaults are not said
+    """
+    run = pathlib.Path(run)
+    if not (run / "posterior.h5").exists() or not (run / "predictions.h5").exists():
+        return {}
+    file = read(run / "posterior.h5", "posterior", groups=())
+    if file.inputs.get("predictions") != read(run / "predictions.h5", groups=()).digest:
+        return warn(f"{file.path}: is of other predictions, its --prior, --smooth and "
+                    "--recalibrate are not taken") or {}
+    found = {name: file.settings[name] for name in OF_RUN if name in file.settings}
+    for name, value in found.items():
+        if value != getattr(PosteriorOptions, name):
+            say(f"--{name} {value} unless given, as {file.path} has it", quiet)
+    known = file.inputs.get("prior")
+    if known and os.path.isfile(found["prior"]) and digest_file(found["prior"]) != known:
+        warn(f"--prior {found['prior']}: was changed since {file.path} was made")
+    return found
+
+
 def add_options(parser: argparse.ArgumentParser, direct: bool = False) -> None:
     """Add the options of a posterior and of the output. direct: bool, without emulator, chain."""
     if not direct:
@@ -168,11 +193,13 @@ class Wanted:
     target: str
     shard: tuple | None = None
 
+    def __post_init__(self):
+        choice("--target", self.target, TARGETS)
+
     def rows(self, code: np.ndarray) -> np.ndarray:
         """Rows (n,) int64 of a predictions file that are inferred. code: (n_map,) int, splits."""
-        codes = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}
-        codes = codes[choice("--target", self.target, codes)]
-        (first, every), found = self.shard or (1, 1), np.flatnonzero(np.isin(code, codes))
+        (first, every), found = self.shard or (1, 1), np.flatnonzero(
+            np.isin(code, TARGETS[self.target]))
         if not len(found):
             raise InputError(f"--target {self.target}: there are no such maps; give another")
         if every > len(found):
@@ -275,6 +302,10 @@ def read_predictions(path, seed: int) -> File:
     if len(theta) < 3 or n_emulator < 3:
         raise InputError(f"{path}: expected at least 3 cosmologies of 4 maps or more, got "
                          f"{len(theta)} of {count.min()} to {count.max()}")
+    from scipy.spatial import cKDTree                       # 0.1 s that only this needs
+    for i, j in sorted(cKDTree(theta).query_pairs(SAME))[:1]:
+        raise InputError(f"{path}: cosmologies {theta[i]} and {theta[j]} differ by less than "
+                         f"{SAME:g}, as if rounded; give both in the same digits")
     if 2 * count.min() < count.max():
         warn(f"{path}: cosmologies have {count.min()} to {count.max()} maps, {n_emulator} of each "
              "feed the emulator; leave out those of few maps")
