@@ -359,9 +359,11 @@ def test_leftovers_of_torchrun(monkeypatch):
     one_line(error, "MASTER_PORT", "abc")
 
 
-@pytest.mark.parametrize("script", ["run_mcmc.py", "run_direct.py", "run_score.py"])
+@pytest.mark.parametrize("script", ["run_mcmc.py", "run_direct.py", "run_score.py",
+                                    "-m wl.simulate", "-m wl.validate"])
 def test_a_python_without_the_packages_is_one_line(script):
-    run = subprocess.run([sys.executable, "-S", ROOT / script], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-S", *script.split()], capture_output=True, text=True,
+                         cwd=ROOT)
     assert run.returncode == 1 and run.stderr.count("\n") == 1, run.stderr
     assert "numpy" in run.stderr and ".venv" in run.stderr
 
