@@ -124,7 +124,7 @@ def refuse_idle(args) -> None:
         return
     kinds = (MapOptions, NetworkOptions) if of else (NetworkOptions,)
     why = (f"is decided by the run that --{of} names" if of else
-           "is of networks, which --method spectrum does without")
+           "is an option of networks, and --method spectrum has none")
     used = {None: ("method", "threads"), "apply": ("threads",),
             "predictions": ("threads", "data", "target", "test_maps")}[of]
     decided = parser()
@@ -182,6 +182,7 @@ def given(args, posterior, shard) -> tuple:
     from wl.posterior.options import Wanted, read_predictions
     predictions = read_predictions(args.predictions, args.seed)
     made, design = predictions.settings, predictions.groups["constant_data"]["design"]
+    wanted = Wanted.of(predictions, args.target, shard)
     if made["method"] == "given" and is_elsewhere(args):
         raise InputError(f"--data: {args.predictions} holds the cosmologies of its maps itself; "
                          "leave the option out")
@@ -192,7 +193,6 @@ def given(args, posterior, shard) -> tuple:
                                                   args.test_maps).files),
                           "give the --data it was made from")
     n_emulator = infer.emulator_maps(predictions)[0].shape[1]
-    wanted = Wanted(args.target or made["target"], shard)
     infer.refuse_early(made, n_emulator, design, posterior, folder, wanted)
     if args.dry_run:
         print(api.rehearsed_file(predictions, args.predictions, posterior, wanted, folder,

@@ -104,6 +104,11 @@ def test_other_names_are_no_attributes():
     (lambda maps, new, out: wl.infer(new, out, target="both"), ("--target both", "--target test")),
     (lambda maps, new, out: wl.infer(new, out, prior=None), ("--prior", "text", "None")),
     (lambda maps, new, out: wl.infer(new, out, adapt="no"), ("--adapt", "True or False", "'no'")),
+    (lambda maps, new, out: wl.infer(new, out, adapt=np.ones(2)), ("--adapt", "True or False")),
+    (lambda maps, new, out: wl.infer(new, out, target=["test"]), ("--target", "['test']")),
+    (lambda maps, new, out: wl.infer(new, out, samplr="exact"), ("samplr", "sampler")),
+    (lambda maps, new, out: wl.predict(maps, out, folds=2, only=1.5), ("--only", "whole", "1.5")),
+    (lambda maps, new, out: wl.predict(maps, out, views=np.ones(2)), ("--views", "one value")),
     (lambda maps, new, out: wl.predict(maps, out, model=["compact"]), ("--model", "['compact']")),
     (lambda maps, new, out: wl.infer(new, out, seed="x"), ("seed", "'x'")),
     (lambda maps, new, out: wl.infer(new, out, draws=5, draw_maps=[1, 2]), ("--draw-maps", "[1, 2]")),
@@ -115,3 +120,16 @@ def test_wrong_values_of_a_notebook_are_refused(folder, tmp_path, call, words):
     with pytest.raises(InputError) as error:
         call(maps, new, tmp_path / "out")
     one_line(error, *words)
+    assert "samplr" not in words or not (tmp_path / "out").exists()
+
+
+def test_values_of_numpy_and_of_pathlib_are_those_of_python(folder, tmp_path):
+    new = wl.apply(folder / "data" / "runs" / "small", folder / "new.npy")
+    prior, design = tmp_path / "prior.txt", new.groups["constant_data"]["design"]
+    np.savetxt(prior, np.column_stack([design, np.ones(len(design))]))
+    made = wl.infer(new, tmp_path / "a", sampler=np.str_("exact"), adapt=np.bool_(False),
+                    draws=np.int64(3), draw_maps=np.int64(1), prior=prior)
+    assert made.settings["draw_maps"] == 1 and made.settings["prior"] == str(prior)
+    again = wl.infer(new, tmp_path / "a", sampler="exact", adapt=False, draws=3, draw_maps=1,
+                     prior=str(prior))
+    assert again.digest == made.digest

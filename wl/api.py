@@ -79,7 +79,8 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
 
     predictions: core.hdf5.File of predict() or apply(), or a path that --predictions takes
     out, seed, threads, force, quiet: as predict() takes them
-    target, options: "test", "holdout" or "both", None for the predictions' own; of the posterior
+    target: "test", "holdout" or "both", None for the predictions' own
+    options: of the posterior; after apply() prior, smooth and recalibrate default to its run's
     Returns a core.hdf5.File. Raises InputError, RunError.
 
         posterior = wl.infer(predictions, "data/runs/small", sampler="exact")
@@ -87,12 +88,13 @@ def infer(predictions, out, *, seed: int = 1, threads: int | None = None, force:
     """
     from .posterior import infer as stage
     cli.prepare_process(threads)
+    _options(options, PosteriorOptions)                # wrong ones are refused before all else
     folder = _folder(out, seed, force, quiet)
     if not isinstance(predictions, hdf5.File):
         predictions = read_predictions(predictions, seed)
     of_run = {name: v for name, v in predictions.settings.items() if name in OF_RUN}   # of apply()
     (found,) = _options({**of_run, **options}, PosteriorOptions)
-    wanted = Wanted(target or predictions.settings["target"])
+    wanted = Wanted.of(predictions, target)
     stage.refuse_early(predictions.settings, stage.emulator_maps(predictions)[0].shape[1],
                        predictions.groups["constant_data"]["design"], found, folder, wanted)
     return hdf5.read(stage.infer(predictions, found, folder, wanted), "posterior")
@@ -116,16 +118,15 @@ def apply(run, maps, *, threads: int | None = None, quiet: bool = True):
     run: str or Path, folder of the run
     maps: str or Path, .npy of noisy maps, (n, observed pixels) or frames (n, rows, columns)
     threads, quiet: as predict() takes them
-    Returns a core.hdf5.File. Raises InputError. infer() takes the run's prior, smooth and
-    recalibrate unless it is given others.
+    Returns a core.hdf5.File. Raises InputError.
 
         new = wl.apply("data/runs/small", "new.npy")
         print(wl.infer(new, "data/runs/new", sampler="exact").groups["summary"]["flag"])
     """
     from .summaries import apply as stage
-    new = stage.apply(stage.open_run(run), maps, Wanted("test").rows, cli.prepare_process(threads),
-                      quiet)
-    return new._replace(settings={**new.settings, **options_of(run, quiet)})
+    own, threads = options_of(run, quiet), cli.prepare_process(threads)
+    new = stage.apply(stage.open_run(run), maps, Wanted("test").rows, threads, quiet)
+    return new._replace(settings={**new.settings, **own})
 
 
 def _folder(out, seed, force, quiet):

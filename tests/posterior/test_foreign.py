@@ -90,6 +90,15 @@ def test_a_run_on_them(tmp_path, script):
                                        cwd=tmp_path).stderr.strip())
 
 
+def test_a_cosmology_in_two_roundings_is_told(tmp_path, capsys):
+    summaries, truth = predictions()
+    for off, told in ((0.0, 0), (3e-5, 1)):
+        np.savez(tmp_path / "given.npz", estimate=summaries,
+                 truth=truth + off * (np.arange(len(truth)) % 2)[:, None])
+        foreign.read_predictions(tmp_path / "given.npz", 1)
+        assert capsys.readouterr().err.count("count as two") == told
+
+
 def test_refusals(tmp_path):
     summaries, truth = predictions()
     good = {"estimate": summaries, "truth": truth}
@@ -99,8 +108,6 @@ def test_refusals(tmp_path):
                      "finite"),
              "one": (good | {"truth": np.full_like(truth, 0.3)}, "3 cosmologies"),
              "each": (good | {"truth": truth + np.arange(len(truth))[:, None] * 1e-5}, "4 maps"),
-             "rounded": (good | {"truth": truth + 3e-5 * (np.arange(len(truth)) % 2)[:, None]},
-                         "rounded"),
              "words": (good | {"estimate": summaries.astype(str)}, "dtype"),
              "flat": (good | {"truth": truth[:, 0]}, "Omega_m"),
              "both": (good | {"predictions": -summaries}, "one of"),

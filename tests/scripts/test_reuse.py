@@ -80,7 +80,7 @@ def test_predictions_given_by_name(begin, monkeypatch, tmp_path, data):  # noqa:
         one_line(error, words)
     with pytest.raises(InputError) as error:
         begin("--predictions", file, "--target", "both")
-    one_line(error, "--target both", "--target test")
+    one_line(error, file, "--target both", "--target test")
     with pytest.raises(InputError) as error:
         begin("--predictions", whole)
     one_line(error, whole, "expected a predictions file")

@@ -46,7 +46,6 @@ CASES = [
         "--loss nothing", "--prior nowhere.npy",
         "--prior set/label.npy", "--prior mask.npy", "--smooth none --emulator-fraction 0.1",
         "--emulator-fraction 0.1", "--emulator-fraction 0.99", "--holdout-fraction 0.99",
-        "--emulator-fraction 0.5 --folds 2",
         "--target holdout --holdout-fraction 0", "--release sampled", "--test-maps nowhere.npy",
         "--only 0 --model compact --folds 1", "--lanes 64", "--batch-size 2 --lanes 4",
         "--folds 17",

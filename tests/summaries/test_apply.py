@@ -129,6 +129,16 @@ def test_new_maps_get_the_prior_and_the_recalibration_of_the_run(run, tmp_path, 
     assert (given["recalibrate"], given["prior"]) == ("none", "design")
 
 
+def test_a_run_on_held_out_maps_is_applied_too(shared, tmp_path):
+    held = predict.predict(start(shared, *MODELS, "--target", "holdout", "--holdout-fraction", "0.25",
+                                 out="held"))
+    run_mcmc.main(["--apply", str(held.path.parent), "--maps", str(shared / dataset.TEST_FILE),
+                   "--sampler", "exact", "--smooth", "always", "--threads", "1", "--quiet",
+                   "--out", str(tmp_path / "new")])
+    found = hdf5.read(tmp_path / "new" / "posterior.h5").groups["summary"]["posterior_mean"]
+    assert len(found) == N_TEST and np.isfinite(found).all()
+
+
 def test_options_of_other_predictions_are_not_taken(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run[1].path.parent, folder)

@@ -75,7 +75,7 @@ def within(name: str, value, low: float, high: float, integer: bool = False) -> 
 
 def choice(name: str, value, options: Collection):
     """One of several words or numbers. Raises InputError that lists them."""
-    if value not in options:
+    if value not in [*options]:
         words = [*map(str, options)]
         raise InputError(f"{name}: expected one of {', '.join(words)}, got {value!r}"
                          + meant(value, words))
@@ -178,12 +178,11 @@ class Options:
             value, more = getattr(self, field.name), field.metadata
             if value is None and field.default is None:
                 continue
-            if kind is str and isinstance(value, (int, os.PathLike)):
-                value = str(value)
-            if (kind is str and not isinstance(value, str)) or (
-                    kind is bool and value not in (True, False)):
-                words = "a text" if kind is str else "True or False"
-                raise InputError(f"{flag}: expected {words}, got {value!r:.80}")
+            if isinstance(value, (np.generic, os.PathLike)):
+                value = value.item() if isinstance(value, np.generic) else os.fspath(value)
+            if np.ndim(value) or (kind in (str, bool) and not isinstance(value, field.type)):
+                words = {str: "a text", bool: "True or False"}.get(kind, "one value")
+                raise InputError(f"{flag}: expected {words}, got {repr(value)[:80]}")
             if "choices" in more:
                 choice(flag, value, more["choices"])
             if "positive" in more:                    # 1e4 for a whole number becomes one

@@ -17,6 +17,7 @@ DELTA_Z_SIGMA = 0.022                  # normal prior of Delta_z, mean zero
 
 SPLITS = ("train", "emulator", "holdout", "test")     # codes 0, 1, 2, 3 in every file
 TRAIN, EMULATOR, HOLDOUT, TEST = range(4)
+TARGETS = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}    # of --target
 
 FLAGS = {1: "acceptance_outside_0.2_to_0.5", 2: "effective_sample_size_below_100",
          4: "R_hat_above_1.05", 16: "p_value_below_0.001", 32: "chain_never_moved"}

@@ -8,12 +8,12 @@ import numpy as np
 
 from ..core import seeds
 from ..core.checks import InputError, Options, option
-from ..core.params import EMULATOR, HOLDOUT, TEST, TRAIN
+from ..core.params import EMULATOR, HOLDOUT, TARGETS, TEST, TRAIN
+from ..core.progress import warn
 from .dataset import RELEASES
 
 DEFAULT_DATA = "data"
 DEFAULT_REALISATIONS, DEFAULT_HOLDOUT, DEFAULT_EMULATOR = 32, 0.15, 0.25
-TARGETS = {"test": [TEST], "holdout": [HOLDOUT], "both": [TEST, HOLDOUT]}    # what is inferred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,7 @@ def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
     Raises InputError when a part would be empty.
     """
     if folds > 1 and options.emulator_fraction is not None:
-        raise InputError(f"--emulator-fraction: with --folds {folds} all realisations feed the "
-                         "emulator; leave one of them out")
+        warn("--emulator-fraction: changes nothing, with folds all realisations feed the emulator")
     options, n = options.for_set(maps), maps.n_realisation
     n_test = maps.n_test if options.target != "holdout" else 0
     code, fold = np.full(n, EMULATOR, np.int8), np.full(n, -1, np.int8)

@@ -81,9 +81,6 @@ def refuse_early(settings: dict, n_emulator: int, theta: np.ndarray, options: Po
     options, folder, wanted: as infer() takes them
     """
     direct = settings["method"] == "direct"
-    if settings["target"] not in (wanted.target, "both"):
-        raise InputError(f"--target {wanted.target}: the predictions are for --target "
-                         f"{settings['target']}; leave the option out, or predict again")
     triangulate("design", theta)
     if not direct:
         if options.prior not in PRIORS:

@@ -17,9 +17,8 @@ from ..core.checks import InputError, Options, array, choice, option, plausible
 from ..core.cli import add_shown
 from ..core.files import digest_file, refuse_difference
 from ..core.hdf5 import File, Var, arrays_of, read, write
-from ..core.params import EMULATOR, HOLDOUT, PARAMS, TEST
+from ..core.params import EMULATOR, HOLDOUT, PARAMS, TARGETS, TEST
 from ..core.progress import say, warn
-from ..maps.splits import TARGETS
 from .covariance import SMOOTHS
 
 SAMPLERS, RECALIBRATIONS = ("metropolis", "exact"), ("isotonic", "temperature", "none")
@@ -32,7 +31,7 @@ MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 
 BATCHES, STORED = 32, 500      # of a chain: batches for its autocorrelation time, draws for ESS
 PLAUSIBLE = (1e-3, 1.0), (1e-2, 3.0)     # Omega_m, S_8 of others, who may go far
 MAX_SUMMARY = 1e70             # in the file of others: its fourth power is finite
-SAME = 1e-4                    # cosmologies of others that are nearer were rounded
+SAME = 1e-4                    # nearer cosmologies of others are perhaps one, rounded
 ONE_RUN = "merge shards of one run"
 
 SUMMARIES = ("summaries", "estimate", "estimates", "predictions", "prediction", "pred")
@@ -73,8 +72,8 @@ class PosteriorOptions(Options):
         "file (.npy or text) with rows of Omega_m, S_8, density", metavar="design|flat|FILE")
     sampler: str = option("metropolis", "chains, or integration over the triangles of the design",
                           choices=SAMPLERS)
-    draw_maps: str = option("all", "which maps keep their --draws: all, or numbers and ranges "
-                            "such as 0-9,25", metavar="MAPS")
+    draw_maps: str | int = option("all", "which maps keep their --draws: all, or numbers and "
+                                  "ranges such as 0-9,25", metavar="MAPS")
     recalibrate: str = option(
         "isotonic", "learn from the emulator split a factor for each parameter's error bars, and "
         "(isotonic) a correction of the quantiles; the posterior itself stays as it is",
@@ -196,6 +195,15 @@ class Wanted:
     def __post_init__(self):
         choice("--target", self.target, TARGETS)
 
+    @classmethod
+    def of(cls, predictions: File, target: str | None, shard: tuple | None = None) -> "Wanted":
+        """Of finished predictions. target: str, None for all they are for. Raises InputError."""
+        wanted = cls(target or predictions.settings["target"], shard)
+        if (made := predictions.settings["target"]) not in (wanted.target, "both"):
+            raise InputError(f"--target {target}: {predictions.path} holds predictions for --target"
+                             f" {made}; leave the option out, or predict again")
+        return wanted
+
     def rows(self, code: np.ndarray) -> np.ndarray:
         """Rows (n,) int64 of a predictions file that are inferred. code: (n_map,) int, splits."""
         (first, every), found = self.shard or (1, 1), np.flatnonzero(
@@ -210,8 +218,7 @@ class Wanted:
     @property
     def file_name(self) -> str:
         """Name of the posterior's file: posterior.h5, or that of a shard."""
-        name = "posterior.h5" if self.shard is None else "posterior.shard-{}-of-{}.h5"
-        return name.format(*self.shard or ())
+        return "posterior.shard-{}-of-{}.h5".format(*self.shard) if self.shard else "posterior.h5"
 
     def stored(self) -> dict:
         """What a file says of it."""
@@ -303,9 +310,10 @@ def read_predictions(path, seed: int) -> File:
         raise InputError(f"{path}: expected at least 3 cosmologies of 4 maps or more, got "
                          f"{len(theta)} of {count.min()} to {count.max()}")
     from scipy.spatial import cKDTree                       # 0.1 s that only this needs
-    for i, j in sorted(cKDTree(theta).query_pairs(SAME))[:1]:
-        raise InputError(f"{path}: cosmologies {theta[i]} and {theta[j]} differ by less than "
-                         f"{SAME:g}, as if rounded; give both in the same digits")
+    distance, near = (values[:, 1] for values in cKDTree(theta).query(theta, 2))
+    if distance[i := distance.argmin()] < SAME:
+        warn(f"{path}: cosmologies {theta[i]} and {theta[near[i]]} count as two; give both in the "
+             "same digits if they are one")
     if 2 * count.min() < count.max():
         warn(f"{path}: cosmologies have {count.min()} to {count.max()} maps, {n_emulator} of each "
              "feed the emulator; leave out those of few maps")

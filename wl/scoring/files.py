@@ -76,8 +76,9 @@ class Maps:
         return {name: pick for name, pick in found.items() if pick.any()}
 
     def _is_one_of(self, theta, pick):
-        off = np.abs(self.truth[:, None] - theta).max(axis=2)
-        return pick & (off <= ON_DESIGN).any(axis=1)
+        near, off = pick.copy(), np.abs(self.truth[pick][:, None] - theta).max(axis=2)
+        near[pick] = (off <= ON_DESIGN).any(axis=1)
+        return near
 
 
 def read_maps(path) -> Maps:

@@ -91,7 +91,7 @@ class NetworkOptions(Options):
     only: int | None = option(
         None, "train and predict with network I alone, of the K x M of each part of the model, and "
         "end. They are counted from 0, one part after the other; a run without --only uses what "
-        "such jobs left", metavar="I")
+        "such jobs left", metavar="I", within=(0, 10**9))
     init: str | None = option(None, "folder of a finished run of the same model: training starts "
                               "from its weights, rescaled to these labels", metavar="RUN")
     views: int | None = option(
