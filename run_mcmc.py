@@ -114,26 +114,31 @@ def run(args) -> None:
 
 
 def refuse_idle(args) -> None:
-    """Raise InputError for an option of maps or networks that this run does not use."""
+    """Raise InputError for an option of maps or networks that a finished run decides.
+
+    With --method spectrum those of networks are warned of, as scripts share options.
+    """
     import dataclasses
     from wl.core.checks import InputError
+    from wl.core.progress import warn
     from wl.maps.splits import MapOptions
     from wl.summaries.options import NetworkOptions
     of = next((name for name in ("apply", "predictions") if getattr(args, name) is not None), None)
     if args.config is not None or (of is None and args.method != "spectrum"):
         return
     kinds = (MapOptions, NetworkOptions) if of else (NetworkOptions,)
-    why = (f"is decided by the run that --{of} names" if of else
-           "is an option of networks, and --method spectrum has none")
     used = {None: ("method", "threads"), "apply": ("threads",),
             "predictions": ("threads", "data", "target", "test_maps")}[of]
     decided = parser()
     decided.set_defaults(**decided.presets[args.preset])
     names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
-    for name in ("method", "model_option", *names):
-        if (name in args and name not in used
-                and getattr(args, name) != decided.get_default(name)):
-            raise InputError(f"--{name.replace('_', '-')}: {why}; leave it out")
+    given = [f"--{name.replace('_', '-')}" for name in ("method", "model_option", *names)
+             if name in args and name not in used
+             and getattr(args, name) != decided.get_default(name)]
+    if given and of:
+        raise InputError(f"{given[0]}: is decided by the run that --{of} names; leave it out")
+    if given:
+        warn(f"{', '.join(given)}: of networks, --method spectrum has none; nothing changes")
 
 
 def predicted(args, posterior, shard=None) -> tuple:

@@ -19,7 +19,6 @@ def main() -> None:
         if word.partition("=")[0] in OF_THE_GRAPH:
             raise InputError(f"{word}: is not for a graph of jobs; leave it out")
     args = cli.parse(run_mcmc.parser())
-    run_mcmc.refuse_idle(args)
     from wl.maps.splits import DEFAULT_DATA, MapOptions
     from wl.posterior.options import PRIORS, PosteriorOptions
     from wl.summaries.options import NetworkOptions

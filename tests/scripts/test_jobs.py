@@ -86,8 +86,7 @@ def test_wrong_usage_is_refused_before_anything_is_submitted(call, tmp_path):
                   ("out\nx", "4"), ("log/x", "4"), ("out", "4", "stray"), ("out", "4", "--", "-"),
                   *(("out", "4", "--", *words.split()) for words in (
                       "--shard 1/2", "--only=1", "--out x", "--dry-run", "--data nowhere",
-                      "--prior nowhere.npy", "--init nowhere", "--predictions x.h5",
-                      "--method spectrum --folds 5"))):
+                      "--prior nowhere.npy", "--init nowhere", "--predictions x.h5"))):
         done, calls = call(SUBMIT, *words)
         assert done.returncode == 2 and not calls, words
         assert len(done.stderr.splitlines()) == 1 and "error: " in done.stderr

@@ -67,8 +67,7 @@ CASES = [
         "set/noisy.npy --model compact", "set/noisy.npy --method spectrum --dry-run")),
     *((SPECTRUM, words) for words in (
         "--smooth none --emulator-fraction 0.5 --holdout-fraction 0.4", "--prior nowhere.npy",
-        "--holdout-fraction 0.95", "--draws -2", "--nstep -3", "--folds 5", "--model compact",
-        "--model-option draws=3", "--init nowhere")),
+        "--holdout-fraction 0.95", "--draws -2", "--nstep -3")),
     *((DIRECT, words) for words in (
         "--loss mse", "--loss kl --loss-option start=3", "--sigma 0.1", "--nstep 100",
         "--data nowhere",
