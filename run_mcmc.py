@@ -116,7 +116,7 @@ def run(args) -> None:
 def refuse_idle(args) -> None:
     """Raise InputError for an option of maps or networks that a finished run decides.
 
-    With --method spectrum those of networks are warned of, as scripts share options.
+    With --method spectrum, options of networks get a warning alone: scripts share them.
     """
     import dataclasses
     from wl.core.checks import InputError
@@ -138,7 +138,7 @@ def refuse_idle(args) -> None:
     if given and of:
         raise InputError(f"{given[0]}: is decided by the run that --{of} names; leave it out")
     if given:
-        warn(f"{', '.join(given)}: of networks, --method spectrum has none; nothing changes")
+        warn(f"{', '.join(given)}: changes nothing, as --method spectrum has no network")
 
 
 def predicted(args, posterior, shard=None) -> tuple:

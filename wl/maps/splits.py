@@ -113,7 +113,7 @@ def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
     Raises InputError when a part would be empty.
     """
     if folds > 1 and options.emulator_fraction is not None:
-        warn("--emulator-fraction: changes nothing, with folds all realisations feed the emulator")
+        warn("--emulator-fraction: changes nothing: with folds all realisations feed the emulator")
     options, n = options.for_set(maps), maps.n_realisation
     n_test = maps.n_test if options.target != "holdout" else 0
     code, fold = np.full(n, EMULATOR, np.int8), np.full(n, -1, np.int8)

@@ -159,8 +159,8 @@ def options_of(run, quiet: bool = True) -> dict:
         if value != getattr(PosteriorOptions, name):
             say(f"--{name} {value} unless given, as {file.path} has it", quiet)
     known = file.inputs.get("prior")
-    if known and os.path.isfile(found["prior"]) and digest_file(found["prior"]) != known:
-        warn(f"--prior {found['prior']}: was changed since {file.path} was made")
+    if known and not (os.path.isfile(found["prior"]) and digest_file(found["prior"]) == known):
+        warn(f"--prior {found['prior']}: is not there, or was changed since {file.path} was made")
     return found
 
 
@@ -206,8 +206,8 @@ class Wanted:
 
     def rows(self, code: np.ndarray) -> np.ndarray:
         """Rows (n,) int64 of a predictions file that are inferred. code: (n_map,) int, splits."""
-        (first, every), found = self.shard or (1, 1), np.flatnonzero(
-            np.isin(code, TARGETS[self.target]))
+        first, every = self.shard or (1, 1)
+        found = np.flatnonzero(np.isin(code, TARGETS[self.target]))
         if not len(found):
             raise InputError(f"--target {self.target}: there are no such maps; give another")
         if every > len(found):
