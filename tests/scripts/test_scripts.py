@@ -86,7 +86,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(work, called, tmp_path
         heads = [line.split(":")[0] for line in run.stdout.splitlines()]
         assert heads[0] == "read" and heads[2:] == ["infer", "time", "write"], heads
         assert "24 maps by" in run.stdout and "12 x 16 maps" in run.stdout
-        assert ("--epochs: changes nothing" in run.stderr) == ("spectrum" in options)
+        assert ("as --method spectrum has no network" in run.stderr) == ("spectrum" in options)
         assert "statistics.h5, posterior.h5, score.json" in run.stdout
     run = called("run_direct.py", "--data", "data/small", *DIRECT, "--dry-run", cwd=work)
     assert run.returncode == 0 and "own error bars" in run.stdout, run.stderr
