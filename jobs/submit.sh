@@ -39,7 +39,7 @@ submit() {       # name, what it waits for, array or nothing, command; sets id
         --open-mode=append --signal=B:TERM@120 --chdir="$PWD")
     [ -z "$after" ] || options+=(--dependency="afterok:$after" --kill-on-invalid-dep=yes)
     [ -z "$array" ] || { options+=(--array="$array"); log=%A_%a; }
-    id=$(sbatch "${options[@]}" --output="$out/logs/$name-$log.log" ${site[@]+"${site[@]}"} \
+    id=$(sbatch "${options[@]}" --output="${out//%/%%}/logs/$name-$log.log" ${site[@]+"${site[@]}"} \
         --wrap="exec $(printf '%q ' bash "$root/jobs/run.sh" "$@")") || id=
     id=${id%%;*}                                 # "job;cluster" where there are several clusters
     if ! [[ "$id" =~ ^[0-9]+$ ]]; then

@@ -360,7 +360,7 @@ def test_leftovers_of_torchrun(monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["run_mcmc.py", "run_direct.py", "run_score.py",
-                                    "-m wl.simulate", "-m wl.validate"])
+                                    "-m wl.simulate"])
 def test_a_python_without_the_packages_is_one_line(script):
     run = subprocess.run([sys.executable, "-S", *script.split()], capture_output=True, text=True,
                          cwd=ROOT)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -528,3 +529,13 @@ def test_a_stage_of_other_code_is_warned_of_and_made_again_by_force(tmp_path, mo
     monkeypatch.setattr(hdf5, "code_version", lambda: "0" * 16)
     assert reuse(False) is not None and "other code" in capsys.readouterr().err
     assert reuse(True) is None
+
+
+def test_threads_write_at_once(tmp_path):
+    """HDF5 holds no two files of one name open for writing, in memory neither."""
+    def job(k):
+        values = np.full((300, 300), k)
+        hdf5.write(tmp_path / f"{k}.h5", "x", {"g": {"v": Var(("a", "b"), values)}})
+        return (hdf5.read(tmp_path / f"{k}.h5").groups["g"]["v"] == k).all()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(job, range(40)))

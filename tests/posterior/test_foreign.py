@@ -90,15 +90,6 @@ def test_a_run_on_them(tmp_path, script):
                                        cwd=tmp_path).stderr.strip())
 
 
-def test_a_cosmology_in_two_roundings_is_told(tmp_path, capsys):
-    summaries, truth = predictions()
-    for off, told in ((0.0, 0), (3e-5, 1)):
-        np.savez(tmp_path / "given.npz", estimate=summaries,
-                 truth=truth + off * (np.arange(len(truth)) % 2)[:, None])
-        foreign.read_predictions(tmp_path / "given.npz", 1)
-        assert capsys.readouterr().err.count("count as two") == told
-
-
 def test_refusals(tmp_path):
     summaries, truth = predictions()
     good = {"estimate": summaries, "truth": truth}

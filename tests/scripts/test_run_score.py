@@ -282,6 +282,8 @@ def test_the_spectrum_of_the_same_maps_stands_beside(case):
     beside = report.score_posterior(path, bootstrap=20)
     assert beside["spectrum"]["score"] == result["score"]
     assert "power spectrum" in table.verdict(beside)
+    report.save(result | {"maps": {"kappa": "ab"}})      # sets of one seed share their labels
+    assert report.score_posterior(path, bootstrap=20)["spectrum"] is None
     report.save(result | {"truth": {"label": "ab"}})
     assert report.score_posterior(path, bootstrap=20)["spectrum"] is None
 

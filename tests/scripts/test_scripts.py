@@ -248,12 +248,35 @@ def test_priors_and_recalibrations(work, predicted, called):
     assert "--prior" in one_line(called(*common, "--prior", bad, cwd=work))
 
 
+def test_truth_that_comes_later_is_of_the_same_maps(copied, called):
+    """Of a release without truth; that of other maps was scored in silence."""
+    small, real = copied / "data" / "small", copied / "data" / "real"
+    shutil.copytree(small, real)
+    for name in ("label_test.npy", "simulation.json"):
+        (real / name).unlink()
+    run = called("run_mcmc.py", "--data", real, "--method", "spectrum", "--target", "test", "--quiet",
+                 "--smooth", "always", "--sampler", "exact", "--no-figures", "--out", "run",
+                 cwd=copied)
+    assert run.returncode == 0 and "No truth is known" in run.stdout, run.stderr
+    score = ("run_score.py", "run/posterior.h5", "--no-figures")
+    other, label = copied / "data" / "other", np.load(small / "label_test.npy")
+    shutil.copytree(small, other)
+    maps = np.load(other / dataset.TEST_FILE)
+    np.save(other / dataset.TEST_FILE, maps[::-1])
+    assert "of others" in one_line(called(*score, "--data", other, cwd=copied))
+    np.save(real / "label_test.npy", np.concatenate([label, label[:3]]))
+    assert "of others" in one_line(called(*score, cwd=copied))
+    np.save(real / "label_test.npy", label)
+    assert "on 24 test maps" in called(*score, cwd=copied).stdout
+    assert "on 24 test maps" in called(*score, "--data", small, cwd=copied).stdout
+
+
 def test_out_of_distribution_metric(work, predicted, called):
     """Labels of the test maps, or another posterior file; only with one posterior."""
     path, label = RUN / "posterior.h5", predicted / "label.npy"
     np.save(label, np.arange(24) % 3 == 0)
     for other in (label, path):
-        run = called("run_score.py", path, "--ood", other, "--details", "--no-figures", cwd=work)
+        run = called("run_score.py", path, "--ood", other, "--no-figures", cwd=work)
         assert run.returncode == 0 and "true-positive rate" in run.stdout, run.stdout
     np.save(label, np.ones(5, bool))
     assert "24" in one_line(called("run_score.py", path, "--ood", label, cwd=work))

@@ -106,7 +106,8 @@ def _prepared(group, named, coords):
 
 def _image(root, common, parts):
     """The bytes of the HDF5 file, made in memory: on a full disk HDF5 itself crashes at the end."""
-    with h5py.File("image", "w", driver="core", backing_store=False, libver=("earliest", "v110"),
+    name = f"image{os.urandom(8).hex()}"                        # of two threads that write at once
+    with h5py.File(name, "w", driver="core", backing_store=False, libver=("earliest", "v110"),
                    track_order=True) as file:
         file.attrs.update(root)
         for group, variables in parts.items():

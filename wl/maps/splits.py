@@ -9,7 +9,6 @@ import numpy as np
 from ..core import seeds
 from ..core.checks import InputError, Options, option
 from ..core.params import EMULATOR, HOLDOUT, TARGETS, TEST, TRAIN
-from ..core.progress import warn
 from .dataset import RELEASES
 
 DEFAULT_DATA = "data"
@@ -112,8 +111,6 @@ def split_set(maps, options, folds: int, trains: bool, seed: int) -> Split:
     trains: bool, whether a network is trained; else all but the hold-out feed the emulator
     Raises InputError when a part would be empty.
     """
-    if folds > 1 and options.emulator_fraction is not None:
-        warn("--emulator-fraction: changes nothing: with folds all realisations feed the emulator")
     options, n = options.for_set(maps), maps.n_realisation
     n_test = maps.n_test if options.target != "holdout" else 0
     code, fold = np.full(n, EMULATOR, np.int8), np.full(n, -1, np.int8)

@@ -31,7 +31,6 @@ MIN_ADAPT_STEPS = 128          # of burn-in, to learn a proposal from: 1, 2 and 
 BATCHES, STORED = 32, 500      # of a chain: batches for its autocorrelation time, draws for ESS
 PLAUSIBLE = (1e-3, 1.0), (1e-2, 3.0)     # Omega_m, S_8 of others, who may go far
 MAX_SUMMARY = 1e70             # in the file of others: its fourth power is finite
-SAME = 1e-4                    # nearer cosmologies of others are perhaps one, rounded
 ONE_RUN = "merge shards of one run"
 
 SUMMARIES = ("summaries", "estimate", "estimates", "predictions", "prediction", "pred")
@@ -309,11 +308,6 @@ def read_predictions(path, seed: int) -> File:
     if len(theta) < 3 or n_emulator < 3:
         raise InputError(f"{path}: expected at least 3 cosmologies of 4 maps or more, got "
                          f"{len(theta)} of {count.min()} to {count.max()}")
-    from scipy.spatial import cKDTree                       # 0.1 s that only this needs
-    distance, near = (values[:, 1] for values in cKDTree(theta).query(theta, 2))
-    if distance[i := distance.argmin()] < SAME:
-        warn(f"{path}: cosmologies {theta[i]} and {theta[near[i]]} count as two; give both in the "
-             "same digits if they are one")
     if 2 * count.min() < count.max():
         warn(f"{path}: cosmologies have {count.min()} to {count.max()} maps, {n_emulator} of each "
              "feed the emulator; leave out those of few maps")

@@ -134,6 +134,12 @@ def open_maps(path, data=None) -> Maps:
         _check_digest(maps, "label_test", where)
         label = dataset.read_truth(folder)
         _in_range(file, where, maps.realisation[test], len(label), "maps")
+        known = file.origin.get("maps", {}).get("noisy_test")
+        there = [*folder.glob("*kappa*test*.npy")] if "label_test" not in file.origin else []
+        if known and there and len(label) not in (       # truth that came later, or of other maps
+                len(dataset.load_npy(p, True)) for p in there if hdf5.digest_file(p) == known):
+            raise InputError(f"{where}: expected the truth of the test maps of {path}, got that of "
+                             f"others; {GIVE}")
         maps.truth[test] = label[maps.realisation[test], :2]
     return maps
 

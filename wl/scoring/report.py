@@ -36,9 +36,10 @@ def score_maps(maps: Maps, *, bootstrap: int = 1000, seed: int = 1) -> dict:
     """As score_posterior(), of maps that were opened with their truth."""
     path, file, design, notes = maps.path, maps.file, maps.design, list(maps.notes)
     result = {"schema_version": SCHEMA_VERSION, "posterior": path.name, "path": str(path),
-              "digest": file.digest, "settings": file.settings, "posterior_seed": file.seed,
-              "code_version": file.code_version, "versions": file.versions, "truth": maps.digests,
-              "bootstrap": {"count": bootstrap, "seed": seed}, "notes": notes,
+              "digest": file.digest, "maps": file.origin.get("maps"), "settings": file.settings,
+              "posterior_seed": file.seed, "code_version": file.code_version,
+              "versions": file.versions, "truth": maps.digests, "notes": notes,
+              "bootstrap": {"count": bootstrap, "seed": seed},
               "label_variance": design.var(axis=0).tolist(),
               "prior_only_score": score.prior_score(design) if design.std(0).all() else None,
               "subsets": {},
@@ -103,10 +104,11 @@ def _beside_limit(maps, pick, count, seed):
 
 
 def _spectrum_beside(result):
-    for path in sorted(pathlib.Path(result["path"]).resolve().parent.parent.glob("*/score.json")):
+    whole, home = "shard" not in result["settings"], pathlib.Path(result["path"]).resolve().parents
+    for path in sorted(home[1].glob("*/score.json")) if whole and result["truth"] else ():
         other = read_json(path)
-        same = all(other.get(name) == result[name] for name in ("truth", "scored"))
-        if same and result["truth"] and other.get("settings", {}).get("method") == "spectrum":
+        same = all(other.get(name) == result[name] for name in ("maps", "truth", "scored"))
+        if same and other.get("settings", {}).get("method") == "spectrum":
             return {name: other[name] for name in ("score", "score_error")}
     return None
 
@@ -147,7 +149,7 @@ def out_of_distribution(path, other) -> dict:
 
     path: str or Path, posterior.h5 with maps from the simulations' distribution
     other: str or Path, one of other maps; or .npy, for each test map of the first whether it is one
-    Returns "tpr", of score.out_of_distribution(), and the numbers of maps. Raises InputError.
+    Returns "tpr" of score.out_of_distribution(), "by" what, the numbers of maps. Raises InputError.
     """
     def chi2_of(path):
         maps = read_maps(path)
@@ -170,8 +172,8 @@ def out_of_distribution(path, other) -> dict:
         if found != known:
             raise InputError(f"{other}: has {found}, {path} has {known}: they cannot be compared; "
                              "give a run with the same --method and --model")
-    return {"tpr": score.out_of_distribution(inside, outside), "n_in": len(inside),
-            "n_out": len(outside)}
+    return {"tpr": score.out_of_distribution(inside, outside), "by": known.split()[0],
+            "n_in": len(inside), "n_out": len(outside)}
 
 
 def save(result: dict) -> pathlib.Path:

@@ -93,6 +93,9 @@ def verdict(result: dict, written: list = ()) -> str:
         advice = "; raise --nstep or change --sigma." if set(flags) & CHAINS else "."
         lines.append("Flagged: " + ", ".join(f"{n} {text}" for text, n in flags.items()) + advice)
         lines += [DISTRUST] * strange
+    if "out_of_distribution" in result:
+        lines.append("Out of distribution by {by}: mean true-positive rate {tpr:.3f} ({n_out} maps "
+                     "against {n_in}).".format(**result["out_of_distribution"]))
     lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines if line]
     if written:
         names = {f.parent.name + "/" if f.parent != path.parent else f.name for f in written}
@@ -218,9 +221,6 @@ def details(result: dict) -> str:
             if one["p_value"] is not None:
                 said.append(f"p-value {one['p_value']:.3g}")
             lines.append(f"  test map {one['map']}: {', '.join(said)}")
-    if "out_of_distribution" in result:
-        lines.append("  out of distribution by p-value: mean true-positive rate {tpr:.3f} ({n_out} "
-                     "maps against {n_in})".format(**result["out_of_distribution"]))
     found = result["diagnostics"]
     said = [text.format(**found) for key, text in SAID if key in found]
     if found.get("flagged"):

@@ -301,6 +301,8 @@ def _simulated_for(args, folder, mask, label):
     out = pathlib.Path(DEFAULT_DATA) / "simulations" / stamp.hexdigest()[:12]
     say(f"mask and labels but no maps in {folder}: simulating maps for them into {out}", args.quiet)
     found = _simulated(args, out, test=0, mask=mask, design=label)
+    if (folder / TRUTH_FILE).is_file():
+        warn(f"{folder / TRUTH_FILE}: is not read here; score by run_score.py --data {folder}")
     more = {"name": folder.resolve().name}                            # not the digest
     if test_path is not None:
         more |= {"noisy_test": dataset.read_test(test_path, found.mask, mask),

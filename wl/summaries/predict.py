@@ -368,5 +368,6 @@ def _write(job, name, rows, predicted, settings, p_values=None):
         used = {path.name: digest_file(path) for path in models}
         groups["training"] = histories(models)
     return job.folder.write(name, "predictions", groups, coords={**coords, "network": [*used]},
-                            settings=settings, inputs=job.folder.digests(maps.files),
-                            origin={**maps.origin(), "networks": used, "cpu": cpu()})
+                            settings=settings, inputs=(digests := job.folder.digests(maps.files)),
+                            origin={**maps.origin(), "networks": used, "cpu": cpu(),
+                                    "maps": {n: d for n, d in digests.items() if n != "label"}})

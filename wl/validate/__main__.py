@@ -2,11 +2,8 @@
 import importlib
 import sys
 
-try:
-    from ..core import cli
-    from ..core.checks import choice
-except ImportError as error:
-    raise SystemExit(f"error: {error}; use the Python of a .venv as the README makes it") from None
+from ..core import cli
+from ..core.checks import choice
 
 COMMANDS = {"limit": ("inference", "the best score that any method can expect of a Gaussian sky"),
             "realism": ("realism", "real noisy maps beside simulated ones at their best fits"),
