@@ -104,8 +104,8 @@ def _beside_limit(maps, pick, count, seed):
 
 
 def _spectrum_beside(result):
-    whole, home = "shard" not in result["settings"], pathlib.Path(result["path"]).resolve().parents
-    for path in sorted(home[1].glob("*/score.json")) if whole and result["truth"] else ():
+    whole, home = "shard" not in result["settings"], pathlib.Path(result["path"]).resolve().parent
+    for path in sorted(home.parent.glob("*/score.json")) if whole and result["truth"] else ():
         other = read_json(path)
         same = all(other.get(name) == result[name] for name in ("maps", "truth", "scored"))
         if same and other.get("settings", {}).get("method") == "spectrum":
